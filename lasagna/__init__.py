@@ -1,0 +1,27 @@
+"""LaSagnA: one query names every class, the model answers every class, in order.
+
+    from lasagna import Lasagna
+    model = Lasagna.from_pretrained("nano")
+    answer = model.segment(image, ["sky", "road", "cat"])
+    answer.present, answer.absent, answer["road"].mask
+
+Importing this package does not import torch; `Lasagna` does so when it is first used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from lasagna.errors import LasagnaError
+from lasagna.segmentation import ClassAnswer, ClassQuery, Segmentation
+
+if TYPE_CHECKING:
+    from lasagna.assistant import Lasagna
+
+__all__ = ["ClassAnswer", "ClassQuery", "Lasagna", "LasagnaError", "Segmentation"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Lasagna":
+        from lasagna.assistant import Lasagna
+
+        return Lasagna
+    raise AttributeError(f"module 'lasagna' has no attribute {name!r}")

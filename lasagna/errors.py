@@ -1,0 +1,35 @@
+"""The exception tree.
+
+Every error that a user can cause is a `LasagnaError`. Its message says what was wrong, what was found and what to do;
+the command line prints it without a traceback and exits with `exit_code`.
+"""
+
+
+class LasagnaError(Exception):
+    """Base of every error that a user can cause."""
+
+    exit_code = 2
+
+
+class ImageError(LasagnaError):
+    """An image that cannot be read, or is over the limits on bytes and pixels."""
+
+
+class QueryError(LasagnaError):
+    """A class list or a prompt that cannot be asked."""
+
+
+class CheckpointError(LasagnaError):
+    """A checkpoint folder that is missing, incomplete or of another shape."""
+
+
+class ConfigError(LasagnaError):
+    """A setting, a recipe or a labelling configuration that cannot be used."""
+
+
+class DataError(LasagnaError):
+    """A data set that is missing, incomplete or not in its published format."""
+
+
+class ServiceError(LasagnaError):
+    """Redis or Label Studio cannot be reached, or refused what was asked."""

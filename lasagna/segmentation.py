@@ -1,0 +1,109 @@
+"""The core type: what the model says of one image.
+
+`Segmentation` crosses every border of the project. It is immutable, holds one `ClassAnswer` per queried class in query
+order, and everything else (Label Studio regions, COCO, PNG, overlays) is a pure function of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lasagna.errors import QueryError
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ClassQuery:
+    """A class to ask for.
+
+    Attributes:
+        name: The label as the user wrote it; answers carry it unchanged.
+        reads_as: An alias or a description that the model reads instead of the name, or None.
+    """
+
+    name: str
+    reads_as: str | None = None
+
+    @property
+    def text(self) -> str:
+        """What the model reads."""
+        return self.name if self.reads_as is None else self.reads_as
+
+
+@dataclass(frozen=True, eq=False)
+class ClassAnswer:
+    """The answer for one class.
+
+    Attributes:
+        name: The label as it was asked.
+        probability: That the class is present, in [0, 1].
+        mask: bool (height, width) of the image, or None where the class is absent. A present class's mask may be
+            all False (the model says "present" but finds no pixel).
+    """
+
+    name: str
+    probability: float
+    mask: Mask | None
+
+    def __post_init__(self) -> None:
+        if self.mask is not None:
+            if self.mask.dtype != np.bool_ or self.mask.ndim != 2:
+                raise ValueError(f"a mask is a 2-D bool array, not {self.mask.dtype} {self.mask.shape}")
+            self.mask.flags.writeable = False
+
+    @property
+    def is_present(self) -> bool:
+        return self.mask is not None
+
+    @property
+    def area(self) -> int:
+        """Pixels of the mask; 0 where the class is absent."""
+        return 0 if self.mask is None else int(self.mask.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The answers for one image.
+
+    Attributes:
+        size: (height, width) in pixels, after EXIF orientation.
+        classes: One answer per queried class, in query order.
+    """
+
+    size: tuple[int, int]
+    classes: tuple[ClassAnswer, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))
+        for answer in self.classes:
+            if answer.mask is not None and answer.mask.shape != self.size:
+                raise ValueError(f"mask of {answer.name!r} is {answer.mask.shape}, the image is {self.size}")
+
+    @property
+    def present(self) -> tuple[ClassAnswer, ...]:
+        return tuple(answer for answer in self.classes if answer.is_present)
+
+    @property
+    def absent(self) -> tuple[ClassAnswer, ...]:
+        return tuple(answer for answer in self.classes if not answer.is_present)
+
+    def __getitem__(self, name: str) -> ClassAnswer:
+        """The first answer of that name. Raises KeyError where the class was not asked."""
+        for answer in self.classes:
+            if answer.name == name:
+                return answer
+        raise KeyError(name)
+
+
+def class_queries(classes: Sequence[str | ClassQuery]) -> list[ClassQuery]:
+    """Class names or queries as queries. Raises QueryError for an empty list or a name that is blank."""
+    queries = [ClassQuery(c) if isinstance(c, str) else c for c in classes]
+    if not queries:
+        raise QueryError("no class to ask for: the class list is empty; give at least one label")
+    for i, query in enumerate(queries):
+        if not query.name.strip() or not query.text.strip():
+            raise QueryError(f"class {i + 1} of {len(queries)} is blank ({query.name!r}); remove it or give it a name")
+    return queries

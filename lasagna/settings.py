@@ -1,0 +1,108 @@
+"""Every setting of the product, in one table.
+
+A setting comes from its environment variable (`LASAGNA_` + name in capitals) or is its default. `Settings.load` reads
+all of them once; `describe` prints each resolved value and where it came from.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lasagna.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table: name, how to parse its text, default, one line of help."""
+
+    name: str
+    parse: Callable[[str], Any]
+    default: Any
+    help: str
+    secret: bool = False
+
+    @property
+    def variable(self) -> str:
+        return "LASAGNA_" + self.name.upper()
+
+
+def _flag(text: str) -> bool:
+    if text.lower() in {"1", "true", "yes", "on"}:
+        return True
+    if text.lower() in {"0", "false", "no", "off", ""}:
+        return False
+    raise ValueError("expected true or false")
+
+
+TABLE: tuple[Setting, ...] = (
+    Setting("model", str, "nano", "checkpoint that the worker loads: a shipped name, a folder or a hub id"),
+    Setting("device", str, "auto", "auto, cpu, cuda or cuda:N"),
+    Setting("dtype", str, "auto", "auto, float32, bfloat16 or float16"),
+    Setting("redis_url", str, "", "Redis for jobs and caches; empty: one is started and kept by lasagna itself"),
+    Setting(
+        "state_dir",
+        str,
+        "",
+        "where lasagna keeps its own files; empty: $XDG_STATE_HOME/lasagna or ~/.local/state/lasagna",
+    ),
+    Setting("label_studio_url", str, "", "address of Label Studio; empty: what /setup says"),
+    Setting("label_studio_token", str, "", "personal or legacy access token of Label Studio", secret=True),
+    Setting("host", str, "127.0.0.1", "address that the web process listens on"),
+    Setting("port", int, 9090, "port that the web process listens on"),
+    Setting("basic_auth", str, "", "user:password that Label Studio must send; empty: none", secret=True),
+    Setting("batch_size", int, 4, "images per model batch"),
+    Setting("predict_deadline", float, 45.0, "seconds in which /predict answers with what is done"),
+    Setting("image_timeout", float, 30.0, "seconds to fetch one image"),
+    Setting("max_image_bytes", int, 64 * 1024 * 1024, "largest image file that is read"),
+    Setting("max_image_pixels", int, 178_956_970, "largest image that is decoded, in pixels"),
+    Setting("log_level", str, "INFO", "DEBUG, INFO, WARNING or ERROR"),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The resolved table. Read a value with `settings["port"]`."""
+
+    values: Mapping[str, Any]
+    origins: Mapping[str, str]
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> "Settings":
+        """Resolves every setting: override (a command-line option that is not None), environment, default.
+
+        Raises ConfigError naming the variable, the text found and what was expected.
+        """
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        origins: dict[str, str] = {}
+        for setting in TABLE:
+            if overrides.get(setting.name) is not None:
+                values[setting.name], origins[setting.name] = overrides[setting.name], "command line"
+            elif setting.variable in environ:
+                text = environ[setting.variable]
+                try:
+                    values[setting.name] = setting.parse(text)
+                except ValueError as error:
+                    raise ConfigError(
+                        f"{setting.variable}={text!r} cannot be read ({error}); it is: {setting.help}"
+                    ) from error
+                origins[setting.name] = setting.variable
+            else:
+                values[setting.name], origins[setting.name] = setting.default, "default"
+        unknown = set(overrides) - {setting.name for setting in TABLE}
+        if unknown:
+            raise TypeError(f"unknown settings: {sorted(unknown)}")
+        return cls(values, origins)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    def describe(self) -> str:
+        """One line per setting: value and origin; secrets are masked."""
+        lines = []
+        for setting in TABLE:
+            value = self.values[setting.name]
+            shown = "***" if setting.secret and value else repr(value)
+            lines.append(f"{setting.name:20} {shown:32} {self.origins[setting.name]}")
+        return "\n".join(lines)
