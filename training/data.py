@@ -1,0 +1,93 @@
+"""Annotated photos for training and evaluation.
+
+`FolderDataset` reads one data set in the folder layout
+
+    NAME/images/ID.jpg   NAME/masks/ID.png   NAME/classes.json   NAME/{train,val}.txt
+
+where a mask is uint8 indices into the classes of `classes.json` and 255 is void. What always holds: indices that leave
+this module count *queryable* classes only; background (a class that is annotated but never asked for) is `BACKGROUND`,
+void is `VOID`.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lasagna.errors import DataError
+
+VOID = 255
+BACKGROUND = 254
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One annotated photo: paths, nothing read yet."""
+
+    image_id: str
+    image_path: Path
+    mask_path: Path
+
+
+class FolderDataset:
+    """One split of one data set.
+
+    Attributes:
+        name: The folder's name.
+        classes: Names that can be asked for, without the background class.
+    """
+
+    def __init__(self, root: Path | str, split: str) -> None:
+        """Raises DataError where the folder is not in the layout, naming every file that is missing."""
+        self.root = Path(root)
+        self.name = self.root.resolve().name
+        self.split = split
+        for path in (self.root, self.root / "classes.json", self.root / f"{split}.txt"):
+            if not path.exists():
+                raise DataError(
+                    f"{self.root}: no data set in the folder layout: {path} is missing; "
+                    "it needs classes.json, images/ID.jpg, masks/ID.png and a list of IDs per split (train.txt, val.txt)"
+                )
+        meta = json.loads((self.root / "classes.json").read_text())
+        background = meta.get("background_index")
+        names = [str(name) for name in meta["classes"]]
+        self.classes: tuple[str, ...] = tuple(name for i, name in enumerate(names) if i != background)
+        self._lookup = np.full(256, VOID, np.uint8)
+        position = 0
+        for i in range(len(names)):
+            if i == background:
+                self._lookup[i] = BACKGROUND
+            else:
+                self._lookup[i] = position
+                position += 1
+        ids = (self.root / f"{split}.txt").read_text().split()
+        self._samples = [Sample(i, self.root / "images" / f"{i}.jpg", self.root / "masks" / f"{i}.png") for i in ids]
+        missing = [str(p) for s in self._samples for p in (s.image_path, s.mask_path) if not p.exists()]
+        if missing:
+            raise DataError(
+                f"{self.root}: {len(missing)} files of split {split!r} are missing, first {', '.join(missing[:3])}"
+            )
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._samples[index]
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self._samples)
+
+    def read_mask(self, index: int) -> NDArray[np.uint8]:
+        """uint8 (height, width): indices into `classes`, `BACKGROUND` or `VOID`. Raises DataError."""
+        path = self._samples[index].mask_path
+        try:
+            mask = np.asarray(Image.open(path))
+        except (OSError, SyntaxError) as error:
+            raise DataError(f"{path}: the mask cannot be read ({error})") from error
+        if mask.ndim != 2 or mask.dtype != np.uint8:
+            raise DataError(f"{path}: a mask is one 8-bit channel of class indices, not {mask.dtype} {mask.shape}")
+        return self._lookup[mask]
