@@ -12,8 +12,9 @@ domain would not notice in the background (a bottle in a fashion photo, jeans be
 "may turn up"; so do parts (hair of a person, window of a building) and materials.
 
 Facts that are easy to miss: atwork photos show more than a table (hands, jeans, shoes, jackets, floors, walls, and
-unannotated aluminium profiles in the frame behind it); the plants of cwfid are carrots and weeds; facade leaves sky, doors and people void; ccp photos are taken in streets, with
-cars, bicycles and passers-by; some msrc photos are indoors (cats on sofas, faces in offices, books).
+unannotated aluminium profiles in the frame behind it); the plants of cwfid are carrots and weeds; facade leaves sky,
+doors and people void; ccp photos are taken in streets, with cars, bicycles and passers-by; some msrc photos are indoors
+(cats on sofas, faces in offices, books).
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -55,8 +56,8 @@ GROUPS: tuple[Group, ...] = (
     _group(
         _PEOPLE_ARE,
         "clothing accessories, belt, blazer, blouse, bodysuit, boots, bra, bracelet, cape, cardigan, clogs, coat,"
-        "dress, earrings, flats, glasses, gloves, hat, heels, hoodie, intimate, jacket, jeans, jumper, leggings, loafers,"
-        "necklace, panties, pants, pumps, ring, romper, sandals, scarf, shirt, shoes, shorts, skirt, sneakers, socks,"
+        "dress, earrings, flats, glasses, gloves, hat, heels, hoodie, intimate, jacket, jeans, jumper, leggings,"
+        "loafers, necklace, panties, pants, pumps, ring, romper, sandals, scarf, shirt, shoes, shorts, skirt, sneakers, socks,"
         "stockings, suit, sunglasses, sweater, sweatshirt, swimwear, t-shirt, tie, tights, top, vest, watch, wedges",
     ),
     _group(_PEOPLE_ARE, "bag, purse, wallet, backpack, cell phone, bottle, cup, book"),
