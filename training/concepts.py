@@ -57,33 +57,33 @@ GROUPS: tuple[Group, ...] = (
         _PEOPLE_ARE,
         "clothing accessories, belt, blazer, blouse, bodysuit, boots, bra, bracelet, cape, cardigan, clogs, coat,"
         "dress, earrings, flats, glasses, gloves, hat, heels, hoodie, intimate, jacket, jeans, jumper, leggings,"
-        "loafers, necklace, panties, pants, pumps, ring, romper, sandals, scarf, shirt, shoes, shorts, skirt, sneakers, socks,"
-        "stockings, suit, sunglasses, sweater, sweatshirt, swimwear, t-shirt, tie, tights, top, vest, watch, wedges",
+        "loafers, necklace, panties, pants, pumps, ring, romper, sandals, scarf, shirt, shoes, shorts, skirt,"
+        "sneakers, socks, stockings, suit, sunglasses, sweater, sweatshirt, swimwear, t-shirt, tie, tights, top,"
+        "vest, watch, wedges",
     ),
     _group(_PEOPLE_ARE, "bag, purse, wallet, backpack, cell phone, bottle, cup, book"),
     _group(_TOWN, "umbrella, suitcase"),
     # Traffic and what stands in streets.
     _group(_TOWN, "car, bus, truck, bicycle, motorcycle"),
-    _group(_TOWN, "sign, traffic sign, stop sign, traffic light, pole, parking meter, fire hydrant, bench, banner"),
+    _group(_TOWN, "traffic sign, stop sign, traffic light, parking meter, fire hydrant, banner"),
     _group(_TOWN, "traffic infrastructure, non building infrastructure, bridge, road, pavement, fence, balcony fence"),
     _group((FASHION, EVERYDAY, OUTDOOR), "train, boat, railroad, platform"),
     _group((EVERYDAY, OUTDOOR), "airplane"),
-    # Buildings, and surfaces.
+    # Buildings, surfaces, furniture.
     _group(_TOWN, "building, house, facade, shop, roof, stairs, brick wall, stone wall, wooden wall"),
-    _group(_PEOPLE_ARE, "window, window blind, door, wall, light, tiled wall, paper, cardboard"),
-    _group(
-        (FASHION, EVERYDAY, OUTDOOR, WORKSHOP), "floor, wooden floor, ceiling, mirror, cabinet, shelf, table, chair"
-    ),
-    _group((STREET, FASHION, EVERYDAY, OUTDOOR, FRONT, WORKSHOP), "curtain, net, clock"),
-    _group((FASHION, EVERYDAY, OUTDOOR, WORKSHOP), "rug, blanket, towel, counter"),
-    _group((FASHION, EVERYDAY, OUTDOOR), "couch, bed, pillow, vase"),
-    _group((FASHION, EVERYDAY, OUTDOOR, FRONT), "dining table, tent"),
+    _group(_PEOPLE_ARE, "window, window blind, door, wall, light, tiled wall, paper, cardboard, sign, pole, bench"),
+    _group(_PEOPLE_ARE, "chair, table, cabinet, mirror, curtain, net, clock"),
+    _group((FASHION, EVERYDAY, OUTDOOR, FRONT, WORKSHOP), "floor, ceiling, rug, blanket, towel"),  # seen on balconies
+    _group((FASHION, EVERYDAY, OUTDOOR, WORKSHOP), "wooden floor, shelf, counter"),
+    _group((FASHION, EVERYDAY, OUTDOOR), "couch, bed, pillow"),
+    _group((FASHION, EVERYDAY, OUTDOOR, FRONT), "dining table, tent, vase"),
     # Land.
     _group(_TOWN, "sky, tree, water, potted plant"),
     _group((*_TOWN, FIELD), "vegetation, weed, grass, flower, gravel, rock"),
     _group((*_TOWN, WORKSHOP, FIELD), "dirt"),
     _group((FASHION, EVERYDAY, OUTDOOR, FRONT), "mountain, snow"),
-    _group((FASHION, EVERYDAY, OUTDOOR), "sea, river, playing field"),
+    _group((STREET, FASHION, EVERYDAY, OUTDOOR), "playing field"),
+    _group((FASHION, EVERYDAY, OUTDOOR), "sea, river"),
     _group((FASHION, EVERYDAY, OUTDOOR, FIELD), "sand, crop"),
     # Animals.
     _group(_TOWN, "bird, cat, dog"),
