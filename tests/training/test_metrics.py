@@ -1,0 +1,184 @@
+"""Metrics: cases worked out by hand, and equality with slow, obvious references on random input."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training.data import BACKGROUND, VOID
+from training.metrics import PresenceMetrics, SegmentationMetrics, average_precision
+
+CLASSES = 3
+
+
+def labels(rows: list[list[int]]) -> np.ndarray:
+    return np.array(rows, np.uint8)
+
+
+def test_iou_by_hand() -> None:
+    metrics = SegmentationMetrics(3)
+    metrics.update(labels([[0, 0, 1, 1], [0, 0, 1, VOID]]), labels([[0, 0, 0, 1], [0, 1, 1, 1]]))
+    # class 0: 4 and 4 pixels, 3 common; class 1: 3 and 3, 2 common (the void pixel is no false positive)
+    assert metrics.iou == [3 / 5, 2 / 4, None]
+    assert metrics.miou == pytest.approx((3 / 5 + 2 / 4) / 2)
+    assert metrics.pixel_accuracy == pytest.approx(5 / 7)
+
+
+def test_iou_is_of_all_images_together_not_a_mean_over_images() -> None:
+    metrics = SegmentationMetrics(1)
+    metrics.update(np.zeros((10, 10), np.uint8), np.zeros((10, 10), np.uint8))
+    metrics.update(labels([[0]]), labels([[BACKGROUND]]))
+    assert metrics.iou == [100 / 101]
+
+
+def test_a_class_over_background_is_wrong_there() -> None:
+    metrics = SegmentationMetrics(2)
+    metrics.update(labels([[0, BACKGROUND, BACKGROUND]]), labels([[0, 0, BACKGROUND]]))
+    assert metrics.iou == [1 / 2, None]
+    assert metrics.miou == 1 / 2
+    assert metrics.pixel_accuracy == pytest.approx(2 / 3)
+
+
+def test_a_class_that_is_predicted_but_never_true_counts_as_zero() -> None:
+    metrics = SegmentationMetrics(3)
+    metrics.update(labels([[0, 0]]), labels([[0, 1]]))
+    assert metrics.iou == [1 / 2, 0.0, None]
+    assert metrics.miou == pytest.approx(1 / 4)
+
+
+def test_void_alone_scores_nothing() -> None:
+    metrics = SegmentationMetrics(2)
+    metrics.update(labels([[VOID, VOID]]), labels([[0, 1]]))
+    assert metrics.iou == [None, None]
+    assert metrics.miou is None
+    assert metrics.pixel_accuracy is None
+
+
+@pytest.mark.parametrize(
+    ("truth", "prediction", "words"),
+    [
+        (labels([[0]]), labels([[0, 0]]), "prediction: expected"),
+        (labels([[0]]), np.zeros((1, 1), np.int64), "int64"),
+        (labels([[2]]), labels([[0]]), r"truth: labels \[2\]"),
+        (labels([[0]]), labels([[7]]), r"prediction: labels \[7\]"),
+        (labels([[0]]), labels([[VOID]]), r"prediction: labels \[255\]"),
+    ],
+    ids=["size", "type", "truth-label", "prediction-label", "void-predicted"],
+)
+def test_label_maps_that_cannot_be_scored(truth: np.ndarray, prediction: np.ndarray, words: str) -> None:
+    metrics = SegmentationMetrics(2)
+    with pytest.raises(ValueError, match=words):
+        metrics.update(truth, prediction)
+    assert metrics.miou is None
+
+
+pixel = st.sampled_from([0, 1, 2, BACKGROUND, VOID])
+image = st.lists(st.tuples(pixel, pixel.filter(lambda label: label != VOID)), min_size=1, max_size=30)
+
+
+@given(st.lists(image, min_size=1, max_size=4))
+@settings(deadline=None)
+def test_segmentation_metrics_equal_a_pixel_by_pixel_count(images: list[list[tuple[int, int]]]) -> None:
+    metrics = SegmentationMetrics(CLASSES)
+    for pixels in images:
+        metrics.update(labels([[t for t, _ in pixels]]), labels([[p for _, p in pixels]]))
+    scored = [(t, p) for pixels in images for t, p in pixels if t != VOID]
+    ious = []
+    for c in range(CLASSES):
+        both = sum(t == c and p == c for t, p in scored)
+        either = sum(t == c or p == c for t, p in scored)
+        ious.append(both / either if either else None)
+    assert metrics.iou == pytest.approx(ious)
+    defined = [iou for iou in ious if iou is not None]
+    assert metrics.miou == (pytest.approx(sum(defined) / len(defined)) if defined else None)
+    right = sum(t == p for t, p in scored)
+    assert metrics.pixel_accuracy == (pytest.approx(right / len(scored)) if scored else None)
+
+
+def test_presence_by_hand() -> None:
+    metrics = PresenceMetrics(3)
+    metrics.update([True, False, False], [True, True, False], [0.9, 0.8, 0.1])
+    metrics.update([True, True, False], [False, True, False], [0.3, 0.7, 0.2])
+    # TP 2, FP 1, FN 1, TN 2
+    assert metrics.precision() == pytest.approx(2 / 3)
+    assert metrics.recall() == pytest.approx(2 / 3)
+    assert metrics.f1() == pytest.approx(2 / 3)
+    assert metrics.absent_false_positive_rate() == pytest.approx(1 / 3)
+    assert metrics.absent_false_positive_rate(slice(1, 3)) == pytest.approx(1 / 3)
+    assert metrics.absent_false_positive_rate(slice(2, 3)) == 0.0
+    assert (metrics.precision(0), metrics.recall(0), metrics.f1(0)) == pytest.approx((1, 1 / 2, 2 / 3))
+    assert (metrics.precision(1), metrics.recall(1)) == (1 / 2, 1)
+    assert (metrics.precision(2), metrics.recall(2), metrics.f1(2)) == (None, None, None)
+    # ranked: 0.9 +, 0.8 -, 0.7 +, 0.3 +, 0.2 -, 0.1 -
+    assert metrics.average_precision() == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+
+
+@pytest.mark.parametrize(
+    ("truth", "score", "expected"),
+    [
+        ([1, 0], [0.9, 0.1], 1.0),
+        ([0, 1], [0.9, 0.1], 0.5),
+        ([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8], 5 / 6),  # the example of scikit-learn's documentation: 0.83
+        ([1, 0, 0, 1], [0.5, 0.5, 0.5, 0.5], 0.5),  # all tied: the share of positives
+        ([1, 0, 1], [0.7, 0.7, 0.2], (1 / 2 + 2 / 3) / 2),  # a tie at the top comes in as one
+        ([0, 0], [0.3, 0.2], None),
+        ([1], [0.0], 1.0),
+    ],
+    ids=["right", "wrong", "scikit-learn", "tied", "tie-on-top", "none", "single"],
+)
+def test_average_precision_by_hand(truth: list[int], score: list[float], expected: float | None) -> None:
+    found = average_precision(np.array(truth, bool), np.array(score))
+    assert found == (expected if expected is None else pytest.approx(expected))
+
+
+pairs = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=1, max_size=40)
+
+
+@given(pairs, st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_average_precision_equals_its_definition_and_ignores_order(pairs: list[tuple[bool, int]], random) -> None:
+    truth = np.array([t for t, _ in pairs])
+    score = np.array([s / 6 for _, s in pairs])
+    positives = truth.sum()
+    expected, recall_before = 0.0, 0.0
+    for threshold in sorted(set(score), reverse=True):
+        said = score >= threshold
+        recall = (truth & said).sum() / positives if positives else 0.0
+        expected += (recall - recall_before) * (truth & said).sum() / said.sum()
+        recall_before = recall
+    found = average_precision(truth, score)
+    assert found == (pytest.approx(expected) if positives else None)
+    shuffled = list(range(len(pairs)))
+    random.shuffle(shuffled)
+    again = average_precision(truth[shuffled], score[shuffled])
+    assert again == (pytest.approx(found) if positives else None)
+
+
+@given(st.lists(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=2), min_size=1, max_size=8))
+@settings(deadline=None)
+def test_presence_figures_equal_counts_over_all_pairs(images: list[list[tuple[bool, bool]]]) -> None:
+    metrics = PresenceMetrics(2)
+    for pairs in images:
+        metrics.update([t for t, _ in pairs], [s for _, s in pairs], [0.5, 0.5])
+    everything = [pair for pairs in images for pair in pairs]
+    tp, fp = everything.count((True, True)), everything.count((False, True))
+    fn, tn = everything.count((True, False)), everything.count((False, False))
+    assert metrics.precision() == (pytest.approx(tp / (tp + fp)) if tp + fp else None)
+    assert metrics.recall() == (pytest.approx(tp / (tp + fn)) if tp + fn else None)
+    assert metrics.absent_false_positive_rate() == (pytest.approx(fp / (fp + tn)) if fp + tn else None)
+    precision, recall = metrics.precision(), metrics.recall()
+    if precision and recall:
+        assert metrics.f1() == pytest.approx(2 / (1 / precision + 1 / recall))
+
+
+def test_presence_without_images_or_with_wrong_shapes() -> None:
+    metrics = PresenceMetrics(2)
+    assert (metrics.precision(), metrics.average_precision(), metrics.absent_false_positive_rate()) == (
+        None,
+        None,
+        None,
+    )
+    with pytest.raises(ValueError, match="expected"):
+        metrics.update([True], [True], [0.5])
+    with pytest.raises(ValueError, match="probabilities"):
+        metrics.update([True, False], [True, False], [1.5, float("nan")])
