@@ -1,0 +1,32 @@
+"""A `Segmentation` as JSON that is read back exactly: what result caches hold. Masks are COCO's compressed RLE."""
+
+from typing import Any
+
+from lasagna.masks import coco_rle_to_mask, mask_to_coco_rle
+from lasagna.segmentation import ClassAnswer, Segmentation
+
+
+def segmentation_to_record(segmentation: Segmentation) -> dict[str, Any]:
+    """JSON-ready dict; `record_to_segmentation` is its inverse."""
+    return {
+        "size": list(segmentation.size),
+        "classes": [
+            {
+                "name": answer.name,
+                "probability": float(answer.probability),
+                "mask": None if answer.mask is None else mask_to_coco_rle(answer.mask)["counts"],
+            }
+            for answer in segmentation.classes
+        ],
+    }
+
+
+def record_to_segmentation(record: dict[str, Any]) -> Segmentation:
+    """The segmentation of a record. Raises KeyError, TypeError or ValueError for a dict that is not one."""
+    height, width = (int(n) for n in record["size"])
+    answers = []
+    for answer in record["classes"]:
+        counts = answer["mask"]
+        mask = None if counts is None else coco_rle_to_mask({"size": [height, width], "counts": counts})
+        answers.append(ClassAnswer(answer["name"], float(answer["probability"]), mask))
+    return Segmentation((height, width), tuple(answers))

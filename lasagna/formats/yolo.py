@@ -1,0 +1,29 @@
+"""YOLO segmentation labels (https://docs.ultralytics.com/datasets/segment): a text file per image, and `data.yaml`."""
+
+from collections.abc import Sequence
+
+import yaml
+
+from lasagna.masks import mask_to_polygons
+from lasagna.segmentation import Segmentation
+
+
+def segmentation_to_yolo(segmentation: Segmentation, class_ids: dict[str, int], tolerance: float = 1.0) -> str:
+    """One line per connected part: class id, then x y of the polygon as fractions of width and height.
+
+    Holes are kept by a bridge (see `mask_to_polygons`). An image without a present class gives an empty text, which YOLO
+    reads as an image that shows none of the classes.
+    """
+    height, width = segmentation.size
+    lines = []
+    for answer in segmentation.present:
+        for polygon in mask_to_polygons(answer.mask, tolerance) if answer.mask is not None else []:
+            points = " ".join(f"{x / width:.6g} {y / height:.6g}" for x, y in polygon)
+            lines.append(f"{class_ids[answer.name]} {points}\n")
+    return "".join(lines)
+
+
+def yolo_data_yaml(class_names: Sequence[str], image_root: str) -> str:
+    """`data.yaml`. YOLO looks for labels in a folder `labels` beside a folder `images`; `path` is where the photos are."""
+    data = {"path": image_root, "train": "images", "val": "images", "names": dict(enumerate(class_names))}
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)

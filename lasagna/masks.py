@@ -1,0 +1,207 @@
+"""Masks and what other tools call a mask: Label Studio's brush RLE, polygons, boxes, COCO's RLE. Pure functions.
+
+A mask is a bool array (height, width). Geometry is in pixels of the image, measured at pixel *corners*: the pixel in
+column x and row y covers [x, x + 1] x [y, y + 1], so a mask of the whole image is the polygon from (0, 0) to (width,
+height).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lasagna.errors import DataError
+from lasagna.segmentation import Mask
+
+Polygon = NDArray[np.float64]
+"""(n, 2), n >= 3: corners x, y of a closed ring, the first not repeated at the end."""
+
+Box = tuple[int, int, int, int]
+"""x0, y0, x1, y1: left, top, right and bottom edge, so the width is x1 - x0."""
+
+
+# --- Label Studio's brush format --------------------------------------------------------------------------------------
+
+
+def mask_to_brush_rle(mask: Mask) -> list[int]:
+    """Label Studio's brush RLE (bytes 0 to 255) of a mask.
+
+    The mask must have the size of the image as the browser shows it, after EXIF orientation: the editor takes the size
+    from the image, and draws stripes if it differs. Format (thi.ng/rle-pack): 32-bit count 4 * w * h, 5-bit word size,
+    four 4-bit run sizes, then runs of RGBA bytes. All four channels carry 0 or 255; 0 and 1 would be invisible.
+    """
+    from label_studio_sdk.converter.brush import mask2rle  # takes two seconds to import
+
+    return mask2rle(np.where(mask, np.uint8(255), np.uint8(0)))
+
+
+def brush_rle_to_mask(rle: Sequence[int], size: tuple[int, int], threshold: int = 128) -> Mask:
+    """The mask of a brush RLE, made by us or painted in the editor.
+
+    Args:
+        rle: Bytes 0 to 255.
+        size: (height, width) of the image.
+        threshold: Opacity (alpha, 1 to 255) from which a pixel belongs to the mask. Strokes painted in the editor are
+            anti-aliased; 128 puts the border where at least half of the pixel is covered.
+
+    Raises:
+        DataError: The RLE is not of an image of that size (checked before anything is allocated), or is damaged.
+    """
+    from label_studio_brush_rle_rs import decode_rle
+
+    height, width = size
+    try:
+        header = bytes(rle[:4])
+        count = int.from_bytes(header, "big")
+        if len(header) < 4 or count != 4 * height * width:
+            raise DataError(
+                f"a brush mask has {count} values where an image of {width} x {height} needs {4 * height * width}; "
+                "it was made for another image or for an image that is not upright"
+            )
+        values = decode_rle(rle, False)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise DataError(
+            f"a brush mask cannot be decoded ({error}); expected a list of bytes as the editor writes"
+        ) from error
+    return values.reshape(height, width, 4)[:, :, 3] >= threshold
+
+
+# --- COCO's run lengths -----------------------------------------------------------------------------------------------
+
+
+def mask_to_coco_rle(mask: Mask) -> dict:
+    """COCO's compressed RLE, `{"size": [height, width], "counts": text}`, as pycocotools reads it and JSON holds it."""
+    from pycocotools.mask import encode
+
+    rle = encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def coco_rle_to_mask(rle: dict) -> Mask:
+    """The inverse of `mask_to_coco_rle`."""
+    from pycocotools.mask import decode
+
+    return np.ascontiguousarray(decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")}), dtype=np.bool_)
+
+
+# --- Boxes ------------------------------------------------------------------------------------------------------------
+
+
+def mask_to_box(mask: Mask) -> Box | None:
+    """The smallest box around the mask; None for an empty mask."""
+    columns = np.flatnonzero(mask.any(axis=0))
+    if columns.size == 0:
+        return None
+    rows = np.flatnonzero(mask.any(axis=1))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def mask_to_boxes(mask: Mask, min_area: float = 0.0) -> list[Box]:
+    """The smallest box around each connected part, largest part first.
+
+    Parts of fewer than `min_area` pixels are dropped, except the largest: a mask that is not empty has a box.
+    """
+    boxes: list[Box] = []
+    for left, top, width, height, area in _part_statistics(mask):
+        if area >= min_area or not boxes:
+            boxes.append((int(left), int(top), int(left + width), int(top + height)))
+    return boxes
+
+
+def _part_statistics(mask: Mask) -> NDArray[np.int32]:
+    """One row (left, top, width, height, pixels) per 8-connected part, largest first, then in reading order."""
+    _, _, rows, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+    parts = rows[1:]  # the first is the background
+    return parts[np.lexsort((parts[:, 0], parts[:, 1], -parts[:, 4]))]
+
+
+# --- Polygons ---------------------------------------------------------------------------------------------------------
+
+
+def mask_to_polygons(
+    mask: Mask, tolerance: float = 1.0, min_area: float = 0.0, keep_holes: bool = True
+) -> list[Polygon]:
+    """One polygon per 8-connected part of the mask, largest part first.
+
+    Holes. Neither Label Studio nor COCO has polygons with holes, so a hole is kept by a *bridge*: the ring runs from
+    the outer border to the hole, around it, and back along the same line. The bridge has no area, and the hole stays
+    open under the even-odd and under the non-zero rule. Holes smaller than `min_area` are filled.
+
+    Args:
+        mask: bool (height, width).
+        tolerance: Largest distance in pixels between the border of the part and the polygon (Douglas-Peucker). 0
+            follows the pixels' edges exactly: the polygon then contains the centres of the part's pixels and of no
+            other.
+        min_area: Parts of fewer pixels (holes not counted) are dropped, except the largest: a mask that is not empty
+            has a polygon.
+        keep_holes: False fills every hole.
+    """
+    box = mask_to_box(mask)
+    if box is None:
+        return []
+    x0, y0, x1, y1 = box
+    # cv2 runs along the centres of border pixels. In a mask of twice the size every pixel is four, each of which
+    # touches one corner of the pixel: running along their centres is running along the corners. See `_corners`.
+    doubled = mask[y0:y1, x0:x1].view(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+    contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    rings = [_corners(contour) for contour in contours]
+    areas = [cv2.contourArea(ring) for ring in rings]
+
+    parts = []
+    for i, (_, _, first_hole, parent) in enumerate(hierarchy[0]):
+        if parent != -1:
+            continue
+        holes = []
+        hole = first_hole
+        while hole != -1:
+            holes.append(hole)
+            hole = hierarchy[0][hole][0]
+        parts.append((areas[i] - sum(areas[hole] for hole in holes), i, holes))
+    parts.sort(key=lambda part: (-part[0], rings[part[1]][0, 1], rings[part[1]][0, 0]))
+
+    polygons: list[Polygon] = []
+    for area, outer, holes in parts:
+        if area < min_area and polygons:
+            continue
+        ring = _simplify(rings[outer], tolerance)
+        if keep_holes:
+            kept = [_simplify(rings[hole], tolerance) for hole in holes if areas[hole] >= min_area]
+            ring = _bridge(ring, kept)
+        polygons.append(ring + np.array((x0, y0)))
+    return polygons
+
+
+def _corners(contour: NDArray[Any]) -> NDArray[Any]:
+    """Corners (n, 2) of the pixels that a contour of the doubled mask runs along.
+
+    Column 2x touches the left edge x of its pixel, column 2x + 1 the right edge x + 1; rows likewise. This holds for
+    outer borders and for holes (which cv2 traces along the mask's pixels around them), and a diagonal step, which
+    happens only where two pixels meet, leads from a corner to itself.
+    """
+    corners = (contour[:, 0] + 1) // 2
+    return corners[(corners != np.roll(corners, 1, axis=0)).any(axis=1)]
+
+
+def _simplify(ring: NDArray[Any], tolerance: float) -> Polygon:
+    """Douglas-Peucker; where that would leave a part without area, with a smaller tolerance."""
+    while tolerance > 0.1:
+        simplified = cv2.approxPolyDP(ring, tolerance, closed=True)[:, 0]
+        if len(simplified) >= 3 and cv2.contourArea(simplified) > 0:
+            return simplified.astype(np.float64)
+        tolerance /= 2
+    before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
+    turns = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
+    return ring[turns].astype(np.float64)
+
+
+def _bridge(ring: Polygon, holes: list[Polygon]) -> Polygon:
+    """One ring around a part and its holes (which run the other way round), with a short line to each hole."""
+    for hole in holes:
+        ends = hole if len(ring) * len(hole) < 1_000_000 else hole[:1]  # a ragged border: any bridge will do
+        distances = ((ring[:, None] - ends[None]) ** 2).sum(axis=-1)
+        at, to = np.unravel_index(distances.argmin(), distances.shape)
+        around = np.roll(hole, -int(to), axis=0)
+        ring = np.concatenate([ring[: at + 1], around, around[:1], ring[at:]])
+    return ring
