@@ -332,13 +332,17 @@ def is_doubtful_negative(name: str, present: Iterable[str]) -> bool:
     return False
 
 
-def reason_not_negative(own_set: str, own_classes: Sequence[str], name: str) -> str | None:
+def reason_not_negative(
+    own_set: str, own_classes: Sequence[str], name: str, *, unknown_is_reason: bool = True
+) -> str | None:
     """Why `name` must not be called absent on the photos of a set, or None where it is certainly absent.
 
     Args:
         own_set: Folder name of the data set, for its domain.
         own_classes: Every class that the set annotates, present or not.
         name: A name of another set.
+        unknown_is_reason: Whether not to know the name or the set is a reason. Without it, such a name is only compared
+            with the set's own classes, and the caller answers for its absence.
     """
     for own in own_classes:
         if same_concept(name, own):
@@ -348,9 +352,13 @@ def reason_not_negative(own_set: str, own_classes: Sequence[str], name: str) -> 
             return f"is a kind or a part of the set's own class {own!r}, or the reverse"
     concept = concept_of(name)
     if concept is None:
+        if not unknown_is_reason:
+            return None
         return "is not in the table of concepts"
     domain = DOMAINS.get(own_set)
     if domain is None:
+        if not unknown_is_reason:
+            return None
         return f"the photos of {own_set!r} are of no known domain"
     if domain in _CONCEPT_GROUP[concept].may_turn_up:
         return f"may be in a {domain} without being annotated"

@@ -106,6 +106,9 @@ def test_nothing_is_certain_about_what_the_table_does_not_know() -> None:
     assert possible_negatives("camvid", CAMVID, ["griffin"]) == []
     assert possible_negatives("my_photos", ["cat"], ["zebra"]) == []
     assert "no known domain" in str(reason_not_negative("my_photos", ["cat"], "zebra"))
+    assert reason_not_negative("my_photos", ["cat"], "zebra", unknown_is_reason=False) is None
+    assert reason_not_negative("camvid", CAMVID, "griffin", unknown_is_reason=False) is None
+    assert "may be in" in str(reason_not_negative("camvid", CAMVID, "window", unknown_is_reason=False))
     assert "same as" in str(reason_not_negative("my_photos", ["cat"], "Cats"))
 
 

@@ -1,0 +1,405 @@
+"""`lasagna evaluate`: how good are the masks, and does the model know what is not in the image?
+
+Every image of a split is asked with *all* queryable classes of its data set in one query, and with distractors: names
+of other sets that are certainly absent. What always holds: void pixels count nowhere; a class is present in an image
+when the annotation has a pixel of it; distractors are scored for presence only, though they take part in the query, so
+a distractor that takes pixels from a class makes that class's IoU worse.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from lasagna.errors import DataError, LasagnaError
+from lasagna.segmentation import Segmentation
+from training.concepts import reason_not_negative
+from training.data import BACKGROUND, FolderDataset
+from training.metrics import PresenceMetrics, SegmentationMetrics
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class Segmenter(Protocol):
+    """What is evaluated: a `Lasagna`, or anything else that answers class lists."""
+
+    def segment_batch(
+        self,
+        images: Sequence[Any],
+        classes: Sequence[Sequence[Any]],
+        *,
+        threshold: float | None = None,
+        exclusive: bool = False,
+        chunk_size: int | None = None,
+    ) -> list[Segmentation]: ...
+
+
+@dataclass(frozen=True)
+class Distractors:
+    """Names of other sets that are asked besides a set's own.
+
+    Attributes:
+        names: Those that are asked.
+        skipped: Those that are not, and why.
+    """
+
+    names: tuple[str, ...] = ()
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Evaluation:
+    """What was measured on one split of one data set.
+
+    Attributes:
+        classes: The set's own classes: the first classes of the two metrics.
+        distractors: Asked after them; the remaining classes of `presence`.
+        images: Scored images.
+        seconds: Time of the model alone, all images together.
+        failures: Image id -> why it could not be scored.
+    """
+
+    classes: tuple[str, ...]
+    distractors: Distractors
+    masks: SegmentationMetrics
+    presence: PresenceMetrics
+    images: int = 0
+    seconds: float = 0.0
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures as they are written to JSON; an undefined one is None."""
+        presence, own = self.presence, slice(0, len(self.classes))
+        truth = presence.true_positives + presence.false_negatives
+        return {
+            "images": self.images,
+            "classes": list(self.classes),
+            "miou": self.masks.miou,
+            "pixel_accuracy": self.masks.pixel_accuracy,
+            "presence": {
+                "precision": presence.precision(),
+                "recall": presence.recall(),
+                "f1": presence.f1(),
+                "average_precision": presence.average_precision(),
+            },
+            "absent_false_positive_rate": presence.absent_false_positive_rate(),
+            "seconds_per_image": self.seconds / self.images if self.images else None,
+            "per_class": {
+                name: {
+                    "iou": self.masks.iou[i],
+                    "precision": presence.precision(i),
+                    "recall": presence.recall(i),
+                    "images": int(truth[i]),
+                }
+                for i, name in enumerate(self.classes)
+            },
+            "distractors": {
+                "names": list(self.distractors.names),
+                "skipped": self.distractors.skipped,
+                "absent_false_positive_rate": presence.absent_false_positive_rate(slice(len(self.classes), None)),
+                "own_absent_false_positive_rate": presence.absent_false_positive_rate(own),
+            },
+            "failures": self.failures,
+        }
+
+
+def evaluate_dataset(
+    model: Segmenter,
+    dataset: FolderDataset,
+    *,
+    distractors: Distractors | None = None,
+    limit: int | None = None,
+    batch_size: int = 4,
+    chunk_size: int | None = None,
+    threshold: float | None = None,
+    on_image: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Asks every image of a split with all classes of its set, and scores the answers.
+
+    Args:
+        model: Answers `segment_batch`.
+        dataset: The split.
+        distractors: Asked besides, after the set's own classes.
+        limit: At most so many images, spread evenly over the split (neighbours are often frames of one video).
+        batch_size: Images per call of the model.
+        chunk_size: Most classes in one list of the model; None: the whole list where it fits.
+        threshold: Probability over which a class is said present; None: the checkpoint's.
+        on_image: Called after every image, scored or failed.
+
+    Returns:
+        The figures. An image or mask that cannot be read, or whose sizes differ, is in `failures` and scored nowhere.
+
+    Raises:
+        DataError: The set has a class name twice, or no image.
+    """
+    if len(set(dataset.classes)) != len(dataset.classes):
+        twice = sorted({name for name in dataset.classes if dataset.classes.count(name) > 1})
+        raise DataError(f"{dataset.root}: classes.json has {', '.join(twice)} twice; scores would be mixed up")
+    if not len(dataset):
+        raise DataError(f"{dataset.root}: split {dataset.split!r} lists no image")
+    distractors = distractors or Distractors()
+    query = [*dataset.classes, *distractors.names]
+    result = Evaluation(
+        dataset.classes, distractors, SegmentationMetrics(len(dataset.classes)), PresenceMetrics(len(query))
+    )
+    options: dict[str, Any] = {"threshold": threshold, "exclusive": True, "chunk_size": chunk_size}
+    chosen = spread(len(dataset), limit)
+    for start in range(0, len(chosen), batch_size):
+        images, truths = [], []
+        for index in chosen[start : start + batch_size]:
+            try:
+                image, truth = _read(dataset, index)
+            except LasagnaError as error:
+                result.failures[dataset[index].image_id] = str(error)
+                on_image()
+                continue
+            images.append(image)
+            truths.append(truth)
+        if not images:
+            continue
+        if not result.images:
+            model.segment_batch(images[:1], [query], **options)  # warm up: the first call is not typical of the rest
+        began = time.perf_counter()
+        answers = model.segment_batch(images, [query] * len(images), **options)
+        result.seconds += time.perf_counter() - began
+        for truth, answer in zip(truths, answers, strict=True):
+            _score(result, truth, answer)
+            on_image()
+    return result
+
+
+def _read(dataset: FolderDataset, index: int) -> "tuple[Image.Image, NDArray[np.uint8]]":
+    from lasagna.image import load_image
+
+    sample = dataset[index]
+    image, truth = load_image(sample.image_path), dataset.read_mask(index)
+    if truth.shape != (image.height, image.width):
+        raise DataError(
+            f"{sample.mask_path} is {truth.shape[1]} x {truth.shape[0]}, its image {image.width} x {image.height}; "
+            "a mask has the size of its image"
+        )
+    return image, truth
+
+
+def _score(result: Evaluation, truth: NDArray[np.uint8], answer: Segmentation) -> None:
+    own = len(result.classes)
+    prediction = np.full(truth.shape, BACKGROUND, np.uint8)
+    for i, found in enumerate(answer.classes[:own]):
+        if found.mask is not None:
+            prediction[found.mask] = i
+    result.masks.update(truth, prediction)
+    annotated = np.bincount(truth.ravel(), minlength=256)[:own] > 0
+    result.presence.update(
+        [*annotated.tolist(), *[False] * len(result.distractors.names)],
+        [found.is_present for found in answer.classes],
+        [found.probability for found in answer.classes],
+    )
+    result.images += 1
+
+
+def spread(length: int, limit: int | None) -> list[int]:
+    """Indices of `limit` of `length` items, evenly spread and in order; all of them without a limit."""
+    if limit is None or limit >= length:
+        return list(range(length))
+    return [i * length // limit for i in range(limit)]
+
+
+def read_names(source: Path) -> list[str]:
+    """Class names of a data set folder (its `classes.json`, without the background), or of a text file, one per line.
+
+    Raises DataError where there is neither.
+    """
+    path = source / "classes.json" if source.is_dir() else source
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix != ".json":
+            return [line.strip() for line in text.splitlines() if line.strip()]
+        values = json.loads(text)
+        background = values.get("background_index")
+        return [str(name) for i, name in enumerate(values["classes"]) if i != background]
+    except OSError as error:
+        raise DataError(
+            f"{path}: no class names there ({error.strerror}); give a data set folder with a classes.json, "
+            "or a text file with one name per line"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: no list of class names ({error!r}); it needs a 'classes' list of names") from error
+
+
+def choose_distractors(own_set: str, own_classes: Sequence[str], names: Iterable[str]) -> Distractors:
+    """Those of the names that may be scored as absent on a set's photos.
+
+    A name is skipped when it means the same as one of the set's own (the same word, a plural, a synonym), is a kind or
+    a part of one, or may be in the photos unannotated; see `training.concepts`. A name or a set that is not in that
+    table is compared with the set's own classes only: whoever gives it answers for its absence.
+    """
+    asked: dict[str, None] = {}
+    skipped: dict[str, str] = {}
+    for name in names:
+        reason = reason_not_negative(own_set, own_classes, name, unknown_is_reason=False)
+        if reason is None:
+            asked[name] = None
+        elif name not in own_classes:
+            skipped[name] = reason
+    return Distractors(tuple(asked), skipped)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  lasagna evaluate --data ../shared/data/camvid --split val
+  lasagna evaluate --data ../shared/data/camvid --classes-from ../shared/data/coco_panoptic --json
+  lasagna evaluate --model my-checkpoint --data photos --limit 50 --out report.json
+"""
+)
+@click.option("--model", "model_name", default="nano", show_default=True, help="Shipped name, folder or hub id.")
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder with classes.json, images/, masks/ and lists of ids.",
+)
+@click.option("--split", default="val", show_default=True, help="The list of ids: SPLIT.txt in the folder.")
+@click.option(
+    "--classes-from",
+    "others",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="OTHER",
+    help="Ask this set's names too, as distractors: a data set folder or a text file, one name per line. Repeatable. "
+    "Names that mean the same as a class of the data, or may be in its photos unannotated, are skipped and reported.",
+)
+@click.option("--limit", type=click.IntRange(1), help="At most so many images, spread evenly over the split.")
+@click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Images per model batch.")
+@click.option("--chunk-size", type=click.IntRange(1), help="Most classes in one list; default: all that fit.")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Presence threshold; default: the checkpoint's.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of the table.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the JSON object to this file too.")
+def evaluate(
+    model_name: str,
+    data: Path,
+    split: str,
+    others: tuple[Path, ...],
+    limit: int | None,
+    batch_size: int,
+    chunk_size: int | None,
+    threshold: float | None,
+    device: str,
+    dtype: str,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Score a model on an annotated data set: mask IoU, and whether it knows which classes are absent.
+
+    Each image is asked with all classes of the set in one query. Exit code 1 when an image could not be scored.
+    """
+    dataset = FolderDataset(data, split)  # before the model is loaded: a wrong path should fail at once
+    names = [name for other in others for name in read_names(other)]
+    distractors = choose_distractors(dataset.name, dataset.classes, names)
+    if out is not None and not out.parent.is_dir():
+        raise DataError(f"{out}: the folder {out.parent} does not exist")
+
+    from lasagna import Lasagna
+    from lasagna.environment import describe_environment
+
+    model = Lasagna.from_pretrained(model_name, device=device, dtype=dtype)
+    total = len(spread(len(dataset), limit))
+    with _progress() as bar:
+        task = bar.add_task(f"{dataset.name} {split}", total=total)
+        result = evaluate_dataset(
+            model,
+            dataset,
+            distractors=distractors,
+            limit=limit,
+            batch_size=batch_size,
+            chunk_size=chunk_size,
+            threshold=threshold,
+            on_image=lambda: bar.advance(task),
+        )
+    report = {
+        "data": str(data),
+        "split": split,
+        "model": model_name,
+        "model_version": model.version,
+        "batch_size": batch_size,
+        "chunk_size": chunk_size,
+        "threshold": threshold,
+        "environment": describe_environment(str(model.device)),
+        **result.as_dict(),
+    }
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
+    if as_json:
+        click.echo(text)
+    else:
+        _print_tables(report)
+    for image_id, reason in result.failures.items():
+        click.secho(f"not scored: {image_id}: {reason}", fg="red", err=True)
+    if result.failures:
+        sys.exit(1)
+
+
+def _progress() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("time left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def _print_tables(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    def figure(value: float | None) -> str:
+        return "–" if value is None else f"{value:.3f}"
+
+    console = Console()
+    distractors = report["distractors"]
+    per_class = Table(
+        title=f"{report['data']}, {report['split']}: {report['images']} images, {report['model_version']}"
+    )
+    for heading in ("class", "images", "IoU", "precision", "recall"):
+        per_class.add_column(heading, justify="left" if heading == "class" else "right")
+    for name, row in report["per_class"].items():
+        figures = (figure(row[key]) for key in ("iou", "precision", "recall"))
+        per_class.add_row(name, str(row["images"]), *figures)
+    console.print(per_class)
+
+    summary = Table(show_header=False)
+    summary.add_column()
+    summary.add_column(justify="right")
+    summary.add_row("mIoU", figure(report["miou"]))
+    summary.add_row("pixel accuracy", figure(report["pixel_accuracy"]))
+    for name, value in report["presence"].items():
+        summary.add_row(f"presence {name.replace('_', ' ')}", figure(value))
+    summary.add_row("absent classes said present", figure(report["absent_false_positive_rate"]))
+    if distractors["names"]:
+        among = f"  among {len(distractors['names'])} distractors"
+        summary.add_row(among, figure(distractors["absent_false_positive_rate"]))
+    summary.add_row("seconds per image", figure(report["seconds_per_image"]))
+    console.print(summary)
+    if distractors["skipped"]:
+        click.echo(f"{len(distractors['skipped'])} names were not asked as distractors:")
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in distractors["skipped"].items():
+            by_reason.setdefault(reason, []).append(name)
+        for reason, skipped in by_reason.items():
+            click.echo(f"  {', '.join(skipped)}: {reason}")
