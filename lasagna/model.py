@@ -1,0 +1,96 @@
+"""The architecture: vision tower, projector, Llama, prompt projection, SAM mask decoder.
+
+    image ─ encoder ─┬─ tokens ─ projector ─┐
+                     │        question ─────┼─ Llama ─ hidden state before each decision ─┬─ lm_head: <SEG> or <NEG>
+                     │        answer so far ┘                                             └─ projection ─┐
+                     └─ embedding ────────────────────────────────────────────── SAM mask decoder ───────┴─ mask
+
+One class serves every size; `ModelConfig` says which. The hidden state, after the final norm, at the position *before* a
+decision gives both the decision and the mask's prompt embedding, as in the released model.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lasagna.compat import ensure_torchvision
+from lasagna.config import ModelConfig
+from lasagna.segmenter import Segmenter
+from lasagna.vision import build_encoder
+
+ensure_torchvision()
+
+from transformers import DynamicCache, LlamaConfig, LlamaModel  # noqa: E402
+
+
+class LasagnaModel(nn.Module):
+    """The network. Text in and out is token ids; see `lasagna.prompt` for how they are made."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        text = LlamaConfig(**config.text)
+        text._attn_implementation = "sdpa"
+        self.encoder = build_encoder(config.vision, config.decoder)
+        width = int(text.hidden_size)
+        if config.projector == "linear":
+            self.projector: nn.Module = nn.Linear(self.encoder.token_dim, width)
+        else:
+            self.projector = nn.Sequential(nn.Linear(self.encoder.token_dim, width), nn.GELU(), nn.Linear(width, width))
+        self.language_model = LlamaModel(text)
+        self.lm_head = nn.Linear(width, int(text.vocab_size), bias=False)
+        self.prompt_projection = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.decoder.width)
+        )
+        self.segmenter = Segmenter(config.decoder, config.vision.image_size)
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm_head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.lm_head.weight.dtype
+
+    def embed(self, ids: Tensor | Sequence[int]) -> Tensor:
+        """Token ids (...) to embeddings (..., width)."""
+        return self.language_model.embed_tokens(torch.as_tensor(ids, device=self.device))
+
+    def prefix(self, before_image: Sequence[int], tokens: Tensor) -> Tensor:
+        """Embeddings of what all chunks of an image share.
+
+        Args:
+            before_image: Ids before the image.
+            tokens: (B, T, C) image tokens of the encoder.
+
+        Returns:
+            (B, len(before_image) + T, width).
+        """
+        before = self.embed(before_image).expand(len(tokens), -1, -1)
+        return torch.cat([before, self.projector(tokens.to(self.dtype)).to(before.dtype)], dim=1)
+
+    def run(self, embeddings: Tensor, mask: Tensor | None, positions: Tensor, cache: DynamicCache | None) -> Tensor:
+        """One forward of the language model.
+
+        Args:
+            embeddings: (R, L, width).
+            mask: (R, cached + L), 0 where a position is padding, or None.
+            positions: (R, L).
+            cache: Extended in place, or None.
+
+        Returns:
+            (R, L, width) hidden states after the final norm.
+        """
+        return self.language_model(
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+
+    def margins(self, hidden: Tensor, seg: int, neg: int) -> Tensor:
+        """logit(<SEG>) - logit(<NEG>) in float32: (..., width) to (...)."""
+        rows = self.lm_head.weight[[seg, neg]].float()
+        return hidden.float() @ (rows[0] - rows[1])

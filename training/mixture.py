@@ -1,0 +1,173 @@
+"""Batches for training: data sets mixed by rate, photos balanced by rarity, class lists sampled per photo.
+
+A batch is a function of (seed, step) alone, so that a resumed run sees the batches that the killed one would have seen.
+"""
+
+import random
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lasagna.image import load_image
+from lasagna.vision import PyramidEncoder
+from training.augment import random_view
+from training.concepts import CONCEPTS, concept_of, implied_absent, is_doubtful_negative, possible_negatives
+from training.data import BACKGROUND, VOID, FolderDataset
+from training.sequences import ClassList, SequenceOptions, sample_class_list
+
+
+@dataclass(frozen=True)
+class Example:
+    """One augmented photo and its question.
+
+    Attributes:
+        pixels: float32 (3, H, W), normalised.
+        labels: int64 (H, W): index into the question's names, -1 a pixel of none of them, -2 void.
+        classes: The question.
+    """
+
+    pixels: Tensor
+    labels: NDArray[np.int64]
+    classes: ClassList
+
+
+@dataclass(frozen=True)
+class Batch:
+    pixels: Tensor
+    labels: Tensor
+    classes: list[ClassList]
+
+
+OTHER, UNKNOWN = -1, -2
+
+# Lists are short, medium or whole within a batch, so that little is padding; (rate, fewest, most names).
+LIST_LENGTHS = ((0.35, 1, 12), (0.4, 8, 40), (0.25, 40, 160))
+VIEW_SIZES = ((320, 416), (416, 320), (384, 352))
+
+
+class Photos:
+    """One data set held in memory: photos, masks, which classes each photo has."""
+
+    def __init__(self, root: Path, split: str) -> None:
+        self.dataset = FolderDataset(root, split)
+        self.name, self.classes = self.dataset.name, self.dataset.classes
+        with ThreadPoolExecutor(4) as pool:
+            self.images = list(pool.map(lambda s: np.asarray(load_image(s.image_path)), self.dataset))
+        self.masks = [self.dataset.read_mask(i) for i in range(len(self.dataset))]
+        present = np.zeros((len(self.images), len(self.classes)), bool)
+        for i, mask in enumerate(self.masks):
+            found = np.unique(mask)
+            present[i, found[found < len(self.classes)]] = True
+        # Repeat-factor sampling (LVIS, arXiv 1908.03195): photos with rare classes come more often.
+        frequency = present.mean(0).clip(1e-6)
+        factor = np.sqrt(np.maximum(1.0, 0.15 / frequency)).clip(max=4.0)
+        self.weights = np.where(present, factor, 1.0).max(1)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class Mixture:
+    """Draws batches from several data sets.
+
+    Args:
+        sets: The data sets.
+        rates: Relative rate of each.
+        options: The strategies of the sequence format.
+        batch_size: Photos per batch.
+        longest: Longest side at which the model sees a photo.
+        seed: Of all randomness.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[Photos],
+        rates: Sequence[float],
+        options: SequenceOptions,
+        batch_size: int,
+        longest: int,
+        seed: int,
+    ) -> None:
+        self.sets, self.rates, self.options = list(sets), list(rates), options
+        self.batch_size, self.longest, self.seed = batch_size, longest, seed
+        everything = [name for photos in sets for name in photos.classes]
+        self.foreign = {p.name: possible_negatives(p.name, p.classes, everything) for p in sets}
+        self.related = {p.name: [n for n in dict.fromkeys(everything) if n not in p.classes] for p in sets}
+        self.synonyms: dict[str, list[str]] = {}
+        for word, concept in CONCEPTS.items():
+            self.synonyms.setdefault(concept, []).append(word)
+
+    def batch(self, step: int) -> Batch:
+        rng = random.Random(f"{self.seed}-{step}")
+        rate, low, high = rng.choices(LIST_LENGTHS, weights=[row[0] for row in LIST_LENGTHS])[0]
+        size = rng.choice(VIEW_SIZES)
+        examples = [self._example(rng, size, rng.randint(low, high)) for _ in range(self.batch_size)]
+        return Batch(
+            torch.stack([example.pixels for example in examples]),
+            torch.from_numpy(np.stack([example.labels for example in examples])),
+            [example.classes for example in examples],
+        )
+
+    def _example(self, rng: random.Random, size: tuple[int, int], length: int) -> Example:
+        photos = rng.choices(self.sets, weights=self.rates)[0]
+        index = rng.choices(range(len(photos)), weights=photos.weights)[0]
+        view, mask = random_view(photos.images[index], photos.masks[index], size, self.longest, rng)
+        counts = np.bincount(mask.ravel(), minlength=256)[: len(photos.classes)]
+        # A sliver at the crop's edge is neither present nor absent.
+        positives = [i for i, count in enumerate(counts) if count >= 48]
+        names = [photos.classes[i] for i in positives]
+        absent = [name for name, count in zip(photos.classes, counts, strict=True) if count == 0]
+        # Near-synonyms of what is there (bag beside purse in ccp) are not told apart by the annotators either.
+        clear = [n for n in absent if photos.name != "ccp" or not is_doubtful_negative(n, names)]
+        foreign = self.foreign[photos.name] + implied_absent(absent, self.related[photos.name])
+        foreign = [n for n in dict.fromkeys(foreign) if not is_doubtful_negative(n, names)]
+        extra = (
+            rng.sample(foreign, min(len(foreign), rng.randint(0, max(2, length // 3)))) if rng.random() < 0.6 else []
+        )
+        classes = sample_class_list(names, clear + extra, length, self.options, rng)
+        lookup = np.full(256, OTHER, np.int64)
+        lookup[VOID] = UNKNOWN
+        lookup[BACKGROUND] = OTHER
+        for i, name in enumerate(photos.classes):
+            if counts[i] and name not in classes.names:
+                lookup[i] = OTHER
+        for position, name in enumerate(classes.names):
+            if classes.present[position]:
+                lookup[photos.classes.index(name)] = position
+        shown = tuple(self._reworded(name, classes.names, rng) for name in classes.names)
+        return Example(
+            PyramidEncoder.normalise(view), lookup[mask], ClassList(shown, classes.present, classes.answered)
+        )
+
+    def _reworded(self, name: str, others: Sequence[str], rng: random.Random) -> str:
+        """Now and then a synonym that the list does not hold already: other people call it so."""
+        concept = concept_of(name)
+        if concept is None or rng.random() > 0.1:
+            return name
+        words = [word for word in self.synonyms.get(concept, []) if word not in others]
+        return rng.choice(words) if words else name
+
+
+class Prefetcher:
+    """Makes the next batches on one thread while the current one trains."""
+
+    def __init__(self, mixture: Mixture, start: int, ahead: int = 3) -> None:
+        self._mixture, self._pool = mixture, ThreadPoolExecutor(1)
+        self._next = start
+        self._waiting: list[Future[Batch]] = []
+        self._ahead = ahead
+
+    def __call__(self) -> Batch:
+        while len(self._waiting) <= self._ahead:
+            self._waiting.append(self._pool.submit(self._mixture.batch, self._next))
+            self._next += 1
+        return self._waiting.pop(0).result()
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,72 @@
+"""Training sequences: the paper's three strategies (section 3.4) as switches.
+
+An annotated photo becomes a question and its answer. `SequenceOptions` turns the rows of the paper's Table 5 on and off:
+sequence augmentation (negatives are spelled out with `<NEG>`), random classes list, target order consistency.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+IGNORED = -1
+
+
+@dataclass(frozen=True)
+class SequenceOptions:
+    """The strategies.
+
+    Attributes:
+        negatives: Sequence augmentation: classes that are absent are in the answer, with `<NEG>`.
+        random_list: Random classes list: the question names a sampled subset, not every class of the data set.
+        all_positives: How often, in [0, 1], a sampled subset holds every present class.
+        keep_order: Target order consistency: the answer follows the question's order.
+    """
+
+    negatives: bool = True
+    random_list: bool = True
+    all_positives: float = 0.5
+    keep_order: bool = True
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """One question: the names in question order, the indices of those that are answered, in answer order, and which of
+    the names are present."""
+
+    names: tuple[str, ...]
+    present: tuple[bool, ...]
+    answered: tuple[int, ...]
+
+
+def sample_class_list(
+    positives: Sequence[str],
+    negatives: Sequence[str],
+    length: int,
+    options: SequenceOptions,
+    rng: random.Random,
+) -> ClassList:
+    """Samples the class list of one photo.
+
+    Args:
+        positives: Names present in the photo (or crop).
+        negatives: Names certainly absent.
+        length: Names in the question, where the list is random; fewer when there are not so many.
+    """
+    positives, negatives = list(positives), list(negatives)
+    rng.shuffle(positives)
+    rng.shuffle(negatives)
+    if options.random_list:
+        if rng.random() < options.all_positives:
+            kept = positives[:length]
+        else:
+            pool = [(name, True) for name in positives] + [(name, False) for name in negatives]
+            kept = [name for name, present in rng.sample(pool, min(length, len(pool))) if present]
+        positives, negatives = kept, negatives[: max(0, length - len(kept))]
+    listed = [(name, True) for name in positives] + [(name, False) for name in negatives]
+    rng.shuffle(listed)
+    order = list(range(len(listed)))
+    if not options.keep_order:
+        rng.shuffle(order)
+    if not options.negatives:
+        order = [i for i in order if listed[i][1]]
+    return ClassList(tuple(name for name, _ in listed), tuple(present for _, present in listed), tuple(order))
