@@ -120,14 +120,22 @@ def _part_statistics(mask: Mask) -> NDArray[np.int32]:
 # --- Polygons ---------------------------------------------------------------------------------------------------------
 
 
-def mask_to_polygons(
-    mask: Mask, tolerance: float = 1.0, min_area: float = 0.0, keep_holes: bool = True
-) -> list[Polygon]:
+def mask_to_polygons(mask: Mask, tolerance: float = 1.0, min_area: float = 0.0) -> list[Polygon]:
     """One polygon per 8-connected part of the mask, largest part first.
 
     Holes. Neither Label Studio nor COCO has polygons with holes, so a hole is kept by a *bridge*: the ring runs from
     the outer border to the hole, around it, and back along the same line. The bridge has no area, and the hole stays
-    open under the even-odd and under the non-zero rule. Holes smaller than `min_area` are filled.
+    open under the even-odd and under the non-zero rule.
+
+    Arguments as for `mask_to_rings`.
+    """
+    return [_bridge(outer, holes) for outer, *holes in mask_to_rings(mask, tolerance, min_area)]
+
+
+def mask_to_rings(mask: Mask, tolerance: float = 1.0, min_area: float = 0.0) -> list[list[Polygon]]:
+    """The rings of each 8-connected part of the mask, largest part first: its outer border, then each hole's.
+
+    Holes run the other way round than outer borders. Holes of fewer than `min_area` pixels are filled.
 
     Args:
         mask: bool (height, width).
@@ -136,7 +144,6 @@ def mask_to_polygons(
             other.
         min_area: Parts of fewer pixels (holes not counted) are dropped, except the largest: a mask that is not empty
             has a polygon.
-        keep_holes: False fills every hole.
     """
     box = mask_to_box(mask)
     if box is None:
@@ -161,16 +168,12 @@ def mask_to_polygons(
         parts.append((areas[i] - sum(areas[hole] for hole in holes), i, holes))
     parts.sort(key=lambda part: (-part[0], rings[part[1]][0, 1], rings[part[1]][0, 0]))
 
-    polygons: list[Polygon] = []
+    found: list[list[Polygon]] = []
     for area, outer, holes in parts:
-        if area < min_area and polygons:
-            continue
-        ring = _simplify(rings[outer], tolerance)
-        if keep_holes:
-            kept = [_simplify(rings[hole], tolerance) for hole in holes if areas[hole] >= min_area]
-            ring = _bridge(ring, kept)
-        polygons.append(ring + np.array((x0, y0)))
-    return polygons
+        if area >= min_area or not found:
+            kept = [outer, *(hole for hole in holes if areas[hole] >= min_area)]
+            found.append([_simplify(rings[i], tolerance) + np.array((x0, y0)) for i in kept])
+    return found
 
 
 def _corners(contour: NDArray[Any]) -> NDArray[Any]:

@@ -1,8 +1,8 @@
 """COCO instances JSON (https://cocodataset.org/#format-data), readable by pycocotools.
 
-One annotation per present class and image: LaSagnA answers classes, not single objects. `iscrowd` is 0 in both variants,
-so that tools which skip crowds do not skip everything. `area` and `bbox` are of the mask, in pixels; `score` is the
-probability, a field that COCO results have and that readers of annotations ignore.
+One annotation per present class and image: LaSagnA answers classes, not single objects. `iscrowd` is 0 in both
+variants, so that tools which skip crowds do not skip everything. `area` and `bbox` are of the mask, in pixels; `score`
+is the probability, a field that COCO results have and that readers of annotations ignore.
 """
 
 from collections.abc import Sequence

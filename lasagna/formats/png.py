@@ -1,10 +1,10 @@
 """Semantic masks: one PNG per image whose pixels are class indices.
 
-Index 0 is "no class", index i + 1 class i of the query; `classes.json` beside the PNGs has the names and colours. Up to 255
-classes the PNG has 8 bits and a palette, so that it can be looked at; with more it has 16 bits of grey.
+Index 0 is "no class", index i + 1 class i of the query; `classes.json` beside the PNGs has the names and colours. Up to
+255 classes the PNG has 8 bits and a palette, so that it can be looked at; with more it has 16 bits of grey.
 
-Masks of one image may overlap, a pixel of the PNG has one class: masks are painted from the largest to the smallest (ties:
-in query order), so that a small object on a large ground stays visible.
+Masks of one image may overlap, a pixel of the PNG has one class: masks are painted from the largest to the smallest
+(ties: in query order), so that a small object on a large ground stays visible.
 """
 
 from collections.abc import Sequence

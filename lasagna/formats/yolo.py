@@ -11,8 +11,8 @@ from lasagna.segmentation import Segmentation
 def segmentation_to_yolo(segmentation: Segmentation, class_ids: dict[str, int], tolerance: float = 1.0) -> str:
     """One line per connected part: class id, then x y of the polygon as fractions of width and height.
 
-    Holes are kept by a bridge (see `mask_to_polygons`). An image without a present class gives an empty text, which YOLO
-    reads as an image that shows none of the classes.
+    Holes are kept by a bridge (see `mask_to_polygons`). An image without a present class gives an empty text, which
+    YOLO reads as an image that shows none of the classes.
     """
     height, width = segmentation.size
     lines = []
@@ -23,7 +23,10 @@ def segmentation_to_yolo(segmentation: Segmentation, class_ids: dict[str, int], 
     return "".join(lines)
 
 
-def yolo_data_yaml(class_names: Sequence[str], image_root: str) -> str:
-    """`data.yaml`. YOLO looks for labels in a folder `labels` beside a folder `images`; `path` is where the photos are."""
-    data = {"path": image_root, "train": "images", "val": "images", "names": dict(enumerate(class_names))}
+def yolo_data_yaml(class_names: Sequence[str]) -> str:
+    """`data.yaml` for a folder with `images/`, `labels/` and `images.txt`, the list of images.
+
+    All of them are the training set, and the validation set too: which photos to hold out is for the user to say.
+    """
+    data = {"train": "images.txt", "val": "images.txt", "names": dict(enumerate(class_names))}
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
