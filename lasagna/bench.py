@@ -213,8 +213,8 @@ def decode(
 ) -> None:
     """Decode class lists in three ways: in parallel passes (ours), class by class, token by token.
 
-    identical: every decision is the one that the class-by-class decoder makes after the same decisions; near ties, whose
-    margin is within the rounding noise of the number format, are counted apart. Exit code 1 when it is not so.
+    identical: every decision is the one that the class-by-class decoder makes after the same decisions. Near ties,
+    whose margin is within the rounding noise of the number format, are counted apart. Exit code 1 when it is not so.
     """
     from lasagna import Lasagna
 
