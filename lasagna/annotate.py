@@ -88,7 +88,7 @@ Exit code: 0 all done, 1 some files failed, 2 nothing could be started, 130 inte
 @click.option("--max-failures", type=click.IntRange(min=0), metavar="N",
               help="Stop when more than N files have failed.  [default: never]")  # fmt: skip
 @click.option("--image-root", type=click.Path(path_type=Path, exists=True, file_okay=False),
-              help="Folder that the addresses in tasks.json start at.  [default: the one above the images]")  # fmt: skip
+              help="Folder that addresses in tasks.json start at.  [default: the one above the images]")  # fmt: skip
 @click.option("--image-url-prefix", metavar="URL",
               help="Put before each image's path in tasks.json.  [default: Label Studio's local files]")  # fmt: skip
 def annotate(

@@ -245,7 +245,7 @@ def import_steps(addresses: Addresses, folder: Path) -> str:
         steps.insert(
             2,
             f"Under Settings > Cloud Storage > Add Source Storage > Local Files, add `{printable(folder)}` and save it "
-            "without syncing (that would make a second task of every image). Label Studio serves only files of storages.",
+            "without syncing (that would make a second task of every image). Label Studio serves only storages.",
         )
     else:
         steps.append(

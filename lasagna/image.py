@@ -186,10 +186,10 @@ def _grey_to_8_bits(grey: NDArray[np.generic]) -> NDArray[np.uint8]:
     values = np.nan_to_num(grey.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
     if low < 0 or (grey.dtype.kind == "f" and high > 255):
-        scaled = (values - low) * (255 / max(high - low, 1e-300))
+        scaled = (values - low) * 255 / (high - low) if high > low else np.zeros_like(values)
     elif grey.dtype.kind == "f":
         scaled = values * 255 if high <= 1 else values
     else:
         bits = max(8, math.ceil(math.log2(high + 1)))
-        scaled = values * (255 / (2**bits - 1))
+        scaled = values * 255 / (2**bits - 1)
     return np.rint(scaled).clip(0, 255).astype(np.uint8)

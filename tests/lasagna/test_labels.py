@@ -1,0 +1,237 @@
+"""Class lists from text, files and labelling configurations: a label comes back as itself."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lasagna.errors import ConfigError, QueryError
+from lasagna.labels import (
+    make_label_config,
+    parse_label_config,
+    read_label_config,
+    read_labels,
+    read_labels_file,
+)
+from lasagna.segmentation import ClassQuery
+
+ODD = [
+    "bag, purse",
+    '19" rack',
+    "<SEG>",
+    "a<NEG>, b<SEG>",
+    "Straßenbahn",
+    "街灯",
+    "🐈‍⬛",
+    "cat",
+    "Cat",
+    "CAT",
+    "a = b",
+    "# not a comment",
+    "'quoted'",
+    "{c1}",
+    "...",
+    "x" * 300,
+    "two\nlines",
+    "tab\there",
+    "&amp; <b>",
+]
+
+
+def names(queries: list[ClassQuery]) -> list[str]:
+    return [query.name for query in queries]
+
+
+# --- Lists ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("sky", ["sky"]),
+        ("sky,road,cat", ["sky", "road", "cat"]),
+        (" sky , traffic light ,", ["sky", "traffic light"]),
+        ('sky,"bag, purse", "19"" rack"', ["sky", "bag, purse", '19" rack']),
+        ("cat,Cat,cat", ["cat", "Cat"]),
+        ("sky\nroad", ["sky", "road"]),
+        ("<SEG>,it's", ["<SEG>", "it's"]),
+    ],
+)
+def test_read_labels(text: str, expected: list[str]) -> None:
+    assert names(read_labels(text)) == expected
+
+
+@pytest.mark.parametrize("text", ["", " ", ",,", '""'])
+def test_no_labels(text: str) -> None:
+    with pytest.raises(QueryError, match="give at least one label"):
+        read_labels(text)
+
+
+def test_an_open_quote_is_an_error_in_words() -> None:
+    with pytest.raises(QueryError, match="double quotes"):
+        read_labels('sky,"road')
+
+
+@given(st.lists(st.text(min_size=1).map(str.strip).filter(bool), min_size=1, max_size=20, unique=True))
+def test_any_label_comes_back_from_csv(labels: list[str]) -> None:
+    text = ",".join('"' + label.replace('"', '""') + '"' for label in labels)
+    assert names(read_labels(text)) == labels
+
+
+def test_labels_file(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_text(
+        "\ufeff# classes of the street project\n\nsky\n  road  \nAuto = car\nbag, purse\na=b\nsky\nx =\n",
+        encoding="utf-8",
+    )
+    assert read_labels_file(path) == [
+        ClassQuery("sky"),
+        ClassQuery("road"),
+        ClassQuery("Auto", "car"),
+        ClassQuery("bag, purse"),
+        ClassQuery("a=b"),
+        ClassQuery("x ="),
+    ]
+
+
+def test_labels_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("# nothing\n\n")
+    (tmp_path / "latin1.txt").write_bytes("Straße".encode("latin-1"))
+    with pytest.raises(QueryError, match="at least one label"):
+        read_labels_file(tmp_path / "empty.txt")
+    with pytest.raises(ConfigError, match=r"latin1.txt is not UTF-8"):
+        read_labels_file(tmp_path / "latin1.txt")
+    with pytest.raises(ConfigError, match="No such file"):
+        read_labels_file(tmp_path / "missing.txt")
+
+
+# --- Labelling configurations -----------------------------------------------------------------------------------------
+
+ALL_AT_ONCE = """
+<View>
+  <Header value="Street"/>
+  <Image name="img" value="$photo" zoom="true"/>
+  <BrushLabels name="brush" toName="img" smart="false">
+    <Label value="Sky" background="#00f"/>
+    <Label value="Auto" alias="car"/>
+  </BrushLabels>
+  <View style="display: none">
+    <PolygonLabels name="poly" toName="img">
+      <View><Label value="Auto"/></View>
+      <Label value="Baum" hint="tree" predicted_values="plant, bush"/>
+    </PolygonLabels>
+  </View>
+  <RectangleLabels name="box" toName="img" smart="true"><Label value="Sky" predicted_values="sky,heaven"/></RectangleLabels>
+  <KeyPointLabels name="click" toName="img" smart="true"><Label value="Only here"/></KeyPointLabels>
+  <Choices name="absent" toName="img" choice="multiple"><Choice value="Sky"/><Choice value="Auto" alias="car"/></Choices>
+  <TextArea name="note" toName="img"/>
+</View>
+"""
+
+
+def test_all_controls_at_once() -> None:
+    config = parse_label_config(ALL_AT_ONCE)
+    assert (config.image_name, config.image_variable) == ("img", "photo")
+    assert [(c.name, c.kind, c.to_name, c.smart) for c in config.controls] == [
+        ("brush", "brush", "img", False),
+        ("poly", "polygon", "img", False),
+        ("box", "rectangle", "img", True),
+        ("click", "keypoint", "img", True),
+    ]
+    assert config.classes == (ClassQuery("Sky", "sky"), ClassQuery("Auto", "car"), ClassQuery("Baum", "tree"))
+    assert config.controls[1].labels[1].predicted_values == ("plant", "bush")
+    assert (config.absent_choices, config.absent_values) == ("absent", (("Sky", "Sky"), ("Auto", "car")))
+    assert [control.name for control, _ in config.controls_for("Sky")] == ["brush", "box"]
+    assert config.controls_for("Only here") == []
+
+
+def test_a_label_with_an_alias_is_written_as_the_alias() -> None:
+    """As Label Studio's own validation of predictions demands."""
+    brush = parse_label_config(ALL_AT_ONCE).controls[0]
+    label = brush.label("Auto")
+    assert label is not None
+    assert label.written == "car"
+    assert brush.label_written("car") == brush.label_written("Auto") == label
+    assert brush.label_written("nothing") is None
+
+
+def test_tags_and_attributes_in_any_case_and_several_targets() -> None:
+    config = parse_label_config(
+        '<view><image NAME="i" value="$x"/><brushlabels name="b" toname="t, i"><label VALUE=" cat "/></brushlabels></view>'
+    )
+    assert config.classes == (ClassQuery("cat"),)
+
+
+def test_the_image_that_is_drawn_on_counts() -> None:
+    config = parse_label_config(
+        '<View><Image name="before" value="$a"/><Image name="after" value="$b"/>'
+        '<BrushLabels name="x" toName="after"><Label value="cat"/></BrushLabels>'
+        '<BrushLabels name="y" toName="nothing"><Label value="dog"/></BrushLabels></View>'
+    )
+    assert (config.image_name, config.image_variable, config.classes) == ("after", "b", (ClassQuery("cat"),))
+
+
+@pytest.mark.parametrize(
+    ("xml", "says"),
+    [
+        ("", "not the XML"),
+        ("<View>", "not the XML"),
+        ('<!DOCTYPE v [<!ENTITY a "b">]><View>&a;</View>', "not the XML"),
+        ("<View/>", r"no <Image .*named tags found: none"),
+        ('<View><Text name="t" value="$t"/></View>', r"no <Image .*found: text"),
+        ('<View><Image name="i" value="$i"/></View>', "no <BrushLabels>"),
+        ('<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i"/></View>', "no <BrushLabels>"),
+        ('<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i" value="$l"/></View>', "from each task"),
+        (
+            '<View><Image name="i" value="$i"/><KeyPointLabels name="k" toName="i"><Label value="c"/></KeyPointLabels></View>',
+            "no <BrushLabels>",
+        ),
+        (
+            '<View><Image name="i" value="http://x/y.jpg"/>'
+            '<BrushLabels name="b" toName="i"><Label value="c"/></BrushLabels></View>',
+            "names no field",
+        ),
+        (
+            '<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i"><Label value="c"/></BrushLabels>'
+            '<Choices name="absent" toName="i"><Choice value="c"/></Choices></View>',
+            'add choice="multiple"',
+        ),
+    ],
+)
+def test_unusable_configurations_are_refused_in_words(xml: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parse_label_config(xml)
+    path = tmp_path / "config.xml"
+    path.write_text(xml)
+    with pytest.raises(ConfigError, match=r"config\.xml"):
+        read_label_config(path)
+
+
+def test_made_configuration_holds_the_same_classes() -> None:
+    queries = [ClassQuery(name) for name in ODD] + [ClassQuery("Auto", "car, seen from behind")]
+    config = parse_label_config(make_label_config(queries))
+    assert config.classes == tuple(queries)
+    assert config.absent_values == tuple((query.name, query.name) for query in queries)
+    assert [control.kind for control in config.controls] == ["brush"]
+
+
+def test_made_configuration_is_valid_for_label_studio() -> None:
+    from label_studio_sdk.label_interface import LabelInterface
+
+    interface = LabelInterface(make_label_config([ClassQuery(name) for name in ODD]))
+    interface.validate()
+    assert set(interface.get_control("brush").labels) == set(ODD)
+
+
+@pytest.mark.parametrize("label", ["nul\0", "bell\a", "\ud800", "\uffff"])
+def test_what_xml_cannot_hold_is_refused_in_words(label: str) -> None:
+    with pytest.raises(QueryError, match="Label Studio cannot store"):
+        make_label_config([ClassQuery(label)])
+
+
+def test_500_labels() -> None:
+    queries = [ClassQuery(f"class {i}") for i in range(500)]
+    xml = make_label_config(queries)
+    assert parse_label_config(xml).classes == tuple(queries)
+    assert len({line.split("background=")[1][:9] for line in xml.splitlines() if "background=" in line}) > 480
