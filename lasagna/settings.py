@@ -56,6 +56,8 @@ TABLE: tuple[Setting, ...] = (
     Setting("image_timeout", float, 30.0, "seconds to fetch one image"),
     Setting("max_image_bytes", int, 64 * 1024 * 1024, "largest image file that is read"),
     Setting("max_image_pixels", int, 178_956_970, "largest image that is decoded, in pixels"),
+    Setting("image_hosts", str, "", "other hosts that images may come from: host or host:port, separated by commas"),
+    Setting("delivery_timeout", float, 600.0, "seconds during which Label Studio is tried again while it is gone"),
     Setting("log_level", str, "INFO", "DEBUG, INFO, WARNING or ERROR"),
 )
 

@@ -1,0 +1,60 @@
+"""The web process in production: gunicorn with one process of threads.
+
+    lasagna serve                                                   starts it, with a Redis of its own if none is set
+    gunicorn --worker-class gthread --threads 32 backend._wsgi:app  the same from the environment (LASAGNA_...)
+
+gunicorn, because it replaces a process that hangs and ends gracefully (requests that wait get their answer); threads,
+because a request mostly waits: 600 tasks in one `/predict` hold one thread for the deadline.
+One process, because everything that requests share is in Redis: more processes work as well.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from flask import Flask
+from gunicorn.app.base import BaseApplication
+
+from backend.app import MAX_WAITING_REQUESTS, create_app
+from lasagna.settings import Settings
+
+THREADS = MAX_WAITING_REQUESTS + 8
+
+
+@functools.cache
+def _from_environment() -> Flask:
+    return create_app(Settings.load())
+
+
+def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """The WSGI application, made from the environment at the first request."""
+    return _from_environment()(environ, start_response)
+
+
+class WebServer(BaseApplication):
+    """gunicorn around an application that exists already. `run` returns when the server was told to stop."""
+
+    def __init__(self, application: Flask, settings: Settings) -> None:
+        self._application = application
+        self._settings = settings
+        super().__init__()
+
+    def load_config(self) -> None:
+        deadline = int(self._settings["predict_deadline"])
+        for name, value in {
+            "bind": f"{self._settings['host']}:{self._settings['port']}",
+            "worker_class": "gthread",
+            "workers": 1,
+            "threads": THREADS,
+            "keepalive": 5,
+            "timeout": 60,
+            "graceful_timeout": deadline + 5,
+            "control_socket_disable": True,
+            "proc_name": "lasagna-serve",
+            "loglevel": "warning",
+        }.items():
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        return self._application

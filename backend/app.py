@@ -1,0 +1,260 @@
+"""The web process: Label Studio's ML backend protocol over Flask, in front of the queue. No torch is imported here.
+
+| endpoint | Label Studio allows | answer |
+|---|---|---|
+| GET /health (and /) | 1 s | 200 `{"status": "UP", ...}` while this process lives; says whether Redis is there |
+| POST /setup | 3 s | `{"model_version": ...}`; a labelling configuration that cannot be used is refused |
+| POST /predict | 100 s | `{"results": [one entry per task], ...}` within the setting `predict_deadline` |
+| POST /webhook | 1 s | 201 at once; the event is noted for the learning loop |
+| GET /versions | 3 s | `{"versions": [...]}` |
+
+An error is JSON, `{"error": words}`, with the words in the status line too: that line is all of it that Label Studio
+shows (under Settings > Model). With Basic Auth, `/health` and the annotation events of `/webhook` stay open: Label
+Studio's webhooks carry no credentials, and they only say that something changed. START_TRAINING, which Label Studio
+sends with the backend's credentials, needs them.
+"""
+
+import hmac
+import json
+import logging
+import threading
+import time
+from typing import Any
+
+import redis
+from flask import Flask, Response, g, request
+from rq import Worker
+from werkzeug.exceptions import HTTPException
+
+from backend.predictions import Predictor, connect
+from backend.store import Store
+from lasagna.errors import ConfigError, LasagnaError, ServiceError
+from lasagna.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+MAX_WAITING_REQUESTS = 24
+"""Requests that may wait for predictions at the same time, below the number of threads (`backend._wsgi`), so that
+`/health` is always answered. One more gets at once what is ready, and the rest is posted."""
+
+_MAX_BODY = 1 << 30
+"""Bytes. Label Studio sends all tasks in one request, with their older predictions."""
+
+_OPEN = {"health"}
+
+
+def create_app(settings: Settings) -> Flask:
+    """The web application.
+
+    Args:
+        settings: `redis_url` must name a Redis (`backend.services.ensure_redis` gives one).
+
+    Raises:
+        ConfigError: `redis_url` or `basic_auth` cannot be used.
+    """
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = _MAX_BODY
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    if not settings["redis_url"]:
+        raise ConfigError(
+            "no Redis is configured: set LASAGNA_REDIS_URL, or start with `lasagna serve`, which runs one"
+        )
+    credentials = _credentials(settings["basic_auth"])
+    store = Store(connect(settings["redis_url"]))
+    predictor = Predictor(settings, store)
+    places = threading.BoundedSemaphore(MAX_WAITING_REQUESTS)
+
+    @app.before_request
+    def start() -> Response | None:
+        g.started = time.monotonic()
+        if request.endpoint in _OPEN or request.endpoint == "webhook" or _is_authorised(credentials):
+            return None
+        response = _problem(
+            401, "this backend wants a user name and password: enter them for the model in Label Studio"
+        )
+        response.headers["WWW-Authenticate"] = 'Basic realm="lasagna"'
+        return response
+
+    @app.after_request
+    def log(response: Response) -> Response:
+        seconds = time.monotonic() - g.started if "started" in g else 0.0
+        level = logging.DEBUG if request.endpoint == "health" else logging.INFO
+        said = g.get("said", "")
+        logger.log(level, "%s %s %d %.2f s %s", request.method, request.path, response.status_code, seconds, said)
+        return response
+
+    @app.get("/")
+    @app.get("/health")
+    def health() -> dict[str, Any]:
+        # 200 also without Redis: at a failed /health Label Studio says only "disconnected", at a failed /setup why
+        answer: dict[str, Any] = {"status": "UP", "model_class": "LasagnaBackend"}
+        try:
+            model = store.model()
+            workers = Worker.count(connection=store.redis)
+            answer.update(redis="up", workers=workers, model_version=model["version"] if model else None)
+        except redis.RedisError as error:
+            answer.update(redis=f"down: {error}", workers=None, model_version=None)
+        return answer
+
+    @app.post("/setup")
+    def setup() -> dict[str, Any]:
+        body = _body()
+        version = predictor.setup(
+            project=str(body.get("project") or ""),
+            config=_text(body, "schema"),
+            hostname=str(body.get("hostname") or ""),
+            token=str(body.get("access_token") or ""),
+            extra=body.get("extra_params"),
+        )
+        g.said = f"project {body.get('project')}, {version}"
+        return {"model_version": version}
+
+    @app.post("/predict")
+    def predict() -> dict[str, Any]:
+        body = _body()
+        tasks = body.get("tasks")
+        if not isinstance(tasks, list):
+            raise ConfigError('the request has no list of "tasks"')
+        g.tasks = len(tasks)
+        params = body.get("params") or {}
+        context = params.get("context") if isinstance(params, dict) else None
+        may_wait = places.acquire(blocking=False)
+        try:
+            answer = predictor.predict(
+                tasks,
+                _text(body, "label_config"),
+                str(body.get("project") or ""),
+                context if isinstance(context, dict) else None,
+                deadline=None if may_wait else 0.0,
+            )
+        finally:
+            if may_wait:
+                places.release()
+        predicted = sum(1 for entry in answer.results if entry)
+        g.said = f"{predicted} of {len(tasks)} tasks predicted, {answer.waiting} waiting, {len(answer.errors)} failed"
+        for position, reason in answer.errors.items():
+            logger.warning("task %s: %s", _task_name(tasks, position), reason)
+        return {
+            "results": answer.results,
+            "model_version": answer.model_version,
+            "errors": {str(position): reason for position, reason in answer.errors.items()},
+            "waiting": answer.waiting,
+        }
+
+    @app.post("/webhook")
+    def webhook() -> tuple[dict[str, Any], int]:
+        body = _body()
+        action = str(body.get("action") or "")
+        if action == "START_TRAINING" and not _is_authorised(credentials):
+            raise _UnauthorisedError("START_TRAINING needs the user name and password of this backend")
+        g.said = action
+        try:
+            store.record_event(_event(action, body))
+        except redis.RedisError as error:
+            # an error would only delay the annotator: Label Studio does not send an event again
+            logger.warning("event %s is not noted: Redis is gone (%s)", action, error)
+        return {"status": "ok"}, 201
+
+    @app.get("/versions")
+    def versions() -> dict[str, Any]:
+        return {"versions": [predictor.model_version()], "message": None}
+
+    @app.errorhandler(_UnauthorisedError)
+    def unauthorised(error: _UnauthorisedError) -> Response:
+        return _problem(401, str(error))
+
+    @app.errorhandler(LasagnaError)
+    def refused(error: LasagnaError) -> Response:
+        return _problem(503 if isinstance(error, ServiceError) else 400, str(error))
+
+    @app.errorhandler(redis.RedisError)
+    def without_redis(error: redis.RedisError) -> Response:
+        logger.warning("Redis is gone: %s", error)
+        return _problem(503, f"the backend cannot reach its Redis ({error}); start it, or correct LASAGNA_REDIS_URL")
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        return _problem(error.code or 500, error.description or error.name)
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> Response:
+        logger.exception("%s %s failed", request.method, request.path)
+        return _problem(500, f"{type(error).__name__}: {error}")
+
+    return app
+
+
+class _UnauthorisedError(Exception):
+    """The request needs credentials that it does not carry."""
+
+
+def _credentials(text: str) -> tuple[str, str] | None:
+    if not text:
+        return None
+    user, colon, password = text.partition(":")
+    if not (user and colon and password):
+        raise ConfigError("LASAGNA_BASIC_AUTH is USER:PASSWORD, both not empty")
+    return user, password
+
+
+def _is_authorised(credentials: tuple[str, str] | None) -> bool:
+    if credentials is None:
+        return True
+    given = request.authorization
+    if given is None or given.type != "basic":
+        return False
+    ours, theirs = "\0".join(credentials), "\0".join((given.username or "", given.password or ""))
+    return hmac.compare_digest(ours.encode(), theirs.encode())
+
+
+def _body() -> dict[str, Any]:
+    body = request.get_json(silent=True)
+    if not isinstance(body, dict):
+        raise ConfigError("the body of the request is not a JSON object")
+    return body
+
+
+def _text(body: dict[str, Any], name: str) -> str:
+    text = body.get(name)
+    if not isinstance(text, str) or not text.strip():
+        raise ConfigError(f'the request has no labelling configuration ("{name}")')
+    return text
+
+
+def _task_name(tasks: list[Any], position: int) -> str:
+    task = tasks[position]
+    return str(task.get("id")) if isinstance(task, dict) and "id" in task else f"number {position + 1}"
+
+
+def _event(action: str, body: dict[str, Any]) -> dict[str, str]:
+    """The part of a webhook's body that is kept: who and what. The annotations are read from Label Studio."""
+    project = body.get("project")
+    tasks = body.get("tasks") or body.get("task") or []
+    annotations = body.get("annotations") or body.get("annotation") or []
+    return {
+        "action": action,
+        "project": str(project.get("id", "")) if isinstance(project, dict) else "",
+        "tasks": json.dumps(_ids(tasks) or [a["task"] for a in _dicts(annotations) if isinstance(a.get("task"), int)]),
+        "annotations": json.dumps(_ids(annotations)),
+        "time": f"{time.time():.3f}",
+    }
+
+
+def _ids(entries: Any) -> list[int]:
+    return [entry["id"] for entry in _dicts(entries) if isinstance(entry.get("id"), int)]
+
+
+def _dicts(entries: Any) -> list[dict[str, Any]]:
+    return [entry for entry in (entries if isinstance(entries, list) else [entries]) if isinstance(entry, dict)]
+
+
+def _problem(status: int, message: str) -> Response:
+    """An error as JSON; to a request with tasks it also has an empty entry for each."""
+    body: dict[str, Any] = {"error": message}
+    if "tasks" in g:
+        body["results"] = [[] for _ in range(g.tasks)]
+    response = Response(json.dumps(body), mimetype="application/json")
+    in_line = " ".join(message.split()).encode("ascii", "replace").decode()
+    response.status = f"{status} {in_line[:300]}"
+    g.said = message
+    return response

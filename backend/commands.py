@@ -1,0 +1,274 @@
+"""The commands `lasagna serve`, `worker`, `prelabel` and `jobs`."""
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from lasagna.errors import ConfigError, ServiceError
+from lasagna.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def _start_logging(settings: Settings) -> None:
+    """One line per event: time, level where it matters, words."""
+    logging.basicConfig(level=settings["log_level"].upper(), handlers=[_handler()], force=True)
+    for noisy in ("rq.worker", "rq.registry", "rq.job", "urllib3", "PIL"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("rq.worker").addFilter(_shorten)
+
+
+def _handler() -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    return handler
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    """RQ prints a traceback of a hundred lines when Redis goes away; what happened fits into one."""
+    import redis
+
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, redis.RedisError):
+        record.msg, record.args = "Redis is gone: %s", (error,)
+        record.exc_info = record.exc_text = None
+    return True
+
+
+def _say_settings(settings: Settings) -> None:
+    from backend.services import hide_password
+
+    click.echo("Settings (value, where it comes from):", err=True)
+    click.echo(hide_password(settings.describe()), err=True)
+
+
+def _redis(settings: Settings) -> str:
+    """The address of Redis: the one that is set, else our own, started if it does not run yet."""
+    from backend.services import ensure_redis
+
+    return ensure_redis(settings)
+
+
+_redis_option = click.option(
+    "--redis-url", metavar="URL", help="Redis, e.g. redis://127.0.0.1:6379/0.  [default: one that lasagna runs itself]"
+)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  lasagna serve
+  lasagna serve --host 0.0.0.0 --port 9090 --redis-url redis://redis:6379/0
+  LASAGNA_BASIC_AUTH=label:studio lasagna serve
+
+\b
+Then connect http://HOST:PORT in Label Studio, under Settings > Model. A Label Studio that shall reach a backend on the
+same machine or in a private network needs ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false.
+Predictions need a worker: lasagna worker."""
+)
+@click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on.  [default: 9090]")
+@_redis_option
+@click.option("--model", help="Checkpoint, for the version until a worker says it.  [default: nano]")
+@click.option("--label-studio-url", metavar="URL", help="Address of Label Studio.  [default: what /setup says]")
+@click.option("--predict-deadline", type=click.FloatRange(min=0), metavar="SECONDS",
+              help="Answer /predict with what is done after that time.  [default: 45]")  # fmt: skip
+def serve(**options: Any) -> None:
+    """Run the web process that Label Studio talks to. It loads no model."""
+    from dataclasses import replace
+
+    from backend._wsgi import WebServer
+    from backend.app import create_app
+    from backend.worker import check_label_studio
+
+    settings = Settings.load(**options)
+    _start_logging(settings)
+    _say_settings(settings)
+    url = _redis(settings)
+    if not settings["redis_url"]:
+        settings = replace(settings, values={**settings.values, "redis_url": url})
+    click.echo(check_label_studio(settings), err=True)
+    app = create_app(settings)
+    click.echo(f"Listening on http://{settings['host']}:{settings['port']} (Ctrl-C ends)", err=True)
+    WebServer(app, settings).run()
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  lasagna worker
+  lasagna worker --model ./my-checkpoint --device cuda:0 --redis-url redis://redis:6379/0
+  LASAGNA_LABEL_STUDIO_URL=https://label.example.org LASAGNA_LABEL_STUDIO_TOKEN=... lasagna worker
+
+\b
+Several workers may share one Redis. SIGTERM and Ctrl-C end a worker after the batch at hand; what is queued stays
+queued."""
+)
+@click.option("--model", help="Checkpoint: a shipped name, a folder or a hub id.  [default: nano]")
+@click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
+@click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
+@_redis_option
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images per model batch.  [default: 4]")
+@click.option("--label-studio-url", metavar="URL", help="Address of Label Studio.  [default: what /setup says]")
+def worker(**options: Any) -> None:
+    """Run the process that owns the model and works through the queue."""
+    settings = Settings.load(**options)
+    _start_logging(settings)
+    _say_settings(settings)
+    url = _redis(settings)
+
+    from backend.worker import check_label_studio, run_worker
+    from lasagna import Lasagna
+
+    click.echo(check_label_studio(settings), err=True)
+    started = time.monotonic()
+    model = Lasagna.from_pretrained(settings["model"], device=settings["device"], dtype=settings["dtype"])
+    logger.info("model %s loaded in %.1f s", model.version, time.monotonic() - started)
+    run_worker(settings, url, model)
+    logger.info("worker ended")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  lasagna prelabel 3
+  lasagna prelabel 3 --url https://label.example.org --token "$TOKEN"
+  lasagna prelabel 3 --refresh
+
+\b
+Goes through the same queue as Label Studio's own requests, so a worker must run: lasagna worker.
+A run that was interrupted goes on where it was when the same command is run again.
+Exit code: 0 every task has its prediction, 1 some failed, 2 nothing could be started."""
+)
+@click.argument("project", type=click.IntRange(min=1))
+@click.option("--url", metavar="URL", help="Address of Label Studio.  [default: LASAGNA_LABEL_STUDIO_URL]")
+@click.option("--token", help="Personal or legacy token.  [default: LASAGNA_LABEL_STUDIO_TOKEN]")
+@click.option("--refresh", is_flag=True, help="Replace predictions of the current version too.")
+@_redis_option
+def prelabel(project: int, url: str | None, token: str | None, refresh: bool, redis_url: str | None) -> None:
+    """Predict every task of PROJECT (its number in Label Studio) that has no prediction of the current version."""
+    from backend.label_studio import LabelStudio
+    from backend.predictions import Predictor, connect
+    from backend.prelabel import ProjectRun
+    from backend.store import Store
+    from lasagna.progress import progress_bar
+
+    settings = Settings.load(label_studio_url=url, label_studio_token=token, redis_url=redis_url)
+    _start_logging(settings)
+    if not settings["label_studio_url"]:
+        raise ConfigError("where is Label Studio? give --url or set LASAGNA_LABEL_STUDIO_URL")
+    console = Console(stderr=True)
+    label_studio = LabelStudio(settings["label_studio_url"], settings["label_studio_token"])
+    console.print(f"Label Studio: {label_studio.url}, {label_studio.check()}", highlight=False)
+    store = Store(_reached(connect(_redis(settings), timeout=10.0)))
+    run = ProjectRun(Predictor(settings, store), label_studio, project, refresh=refresh)
+    console.print(f"{run.project['title']}: {run.total} tasks, model {run.version}", highlight=False, markup=False)
+    if not run.has_worker():
+        console.print("[yellow]no worker is running: the tasks wait until you start `lasagna worker`")
+    with progress_bar(console, "Pre-labelling", run.total) as advance:
+        outcome = run.run(lambda reason: advance(note=_cut(reason)))
+    console.print(
+        f"{outcome.done} predicted, {outcome.had_one} had a prediction already, {len(outcome.failed)} failed",
+        highlight=False,
+    )
+    for task, reason in list(outcome.failed.items())[:20]:
+        console.print(f"  task {task}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+    if len(outcome.failed) > 20:
+        console.print(f"  and {len(outcome.failed) - 20} more: lasagna jobs --state failed")
+    sys.exit(1 if outcome.failed else 0)
+
+
+@click.group(
+    invoke_without_command=True,
+    epilog="""\b
+Examples:
+  lasagna jobs
+  lasagna jobs --state failed --limit 100
+  lasagna jobs --json
+  lasagna jobs retry
+  lasagna jobs retry --project 3""",
+)
+@_redis_option
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.option("--state", type=click.Choice(["queued", "running", "ready", "done", "failed"]), help="Only this state.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Tasks listed per state.")
+@click.pass_context
+def jobs(context: click.Context, redis_url: str | None, as_json: bool, state: str | None, limit: int) -> None:
+    """Show what is queued, running, done and failed, and why."""
+    context.obj = Settings.load(redis_url=redis_url)
+    if context.invoked_subcommand is not None:
+        return
+    from backend.overview import overview
+
+    report = overview(_store(context.obj), limit=limit, state=state)
+    if as_json:
+        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        _print_overview(report)
+
+
+@jobs.command()
+@click.option("--project", type=click.IntRange(min=1), help="Only tasks of this project.")
+@click.pass_context
+def retry(context: click.Context, project: int | None) -> None:
+    """Put failed tasks back: those that were predicted are only posted again, the others are predicted anew."""
+    from backend.overview import retry_failed
+
+    settings: Settings = context.obj
+    queued, posted = retry_failed(_store(settings), settings["batch_size"], project)
+    click.echo(f"{queued} tasks queued again, {posted} predictions to be posted again")
+
+
+def _store(settings: Settings) -> Any:
+    from backend.predictions import connect
+    from backend.store import Store
+
+    return Store(_reached(connect(_redis(settings))))
+
+
+def _reached(connection: Any) -> Any:
+    import redis
+
+    try:
+        connection.ping()
+    except redis.RedisError as error:
+        raise ServiceError(f"Redis cannot be reached ({error}); start it, or correct --redis-url") from error
+    return connection
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _print_overview(report: dict[str, Any]) -> None:
+    console = Console()
+    model = report["model"]["version"] if report["model"] else "none yet"
+    workers = report["workers"]
+    console.print(f"Model {model}. Workers: {len(workers) or '[red]none[/red]'}.", highlight=False)
+    for name, entry in workers.items():
+        console.print(f"  {name}: {entry['state']}", highlight=False, markup=False)
+    counts = "  ".join(f"{state} {count}" for state, count in report["counts"].items())
+    console.print(f"Tasks: {counts}", highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for column in ("state", "project", "task", "changed", "attempts", "why"):
+        table.add_column(column, overflow="fold", no_wrap=column != "why")
+    for task in report["tasks"]:
+        colour = {"failed": "red", "done": "green", "running": "cyan"}.get(task["state"], "")
+        seconds = task["seconds_ago"]
+        ago = f"{seconds:.0f} s ago" if seconds < 120 else f"{seconds / 60:.0f} min ago"
+        row = (task["state"], task["project"], task["task"] or "-", ago, task["attempts"] or "", task["reason"] or "")
+        table.add_row(*(_plain(cell) for cell in row), style=colour)
+    if report["tasks"]:
+        console.print(table)
+
+
+def _plain(cell: Any) -> Any:
+    from rich.text import Text
+
+    return Text(str(cell))  # a reason may hold square brackets
