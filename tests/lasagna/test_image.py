@@ -57,7 +57,7 @@ def test_the_image_outlives_its_file(tmp_path: Path, scene: Image.Image) -> None
 @pytest.mark.parametrize(
     ("top", "scale"),
     [(65535, 65535), (40000, 65535), (4095, 4095), (3000, 4095), (1023, 1023), (255, 255), (3, 255)],
-    ids="16-bit,dim 16-bit,12-bit,dim 12-bit,10-bit,8-bit in 16,nearly black".split(","),
+    ids=["16-bit", "dim 16-bit", "12-bit", "dim 12-bit", "10-bit", "8-bit in 16", "nearly black"],
 )
 def test_16_bit_grey_is_scaled_by_its_bit_depth(top: int, scale: int) -> None:
     samples = np.linspace(0, top, 64).astype(np.uint16).reshape(8, 8)
@@ -67,9 +67,14 @@ def test_16_bit_grey_is_scaled_by_its_bit_depth(top: int, scale: int) -> None:
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([0.0, 0.5, 1.0], [0, 128, 255]), ([0.0, 100.0, 200.0], [0, 100, 200]), ([-1.0, 0.0, 1.0], [0, 128, 255])]
-    + [([0.0, 500.0, 1000.0], [0, 128, 255]), ([0.0, float("nan"), 1.0], [0, 0, 255])],
-    ids="unit,byte,signed,large,nan".split(","),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 100.0, 200.0], [0, 100, 200]),
+        ([-1.0, 0.0, 1.0], [0, 128, 255]),
+        ([0.0, 500.0, 1000.0], [0, 128, 255]),
+        ([0.0, float("nan"), 1.0], [0, 0, 255]),
+    ],
+    ids=["unit", "byte", "signed", "large", "nan"],
 )
 def test_float_tiff(values: list[float], expected: list[int]) -> None:
     image = load_image(encoded(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF"))
@@ -105,8 +110,13 @@ def test_cmyk_jpeg_keeps_its_colours(scene: Image.Image) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "pixel", "expected"),
-    [("RGBA", (10, 20, 30, 0), (255, 255, 255)), ("RGBA", (10, 20, 30, 255), (10, 20, 30))]
-    + [("RGBA", (0, 0, 0, 128), (127, 127, 127)), ("LA", (50, 0), (255, 255, 255)), ("LA", (50, 255), (50, 50, 50))],
+    [
+        ("RGBA", (10, 20, 30, 0), (255, 255, 255)),
+        ("RGBA", (10, 20, 30, 255), (10, 20, 30)),
+        ("RGBA", (0, 0, 0, 128), (127, 127, 127)),
+        ("LA", (50, 0), (255, 255, 255)),
+        ("LA", (50, 255), (50, 50, 50)),
+    ],
 )
 def test_transparency_is_composited_on_white(mode: str, pixel: tuple, expected: tuple) -> None:
     assert load_image(encoded(Image.new(mode, (3, 2), pixel))).getpixel((1, 1)) == expected
@@ -214,7 +224,7 @@ def test_damaged_exif_is_ignored(junk: bytes, scene: Image.Image) -> None:
 def test_truncated(format: str, share: float, photos: dict[str, Path]) -> None:
     with Image.open(photos["cat"]) as photo:
         data = encoded(photo.resize((200, 133)), format)
-    with pytest.raises(ImageError, match="cut.jpg is (damaged|not an image)"):
+    with pytest.raises(ImageError, match=r"cut\.jpg is (damaged|not an image)"):
         load_image(data[: int(len(data) * share)], name="cut.jpg")
 
 
@@ -228,7 +238,7 @@ def test_truncated(format: str, share: float, photos: dict[str, Path]) -> None:
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not an image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
     ],
-    ids="text,empty,png header,jpeg header,eps,svg".split(","),
+    ids=["text", "empty", "png header", "jpeg header", "eps", "svg"],
 )
 def test_not_an_image(content: bytes, says: str, tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
@@ -251,5 +261,5 @@ def test_no_read_permission(tmp_path: Path, scene: Image.Image) -> None:
     path.chmod(0)
     if os.access(path, os.R_OK):
         pytest.skip("this user (root) may read every file; test_annotate tries it as another user")
-    with pytest.raises(ImageError, match="secret.png cannot be read: Permission denied"):
+    with pytest.raises(ImageError, match=r"secret\.png cannot be read: Permission denied"):
         load_image(path)

@@ -122,9 +122,13 @@ ALL_AT_ONCE = """
       <Label value="Baum" hint="tree" predicted_values="plant, bush"/>
     </PolygonLabels>
   </View>
-  <RectangleLabels name="box" toName="img" smart="true"><Label value="Sky" predicted_values="sky,heaven"/></RectangleLabels>
+  <RectangleLabels name="box" toName="img" smart="true">
+    <Label value="Sky" predicted_values="sky,heaven"/>
+  </RectangleLabels>
   <KeyPointLabels name="click" toName="img" smart="true"><Label value="Only here"/></KeyPointLabels>
-  <Choices name="absent" toName="img" choice="multiple"><Choice value="Sky"/><Choice value="Auto" alias="car"/></Choices>
+  <Choices name="absent" toName="img" choice="multiple">
+    <Choice value="Sky"/><Choice value="Auto" alias="car"/>
+  </Choices>
   <TextArea name="note" toName="img"/>
 </View>
 """
@@ -158,7 +162,8 @@ def test_a_label_with_an_alias_is_written_as_the_alias() -> None:
 
 def test_tags_and_attributes_in_any_case_and_several_targets() -> None:
     config = parse_label_config(
-        '<view><image NAME="i" value="$x"/><brushlabels name="b" toname="t, i"><label VALUE=" cat "/></brushlabels></view>'
+        '<view><image NAME="i" value="$x"/>'
+        '<brushlabels name="b" toname="t, i"><label VALUE=" cat "/></brushlabels></view>'
     )
     assert config.classes == (ClassQuery("cat"),)
 
@@ -184,7 +189,8 @@ def test_the_image_that_is_drawn_on_counts() -> None:
         ('<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i"/></View>', "no <BrushLabels>"),
         ('<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i" value="$l"/></View>', "from each task"),
         (
-            '<View><Image name="i" value="$i"/><KeyPointLabels name="k" toName="i"><Label value="c"/></KeyPointLabels></View>',
+            '<View><Image name="i" value="$i"/>'
+            '<KeyPointLabels name="k" toName="i"><Label value="c"/></KeyPointLabels></View>',
             "no <BrushLabels>",
         ),
         (

@@ -95,7 +95,7 @@ def test_brush_rle_of_a_stroke_as_the_editor_paints_it() -> None:
         ([0, 0, 0, 80, "a"], "cannot be decoded"),
         ([0, 0, -1, 80], "cannot be decoded"),
     ],
-    ids="empty,short,huge,no runs,cut,other size,not a byte,text,negative".split(","),
+    ids=["empty", "short", "huge", "no runs", "cut", "other size", "not a byte", "text", "negative"],
 )
 def test_damaged_brush_rle(rle: list, says: str) -> None:
     with pytest.raises(DataError, match=says):
