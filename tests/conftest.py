@@ -1,14 +1,32 @@
-"""Shared fixtures: real services, each started once per session on a free port with files of its own."""
+"""Shared fixtures: real services, each started once per session on a free port with files of its own.
 
+What set-up has not installed (no Label Studio, no Chromium) is an error under CI, and elsewhere a skip that names what
+to type.
+"""
+
+import os
+import shutil
+import sys
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.services import ensure_redis, release_redis
+from backend.local_label_studio import LocalLabelStudio, cache_dir
+from backend.services import Service, ensure_redis, free_port, port_is_free, release_redis
 from lasagna.settings import Settings
 
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshot", metavar="FILE", help="keep the picture of the editor that test_editor.py takes")
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +60,129 @@ def photos() -> dict[str, Path]:
         "rocket": "rocket.jpg",
     }
     return {name: folder / file for name, file in names.items()}
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny checkpoint with random weights: the code of every model, about half of the classes present."""
+    from lasagna import Lasagna
+
+    folder = tmp_path_factory.mktemp("checkpoint") / "random"
+    Lasagna.random(seed=0).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalLabelStudio]:
+    """A running Label Studio with an empty database; `label_studio.api()` is a client of it."""
+    settings = Settings.load()
+    if not (cache_dir(settings) / "label-studio" / "venv").is_dir():
+        _missing(f"Label Studio is not installed in {cache_dir(settings)}: type `make setup`")
+    with LocalLabelStudio(settings, tmp_path_factory.mktemp("label-studio")) as running:
+        yield running.wait()
+
+
+@dataclass(frozen=True)
+class RunningBackend:
+    """A web process and a worker with a model: what `lasagna serve` and `lasagna worker` start."""
+
+    url: str
+    model_version: str
+    redis_url: str
+    web: Service
+    worker: Service
+
+
+@pytest.fixture(scope="session")
+def running_backend(
+    tmp_path_factory: pytest.TempPathFactory, redis_url: str, random_checkpoint: Path
+) -> Iterator[RunningBackend]:
+    """`lasagna serve` and `lasagna worker` with the random checkpoint; Label Studio's address comes with /setup."""
+    yield from start_backend(tmp_path_factory.mktemp("backend"), redis_url, str(random_checkpoint))
+
+
+def start_backend(folder: Path, redis_url: str, model: str, **environment: str) -> Iterator[RunningBackend]:
+    """Starts both processes with logs in `folder`, yields them when they are ready, and stops them."""
+    from backend.predictions import connect
+    from backend.store import Store
+
+    port = free_port()
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LASAGNA_")}
+    env = clean | {
+        "LASAGNA_REDIS_URL": redis_url,
+        "LASAGNA_PORT": str(port),
+        "LASAGNA_MODEL": model,
+        "LASAGNA_STATE_DIR": str(folder),
+        **environment,
+    }
+    store = Store(connect(redis_url))
+    services: list[Service] = []
+    try:
+        for name in ("serve", "worker"):
+            program = [sys.executable, "-c", "from lasagna.cli import main; main()", name]
+            services.append(Service(f"lasagna {name}", program, env=env, log=folder / f"{name}.log"))
+        web, worker = services
+        web.wait_until(lambda: not port_is_free(port), 120)
+        worker.wait_until(lambda: (store.model() or {}).get("pid") == worker.process.pid, 240)
+        model_version = (store.model() or {})["version"]
+        yield RunningBackend(f"http://127.0.0.1:{port}", model_version, redis_url, web, worker)
+    finally:
+        for service in services:
+            service.stop()
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Chrome"]:
+    """A real Chromium without a window, driven by selenium; it reaches 127.0.0.1 alone."""
+    from selenium import webdriver
+
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (program and driver):
+        _missing(
+            "there is no Chromium with chromedriver: type "
+            "`sudo apt-get install --no-install-recommends chromium chromium-driver fonts-dejavu-core`"
+        )
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    profile = tmp_path_factory.mktemp("chromium")
+    for argument in (
+        "--headless",
+        "--no-sandbox",  # Chromium refuses to run as root with it
+        "--disable-gpu",
+        "--disable-dev-shm-usage",  # /dev/shm is small in containers
+        "--disable-quic",
+        "--disable-sync",
+        "--disable-component-update",
+        "--disable-background-networking",
+        "--no-first-run",
+        "--force-device-scale-factor=1",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        f"--user-data-dir={profile}",
+        "--window-size=1500,1000",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    browser.set_page_load_timeout(120)
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def eventually():
+    """A function that waits until a condition is true and returns what it returned."""
+
+    def wait(condition, seconds: float = 30.0, what: str = "it"):
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < deadline, f"{what} did not happen within {seconds:.0f} s"
+            time.sleep(0.1)
+        return found
+
+    return wait
+
+
+def _missing(reason: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)

@@ -1,0 +1,52 @@
+# Two commands do all the set-up they need: `make demo` and `make test`. See `make help`.
+# Things not kept in this folder live in one cache folder: $LASAGNA_CACHE, else ~/.cache/lasagna-assist.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help demo test check setup screenshot clean
+
+# The first Python that is new enough; 3.11 first, for which the most wheels exist.
+PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
+SETUP := $(or $(PYTHON),$(error There is no Python 3.11 or later here. On Debian: apt-get install python3)) tools/setup.py
+
+help:
+	@echo 'make demo     photos in a real Label Studio, pre-labelled by the model; Ctrl-C ends it'
+	@echo '              make demo ARGS="--images DIR --labels cat,dog,grass" for your own photos and classes,'
+	@echo '              make demo ARGS=--help for all options'
+	@echo 'make test     lint, types and every test, with a real Redis, Label Studio and browser'
+	@echo 'make check    lint and types alone'
+	@echo 'make setup    what demo and test install, without running either'
+	@echo 'make screenshot   takes docs/editor.png anew'
+	@echo 'make clean    removes .venv and what tools left in this folder'
+
+demo:
+	@$(SETUP) environment label-studio
+	@.venv/bin/lasagna demo $(ARGS)
+
+test:
+	@$(SETUP) environment label-studio browser
+	@$(MAKE) --no-print-directory lint
+	.venv/bin/pytest $(ARGS)
+
+check:
+	@$(SETUP) environment
+	@$(MAKE) --no-print-directory lint
+
+.PHONY: lint
+lint:
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+setup:
+	@$(SETUP) environment label-studio browser
+	@echo 'Ready. Commands: .venv/bin/lasagna --help, or with uv: uv run lasagna --help'
+
+screenshot:
+	@$(SETUP) environment label-studio browser
+	.venv/bin/pytest tests/backend/test_editor.py --screenshot docs/editor.png
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build lasagna_assist.egg-info uv.lock
+	@echo 'Label Studio and uv stay in the cache folder ($$LASAGNA_CACHE, else ~/.cache/lasagna-assist).'

@@ -1,0 +1,238 @@
+"""Set-up of this checkout: `python3 tools/setup.py environment|label-studio|browser...` (what the Makefile calls).
+
+What always holds: it needs Python 3.11 and nothing else; every part is made once and stamped when complete, so a second
+run takes a moment and an interrupted one is made again; nothing is installed outside the checkout's `.venv` and one
+cache folder ($LASAGNA_CACHE, else ~/.cache/lasagna-assist), except Debian packages when run as root; what cannot be
+installed without rights is named with the command to type.
+"""
+
+import fcntl
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("LASAGNA_CACHE") or Path.home() / ".cache" / "lasagna-assist").expanduser().resolve()
+LABEL_STUDIO = CACHE / "label-studio"
+REQUIREMENTS = ROOT / "tools" / "label-studio.txt"
+BROWSER_PACKAGES = ("chromium", "chromium-driver", "fonts-dejavu-core")
+
+
+class SetupError(Exception):
+    """Set-up cannot go on; the message says why and what to do."""
+
+
+def main(parts: list[str]) -> int:
+    known = {"environment": environment, "label-studio": label_studio, "browser": browser}
+    if not parts or set(parts) - set(known):
+        print(f"usage: setup.py {'|'.join(known)} ...", file=sys.stderr)
+        return 2
+    try:
+        (CACHE / "logs").mkdir(parents=True, exist_ok=True)
+        for part in parts:
+            known[part]()
+    except SetupError as error:
+        say(f"set-up stopped: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("set-up interrupted; type the same command again to go on")
+        return 130
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------------ the parts
+
+
+def environment() -> None:
+    """The project's own Python environment, `.venv`."""
+    folder = ROOT / ".venv"
+    key = digest((ROOT / "pyproject.toml").read_bytes(), sys.version.encode(), str(ROOT).encode())
+    with part(folder / ".complete", key, lock="environment-" + digest(str(ROOT).encode())) as needed:
+        if needed:
+            run(
+                "Python packages of this project, PyTorch among them, into .venv",
+                [uv(), "sync", "--python", sys.executable],
+                env=uv_environment() | {"UV_PROJECT_ENVIRONMENT": str(folder)},
+                log="environment",
+            )
+
+
+def label_studio() -> None:
+    """Label Studio in an environment of its own, and an empty database for it."""
+    key = digest(REQUIREMENTS.read_bytes(), sys.version.encode())
+    with part(LABEL_STUDIO / ".complete", key, lock="label-studio") as needed:
+        if not needed:
+            return
+        shutil.rmtree(LABEL_STUDIO, ignore_errors=True)
+        venv, env = LABEL_STUDIO / "venv", uv_environment()
+        run(
+            f"Label Studio, in an environment of its own in {CACHE} (its pins clash with this project's)",
+            [uv(), "venv", "--quiet", "--python", sys.executable, venv],
+            [uv(), "pip", "install", "--python", venv / "bin" / "python", "-r", REQUIREMENTS],
+            env=env,
+            log="label-studio",
+        )
+        run(
+            "Label Studio's empty database, which later starts copy",
+            # Every command of Label Studio first brings the database up to date; this one does nothing more.
+            [venv / "bin" / "label-studio", "version", "--data-dir", LABEL_STUDIO / "database"],
+            env={**env, "LABEL_STUDIO_SENTRY_DSN": "", "LABEL_STUDIO_LATEST_VERSION_CHECK": "false"},
+            log="label-studio-database",
+        )
+
+
+def browser() -> None:
+    """Chromium, its driver and a font: what the tests of the real editor need."""
+    if all(shutil.which(program) for program in ("chromium", "chromedriver")):
+        return
+    command = ["apt-get", "install", "-y", "--no-install-recommends", *BROWSER_PACKAGES]
+    if not can_install_packages():
+        say(
+            "There is no Chromium with chromedriver here, and no right to install it: the tests in a browser are "
+            f"skipped. To run them too, type:\n\n    {as_root(command)}\n"
+        )
+        return
+    apt("Chromium, chromedriver and a font, for the tests of the real editor", command)
+
+
+def uv() -> str:
+    """The program uv: from the PATH, else from a small environment in the cache folder, made here."""
+    found = shutil.which("uv")
+    if found:
+        return found
+    folder = CACHE / "uv"
+    program = folder / "bin" / "uv"
+    with part(folder / ".complete", sys.version, lock="uv") as needed:
+        if needed:
+            shutil.rmtree(folder, ignore_errors=True)
+            if importlib.util.find_spec("ensurepip") is None and importlib.util.find_spec("pip") is None:
+                install_venv()
+            # Debian leaves ensurepip out of python3 (it is in python3-venv); where pip is there, --target does as well.
+            has_venv = importlib.util.find_spec("ensurepip") is not None
+            pip = [folder / "bin" / "python", "-m", "pip"] if has_venv else [sys.executable, "-m", "pip"]
+            make = [[sys.executable, "-m", "venv", folder]] if has_venv else []
+            into = [] if has_venv else ["--target", folder]
+            run(
+                f"uv, which installs the rest, into {folder}",
+                *make,
+                [*pip, "install", "--quiet", "--disable-pip-version-check", *into, "uv"],
+                log="uv",
+            )
+    return str(program)
+
+
+def install_venv() -> None:
+    """Debian's package with ensurepip for this Python."""
+    package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
+    command = ["apt-get", "install", "-y", "--no-install-recommends", package]
+    if not can_install_packages():
+        raise SetupError(f"{sys.executable} has neither pip nor ensurepip; type:\n\n    {as_root(command)}\n")
+    apt(f"{package}: this Python cannot make environments without it", command)
+    importlib.invalidate_caches()
+
+
+def uv_environment() -> dict[str, str]:
+    """Our environment variables with uv's own, taken over from pip's where only those are set."""
+    env = dict(os.environ)
+    env.pop("VIRTUAL_ENV", None)
+    env |= {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
+    if env.get("PIP_FIND_LINKS"):
+        env.setdefault("UV_FIND_LINKS", ",".join(env["PIP_FIND_LINKS"].split()))
+    if env.get("PIP_INDEX_URL"):
+        env.setdefault("UV_DEFAULT_INDEX", env["PIP_INDEX_URL"])
+    return env
+
+
+# ---------------------------------------------------------------------------------------------------------------- tools
+
+
+@contextmanager
+def part(stamp: Path, key: str, *, lock: str) -> Iterator[bool]:
+    """Whether the part has to be made; it is stamped when the block ends well. One process at a time."""
+    with (CACHE / f"{lock}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another set-up that is at work ...")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        needed = not stamp.is_file() or stamp.read_text() != key
+        if needed:
+            stamp.unlink(missing_ok=True)
+        yield needed
+        if needed:
+            stamp.write_text(key)
+
+
+def run(title: str, *commands: list[str | Path], env: Mapping[str, str] | None = None, log: str) -> None:
+    """Runs the commands one after the other, output into a log file; says what is done and how long it takes."""
+    path = CACHE / "logs" / f"{log}.log"
+    say(f"{title} ...")
+    started, told = time.monotonic(), 0.0
+    with path.open("wb") as output:
+        for command in commands:
+            output.write(f"$ {' '.join(map(str, command))}\n".encode())
+            output.flush()
+            process = subprocess.Popen(
+                [str(word) for word in command],
+                env=None if env is None else dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                while process.poll() is None:
+                    time.sleep(0.1)
+                    seconds = time.monotonic() - started
+                    if seconds - told >= 30:
+                        told = seconds
+                        say(f"  still at it after {seconds:.0f} s (log: {path})")
+            except BaseException:
+                process.terminate()
+                process.wait()
+                raise
+            if process.returncode:
+                end = path.read_text(errors="replace").splitlines()[-25:]
+                raise SetupError(
+                    f"{command[0]} failed with exit code {process.returncode}. The log, {path}, ends:\n\n"
+                    + "\n".join("    " + line for line in end)
+                )
+    say(f"  done in {time.monotonic() - started:.0f} s")
+
+
+def can_install_packages() -> bool:
+    return os.geteuid() == 0 and shutil.which("apt-get") is not None
+
+
+def as_root(command: list[str]) -> str:
+    return ("" if os.geteuid() == 0 else "sudo ") + " ".join(command)
+
+
+def apt(title: str, command: list[str]) -> None:
+    """Installs Debian packages (as root)."""
+    wait = ["-o", "DPkg::Lock::Timeout=300"]
+    run(
+        title,
+        ["apt-get", "update", "-q"],
+        [command[0], *wait, "-q", *command[1:]],
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        log="apt",
+    )
+
+
+def digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
