@@ -6,6 +6,7 @@ torchvision` fails while it registers their shapes. None of the code that we use
 schemas lets the import pass. Where torchvision imports by itself, nothing is touched.
 """
 
+import importlib
 import sys
 
 _library = None  # keeps the schemas registered for the life of the process
@@ -19,7 +20,7 @@ def ensure_torchvision() -> None:
     import torch
 
     try:
-        import torchvision  # noqa: F401
+        importlib.import_module("torchvision")
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
@@ -28,3 +29,4 @@ def ensure_torchvision() -> None:
         _library = torch.library.Library("torchvision", "FRAGMENT")
         for operator in ("nms", "qnms"):
             _library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        importlib.import_module("torchvision")

@@ -53,9 +53,20 @@ class Segmenter(nn.Module):
         """
         if encoded.pixel_embedding is None or self.coarse_bias is None:
             return None
-        pixels = encoded.pixel_embedding[owners]
-        scaled = prompts * self.config.width**-0.5
-        return torch.einsum("mc,mchw->mhw", scaled, pixels) + self.coarse_bias
+        # One batched product, prompts padded per image: gathering the pixel embeddings of every prompt would take
+        # hundreds of megabytes, and a product per image would meet a new shape (and a new kernel) every time.
+        images = len(encoded.pixel_embedding)
+        height, width = encoded.pixel_embedding.shape[-2:]
+        order = owners.argsort(stable=True)
+        counts = owners.bincount(minlength=images)
+        column = torch.arange(len(owners), device=owners.device) - (counts.cumsum(0) - counts)[owners[order]]
+        longest = -(-int(counts.max()) // 16) * 16
+        padded = prompts.new_zeros((images * longest, prompts.shape[1]))
+        place = owners[order] * longest + column
+        padded = padded.index_copy(0, place, prompts.index_select(0, order) * self.config.width**-0.5)
+        logits = padded.view(images, longest, -1) @ encoded.pixel_embedding.flatten(2)
+        logits = logits.flatten(0, 1).index_select(0, place).index_select(0, order.argsort())
+        return logits.view(-1, height, width) + self.coarse_bias
 
     def forward(self, encoded: EncodedImages, prompts: Tensor, owners: Tensor) -> tuple[Tensor, Tensor | None]:
         """Masks of prompt embeddings that the language model gave.
@@ -107,7 +118,7 @@ class Segmenter(nn.Module):
         decoder = self.mask_decoder
         output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         tokens = torch.cat([output_tokens.expand(len(sparse), -1, -1), sparse.to(output_tokens.dtype)], dim=1)
-        src = encoded.embedding[owners] + dense
+        src = encoded.embedding.index_select(0, owners) + dense
         m, c, h, w = src.shape
         position = self.prompt_encoder.pe_layer((h, w)).to(src.dtype).expand(m, -1, -1, -1)
         hidden, src = decoder.transformer(src, position, tokens)
@@ -117,8 +128,8 @@ class Segmenter(nn.Module):
             upscaled = decoder.output_upscaling(src)
         else:
             skip8, skip4 = encoded.skips
-            upscaled = act1(norm(up1(src) + skip8[owners]))
-            upscaled = act2(up2(upscaled) + skip4[owners])
+            upscaled = act1(norm(up1(src) + skip8.index_select(0, owners)))
+            upscaled = act2(up2(upscaled) + skip4.index_select(0, owners))
         weights = decoder.output_hypernetworks_mlps[0](hidden[:, 1])
         masks = torch.einsum("mc,mchw->mhw", weights, upscaled)
         return masks, decoder.iou_prediction_head(hidden[:, 0])[:, 0]

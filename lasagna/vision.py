@@ -69,7 +69,7 @@ class EncodedImages:
 
 
 def _normalise(image: NDArray[np.uint8], mean: list[float], std: list[float]) -> Tensor:
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float()
+    pixels = torch.tensor(np.ascontiguousarray(image)).permute(2, 0, 1).float()
     return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
 

@@ -53,7 +53,6 @@ class Optimiser:
     clip: float
     ema: float
     drop_tokens: float
-    dropout: float
     precision: str
     save_every: int
 
@@ -98,7 +97,7 @@ class Recipe:
     def model_config(self, vocabulary: int) -> ModelConfig:
         skip = self.model["decoder"].get("skip_channels")
         return ModelConfig(
-            text={**self.model["text"], "vocab_size": vocabulary, "attention_dropout": self.optimiser.dropout},
+            text={**self.model["text"], "vocab_size": vocabulary},
             vision=VisionConfig(**self.model["vision"]),
             decoder=DecoderConfig(**{**self.model["decoder"], "skip_channels": tuple(skip) if skip else None}),
             projector=self.model["projector"],
@@ -229,15 +228,15 @@ class Trainer:
                 with torch.autocast(self.device.split(":")[0], dtype, enabled=dtype != torch.float32):
                     losses = batch_losses(self.model, self.prompt, batches(), rng, drop_tokens=options.drop_tokens)
                 total = losses.total(self.recipe.losses)
-                if not math.isfinite(float(total)):
-                    raise FloatingPointError(f"the loss is {float(total)} at step {self.step}: {losses.items()}")
+                if not math.isfinite(total.item()):
+                    raise FloatingPointError(f"the loss is {total.item()} at step {self.step}: {losses.items()}")
                 self.optimiser.zero_grad(set_to_none=True)
                 total.backward()
                 norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
                 self.optimiser.step()
                 self.step += 1
                 self._average(min(options.ema, (1 + self.step) / (10 + self.step)))
-                for key, value in {"loss": float(total), "norm": float(norm), **losses.items()}.items():
+                for key, value in {"loss": total.item(), "norm": float(norm), **losses.items()}.items():
                     sums[key] = sums.get(key, 0.0) + value / 10
                 if self.step % 10 == 0:
                     now = time.monotonic()

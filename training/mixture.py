@@ -47,8 +47,8 @@ class Batch:
 OTHER, UNKNOWN = -1, -2
 
 # Lists are short, medium or whole within a batch, so that little is padding; (rate, fewest, most names).
-LIST_LENGTHS = ((0.35, 1, 12), (0.4, 8, 40), (0.25, 40, 160))
-VIEW_SIZES = ((320, 416), (416, 320), (384, 352))
+LIST_LENGTHS = ((0.4, 1, 12), (0.4, 8, 40), (0.2, 40, 160))
+VIEW_SIZE = (384, 384)
 
 
 class Photos:
@@ -105,19 +105,18 @@ class Mixture:
 
     def batch(self, step: int) -> Batch:
         rng = random.Random(f"{self.seed}-{step}")
-        rate, low, high = rng.choices(LIST_LENGTHS, weights=[row[0] for row in LIST_LENGTHS])[0]
-        size = rng.choice(VIEW_SIZES)
-        examples = [self._example(rng, size, rng.randint(low, high)) for _ in range(self.batch_size)]
+        _, low, high = rng.choices(LIST_LENGTHS, weights=[row[0] for row in LIST_LENGTHS])[0]
+        examples = [self._example(rng, rng.randint(low, high)) for _ in range(self.batch_size)]
         return Batch(
             torch.stack([example.pixels for example in examples]),
             torch.from_numpy(np.stack([example.labels for example in examples])),
             [example.classes for example in examples],
         )
 
-    def _example(self, rng: random.Random, size: tuple[int, int], length: int) -> Example:
+    def _example(self, rng: random.Random, length: int) -> Example:
         photos = rng.choices(self.sets, weights=self.rates)[0]
         index = rng.choices(range(len(photos)), weights=photos.weights)[0]
-        view, mask = random_view(photos.images[index], photos.masks[index], size, self.longest, rng)
+        view, mask = random_view(photos.images[index], photos.masks[index], VIEW_SIZE, self.longest, rng)
         counts = np.bincount(mask.ravel(), minlength=256)[: len(photos.classes)]
         # A sliver at the crop's edge is neither present nor absent.
         positives = [i for i, count in enumerate(counts) if count >= 48]

@@ -57,7 +57,9 @@ def answer_questions(
             answer[slot] = tokenizer.seg if classes.present[i] else tokenizer.neg
         sequences.append([*query.question, *answer])
         answers.append((len(query.question), query.slots))
-    length = max(len(sequence) for sequence in sequences)
+    # Few distinct shapes: the CPU's matrix library builds a kernel for every new one.
+    longest = start + max(len(sequence) for sequence in sequences)
+    length = -(-longest // 64) * 64 - start
     ids = torch.full((len(sequences), length), tokenizer.pad)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = torch.tensor(sequence)
@@ -84,15 +86,14 @@ def answer_questions(
     owner = torch.tensor(owners, device=model.device)
     column = torch.tensor(columns, device=model.device)
     before = hidden[:, start - 1 : -1]  # the state before each token of `ids`
-    loss = F.cross_entropy(model.lm_head(before[answered]).float(), ids[answered], reduction="none")
-    is_decision = decisions[answered]
+    loss = F.cross_entropy(model.lm_head(before).float().flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
     return Answers(
         states=hidden[owner, start + column],
         owners=owner,
         names=torch.tensor(which, device=model.device),
         present=torch.tensor(present, device=model.device),
-        text=loss[is_decision].mean(),
-        copied=loss[~is_decision].mean(),
+        text=loss[decisions].mean(),
+        copied=loss[answered & ~decisions].mean(),
     )
 
 
@@ -121,6 +122,8 @@ def batch_losses(
     for row in range(len(labels)):
         mine = ((answers.owners == row) & answers.present).nonzero()[:, 0].tolist()
         chosen += rng.sample(mine, min(len(mine), masks_per_photo))
+    if len(chosen) > 8:  # a multiple of eight, for the same reason as the length of the sequences
+        chosen = sorted(rng.sample(chosen, len(chosen) // 8 * 8))
     zero = prompts.sum() * 0
     losses = Losses(answers.text, answers.copied, zero, zero, zero, zero, zero, zero, zero)
 
