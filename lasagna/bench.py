@@ -223,7 +223,7 @@ def decode(
         model = Lasagna.from_pretrained(model_name, device=device, dtype=dtype)
         rows += [_decode_row(model, dtype, count, batch, share, repeats) for count in counts]
     setting: Row = {"model": model.version, "images": batch, "repeats": repeats}
-    report("decode", setting, rows, device=str(model.device), as_json=as_json, out=out)
+    report("decode", setting, rows, device=str(model.model.device), as_json=as_json, out=out)
     if not all(row["identical"] for row in rows):
         click.secho("error: a decision is not that of the class-by-class decoder", fg="red", err=True)
         sys.exit(1)
@@ -245,8 +245,7 @@ def _decode_row(model: "Lasagna", dtype: str, count: int, batch: int, share: flo
             f"{prompt.format.max_length}; ask for fewer classes"
         )
     query = prompt.query(names)
-    with torch.inference_mode():
-        tokens = torch.cat([model.encode_image(image).encoded.tokens for image in sample_images(batch)])
+    tokens = torch.cat([model.encode_image(image).encoded.tokens for image in sample_images(batch)])
     bias = bias_for_share(network, prompt, tokens, query, share)
 
     def parallel() -> Any:
@@ -262,7 +261,7 @@ def _decode_row(model: "Lasagna", dtype: str, count: int, batch: int, share: flo
     present = torch.stack([chunk.present for chunk in decoded.lists])
     found = compare_decisions(network, prompt, tokens, query, bias, present)
     ways = {"parallel": parallel, "sequential": sequential, "generate": generate}
-    seconds = time_interleaved(ways, repeats, str(model.device))
+    seconds = time_interleaved(ways, repeats, str(network.device))
     return {
         "classes": count,
         "dtype": dtype,

@@ -34,7 +34,8 @@ class Segmenter(Protocol):
     def segment_batch(
         self,
         images: Sequence[Any],
-        classes: Sequence[Sequence[Any]],
+        class_lists: Sequence[Sequence[Any]],
+        /,
         *,
         threshold: float | None = None,
         exclusive: bool = False,
@@ -131,7 +132,7 @@ def evaluate_dataset(
         limit: At most so many images, spread evenly over the split (neighbours are often frames of one video).
         batch_size: Images per call of the model.
         chunk_size: Most classes in one list of the model; None: the whole list where it fits.
-        threshold: Probability over which a class is said present; None: the checkpoint's.
+        threshold: Probability from which on a class is said present; None: 0.5.
         on_image: Called after every image, scored or failed.
 
     Returns:
@@ -280,7 +281,11 @@ Examples:
 @click.option("--limit", type=click.IntRange(1), help="At most so many images, spread evenly over the split.")
 @click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Images per model batch.")
 @click.option("--chunk-size", type=click.IntRange(1), help="Most classes in one list; default: all that fit.")
-@click.option("--threshold", type=click.FloatRange(0, 1), help="Presence threshold; default: the checkpoint's.")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Probability from which on a class is present; default: 0.5.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of the table.")
@@ -334,7 +339,7 @@ def evaluate(
         "batch_size": batch_size,
         "chunk_size": chunk_size,
         "threshold": threshold,
-        "environment": describe_environment(str(model.device)),
+        "environment": describe_environment(str(model.model.device)),
         **result.as_dict(),
     }
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)

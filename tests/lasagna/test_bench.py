@@ -1,14 +1,18 @@
 """`lasagna bench`: the reference decoders are right, wrong decoders are found out, and the command measures both."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lasagna import Lasagna
 from lasagna.bench import CLASS_NAMES, sample_classes, sample_images, time_interleaved
 from lasagna.bench_decoders import (
     ReferenceDecoding,
@@ -17,6 +21,7 @@ from lasagna.bench_decoders import (
     decode_class_by_class,
     decode_token_by_token,
 )
+from lasagna.cli import main
 from lasagna.config import DecoderConfig, ModelConfig, VisionConfig
 from lasagna.decoding import decode_class_lists
 from lasagna.model import LasagnaModel
@@ -188,3 +193,83 @@ def test_samples_differ() -> None:
     images = sample_images(7)
     assert len({image.tobytes() for image in images}) == 7
     assert all(image.ndim == 3 and image.shape[2] == 3 for image in images)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    Lasagna.random(seed=1).save_pretrained(folder)
+    return folder
+
+
+def run(*args: object) -> Any:
+    return CliRunner().invoke(main, ["bench", "decode", "--device", "cpu", *[str(arg) for arg in args]])
+
+
+def test_the_command_measures_every_length_in_every_dtype(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "decode.json"
+    dtypes = "float32,bfloat16"
+    result = run("--model", checkpoint, "--classes", "5,20", "--dtype", dtypes, "--repeats", 1, "--json", "--out", out)
+    assert result.exit_code == 0, result.output
+    measured = json.loads(result.stdout)
+    assert json.loads(out.read_text()) == measured
+    assert measured["benchmark"] == "decode"
+    assert measured["setting"]["model"].startswith("tiny-")
+    assert {"processor", "cores", "threads", "torch", "device"} <= set(measured["environment"])
+    rows = measured["rows"]
+    assert [(row["dtype"], row["classes"]) for row in rows] == [
+        (dtype, count) for dtype in ("float32", "bfloat16") for count in (5, 20)
+    ]
+    for row in rows:
+        assert row["identical"] is True
+        assert 1 <= row["passes"] <= row["classes"] + 1
+        assert row["sequential_steps"] == row["classes"]
+        assert row["generate_steps"] > row["sequential_steps"]
+        assert min(row[f"seconds_{way}"] for way in ("parallel", "sequential", "generate")) > 0
+    assert (rows[1]["near_ties"], rows[1]["differing"]) == (0, 0)
+    assert 0.1 <= rows[1]["present"] <= 0.3
+
+
+def test_the_command_prints_a_table(checkpoint: Path) -> None:
+    result = run("--model", checkpoint, "--classes", 4, "--batch", 2, "--repeats", 1)
+    assert result.exit_code == 0, result.output
+    assert "bench decode: model tiny-" in result.stdout
+    assert "images 2" in result.stdout
+
+
+def test_a_wrong_decoder_fails_the_command(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lasagna import decoding
+
+    def wrong(*args: Any) -> decoding.DecodedLists:
+        found = decode_class_lists(*args)
+        lists = [decoding.DecodedList(chunk.margins, ~chunk.present, chunk.hidden) for chunk in found.lists]
+        return decoding.DecodedLists(lists, found.passes)
+
+    monkeypatch.setattr(decoding, "decode_class_lists", wrong)
+    result = run("--model", checkpoint, "--classes", 8, "--repeats", 1, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["rows"][0]["identical"] is False
+    assert "not that of the class-by-class decoder" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--classes", "20,x"], "not a list of whole numbers"),
+        (["--classes", "0"], "at least 1"),
+        (["--dtype", "float8"], "not one of float32"),
+        (["--model", "no-such"], "unknown checkpoint"),
+        (["--present", "1"], "0<x<1"),
+    ],
+    ids=["text", "zero", "dtype", "model", "share"],
+)
+def test_options_that_cannot_be_used(args: list[str], words: str) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_a_list_that_does_not_fit_the_context(checkpoint: Path) -> None:
+    result = run("--model", checkpoint, "--classes", 500)
+    assert result.exit_code == 2
+    assert "was made for 4096" in result.stderr

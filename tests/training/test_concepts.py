@@ -126,12 +126,9 @@ def test_an_absent_class_implies_that_its_kinds_are_absent() -> None:
     assert implied_absent({"griffin"}, ["dragon"]) == []
 
 
-def test_every_name_of_the_data_folder_is_known() -> None:
-    root = Path(__file__).parents[3] / "shared" / "data"
-    if not root.is_dir():
-        pytest.skip(f"needs the annotated photos in {root}")
+def test_every_name_of_the_data_folder_is_known(shared_data: Path) -> None:
     unknown = []
-    for path in sorted(root.glob("*/classes.json")):
+    for path in sorted(shared_data.glob("*/classes.json")):
         meta = json.loads(path.read_text())
         assert path.parent.name in DOMAINS
         names = [name for i, name in enumerate(meta["classes"]) if i != meta["background_index"]]
