@@ -9,6 +9,7 @@ What always holds:
 - A file that cannot be annotated fails alone, is listed with its reason, and makes the exit code 1.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,7 @@ Exit code: 0 all done, 1 some files failed, 2 nothing could be started, 130 inte
 @click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images per model batch.  [default: 4]")
-@click.option("--threshold", type=click.FloatRange(0, 1),
+@click.option("--threshold", type=click.FloatRange(0, 1, min_open=True, max_open=True),
               help="Probability from which a class is present.  [default: as calibrated]")  # fmt: skip
 @click.option("--exclusive", is_flag=True, help="Give each pixel to at most one class.")
 @click.option("--max-failures", type=click.IntRange(min=0), metavar="N",
@@ -126,16 +127,43 @@ def annotate(
     try:
         out.mkdir(parents=True, exist_ok=True)
         store = ResultStore(out, options)
-        changed = store.changed_options()
     except OSError as error:
         raise ConfigError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
     job = Job(OutputFolder(out), [q.name for q in queries], version, found, config, config_xml, addresses)
+    with store:
+        outcome = Outcome(failures=dict(found.unreadable))
+        try:
+            report = _run(job, formats, queries, store, outcome, settings, options, max_failures)
+        except KeyboardInterrupt:
+            click.secho(
+                f"interrupted: {len(outcome.contents)} of {len(found.files)} images are done and kept in "
+                f"{out / '.results'}; run the same command again to go on from there",
+                fg="yellow",
+                err=True,
+            )
+            raise SystemExit(130) from None
+    _summary(report, outcome, out)
+    if outcome.failures:
+        raise SystemExit(1)
+
+
+def _run(
+    job: Job,
+    formats: Sequence[str],
+    queries: Sequence[ClassQuery],
+    store: ResultStore,
+    outcome: Outcome,
+    settings: Settings,
+    options: dict[str, Any],
+    max_failures: int | None,
+) -> dict[str, Any]:
+    """Computes, then assembles. Returns the report."""
     for name in formats:  # a format that cannot be written for these images says so now, not after hours
         WRITERS[name](job)
-
     console = Console(stderr=True)
+    changed = store.changed_options()
     if changed:
-        console.print(f"Since the last run into {out}: other {', '.join(sorted(changed))}; results of both are kept.")
+        console.print(f"Since the last run into {job.out.path}: other {', '.join(sorted(changed))}.")
 
     def load_model() -> "Lasagna":
         console.print(f"Loading {settings['model']}")
@@ -143,30 +171,19 @@ def annotate(
 
         return Lasagna.from_pretrained(settings["model"], device=settings["device"], dtype=settings["dtype"])
 
-    outcome = Outcome(failures=dict(found.unreadable))
-    annotator = Annotator(load_model, queries, store, out, settings, threshold=threshold, exclusive=exclusive)
-    try:
-        with progress_bar(console, "Annotating", len(found.files)) as advance:
+    def on_done(outcome: Outcome) -> None:
+        advance(f"{len(outcome.failures)} failed" if outcome.failures else "")
+        if max_failures is not None and len(outcome.failures) > max_failures:
+            raise TooManyFailuresError(_stopped(outcome, job.images, max_failures))
 
-            def on_done(outcome: Outcome) -> None:
-                advance(f"{len(outcome.failures)} failed" if outcome.failures else "")
-                if max_failures is not None and len(outcome.failures) > max_failures:
-                    raise TooManyFailuresError(_stopped(outcome, found, max_failures))
-
-            annotator.run(found.files, outcome, on_done)
-        with progress_bar(console, "Writing", len(outcome.contents)) as advance:
-            report = assemble(job, formats, store, outcome, options, advance)
-    except KeyboardInterrupt:
-        click.secho(
-            f"interrupted: {len(outcome.contents)} of {len(found.files)} images are done and kept in {out}/.results; "
-            "run the same command again to go on from there",
-            fg="yellow",
-            err=True,
-        )
-        raise SystemExit(130) from None
-    _summary(report, outcome, out)
-    if outcome.failures:
-        raise SystemExit(1)
+    files = job.images.files
+    annotator = Annotator(
+        load_model, queries, store, job.out.path, settings, options["threshold"], options["exclusive"]
+    )
+    with progress_bar(console, "Annotating", len(files)) as advance:
+        annotator.run(files, outcome, on_done)
+    with progress_bar(console, "Writing", len(outcome.contents)) as advance:
+        return assemble(job, formats, store, outcome, options, advance)
 
 
 def _classes(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from lasagna.errors import LasagnaError
+from lasagna.errors import CheckpointError, ConfigError, LasagnaError, QueryError
 from lasagna.folder import ImageFile
 from lasagna.formats.record import segmentation_to_record
 from lasagna.gallery import image_to_thumbnail, thumbnail_name
@@ -70,7 +70,6 @@ class Annotator:
         store: ResultStore,
         out: Path,
         settings: Settings,
-        *,
         threshold: float | None = None,
         exclusive: bool = False,
     ) -> None:
@@ -163,11 +162,13 @@ class Annotator:
         started = time.perf_counter()
         try:
             answers = self._model.segment_batch(
-                [p.image for p in todo],
+                [p.image for p in todo if p.image is not None],
                 [self._queries for _ in todo],
                 threshold=self._threshold,
                 exclusive=self._exclusive,
             )
+        except (QueryError, ConfigError, CheckpointError):
+            raise  # what was asked cannot be answered for any image
         except Exception as error:
             if len(todo) == 1:
                 said = str(error) if isinstance(error, LasagnaError) else f"{type(error).__name__}: {error}"

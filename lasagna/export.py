@@ -244,8 +244,8 @@ def import_steps(addresses: Addresses, folder: Path) -> str:
         )
         steps.insert(
             2,
-            f"Under Settings > Cloud Storage > Add Source Storage > Local Files, add `{printable(folder)}` and save it "
-            "without syncing (that would make a second task of every image). Label Studio serves only storages.",
+            f"Under Settings > Cloud Storage > Add Source Storage > Local Files, add `{printable(folder)}` and save: "
+            "Label Studio serves only files in a storage. Do not sync it, which would make each image a second task.",
         )
     else:
         steps.append(

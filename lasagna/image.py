@@ -143,7 +143,8 @@ def _open(data: bytes) -> Iterator[Image.Image]:
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            Image.init()  # a build of Pillow may lack a format, and naming that one would fail
+            image = Image.open(io.BytesIO(data), formats=[name for name in _FORMATS if name in Image.OPEN])
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with image:

@@ -33,7 +33,7 @@ def content_hash(data: bytes) -> str:
 
 
 class ResultStore:
-    """The results of one set of options in one output folder.
+    """The results of one set of options in one output folder. Use it in a `with` statement.
 
     Args:
         out: The output folder.
@@ -63,7 +63,10 @@ class ResultStore:
             ) from error
         return lock
 
-    def close(self) -> None:
+    def __enter__(self) -> "ResultStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Lets another run into the folder."""
         self._lock.close()
 
@@ -93,8 +96,11 @@ class ResultStore:
 
 
 class OutputFolder:
-    """The files that are assembled from the results. Remembers which ones it wrote, so that those of images that are no
-    longer there are taken away by the next run, and nothing else is ever deleted."""
+    """The files that are assembled from the results.
+
+    Remembers which ones it wrote, so that the next run takes away those of images that are no longer there. Nothing
+    else is ever deleted, and what a run with other formats wrote stays.
+    """
 
     def __init__(self, out: Path) -> None:
         self.path = out
@@ -130,6 +136,8 @@ class OutputFolder:
             before = set(json.loads(self._list.read_bytes()))
         except (OSError, ValueError):
             before = set()
-        for name in before - self._written:
+        folders = {name.partition("/")[0] for name in self._written if "/" in name}
+        stale = {name for name in before - self._written if "/" in name and name.partition("/")[0] in folders}
+        for name in stale:
             (self.path / name).unlink(missing_ok=True)
-        write_atomically(self._list, json.dumps(sorted(self._written)))
+        write_atomically(self._list, json.dumps(sorted(before - stale | self._written)))

@@ -2,8 +2,9 @@
 
 import io
 import os
+import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -255,11 +256,21 @@ def test_missing_folder_and_pipe(tmp_path: Path) -> None:
             load_image(tmp_path / name)
 
 
-def test_no_read_permission(tmp_path: Path, scene: Image.Image) -> None:
-    path = tmp_path / "secret.png"
-    path.write_bytes(encoded(scene))
-    path.chmod(0)
-    if os.access(path, os.R_OK):
-        pytest.skip("this user (root) may read every file; test_annotate tries it as another user")
+@pytest.fixture
+def secret(scene: Image.Image) -> Iterator[Path]:
+    """A file that this user may not read; root, who may read everything, becomes nobody meanwhile."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "secret.png")
+        path.write_bytes(encoded(scene))
+        path.chmod(0)
+        Path(folder).chmod(0o755)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        yield path
+        os.seteuid(user)
+
+
+def test_no_read_permission(secret: Path) -> None:
     with pytest.raises(ImageError, match=r"secret\.png cannot be read: Permission denied"):
-        load_image(path)
+        load_image(secret)
