@@ -96,9 +96,9 @@ def deliver(label_studio: LabelStudio, task: int, post: Post) -> int:
     """
     version = post.prediction["model_version"]
     before: list[int] = []
-    if post.work.replace or not post.is_certain:
+    if post.work.replace or not post.is_first:
         same = [p for p in label_studio.predictions(task) if p.get("model_version") == version]
-        if not post.is_certain and (found := _find(same, post.prediction["result"], post.work.replace)) is not None:
+        if not post.is_first and (found := _find(same, post.prediction["result"], post.work.replace)) is not None:
             before = [int(p["id"]) for p in same if p["id"] != found] if post.work.replace else []
             _remove(label_studio.delete_prediction, before)
             return found

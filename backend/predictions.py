@@ -93,7 +93,7 @@ def parse_parameters(extra: Any) -> dict[str, Any]:
     threshold, exclusive, chunk = (found.get(name) for name in PARAMETERS)
     if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
         raise ConfigError(f"threshold is a number between 0 and 1, not {threshold!r}")
-    if threshold is not None and not 0 <= threshold <= 1:
+    if threshold is not None and not 0 < threshold < 1:
         raise ConfigError(f"threshold is a probability between 0 and 1, not {threshold!r}")
     if exclusive is not None and not isinstance(exclusive, bool):
         raise ConfigError(f"exclusive is true or false, not {exclusive!r}")

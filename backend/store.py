@@ -28,228 +28,16 @@ from typing import Any, NamedTuple
 
 import redis
 
-PREFIX = "lasagna:"
+from backend.scripts import KEEP_WORK, PREFIX, SCRIPTS
+
+__all__ = ["KEEP_WORK", "PREFIX", "STATES", "Post", "Project", "Registration", "Store", "Work"]
+
 STATES = ("queued", "running", "ready", "done", "failed")
 
-_DAY = 24 * 3600
-KEEP_WORK = 7 * _DAY
-"""Seconds for which finished work is listed."""
-KEEP_RESULT = _DAY
+KEEP_RESULT = 24 * 3600
 """Seconds for which a prediction is not computed again for the same image, query, parameters and version."""
-KEEP_PROJECT = 90 * _DAY
-POSTED_JUST_NOW = 10
-"""Seconds after a post in which a request for the same work is taken for one that Label Studio made before it."""
-POST_VISIBILITY = 180
-"""Seconds after which a post that was begun and not finished (its process died) is taken up again."""
+KEEP_PROJECT = 90 * 24 * 3600
 _MAX_EVENTS = 10_000
-
-# Every script starts with this. `move` keeps one sorted set of keys per state, by time of the last change.
-_LUA = f"""
-local function now() local t = redis.call('TIME'); return tonumber(t[1]) + tonumber(t[2]) / 1e6 end
-local function text(x) return string.format('%.6f', x) end
-local prefix = '{PREFIX}'
-local function move(id, state)
-  local key = prefix .. 'work:' .. id
-  local t = now()
-  local old = redis.call('HGET', key, 'state')
-  if old then redis.call('ZREM', prefix .. 'state:' .. old, id) end
-  redis.call('HSET', key, 'state', state, 'changed', text(t))
-  redis.call('ZADD', prefix .. 'state:' .. state, t, id)
-  if state == 'done' or state == 'failed' then
-    redis.call('EXPIRE', key, {KEEP_WORK})
-    redis.call('ZREMRANGEBYSCORE', prefix .. 'state:' .. state, '-inf', t - {KEEP_WORK})
-  else
-    redis.call('PERSIST', key)
-  end
-end
-local function fail(id, reason)
-  redis.call('ZREM', prefix .. 'outbox', id)
-  redis.call('ZREM', prefix .. 'later', id)
-  redis.call('HSET', prefix .. 'work:' .. id, 'reason', reason)
-  move(id, 'failed')
-end
-"""
-
-_REGISTER = f"""
-local id, lease, fields = ARGV[1], tonumber(ARGV[2]), cjson.decode(ARGV[3])
-local key = prefix .. 'work:' .. id
-local t = now()
-local until_ = lease > 0 and text(t + lease) or '0'
-local state = redis.call('HGET', key, 'state')
-if state == 'done' and redis.call('HGET', key, 'delivery') == 'posted' and fields.replace ~= '1'
-   and t - tonumber(redis.call('HGET', key, 'changed')) < {POSTED_JUST_NOW} then
-  return {{'posted', until_}}
-end
-if state == 'failed' and redis.call('HEXISTS', key, 'prediction') == 1 then
-  redis.call('HSET', key, 'delivery', '', 'lease', until_)
-  redis.call('HDEL', key, 'reason', 'since', 'attempts')
-  redis.call('ZADD', prefix .. 'outbox', t + lease, id)
-  move(id, 'ready')
-  return {{'ready', until_}}
-end
-if state == 'queued' or state == 'running' or state == 'ready' then
-  if tonumber(until_) > tonumber(redis.call('HGET', key, 'lease')) then redis.call('HSET', key, 'lease', until_) end
-  return {{state, until_}}
-end
-redis.call('DEL', key)
-for name, value in pairs(fields) do redis.call('HSET', key, name, value) end
-redis.call('HSET', key, 'delivery', '', 'lease', until_, 'asked', text(t))
-move(id, 'queued')
-return {{'new', until_}}
-"""
-
-_START = """
-local job, taken = ARGV[1], {}
-for i = 2, #ARGV do
-  local id = ARGV[i]
-  local key = prefix .. 'work:' .. id
-  local state = redis.call('HGET', key, 'state')
-  if state == 'queued' or (state == 'running' and redis.call('HGET', key, 'job') == job) then
-    redis.call('HSET', key, 'job', job)
-    redis.call('ZREM', prefix .. 'later', id)
-    move(id, 'running')
-    table.insert(taken, id)
-  end
-end
-return taken
-"""
-
-_FINISH = """
-local id, prediction = ARGV[1], ARGV[2]
-local key = prefix .. 'work:' .. id
-local state = redis.call('HGET', key, 'state')
-if state ~= 'running' and state ~= 'queued' then return state end
-local t = now()
-redis.call('HSET', key, 'prediction', prediction)
-redis.call('HDEL', key, 'reason', 'since', 'attempts')
-redis.call('ZADD', prefix .. 'outbox', math.max(t, tonumber(redis.call('HGET', key, 'lease'))), id)
-move(id, 'ready')
-return 'ready'
-"""
-
-_FAIL = """
-local id, reason = ARGV[1], ARGV[2]
-local state = redis.call('HGET', prefix .. 'work:' .. id, 'state')
-if not state or state == 'done' then return state end
-fail(id, reason)
-return 'failed'
-"""
-
-# Try again: the wait doubles from one second to a minute; after `timeout` seconds of trying it has failed.
-_LATER = """
-local id, reason, timeout = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local key = prefix .. 'work:' .. id
-local state = redis.call('HGET', key, 'state')
-if state ~= 'running' and state ~= 'ready' then return state end
-local t = now()
-redis.call('HSETNX', key, 'since', text(t))
-local attempts = redis.call('HINCRBY', key, 'attempts', 1)
-local tried = t - tonumber(redis.call('HGET', key, 'since'))
-if tried >= timeout then
-  fail(id, reason .. ' (tried ' .. attempts .. ' times in ' .. math.floor(tried) .. ' s)')
-  return 'failed'
-end
-redis.call('HSET', key, 'reason', reason)
-local at = t + math.min(60, 2 ^ (attempts - 1))
-if state == 'ready' then
-  redis.call('ZADD', prefix .. 'outbox', at, id)
-else
-  redis.call('HDEL', key, 'job')
-  redis.call('ZADD', prefix .. 'later', at, id)
-  move(id, 'queued')
-end
-return 'later'
-"""
-
-_COLLECT = """
-local id, lease = ARGV[1], ARGV[2]
-local key = prefix .. 'work:' .. id
-local state = redis.call('HGET', key, 'state')
-if not state then return {'failed', 'the record of this task is gone from Redis; ask again'} end
-if state == 'ready' and redis.call('HGET', key, 'delivery') == '' then
-  local prediction = redis.call('HGET', key, 'prediction')
-  redis.call('HSET', key, 'delivery', 'answered')
-  redis.call('HDEL', key, 'prediction')
-  redis.call('ZREM', prefix .. 'outbox', id)
-  move(id, 'done')
-  return {'prediction', prediction}
-end
-if redis.call('HGET', key, 'lease') == lease then
-  redis.call('HSET', key, 'lease', '0')
-end
-return {state, redis.call('HGET', key, 'reason') or ''}
-"""
-
-_TAKE_POST = f"""
-local t = now()
-while true do
-  local due = redis.call('ZRANGEBYSCORE', prefix .. 'outbox', '-inf', t, 'LIMIT', 0, 1)
-  if #due == 0 then return false end
-  local id = due[1]
-  local key = prefix .. 'work:' .. id
-  local lease = tonumber(redis.call('HGET', key, 'lease') or '0')
-  if redis.call('HGET', key, 'state') ~= 'ready' then
-    redis.call('ZREM', prefix .. 'outbox', id)
-  elseif redis.call('HGET', key, 'delivery') == '' and lease > t then
-    redis.call('ZADD', prefix .. 'outbox', lease, id)
-  else
-    local before = redis.call('HGET', key, 'delivery')
-    redis.call('HSET', key, 'delivery', 'posting')
-    redis.call('ZADD', prefix .. 'outbox', t + {POST_VISIBILITY}, id)
-    return {{id, before}}
-  end
-end
-"""
-
-_POSTED = """
-local id = ARGV[1]
-local key = prefix .. 'work:' .. id
-redis.call('HSET', key, 'delivery', 'posted', 'prediction_id', ARGV[2])
-redis.call('HDEL', key, 'prediction', 'reason', 'since', 'attempts')
-redis.call('ZREM', prefix .. 'outbox', id)
-move(id, 'done')
-return 'done'
-"""
-
-_RETRY = """
-local id = ARGV[1]
-local key = prefix .. 'work:' .. id
-if redis.call('HGET', key, 'state') ~= 'failed' then return false end
-redis.call('HDEL', key, 'reason', 'since', 'attempts', 'job')
-redis.call('HSET', key, 'lease', '0')
-if redis.call('HEXISTS', key, 'prediction') == 1 then
-  redis.call('ZADD', prefix .. 'outbox', now(), id)
-  move(id, 'ready')
-  return 'ready'
-end
-redis.call('HSET', key, 'delivery', '')
-move(id, 'queued')
-return 'queued'
-"""
-
-_REQUEUE = """
-local id = ARGV[1]
-local state = redis.call('HGET', prefix .. 'work:' .. id, 'state')
-if state ~= 'running' and state ~= 'queued' then return false end
-redis.call('HDEL', prefix .. 'work:' .. id, 'job')
-move(id, 'queued')
-return 'queued'
-"""
-
-_PENDING = """
-local count = 0
-for _, id in ipairs(ARGV) do
-  local state = redis.call('HGET', prefix .. 'work:' .. id, 'state')
-  if state == 'queued' or state == 'running' then count = count + 1 end
-end
-return count
-"""
-
-_DUE_LATER = """
-local due = redis.call('ZRANGEBYSCORE', prefix .. 'later', '-inf', now(), 'LIMIT', 0, tonumber(ARGV[1]))
-for _, id in ipairs(due) do redis.call('ZREM', prefix .. 'later', id) end
-return due
-"""
 
 
 @dataclass(frozen=True)
@@ -314,12 +102,12 @@ class Registration(NamedTuple):
 
 
 class Post(NamedTuple):
-    """A prediction to post. `is_certain`: it cannot have been posted before (no earlier attempt is in doubt)."""
+    """A prediction to post. `is_first`: no earlier attempt is in doubt."""
 
     key: str
     work: Work
     prediction: dict[str, Any]
-    is_certain: bool
+    is_first: bool
 
 
 class Store:
@@ -327,23 +115,7 @@ class Store:
 
     def __init__(self, connection: "redis.Redis") -> None:
         self.redis: Any = connection  # redis-py types every answer as any of several
-        self._scripts = {
-            name: connection.register_script(_LUA + body)
-            for name, body in {
-                "register": _REGISTER,
-                "start": _START,
-                "finish": _FINISH,
-                "fail": _FAIL,
-                "later": _LATER,
-                "collect": _COLLECT,
-                "take_post": _TAKE_POST,
-                "posted": _POSTED,
-                "retry": _RETRY,
-                "requeue": _REQUEUE,
-                "pending": _PENDING,
-                "due_later": _DUE_LATER,
-            }.items()
-        }
+        self._scripts = {name: connection.register_script(text) for name, text in SCRIPTS.items()}
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -403,9 +175,9 @@ class Store:
         taken = self._scripts["take_post"](args=[])
         if not taken:
             return None
-        key, before = _text(taken[0]), _text(taken[1])
+        key, was_tried = _text(taken[0]), _text(taken[1]) == "1"
         fields = self.fields([key])[0]
-        return Post(key, Work.from_fields(fields), json.loads(fields["prediction"]), is_certain=before != "posting")
+        return Post(key, Work.from_fields(fields), json.loads(fields["prediction"]), is_first=not was_tried)
 
     def posted(self, key: str, prediction_id: int) -> None:
         self._scripts["posted"](args=[key, prediction_id])

@@ -42,10 +42,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_BEAT = 5
+_BEAT = 4
 """Seconds between two heart-beats during a job."""
-_DEAD_AFTER = 20
+_DEAD_AFTER = 15
 """Seconds without a heart-beat after which a job's worker is taken for dead."""
+_LOOK_UP = 5
+"""Seconds for which the worker waits for a job before it looks after other things."""
 _MAINTENANCE = 5
 """Seconds between two looks for what dead workers left."""
 _LOST_AFTER = 30
@@ -65,7 +67,7 @@ class LasagnaWorker(SimpleWorker):
             name=f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}",
             connection=connection,
             serializer=JSONSerializer,
-            worker_ttl=_DEAD_AFTER,  # RQ waits this long (less 15 s) for a job before it looks up
+            worker_ttl=_LOOK_UP + 15,  # RQ's rule: it waits for a job that much shorter
             maintenance_interval=_MAINTENANCE,
             log_job_description=False,
         )
@@ -185,7 +187,7 @@ def connect(url: str) -> redis.Redis:
     """
     from backend.predictions import connect as connect_quickly
 
-    client = connect_quickly(url, timeout=_DEAD_AFTER)  # longer than RQ waits for a job in one call
+    client = connect_quickly(url, timeout=4 * _LOOK_UP)  # longer than RQ waits for a job in one call
     try:
         client.ping()
     except redis.RedisError as error:

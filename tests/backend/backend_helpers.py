@@ -1,0 +1,337 @@
+"""What the backend's tests share: a Redis that can be stopped, a Label Studio that fails on demand, our processes.
+
+The real Label Studio is in test_label_studio_real.py.
+"""
+
+import base64
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+import redis
+import requests
+from PIL import Image
+
+from backend.services import free_port, redis_command
+
+CONFIG = """<View>
+  <Image name="image" value="$image"/>
+  <BrushLabels name="brush" toName="image"><Label value="Cat"/><Label value="Dog"/><Label value="Sky"/></BrushLabels>
+  <PolygonLabels name="poly" toName="image"><Label value="Cat"/><Label value="Dog"/></PolygonLabels>
+  <RectangleLabels name="rect" toName="image"><Label value="Cat"/><Label value="Dog"/></RectangleLabels>
+  <KeyPointLabels name="kp" toName="image" smart="true"><Label value="Cat"/><Label value="Bird"/></KeyPointLabels>
+  <RectangleLabels name="box" toName="image" smart="true"><Label value="Cat"/><Label value="Dog"/></RectangleLabels>
+</View>"""
+PROJECT = "3.1795397674"
+TOKEN = "legacytoken000000000000000000000000000001"
+
+
+def wait_until(ready: Callable[[], Any], seconds: float = 20.0, what: str = "it") -> Any:
+    """The first true value of `ready()`; fails the test where none comes in time."""
+    deadline = time.monotonic() + seconds
+    while not (value := ready()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {seconds:g} s for {what} in vain")
+        time.sleep(0.05)
+    return value
+
+
+def png(seed: int = 0, size: tuple[int, int] = (64, 48)) -> bytes:
+    """A small photo-like PNG, another one for each seed."""
+    width, height = size
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+# --- Redis ------------------------------------------------------------------------------------------------------------
+
+
+class RedisServer:
+    """A Redis of the test's own, which can be stopped and started again with its data."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
+        self._process = subprocess.Popen(
+            [str(redis_command()[0]), *options, "--appendonly", "yes"], stdout=subprocess.DEVNULL
+        )
+        wait_until(self._answers, what="Redis")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
+            self._process = None
+
+    def _answers(self) -> bool:
+        try:
+            with redis.Redis.from_url(self.url) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+
+# --- Label Studio -----------------------------------------------------------------------------------------------------
+
+
+class StubLabelStudio:
+    """The few endpoints of Label Studio that the backend calls, answering as measured, and failing on demand.
+
+    Attributes:
+        images: Content by path; a path that is not there is answered with 404.
+        status: HTTP status to force, by the first part of the path ("/data", "/api/predictions", ...).
+        delay: Seconds to wait before an answer, in the same way.
+        drop_after_store: Store a posted prediction, then break the connection before the answer.
+        predictions: What was posted: dicts with id, task, model_version, result.
+        requests: Every request: (method, path with query, Authorization header).
+    """
+
+    def __init__(self) -> None:
+        self.images: dict[str, bytes] = {}
+        self.redirects: dict[str, str] = {}
+        self.status: dict[str, int] = {}
+        self.delay: dict[str, float] = {}
+        self.drop_after_store = 0
+        self.predictions: list[dict[str, Any]] = []
+        self.requests: list[tuple[str, str, str]] = []
+        self.tasks: list[dict[str, Any]] = []
+        self.label_config = CONFIG
+        self.tokens = {f"Token {TOKEN}"}
+        self.refresh_token = ""
+        self.exchanges = 0
+        self.port = free_port()
+        self._server: ThreadingHTTPServer | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        stub = self
+
+        class Handler(_Handler):
+            label_studio = stub
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self._server.daemon_threads = True
+        self._server.block_on_close = False
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+    def add_tasks(self, count: int, first: int = 1, same_image: bool = False) -> list[dict[str, Any]]:
+        """Tasks with an image each, as `/predict` has them."""
+        tasks = []
+        for number in range(first, first + count):
+            path = f"/data/upload/3/{0 if same_image else number}.png"
+            self.images[path] = png(0 if same_image else number)
+            tasks.append({"id": number, "project": 3, "data": {"image": path}, "predictions": [], "annotations": []})
+        self.tasks += tasks
+        return tasks
+
+    def posted(self, task: int) -> list[dict[str, Any]]:
+        return [p for p in self.predictions if p["task"] == task]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    label_studio: StubLabelStudio
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._handle()
+
+    do_POST = do_DELETE = do_GET  # noqa: N815
+
+    def _handle(self) -> None:
+        stub, parts = self.label_studio, urlsplit(self.path)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        authorization = self.headers.get("Authorization", "")
+        stub.requests.append((self.command, self.path, authorization))
+        for prefix, seconds in stub.delay.items():
+            if parts.path.startswith(prefix):
+                time.sleep(seconds)
+        for prefix, status in stub.status.items():
+            if parts.path.startswith(prefix):
+                return self._send(status, {"detail": f"forced {status}"})
+        if parts.path == "/api/token/refresh/":
+            if json.loads(body)["refresh"] != stub.refresh_token:
+                return self._send(401, {"detail": "Token is invalid"})
+            stub.exchanges += 1
+            access = make_jwt("access", time.time() + 300, stub.exchanges)
+            stub.tokens = {f"Bearer {access}"}
+            return self._send(200, {"access": access})
+        if authorization not in stub.tokens:
+            return self._send(401, {"detail": "Invalid token."})
+        return self._authorised(stub, parts.path, parse_qs(parts.query), body)
+
+    def _authorised(self, stub: StubLabelStudio, path: str, query: dict[str, list[str]], body: bytes) -> None:
+        full = self.path if self.path in stub.images or self.path in stub.redirects else path
+        if full in stub.redirects:
+            self.send_response(303)
+            self.send_header("Location", stub.redirects[full])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif full in stub.images:
+            self._send(200, stub.images[full])
+        elif path == "/api/current-user/whoami":
+            self._send(200, {"id": 1, "email": "ann@example.org"})
+        elif path == "/api/predictions/" and self.command == "POST":
+            prediction = {"id": len(stub.predictions) + 101, **json.loads(body)}
+            stub.predictions.append(prediction)
+            if stub.drop_after_store:
+                stub.drop_after_store -= 1
+                self.close_connection = True
+                self.connection.close()
+                return
+            self._send(201, prediction)
+        elif path == "/api/predictions/":
+            self._send(200, stub.posted(int(query["task"][0])))
+        elif path.startswith("/api/predictions/") and self.command == "DELETE":
+            stub.predictions = [p for p in stub.predictions if p["id"] != int(path.split("/")[3])]
+            self._send(204, b"")
+        elif path == "/api/projects/3/":
+            project = {"id": 3, "title": "stub", "label_config": stub.label_config, "task_number": len(stub.tasks)}
+            self._send(200, {**project, "created_at": "2026-11-23T01:34:34.5Z"})
+        elif path == "/api/tasks/":
+            page, size = int(query["page"][0]), int(query["page_size"][0])
+            chosen = stub.tasks[(page - 1) * size : page * size]
+            versions = {t["id"]: ", ".join({p["model_version"] for p in stub.posted(t["id"])}) for t in chosen}
+            tasks = [{**task, "predictions_model_versions": versions[task["id"]]} for task in chosen]
+            self._send(200, {"tasks": tasks, "total": len(stub.tasks)})
+        else:
+            self._send(404, {"detail": "Not found."})
+
+    def _send(self, status: int, body: Any) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        with suppress(OSError):  # the client has given up
+            self.wfile.write(data)
+
+
+def make_jwt(token_type: str, end: float, number: int = 0) -> str:
+    """An unsigned JWT as Label Studio's look."""
+    parts = [{"alg": "HS256", "typ": "JWT"}, {"token_type": token_type, "exp": int(end), "jti": number}]
+    encoded = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
+    return ".".join([*encoded, "c2lnbmF0dXJl"])
+
+
+# --- our processes ----------------------------------------------------------------------------------------------------
+
+
+class Process:
+    """A `lasagna` command in a process of its own, with its output in a file."""
+
+    def __init__(self, arguments: list[str], log: Path, environ: dict[str, str]) -> None:
+        self.log = log
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [str(Path(sys.executable).with_name("lasagna")), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environ,
+            )
+
+    def wait_for(self, text: str, seconds: float = 90.0) -> None:
+        """Until the output holds the text."""
+
+        def ready() -> bool:
+            if self.process.poll() is not None:
+                pytest.fail(f"the process ended with {self.process.returncode}:\n{self.output()}")
+            return text in self.output()
+
+        wait_until(ready, seconds, f"{text!r} in {self.log}")
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        """SIGTERM, as a service manager does; the exit code."""
+        self.process.terminate()
+        return self.process.wait(30)
+
+
+class Backend:
+    """A web process and workers on one Redis."""
+
+    def __init__(self, folder: Path, redis_url: str, checkpoint: Path) -> None:
+        self.folder, self.redis_url, self.checkpoint = folder, redis_url, checkpoint
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.processes: list[Process] = []
+        self.environ = {
+            "LASAGNA_REDIS_URL": redis_url,
+            "LASAGNA_STATE_DIR": str(folder),
+            "LASAGNA_MODEL": str(checkpoint),
+            "LASAGNA_DEVICE": "cpu",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def run(self, *arguments: str, wait_for: str, **environ: str) -> Process:
+        name = f"{arguments[0]}-{len(self.processes)}.log"
+        process = Process(list(arguments), self.folder / name, {**os.environ, **self.environ, **environ})
+        self.processes.append(process)
+        process.wait_for(wait_for)
+        return process
+
+    def serve(self, **environ: str) -> Process:
+        process = self.run("serve", "--port", str(self.port), wait_for="Listening on", **environ)
+
+        def answers() -> bool:
+            try:
+                return requests.get(self.url + "/health", timeout=2).ok
+            except requests.RequestException:
+                return False
+
+        wait_until(answers, what="/health")
+        return process
+
+    def worker(self, **environ: str) -> Process:
+        return self.run("worker", wait_for="waiting for jobs", **environ)
+
+    def setup(self, label_studio_url: str, token: str = TOKEN, **more: Any) -> requests.Response:
+        body = {"project": PROJECT, "schema": CONFIG, "hostname": label_studio_url, "access_token": token, **more}
+        return requests.post(self.url + "/setup", json=body, timeout=10)
+
+    def predict(self, tasks: list[Any], config: str = CONFIG, context: Any = None) -> requests.Response:
+        params = {"login": None, "password": None, "context": context}
+        body = {"tasks": tasks, "project": PROJECT, "label_config": config, "params": params}
+        return requests.post(self.url + "/predict", json=body, timeout=100)
+
+    def end(self) -> None:
+        for process in self.processes:
+            if process.process.poll() is None:
+                process.process.kill()
+                process.process.wait(10)

@@ -1,0 +1,72 @@
+"""Fixtures of the backend's tests: real Redis, real processes, and a Label Studio that fails on demand."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from backend_helpers import Backend, RedisServer, StubLabelStudio
+
+from backend.predictions import connect
+from backend.store import Store
+from lasagna.settings import Settings
+
+_databases = itertools.cycle(range(1, 16))
+
+
+@pytest.fixture
+def redis_db(redis_url: str) -> Iterator[str]:
+    """Address of an empty database of the session's Redis."""
+    url = redis_url.rsplit("/", 1)[0] + f"/{next(_databases)}"
+    client = redis.Redis.from_url(url)
+    client.flushdb()
+    yield url
+    client.flushdb()
+    client.close()
+
+
+@pytest.fixture
+def store(redis_db: str) -> Iterator[Store]:
+    client = connect(redis_db)
+    yield Store(client)
+    client.close()
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def stub() -> Iterator[StubLabelStudio]:
+    server = StubLabelStudio()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random model."""
+    from lasagna import Lasagna
+
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    Lasagna.random(seed=0).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def backend(tmp_path: Path, redis_db: str, checkpoint: Path) -> Iterator[Backend]:
+    """Not started: `serve()` and `worker()` start its processes."""
+    running = Backend(tmp_path, redis_db, checkpoint)
+    yield running
+    running.end()
+
+
+@pytest.fixture
+def settings(redis_db: str, checkpoint: Path) -> Settings:
+    return Settings.load({"LASAGNA_REDIS_URL": redis_db, "LASAGNA_MODEL": str(checkpoint)})

@@ -1,0 +1,335 @@
+"""The web process: every endpoint, answered as Label Studio expects it."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from backend_helpers import CONFIG, PROJECT, TOKEN, wait_until
+from flask.testing import FlaskClient
+
+from backend import jobs
+from backend.app import create_app
+from backend.store import Store
+from lasagna.checkpoint import checkpoint_version
+from lasagna.errors import ConfigError
+from lasagna.settings import Settings
+
+NO_IMAGE = '<View><Text name="t" value="$text"/><Choices name="c" toName="t"><Choice value="a"/></Choices></View>'
+NO_CONTROL = '<View><Image name="i" value="$image"/></View>'
+
+
+def app_settings(redis_url: str, checkpoint: Any, **more: str) -> Settings:
+    environ = {"LASAGNA_REDIS_URL": redis_url, "LASAGNA_MODEL": str(checkpoint), "LASAGNA_PREDICT_DEADLINE": "0.3"}
+    return Settings.load({**environ, **more})
+
+
+@pytest.fixture
+def client(redis_db: str, checkpoint: Any) -> FlaskClient:
+    return create_app(app_settings(redis_db, checkpoint)).test_client()
+
+
+def predict(client: FlaskClient, tasks: Any, config: Any = CONFIG, **more: Any) -> Any:
+    return client.post("/predict", json={"tasks": tasks, "label_config": config, "project": PROJECT, **more})
+
+
+def task(number: int) -> dict[str, Any]:
+    return {"id": number, "data": {"image": f"/data/upload/3/{number}.png"}}
+
+
+@pytest.fixture
+def worker(store: Store) -> Iterator[None]:
+    """Finishes every queued work with an empty prediction, like a worker without a model."""
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(0.02):
+            for key, _ in store.start(store.keys("queued"), "job"):
+                store.finish(key, {"model_version": "tiny-1", "score": 0.0, "result": []})
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
+
+
+def test_imports_no_torch() -> None:
+    code = "import sys, backend.app, backend._wsgi, backend.commands; print([m for m in sys.modules if 'torch' in m])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+class TestHealth:
+    def test_says_what_is_there(self, client: FlaskClient) -> None:
+        answer = client.get("/health")
+        assert answer.status_code == 200
+        assert answer.json["status"] == "UP"
+        assert answer.json["redis"] == "up"
+        assert answer.json["workers"] == 0
+
+    def test_without_redis(self, checkpoint: Any) -> None:
+        started = time.monotonic()
+        answer = create_app(app_settings("redis://127.0.0.1:1/0", checkpoint)).test_client().get("/health")
+        assert answer.status_code == 200
+        assert answer.json["redis"].startswith("down")
+        assert time.monotonic() - started < 1  # Label Studio waits no longer
+
+
+class TestSetup:
+    BODY = {"project": PROJECT, "schema": CONFIG, "hostname": "http://127.0.0.1:8080", "access_token": TOKEN}  # noqa: RUF012
+
+    def test_without_a_worker_reads_the_version_from_the_checkpoint(self, client: FlaskClient, checkpoint: Any) -> None:
+        started = time.monotonic()
+        answer = client.post("/setup", json={**self.BODY, "extra_params": None})
+        assert answer.json == {"model_version": checkpoint_version(checkpoint)}
+        assert time.monotonic() - started < 3
+
+    def test_says_the_version_of_the_worker(self, client: FlaskClient, store: Store) -> None:
+        store.publish_model({"version": "tiny-0f0f0f0f"})
+        assert client.post("/setup", json=self.BODY).json == {"model_version": "tiny-0f0f0f0f"}
+
+    def test_remembers_how_to_reach_the_project(self, client: FlaskClient, store: Store) -> None:
+        client.post("/setup", json={**self.BODY, "extra_params": '{"threshold": 0.25, "other": 1}'})
+        project = store.project(PROJECT)
+        assert (project.url, project.token) == ("http://127.0.0.1:8080", TOKEN)
+        assert project.params == {"threshold": 0.25}
+
+    @pytest.mark.parametrize("extra", [{"exclusive": True}, '{"exclusive": true}'], ids=["object", "text"])
+    def test_extra_parameters_in_both_forms(self, client: FlaskClient, store: Store, extra: Any) -> None:
+        assert client.post("/setup", json={**self.BODY, "extra_params": extra}).status_code == 200
+        assert store.project(PROJECT).params == {"exclusive": True}
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"schema": NO_IMAGE}, "has no <Image"),
+            ({"schema": NO_CONTROL}, "has no <BrushLabels>"),
+            ({"schema": "<View>"}, "not the XML of Label Studio"),
+            ({"schema": ""}, "no labelling configuration"),
+            ({"schema": None}, "no labelling configuration"),
+            ({"hostname": "label-studio"}, "address of Label Studio"),
+            ({"extra_params": "{"}, "no JSON"),
+            ({"extra_params": "[1]"}, "are a JSON object"),
+            ({"extra_params": {"threshold": 2}}, "between 0 and 1"),
+            ({"extra_params": {"threshold": True}}, "between 0 and 1"),
+            ({"extra_params": {"exclusive": "yes"}}, "true or false"),
+            ({"extra_params": {"chunk_size": 0}}, "whole number"),
+        ],
+    )
+    def test_refuses_in_words(self, client: FlaskClient, change: dict[str, Any], words: str) -> None:
+        answer = client.post("/setup", json={**self.BODY, **change})
+        assert answer.status_code == 400
+        assert words in answer.json["error"]
+        assert words in answer.status  # the status line is what Label Studio shows
+
+    def test_without_model_version(self, redis_db: str) -> None:
+        client = create_app(app_settings(redis_db, "owner/on-the-hub")).test_client()
+        answer = client.post("/setup", json=self.BODY)
+        assert answer.status_code == 503
+        assert "start `lasagna worker`" in answer.json["error"]
+
+    def test_without_redis(self, checkpoint: Any) -> None:
+        client = create_app(app_settings("redis://127.0.0.1:1/0", checkpoint)).test_client()
+        answer = client.post("/setup", json=self.BODY)
+        assert answer.status_code == 503
+        assert "cannot reach its Redis" in answer.json["error"]
+
+
+class TestPredict:
+    @pytest.mark.usefixtures("worker")
+    def test_one_entry_per_task_in_order(self, client: FlaskClient, checkpoint: Any) -> None:
+        answer = predict(client, [task(1), task(2), task(3)]).json
+        assert [entry["result"] for entry in answer["results"]] == [[], [], []]
+        assert answer["model_version"] == checkpoint_version(checkpoint)
+
+    @pytest.mark.usefixtures("worker")
+    @pytest.mark.parametrize(
+        "bad", [{"id": 9, "data": {"text": "x"}}, {"id": 9}, {}, None, 5, "task", [], {"id": "x", "data": {"image": 1}}]
+    )
+    def test_a_bad_task_fails_alone(self, client: FlaskClient, bad: Any) -> None:
+        answer = predict(client, [task(1), bad, task(2)]).json
+        assert [bool(entry) for entry in answer["results"]] == [True, False, True]
+        assert answer["results"][1] == []
+        assert list(answer["errors"]) == ["1"]
+
+    def test_a_task_without_the_image_is_recorded_as_failed(self, client: FlaskClient, store: Store) -> None:
+        predict(client, [{"id": 9, "data": {"text": "x"}}])
+        [fields] = store.fields(store.keys("failed"))
+        assert fields["task"] == "9"
+        assert "has no field 'image'" in fields["reason"]
+
+    def test_answers_at_the_deadline_and_leaves_the_rest_to_the_worker(self, client: FlaskClient, store: Store) -> None:
+        started = time.monotonic()
+        answer = predict(client, [task(number) for number in range(1, 11)]).json
+        assert 0.3 <= time.monotonic() - started < 3
+        assert answer["results"] == [[]] * 10
+        assert answer["waiting"] == 10
+        assert jobs.queue(store.redis, "predict").count == 3  # batches of 4
+        assert store.take_post() is None
+        for key, _ in store.start(store.keys("queued"), "job"):
+            store.finish(key, {"model_version": "tiny-1", "score": 0.0, "result": []})
+        assert store.take_post() is not None
+
+    def test_a_single_task_goes_ahead_of_batches(self, client: FlaskClient, store: Store) -> None:
+        predict(client, [task(1), task(2)])
+        predict(client, [task(2)])  # a person opens one of them
+        assert jobs.queue(store.redis, "interactive").count == 1
+        assert store.counts()["queued"] == 2
+
+    @pytest.mark.usefixtures("worker")
+    def test_the_same_task_twice_in_a_request_is_stored_once(self, client: FlaskClient) -> None:
+        answer = predict(client, [task(1), task(1)]).json
+        assert [bool(entry) for entry in answer["results"]] == [True, False]
+
+    def test_no_tasks(self, client: FlaskClient) -> None:
+        assert predict(client, []).json["results"] == []
+
+    @pytest.mark.parametrize(
+        ("config", "words"),
+        [(NO_IMAGE, "has no <Image"), (NO_CONTROL, "has no <BrushLabels>"), (None, "configuration")],
+    )
+    def test_an_unusable_configuration_is_refused_in_words(self, client: FlaskClient, config: Any, words: str) -> None:
+        answer = predict(client, [task(1), task(2)], config)
+        assert answer.status_code == 400
+        assert words in answer.json["error"]
+        assert answer.json["results"] == [[], []]
+
+    @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'"x"', b'{"tasks": 5}', b'{"tasks": null}'])
+    def test_a_body_that_is_no_request(self, client: FlaskClient, body: bytes) -> None:
+        answer = client.post("/predict", data=body, content_type="application/json")
+        assert answer.status_code == 400
+        assert answer.json["error"]
+
+    def test_without_redis(self, checkpoint: Any) -> None:
+        client = create_app(app_settings("redis://127.0.0.1:1/0", checkpoint)).test_client()
+        answer = predict(client, [task(1), task(2)])
+        assert answer.status_code == 503
+        assert "cannot reach its Redis" in answer.json["error"]
+        assert answer.json["results"] == [[], []]
+
+    def test_requests_that_wait_do_not_take_every_thread(
+        self, redis_db: str, checkpoint: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("backend.app.MAX_WAITING_REQUESTS", 1)
+        app = create_app(app_settings(redis_db, checkpoint, LASAGNA_PREDICT_DEADLINE="2"))
+        waiting = threading.Thread(target=lambda: predict(app.test_client(), [task(1), task(2)]))
+        waiting.start()
+        store = Store(__import__("backend.predictions", fromlist=["connect"]).connect(redis_db))
+        wait_until(lambda: store.counts()["queued"] == 2)
+        started = time.monotonic()
+        assert predict(app.test_client(), [task(3), task(4)]).json["waiting"] == 2
+        assert time.monotonic() - started < 1
+        waiting.join()
+        store.redis.close()
+
+
+class TestInteractive:
+    CLICK = {  # noqa: RUF012
+        "id": "k", "type": "keypointlabels", "from_name": "kp", "to_name": "image", "is_positive": True,
+        "original_width": 64, "original_height": 48, "value": {"x": 40.0, "y": 40.0, "keypointlabels": ["Cat"]},
+    }  # fmt: skip
+
+    def test_without_a_worker_answers_a_dict_and_says_why(self, client: FlaskClient) -> None:
+        answer = predict(client, [task(1)], params={"context": {"result": [self.CLICK]}}).json
+        assert answer["results"][0]["result"] == []
+        assert "is `lasagna worker` running?" in answer["errors"]["0"]
+
+    def test_a_task_without_image(self, client: FlaskClient) -> None:
+        answer = predict(client, [{"id": 1, "data": {}}], params={"context": {"result": [self.CLICK]}}).json
+        assert answer["results"][0]["result"] == []
+        assert "no field" in answer["errors"]["0"]
+
+
+# Bodies as Label Studio sends them, cut down to what matters. Things are named in the singular or the plural.
+PROJECT_BODY = {"id": 33, "title": "t", "label_config": CONFIG, "created_at": "2026-11-23T01:38:09.713245Z"}
+ANNOTATION = {"id": 10, "task": 73, "result": [], "was_cancelled": False, "ground_truth": False}
+EVENTS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (
+        {"action": "ANNOTATION_CREATED", "annotation": ANNOTATION, "task": {"id": 73}},
+        {"tasks": [73], "annotations": [10]},
+    ),
+    (
+        {"action": "ANNOTATION_UPDATED", "annotation": ANNOTATION, "task": {"id": 73}},
+        {"tasks": [73], "annotations": [10]},
+    ),
+    ({"action": "ANNOTATIONS_CREATED", "annotation": [ANNOTATION]}, {"tasks": [73], "annotations": [10]}),
+    ({"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 6}]}, {"tasks": [], "annotations": [6]}),
+    ({"action": "TASKS_CREATED", "tasks": [{"id": 76}, {"id": 77}]}, {"tasks": [76, 77], "annotations": []}),
+    ({"action": "TASKS_DELETED", "tasks": [{"id": 73}]}, {"tasks": [73], "annotations": []}),
+    ({"action": "PROJECT_UPDATED"}, {"tasks": [], "annotations": []}),
+    ({"action": "START_TRAINING"}, {"tasks": [], "annotations": []}),
+    ({"action": "SOMETHING_NEW", "annotation": "?", "tasks": 5}, {"tasks": [], "annotations": []}),
+]
+
+
+class TestWebhook:
+    @pytest.mark.parametrize(("body", "noted"), EVENTS, ids=[body["action"] for body, _ in EVENTS])
+    def test_is_acknowledged_at_once_and_noted(
+        self, client: FlaskClient, store: Store, body: dict[str, Any], noted: dict[str, Any]
+    ) -> None:
+        client.get("/health")  # the first request connects
+        started = time.monotonic()
+        answer = client.post("/webhook", json={**body, "project": PROJECT_BODY})
+        assert time.monotonic() - started < 0.2
+        assert answer.status_code == 201
+        [event] = store.events()
+        assert event["action"] == body["action"]
+        assert event["project"] == "33"
+        assert {name: json.loads(event[name]) for name in ("tasks", "annotations")} == noted
+
+    def test_without_redis_is_acknowledged_all_the_same(self, checkpoint: Any) -> None:
+        client = create_app(app_settings("redis://127.0.0.1:1/0", checkpoint)).test_client()
+        assert client.post("/webhook", json={"action": "PROJECT_UPDATED"}).status_code == 201
+
+
+class TestBasicAuth:
+    @pytest.fixture
+    def client(self, redis_db: str, checkpoint: Any) -> FlaskClient:
+        return create_app(app_settings(redis_db, checkpoint, LASAGNA_BASIC_AUTH="label:st:udio")).test_client()
+
+    @pytest.mark.parametrize("auth", [None, ("label", "wrong"), ("other", "st:udio"), ("label", ""), ("lab", "el:st")])
+    def test_refuses(self, client: FlaskClient, auth: tuple[str, str] | None) -> None:
+        for path in ("/setup", "/predict"):
+            answer = client.post(path, json={"tasks": []}, auth=auth)
+            assert answer.status_code == 401
+            assert "user name and password" in answer.json["error"]
+            assert "WWW-Authenticate" in answer.headers
+        assert client.get("/versions", auth=auth).status_code == 401
+
+    def test_lets_in(self, client: FlaskClient) -> None:
+        assert client.get("/versions", auth=("label", "st:udio")).status_code == 200
+
+    def test_webhooks_come_without_credentials(self, client: FlaskClient, store: Store) -> None:
+        assert client.get("/health").status_code == 200
+        assert client.post("/webhook", json={"action": "ANNOTATION_CREATED"}).status_code == 201
+        assert len(store.events()) == 1
+
+    def test_training_is_not_started_by_strangers(self, client: FlaskClient, store: Store) -> None:
+        assert client.post("/webhook", json={"action": "START_TRAINING"}).status_code == 401
+        assert store.events() == []
+        assert client.post("/webhook", json={"action": "START_TRAINING"}, auth=("label", "st:udio")).status_code == 201
+
+    @pytest.mark.parametrize("text", ["user", "user:", ":password"])
+    def test_setting_that_cannot_be_read(self, redis_db: str, checkpoint: Any, text: str) -> None:
+        with pytest.raises(ConfigError, match="USER:PASSWORD"):
+            create_app(app_settings(redis_db, checkpoint, LASAGNA_BASIC_AUTH=text))
+
+
+class TestOther:
+    def test_versions(self, client: FlaskClient, checkpoint: Any) -> None:
+        assert client.get("/versions").json["versions"] == [checkpoint_version(checkpoint)]
+
+    @pytest.mark.parametrize(("method", "path", "status"), [("get", "/nothing", 404), ("get", "/predict", 405)])
+    def test_errors_are_json(self, client: FlaskClient, method: str, path: str, status: int) -> None:
+        answer = getattr(client, method)(path)
+        assert answer.status_code == status
+        assert answer.json["error"]
+
+    def test_without_redis_url(self) -> None:
+        with pytest.raises(ConfigError, match="LASAGNA_REDIS_URL"):
+            create_app(Settings.load({}))

@@ -1,0 +1,161 @@
+"""`LasagnaBackend` under label-studio-ml 1.0.9 (installed), and under the calling convention of 2.x (re-created)."""
+
+import sqlite3
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from backend_helpers import CONFIG, PROJECT, TOKEN
+
+from backend.store import Store
+from lasagna.checkpoint import checkpoint_version
+from lasagna.errors import ConfigError
+
+with warnings.catch_warnings():  # of 2023: invalid escape sequences, and what its own dependencies warn of
+    warnings.simplefilter("ignore")
+    import label_studio_ml.model
+
+    import backend.model
+    from backend.model import LasagnaBackend
+
+TASKS = [{"id": n, "project": 3, "data": {"image": f"/data/upload/3/{n}.png"}} for n in (1, 2)]
+PREDICTION = {"model_version": "tiny-1", "score": 0.25, "result": []}
+
+
+@pytest.fixture(autouse=True)
+def worker(store: Store, redis_db: str, checkpoint: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The environment of the server, and something that finishes what is queued."""
+    monkeypatch.setenv("LASAGNA_REDIS_URL", redis_db)
+    monkeypatch.setenv("LASAGNA_MODEL", str(checkpoint))
+    monkeypatch.setenv("LASAGNA_PREDICT_DEADLINE", "3")
+    backend.model._predictor.cache_clear()
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(0.02):
+            for key, _ in store.start(store.keys("queued"), "job"):
+                store.finish(key, PREDICTION)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
+    backend.model._predictor().store.redis.close()
+    backend.model._predictor.cache_clear()
+
+
+class TestVersion1:
+    """label-studio-ml 1.0.9: one model per /setup, kept for every /predict."""
+
+    @pytest.fixture
+    def manager(self, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+        manager = label_studio_ml.model.LabelStudioMLManager
+        monkeypatch.setattr(manager, "_current_model", {})
+        manager.initialize(LasagnaBackend, model_dir=str(tmp_path))
+        return manager
+
+    def test_setup_and_predict(self, manager: Any, store: Store) -> None:
+        manager.fetch(PROJECT, CONFIG, False, hostname="http://ls", access_token=TOKEN, model_version=None)
+        predictions, _ = manager.predict(TASKS, PROJECT, CONFIG, False, True, login=None, password=None, context=None)
+        assert predictions == [PREDICTION, PREDICTION]
+        assert store.project("3").url == "http://ls"
+        assert store.project("3").token == TOKEN
+
+    def test_fit(self, manager: Any, store: Store) -> None:
+        model = LasagnaBackend(label_config=CONFIG, train_output={})
+        assert model.process_event("ANNOTATION_CREATED", {"project": {"id": 3}}, "1", {}) == {}
+        assert model.fit(iter([]), None, event="PROJECT_UPDATED", data={"project": {"id": 3}}) == {}
+        assert [event["action"] for event in store.events()] == ["PROJECT_UPDATED", "ANNOTATION_CREATED"]
+        assert store.events()[0]["project"] == "3"
+
+    def test_without_configuration(self) -> None:
+        with pytest.raises(ConfigError, match="no labelling configuration"):
+            LasagnaBackend().predict(TASKS)
+
+
+class Base2:
+    """What 2.x's base class does that a model class can notice: values are kept per project in a cache of the server,
+    `label_config` is a property on it, `setup` is called by the constructor, and `predict` gets the context by name."""
+
+    INITIAL_MODEL_VERSION = "0.0.1"
+    cache = sqlite3.connect(":memory:", check_same_thread=False)
+
+    def __init__(self, project_id: str | None = None, label_config: str | None = None) -> None:
+        self.project_id = project_id or ""
+        if label_config is not None:
+            self.set("label_config", label_config)
+        if not self.get("model_version"):
+            self.set("model_version", self.INITIAL_MODEL_VERSION)
+        self.setup()
+
+    def setup(self) -> None: ...
+
+    def get(self, key: str) -> str | None:
+        self.cache.execute("CREATE TABLE IF NOT EXISTS kept (project, key, value, PRIMARY KEY (project, key))")
+        query = "SELECT value FROM kept WHERE project = ? AND key = ?"
+        found = self.cache.execute(query, (self.project_id, key)).fetchone()
+        return found[0] if found else None
+
+    def set(self, key: str, value: str) -> None:
+        self.get(key)
+        self.cache.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (self.project_id, key, value))
+
+    @property
+    def label_config(self) -> str | None:
+        return self.get("label_config")
+
+
+class TestVersion2:
+    """label-studio-ml 2.x: a new object for every request."""
+
+    @pytest.fixture
+    def model_class(self) -> Any:
+        Base2.cache.execute("DROP TABLE IF EXISTS kept")
+        # the same class body on the other base, as where 2.x is installed
+        return type("LasagnaBackend", (Base2,), dict(vars(LasagnaBackend)))
+
+    def test_setup_says_the_version_of_the_predictions(self, model_class: Any, checkpoint: Any) -> None:
+        model = model_class(project_id="3", label_config=CONFIG)
+        assert model.get("model_version") == checkpoint_version(checkpoint)
+
+    def test_predict(self, model_class: Any) -> None:
+        model = model_class(project_id="3", label_config=CONFIG)
+        assert model.predict(TASKS, context=None, login=None, password=None) == [PREDICTION, PREDICTION]
+
+    def test_interactive(self, model_class: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("backend.predictions._CLICK_SECONDS", 0.2)
+        model = model_class(project_id="3", label_config=CONFIG)
+        context = {"result": [{"from_name": "kp", "value": {"x": 1, "y": 1, "keypointlabels": ["Cat"]}}]}
+        [answer] = model.predict(TASKS[:1], context=context)
+        assert answer["result"] == []
+
+    def test_fit(self, model_class: Any, store: Store) -> None:
+        model = model_class("3", CONFIG)
+        model.fit("START_TRAINING", {"project": {"id": 3}, "action": "START_TRAINING"})
+        assert store.events()[0]["action"] == "START_TRAINING"
+
+    def test_is_cheap_to_construct(self, model_class: Any) -> None:
+        import time
+
+        started = time.monotonic()
+        for _ in range(20):
+            model_class(project_id="3", label_config=CONFIG)
+        assert time.monotonic() - started < 2
+
+
+def test_a_bad_task_fails_alone() -> None:
+    model = LasagnaBackend(label_config=CONFIG)
+    answer = model.predict([TASKS[0], {"id": 9, "data": {}}, None])
+    assert answer == [PREDICTION, [], []]
+
+
+def test_without_redis_the_model_can_still_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend.model._predictor().store.redis.close()
+    backend.model._predictor.cache_clear()
+    monkeypatch.setenv("LASAGNA_REDIS_URL", "redis://127.0.0.1:1/0")
+    Base2.cache.execute("DROP TABLE IF EXISTS kept")
+    model_class = type("LasagnaBackend", (Base2,), dict(vars(LasagnaBackend)))
+    assert model_class(project_id="3", label_config=CONFIG).fit("ANNOTATION_CREATED", {}) == {}
