@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from backend.store import Store
 
 TITLE = "LaSagnA demo"
-_START_SECONDS = 240.0
+_START_SECONDS = 600.0
 # Photos in scikit-image's wheel with licences that allow any use (see its data/README): a class or two in each is
 # present, the others are absent.
 _PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
@@ -123,7 +123,7 @@ def demo(
             running.flush()
             if json_file is not None:
                 json_file.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            _show(console, summary, answers)
+            _show(console, summary, answers, parts.label_studio.login.password)
             ready = True
             if not exit_after:
                 console.print("\nCtrl-C ends everything.")
@@ -172,14 +172,13 @@ class Demo:
         from backend.services import Service, ensure_redis, free_port, port_is_free, release_redis
         from backend.store import Store
 
-        with self._step("Redis"):
-            self._stack.callback(release_redis, self.settings)
-            url = ensure_redis(self.settings)
-            self.store = Store(connect(url))
-        # The slow ones start side by side.
+        # Label Studio is the slowest: it starts while the others do.
         port = self._given_port or (_PORT if port_is_free(_PORT) else free_port())
         self.label_studio = LocalLabelStudio(self.settings, self.folder / "label-studio", port=port)
         self._stack.callback(self.label_studio.stop)
+        with self._step("Redis"):
+            self._stack.callback(release_redis, self.settings)
+            self.store = Store(connect(ensure_redis(self.settings)))
         backend_port = free_port()
         self.backend_url = f"http://127.0.0.1:{backend_port}"
         env = {
@@ -380,7 +379,6 @@ def _summary(parts: Demo, project: int, answers: Sequence[Answer], seconds: floa
         "model_version": parts.model_version,
         "url": f"{parts.label_studio.url}/projects/{project}/data",
         "user": parts.label_studio.login.user,
-        "password": parts.label_studio.login.password,
         "project": project,
         "seconds_total": round(seconds, 2),
         "photos": [
@@ -398,7 +396,7 @@ def _summary(parts: Demo, project: int, answers: Sequence[Answer], seconds: floa
     }
 
 
-def _show(console: Console, summary: dict[str, Any], answers: Sequence[Answer]) -> None:
+def _show(console: Console, summary: dict[str, Any], answers: Sequence[Answer], password: str) -> None:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -415,4 +413,4 @@ def _show(console: Console, summary: dict[str, Any], answers: Sequence[Answer]) 
     console.print(f"\nModel {summary['model_version']}. Look at them in Label Studio:", highlight=False)
     console.print(f"  {summary['url']}", soft_wrap=True)
     console.print(f"  login     {summary['user']}", highlight=False)
-    console.print(f"  password  {summary['password']}", highlight=False, markup=False)
+    console.print(f"  password  {password}", highlight=False, markup=False)

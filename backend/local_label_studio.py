@@ -21,8 +21,8 @@ from backend.services import Service, free_port, port_is_free
 from lasagna.errors import ServiceError
 from lasagna.settings import Settings
 
-START_SECONDS = 240.0
-"""Longest wait for the first answer: a start without a prepared database takes about a minute on a busy machine."""
+START_SECONDS = 600.0
+"""Longest wait for the first answer; a first start on a slow and busy machine takes minutes."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,41 +94,36 @@ class RunningBackend:
 
 
 @pytest.fixture(scope="session")
-def running_backend(
-    tmp_path_factory: pytest.TempPathFactory, redis_url: str, random_checkpoint: Path
-) -> Iterator[RunningBackend]:
-    """`lasagna serve` and `lasagna worker` with the random checkpoint; Label Studio's address comes with /setup."""
-    yield from start_backend(tmp_path_factory.mktemp("backend"), redis_url, str(random_checkpoint))
-
-
-def start_backend(folder: Path, redis_url: str, model: str, **environment: str) -> Iterator[RunningBackend]:
-    """Starts both processes with logs in `folder`, yields them when they are ready, and stops them."""
+def start_backend(
+    tmp_path_factory: pytest.TempPathFactory, redis_url: str
+) -> Iterator[Callable[[str], RunningBackend]]:
+    """A function that starts `lasagna serve` and `lasagna worker` with a model; Label Studio's address comes with
+    /setup. All of them share one Redis, so only one at a time has jobs to do."""
     from backend.predictions import connect
     from backend.store import Store
 
-    port = free_port()
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("LASAGNA_")}
-    env = clean | {
-        "LASAGNA_REDIS_URL": redis_url,
-        "LASAGNA_PORT": str(port),
-        "LASAGNA_MODEL": model,
-        "LASAGNA_STATE_DIR": str(folder),
-        **environment,
-    }
-    store = Store(connect(redis_url))
     services: list[Service] = []
-    try:
+
+    def start(model: str) -> RunningBackend:
+        folder, port = tmp_path_factory.mktemp("backend"), free_port()
+        env = {name: value for name, value in os.environ.items() if not name.startswith("LASAGNA_")} | {
+            "LASAGNA_REDIS_URL": redis_url,
+            "LASAGNA_PORT": str(port),
+            "LASAGNA_MODEL": model,
+            "LASAGNA_STATE_DIR": str(folder),
+        }
         for name in ("serve", "worker"):
             program = [sys.executable, "-c", "from lasagna.cli import main; main()", name]
             services.append(Service(f"lasagna {name}", program, env=env, log=folder / f"{name}.log"))
-        web, worker = services
-        web.wait_until(lambda: not port_is_free(port), 120)
-        worker.wait_until(lambda: (store.model() or {}).get("pid") == worker.process.pid, 240)
-        model_version = (store.model() or {})["version"]
-        yield RunningBackend(f"http://127.0.0.1:{port}", model_version, redis_url, web, worker)
-    finally:
-        for service in services:
-            service.stop()
+        web, worker = services[-2:]
+        store = Store(connect(redis_url))
+        web.wait_until(lambda: not port_is_free(port), 300)
+        worker.wait_until(lambda: (store.model() or {}).get("pid") == worker.process.pid, 600)
+        return RunningBackend(f"http://127.0.0.1:{port}", (store.model() or {})["version"], redis_url, web, worker)
+
+    yield start
+    for service in reversed(services):
+        service.stop()
 
 
 @pytest.fixture(scope="session")

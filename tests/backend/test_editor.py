@@ -1,0 +1,217 @@
+"""What a person sees: our regions in the real editor of Label Studio, in a real Chromium.
+
+The picture in the README, docs/editor.png, is taken here: `make screenshot`.
+"""
+
+import io
+import time
+from importlib.resources import files
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from lasagna.checkpoint import shipped_checkpoints
+from lasagna.formats.label_studio import segmentation_to_label_studio
+from lasagna.image import load_image
+from lasagna.labels import parse_label_config
+from lasagna.segmentation import ClassAnswer, Segmentation
+
+pytestmark = [pytest.mark.label_studio, pytest.mark.browser]
+
+SHAPES_CONFIG = """<View>
+  <Image name="image" value="$image"/>
+  <BrushLabels name="brush" toName="image" opacity="0.5"><Label value="hook" background="#ff0000"/></BrushLabels>
+  <PolygonLabels name="polygon" toName="image" opacity="0.5" strokeWidth="1">
+    <Label value="triangle" background="#ff0000"/>
+  </PolygonLabels>
+  <RectangleLabels name="rectangle" toName="image" opacity="0.5" strokeWidth="1">
+    <Label value="bar" background="#ff0000"/>
+  </RectangleLabels>
+</View>"""
+
+
+class Editor:
+    """The browser, logged in to Label Studio."""
+
+    def __init__(self, browser, label_studio):
+        from selenium.webdriver.common.by import By
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        self.browser, self.url = browser, label_studio.url
+        self._by, self._wait = By, WebDriverWait(browser, 90)
+        browser.get(self.url + "/user/login/")
+        if "/user/login" in browser.current_url:
+            browser.find_element(By.NAME, "email").send_keys(label_studio.login.user)
+            browser.find_element(By.NAME, "password").send_keys(label_studio.login.password)
+            browser.find_element(By.CSS_SELECTOR, "form button[type=submit], button[aria-label='Log In']").click()
+            self._wait.until(lambda _: "/user/login" not in browser.current_url)
+
+    def open(self, project, task):
+        """Opens a task, shows its newest prediction, and returns that prediction's regions: (type, labels, score)."""
+        self.browser.get_log("browser")  # what earlier pages said
+        self.browser.get(f"{self.url}/projects/{project}/data?task={task}")
+        self._wait.until(
+            lambda _: self.browser.execute_script(
+                "return !!window.Htx && Htx.annotationStore.predictions.length > 0 && Htx.annotationStore.initialized"
+            )
+        )
+        self.browser.execute_script(
+            "const store = Htx.annotationStore; store.selectPrediction(store.predictions.at(-1).id)"
+        )
+        self._wait.until(lambda _: self._stage() is not None)
+        self._settle()
+        return self.browser.execute_script(
+            "return Htx.annotationStore.selected.regions.map(r => [r.type, r.labels || [], r.score])"
+        )
+
+    def _stage(self):
+        """The element that the regions are drawn on, which covers the image, once the image is loaded."""
+        return self.browser.execute_script(
+            "const image = document.querySelector(\"img[alt='image']\");"
+            "return image && image.complete && image.naturalWidth ? document.querySelector('.konvajs-content') : null"
+        )
+
+    def _settle(self):
+        """Waits until two pictures in a row are the same: everything is drawn."""
+        before, deadline = None, time.monotonic() + 30
+        while (now := self.browser.get_screenshot_as_png()) != before and time.monotonic() < deadline:
+            before = now
+            time.sleep(0.7)
+
+    def image_pixels(self):
+        """uint8 (h, w, 3): what is on the screen where the image is, regions included."""
+        box = self.browser.execute_script("return arguments[0].getBoundingClientRect().toJSON()", self._stage())
+        shot = Image.open(io.BytesIO(self.browser.get_screenshot_as_png())).convert("RGB")
+        edges = (box["left"], box["top"], box["right"], box["bottom"])
+        return np.asarray(shot.crop(tuple(round(edge) for edge in edges)))
+
+    def errors(self):
+        """Errors in the browser's console, less those of addresses outside, which this browser cannot reach."""
+        return [
+            entry["message"]
+            for entry in self.browser.get_log("browser")
+            if entry["level"] == "SEVERE"
+            and "ERR_NAME_NOT_RESOLVED" not in entry["message"]
+            and "heidi-tips" not in entry["message"]
+        ]
+
+
+@pytest.fixture(scope="module")
+def editor(chromium, label_studio):
+    return Editor(chromium, label_studio)
+
+
+def shapes(size):
+    """White shapes on black that no turn or mirror maps onto themselves: class -> bool (height, width)."""
+    width, height = size
+    drawn = {
+        "hook": [(0.08, 0.1), (0.4, 0.1), (0.4, 0.25), (0.2, 0.25), (0.2, 0.6), (0.08, 0.6)],
+        "triangle": [(0.55, 0.2), (0.92, 0.12), (0.7, 0.5)],
+        "bar": [(0.3, 0.7), (0.85, 0.7), (0.85, 0.85), (0.3, 0.85)],
+    }
+    masks = {}
+    for name, corners in drawn.items():
+        image = Image.new("1", size)
+        ImageDraw.Draw(image).polygon([(x * width, y * height) for x, y in corners], fill=1)
+        masks[name] = np.asarray(image)
+    return masks
+
+
+# How a camera stores an upright picture for each value of EXIF's Orientation.
+_STORED = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def photo_with_orientation(path, orientation):
+    """A JPEG of the shapes that is stored turned and mirrored as EXIF says."""
+    upright = np.any(list(shapes((600, 400)).values()), axis=0)
+    picture = Image.fromarray(np.where(upright, np.uint8(255), np.uint8(0))).convert("RGB")
+    if (change := _STORED[orientation]) is not None:
+        picture = picture.transpose(change)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(path, quality=95, exif=exif)
+    return path
+
+
+@pytest.fixture(scope="module")
+def oriented_tasks(label_studio, tmp_path_factory):
+    """A project with the shapes in all eight orientations, pre-labelled: (project, orientation -> task)."""
+    folder = tmp_path_factory.mktemp("oriented")
+    files = {n: photo_with_orientation(folder / f"orientation{n}.jpg", n) for n in range(1, 9)}
+    api = label_studio.api()
+    project = api.create_project("Orientations", SHAPES_CONFIG)
+    tasks = dict(zip(files, api.upload(project, list(files.values())), strict=True))
+    plan = parse_label_config(SHAPES_CONFIG)
+    for orientation, file in files.items():
+        width, height = load_image(file).size
+        answers = tuple(ClassAnswer(name, 0.9, mask) for name, mask in shapes((width, height)).items())
+        answer = Segmentation((height, width), answers)
+        api.create_prediction(tasks[orientation], segmentation_to_label_studio(answer, plan, file.name, "shapes-1"))
+    return project, tasks
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_regions_lie_on_the_image_whatever_its_exif_orientation(editor, oriented_tasks, orientation):
+    project, tasks = oriented_tasks
+    regions = editor.open(project, tasks[orientation])
+    assert sorted((kind, *labels) for kind, labels, _ in regions) == [
+        ("brushregion", "hook"),
+        ("polygonregion", "triangle"),
+        ("rectangleregion", "bar"),
+    ]
+    # White shapes on black under half transparent red: blue tells the photo, red less blue tells the region.
+    pixels = editor.image_pixels().astype(int)
+    assert pixels.shape[1] > 1.4 * pixels.shape[0] > 400, "the picture is not upright"
+    pixels = pixels[:, : int(0.95 * pixels.shape[1])]  # the rest is below the tool bar
+    shape, region = pixels[..., 2] > 64, pixels[..., 0] - pixels[..., 2] > 64
+    assert (shape & region).sum() / (shape | region).sum() > 0.95
+    assert editor.errors() == []
+
+
+@pytest.fixture(scope="module")
+def labelled_photos(label_studio, start_backend, random_checkpoint, photos):
+    """Photos that the real backend has pre-labelled under label_config/all.xml: (project, name -> task)."""
+    # The picture in the README shows the shipped model; the regions are compared with the prediction in any case.
+    model = "nano" if "nano" in shipped_checkpoints() else str(random_checkpoint)
+    config = (files("label_config") / "all.xml").read_text(encoding="utf-8")
+    api = label_studio.api()
+    project = api.create_project("Brush, polygon and rectangle", config)
+    chosen = {name: photos[name] for name in ("person", "motorcycle", "cat")}
+    tasks = dict(zip(chosen, api.upload(project, list(chosen.values())), strict=True))
+    api.connect_backend(project, start_backend(model).url, interactive=True)
+    for task in tasks.values():
+        api.open_task(project, task)
+    return project, tasks
+
+
+def drawn_as(kind):
+    return {"brushlabels": "brushregion", "polygonlabels": "polygonregion", "rectanglelabels": "rectangleregion"}[kind]
+
+
+@pytest.mark.parametrize("name", ["cat", "motorcycle", "person"])
+def test_brush_polygon_and_rectangle_of_the_model_are_in_the_editor(
+    editor, label_studio, labelled_photos, name, eventually, pytestconfig
+):
+    project, tasks = labelled_photos
+    stored = eventually(lambda: label_studio.api().predictions(tasks[name]), 120, "the prediction")[-1]["result"]
+    expected = sorted(
+        (drawn_as(r["type"]), tuple(r["value"][r["type"]]), round(r["score"], 4))
+        for r in stored
+        if r["type"] != "choices"
+    )
+    assert {kind for kind, _, _ in expected} == {"brushregion", "polygonregion", "rectangleregion"}
+    regions = editor.open(project, tasks[name])
+    assert sorted((kind, tuple(labels), round(score, 4)) for kind, labels, score in regions) == expected
+    assert editor.errors() == []
+    if name == "person" and (target := pytestconfig.getoption("--screenshot")):
+        editor.browser.save_screenshot(target)
