@@ -260,7 +260,7 @@ class Process:
                 env=environ,
             )
 
-    def wait_for(self, text: str, seconds: float = 90.0) -> None:
+    def wait_for(self, text: str, seconds: float = 240.0) -> None:
         """Until the output holds the text."""
 
         def ready() -> bool:

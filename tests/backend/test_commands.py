@@ -1,0 +1,190 @@
+"""The commands: help, `lasagna jobs`, `lasagna prelabel`."""
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from backend_helpers import CONFIG, PROJECT, TOKEN, StubLabelStudio
+from click.testing import CliRunner, Result
+
+from backend.commands import jobs, prelabel, serve, worker
+from backend.delivery import Delivery
+from backend.prelabel import ProjectRun
+from backend.store import Project, Store, Work
+from lasagna.settings import Settings
+
+PREDICTION = {"model_version": "tiny-1", "score": 0.0, "result": [{"id": "new"}]}
+
+
+@pytest.fixture(autouse=True)
+def environment(redis_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LASAGNA_REDIS_URL", redis_db)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def run(command: Any, *arguments: str) -> Result:
+    return CliRunner().invoke(command, list(arguments))
+
+
+@pytest.mark.parametrize("command", [serve, worker, prelabel, jobs], ids=lambda command: command.name)
+def test_help_has_examples(command: Any) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "Examples:" in result.output
+    assert f"  lasagna {command.name}" in result.output
+
+
+class TestJobs:
+    @pytest.fixture(autouse=True)
+    def works(self, store: Store) -> None:
+        """One work in each state."""
+        store.keep_project(PROJECT, Project("http://127.0.0.1:1", TOKEN))
+        works = [Work(PROJECT, number, f"/{number}.png", "config", "tiny-1") for number in range(1, 6)]
+        keys = [entry.key for entry in store.register(works, lease=60)]
+        store.start(keys[1:], "job")
+        for key in keys[2:4]:
+            store.finish(key, PREDICTION)
+        store.collect([entry for entry in store.register(works, lease=60) if entry.key == keys[3]])
+        store.fail(keys[4], "the file [a.png] is broken")
+
+    def test_table(self) -> None:
+        output = run(jobs).output
+        assert "queued 1  running 1  ready 1  done 1  failed 1" in output
+        assert "the file [a.png] is broken" in output
+        assert "Workers: none" in output
+
+    def test_json(self) -> None:
+        report = json.loads(run(jobs, "--json").output)
+        assert report["counts"] == {"queued": 1, "running": 1, "ready": 1, "done": 1, "failed": 1}
+        by_state = {task["state"]: task for task in report["tasks"]}
+        assert {state: task["task"] for state, task in by_state.items()} == {
+            "queued": 1,
+            "running": 2,
+            "ready": 3,
+            "done": 4,
+            "failed": 5,
+        }
+        assert by_state["failed"]["reason"] == "the file [a.png] is broken"
+        assert by_state["done"]["delivery"] == "answered"
+        assert report["queues"] == {"interactive": 0, "predict": 0, "train": 0}
+
+    def test_one_state(self) -> None:
+        report = json.loads(run(jobs, "--json", "--state", "failed").output)
+        assert [task["state"] for task in report["tasks"]] == ["failed"]
+
+    def test_retry(self, store: Store) -> None:
+        assert run(jobs, "retry", "--project", "4").output.startswith("0 tasks queued again")
+        assert run(jobs, "retry").output.startswith("1 tasks queued again")
+        assert store.counts()["failed"] == 0
+        assert json.loads(run(jobs, "--json").output)["queues"]["predict"] == 1
+
+
+def test_jobs_without_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lasagna.cli import main
+
+    result = run(main, "jobs", "--redis-url", "redis://127.0.0.1:1/0")
+    assert result.exit_code == 2
+    assert "LASAGNA_REDIS_URL" in result.output
+
+
+@pytest.fixture
+def working(store: Store, redis_db: str) -> Iterator[None]:
+    """Finishes what is queued and posts it, like a worker without a model; tasks 3, 6, 9... fail."""
+    store.publish_model({"version": "tiny-1"})
+    delivery = Delivery(Settings.load({"LASAGNA_REDIS_URL": redis_db}), store)
+    delivery.start()
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(0.02):
+            for key, found in store.start(store.keys("queued"), "job"):
+                if found.task and found.task % 3 == 0:
+                    store.fail(key, "the image is broken")
+                else:
+                    store.finish(key, PREDICTION)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
+    delivery.stop()
+
+
+@pytest.mark.usefixtures("working")
+class TestPrelabel:
+    def command(self, stub: StubLabelStudio, *more: str) -> Result:
+        return run(prelabel, "3", "--url", stub.url, "--token", TOKEN, *more)
+
+    def test_every_task_gets_its_prediction(self, stub: StubLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("backend.prelabel._ASK_AT_ONCE", 2)
+        monkeypatch.setattr("backend.prelabel._MAX_OUTSTANDING", 3)
+        stub.add_tasks(2)
+        stub.add_tasks(2, first=4)
+        result = self.command(stub)
+        assert result.exit_code == 0, result.output
+        assert "4 predicted, 0 had a prediction already, 0 failed" in result.output
+        assert sorted(p["task"] for p in stub.predictions) == [1, 2, 4, 5]
+        again = self.command(stub)
+        assert "0 predicted, 4 had a prediction already, 0 failed" in again.output
+        assert len(stub.predictions) == 4
+
+    def test_refresh_replaces(self, stub: StubLabelStudio) -> None:
+        stub.add_tasks(2)
+        old = {"model_version": "tiny-1", "result": [{"id": "old"}], "score": 0.0}
+        stub.predictions += [{"id": 1, "task": 1, **old}, {"id": 2, "task": 1, **old, "model_version": "tiny-0"}]
+        result = self.command(stub, "--refresh")
+        assert "2 predicted" in result.output
+        assert sorted((p["task"], p["model_version"], p["result"][0]["id"]) for p in stub.predictions) == [
+            (1, "tiny-0", "old"),
+            (1, "tiny-1", "new"),
+            (2, "tiny-1", "new"),
+        ]
+
+    def test_failures_are_listed_and_set_the_exit_code(self, stub: StubLabelStudio) -> None:
+        stub.add_tasks(3)
+        stub.tasks[0]["data"] = {"text": "x"}
+        result = self.command(stub)
+        assert result.exit_code == 1
+        assert "1 predicted, 0 had a prediction already, 2 failed" in result.output
+        assert "task 1: the task has no field 'image'" in result.output
+        assert "task 3: the image is broken" in result.output
+
+    def test_says_that_no_worker_runs(self, stub: StubLabelStudio) -> None:
+        assert "no worker is running" in self.command(stub).output
+
+    def test_an_unusable_configuration(self, stub: StubLabelStudio) -> None:
+        from lasagna.cli import main
+
+        stub.label_config = "<View/>"
+        result = run(main, "prelabel", "3", "--url", stub.url, "--token", TOKEN)
+        assert result.exit_code == 2
+        assert "has no <Image" in result.output
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ((), "where is Label Studio"),
+            (("--url", "http://127.0.0.1:1", "--token", "t"), "cannot be reached"),
+            (("--url", "http://127.0.0.1:1"), "there is no token"),
+        ],
+    )
+    def test_label_studio_cannot_be_asked(self, arguments: tuple[str, ...], words: str) -> None:
+        from lasagna.cli import main
+
+        result = run(main, "prelabel", "3", *arguments)
+        assert result.exit_code == 2
+        assert words in result.output
+
+
+def test_prelabel_leaves_the_token_of_setup(store: Store, stub: StubLabelStudio, settings: Settings) -> None:
+    from backend.label_studio import LabelStudio
+    from backend.predictions import Predictor
+
+    store.keep_project(PROJECT, Project("http://ls", "from-setup", params={"threshold": 0.3}))
+    run = ProjectRun(Predictor(settings, store), LabelStudio(stub.url, TOKEN), 3)
+    assert run.uid.startswith("3.")
+    assert store.project(run.uid).given_token == TOKEN
+    assert stub.label_config == CONFIG
