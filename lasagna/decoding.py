@@ -78,23 +78,25 @@ def decode_class_lists(
     # Questions are padded on the left, so that all answers begin at one position of the cache.
     rows = len(queries)
     question_length = max(len(query.question) for query in queries)
-    answer_length = max(len(query.answer) for query in queries)
+    answer_length = max(query.slots[-1] for query in queries)  # nothing is read after the last decision
     slot_count = max(len(query.slots) for query in queries)
     question = torch.full((rows, question_length), tokenizer.pad)
     answer = torch.full((rows, answer_length), tokenizer.pad)
     slots = torch.zeros((rows, slot_count), dtype=torch.long)
     valid = torch.zeros((rows, slot_count), dtype=torch.bool)
+    fed = torch.zeros((rows, slot_count), dtype=torch.bool)  # the last decision feeds no other
     bias = torch.zeros((rows, slot_count))
     padding = torch.zeros(rows, dtype=torch.long)
     for r, query in enumerate(queries):
         padding[r] = question_length - len(query.question)
         question[r, padding[r] :] = torch.tensor(query.question)
-        answer[r, : len(query.answer)] = torch.tensor(query.answer)
+        answer[r, : query.slots[-1]] = torch.tensor(query.answer[: query.slots[-1]])
         slots[r, : len(query.slots)] = torch.tensor(query.slots)
         valid[r, : len(query.slots)] = True
+        fed[r, : len(query.slots) - 1] = True
         bias[r, : len(query.slots)] = biases[r]
-    question, answer, slots, valid, bias, padding = (
-        x.to(device) for x in (question, answer, slots, valid, bias, padding)
+    question, answer, slots, valid, fed, bias, padding = (
+        x.to(device) for x in (question, answer, slots, valid, fed, bias, padding)
     )
     guess = torch.zeros_like(valid)  # most classes are absent
     margins = torch.zeros((rows, slot_count), device=device)
@@ -115,7 +117,8 @@ def decode_class_lists(
         # Put the guesses into the slots and run from the frontier on (the first time with the question before it).
         filled = answer[active]
         chosen = torch.where(guess[active], tokenizer.seg, tokenizer.neg)
-        filled.scatter_(1, slots[active], torch.where(valid[active], chosen, filled.gather(1, slots[active])))
+        places = slots[active].clamp(max=answer_length - 1)
+        filled.scatter_(1, places, torch.where(fed[active], chosen, filled.gather(1, places)))
         ids, first = filled[:, frontier:], question_length + frontier
         if passes == 0:
             ids, first = torch.cat([question[active], filled], dim=1), 0
@@ -131,7 +134,7 @@ def decode_class_lists(
         margins[active] = torch.where(fresh, values, margins[active])
         hidden[active] = torch.where(fresh[..., None], states.to(hidden.dtype), hidden[active])
         decided = torch.where(fresh, values >= bias[active], guess[active])
-        changed = decided != guess[active]
+        changed = (decided != guess[active]) & fed[active]
         guess[active] = decided
 
         going = changed.any(dim=1)

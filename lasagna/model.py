@@ -5,8 +5,8 @@
                      │        answer so far ┘                                             └─ projection ─┐
                      └─ embedding ────────────────────────────────────────────── SAM mask decoder ───────┴─ mask
 
-One class serves every size; `ModelConfig` says which. The hidden state, after the final norm, at the position *before* a
-decision gives both the decision and the mask's prompt embedding, as in the released model.
+One class serves every size; `ModelConfig` says which. The hidden state, after the final norm, at the position *before*
+a decision gives both the decision and the mask's prompt embedding, as in the released model.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """SAM's prompt encoder and mask decoder, for many prompts of many images in one batch.
 
 segment-anything decodes many prompts of *one* image. Here every prompt says which image it belongs to, so that the
-present classes of all images of a batch go through the decoder at once. With `DecoderConfig` at its defaults the weights
-and the arithmetic are SAM's; `coarse_mask` and `skip_channels` add the two shortcuts of the small model.
+present classes of all images of a batch go through the decoder at once. With `DecoderConfig` at its defaults the
+weights and the arithmetic are SAM's; `coarse_mask` and `skip_channels` add the two shortcuts of the small model.
 """
 
 import torch

@@ -34,6 +34,7 @@ def read_recipe(path: Path, changes: tuple[str, ...]) -> dict[str, Any]:
 Examples:
   lasagna train training/recipes/nano.yaml
   lasagna train training/recipes/nano.yaml output=/tmp/run optimiser.steps=100
+  OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 --no-python lasagna train training/recipes/nano.yaml
 """
 )
 @click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -52,7 +53,7 @@ def train(recipe: Path, changes: tuple[str, ...], device: str) -> None:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     trainer = Trainer(checked, device)
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=trainer.rank > 0)
     if trainer.resume():
         console.print(f"resuming {checked.output} at step {trainer.step}")
     checked.output.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,8 @@ def train(recipe: Path, changes: tuple[str, ...], device: str) -> None:
     ):
         bar = progress.add_task("training", total=checked.optimiser.steps, completed=trainer.step)
         for line in trainer.run():
-            log.write(json.dumps(line) + "\n")
-            log.flush()
+            if trainer.rank == 0:
+                log.write(json.dumps(line) + "\n")
+                log.flush()
             progress.update(bar, completed=line["step"], description=f"loss {line['loss']:.3f}")
     console.print(f"done: {checked.output / 'checkpoint'}")

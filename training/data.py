@@ -50,7 +50,7 @@ class FolderDataset:
             if not path.exists():
                 raise DataError(
                     f"{self.root}: no data set in the folder layout: {path} is missing; "
-                    "it needs classes.json, images/ID.jpg, masks/ID.png and a list of IDs per split (train.txt, val.txt)"
+                    "it needs classes.json, images/ID.jpg, masks/ID.png and IDs per split in train.txt, val.txt"
                 )
         meta = json.loads((self.root / "classes.json").read_text())
         background = meta.get("background_index")

@@ -1,7 +1,7 @@
 """Training sequences: the paper's three strategies (section 3.4) as switches.
 
-An annotated photo becomes a question and its answer. `SequenceOptions` turns the rows of the paper's Table 5 on and off:
-sequence augmentation (negatives are spelled out with `<NEG>`), random classes list, target order consistency.
+An annotated photo becomes a question and its answer. `SequenceOptions` turns the rows of the paper's Table 5 on and
+off: sequence augmentation (negatives are spelled out with `<NEG>`), random classes list, target order consistency.
 """
 
 import random

@@ -1,7 +1,7 @@
 """A byte-level BPE tokenizer made for label names.
 
-Vocabulary is spent on the names that annotators use: names are the bulk of the text, captions and templates the rest, so
-that a common name is one or two tokens and any other text, in any script, still has ids (bytes).
+Vocabulary is spent on the names that annotators use: names are the bulk of the text, captions and templates the rest,
+so that a common name is one or two tokens and any other text, in any script, still has ids (bytes).
 """
 
 from collections.abc import Iterable, Sequence

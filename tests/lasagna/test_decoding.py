@@ -1,0 +1,128 @@
+"""Exact class-list decoding equals the sequential decoder: over random weights, lists, chunks and batches."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lasagna import Lasagna
+from lasagna.assistant import cast_weights
+from lasagna.bench_decoders import bias_for_share, compare_decisions, decode_class_by_class, decode_token_by_token
+from lasagna.decoding import decode_class_lists
+
+
+@pytest.fixture(scope="module")
+def models() -> list[Lasagna]:
+    return [Lasagna.random(seed) for seed in range(3)]
+
+
+def names(count: int, seed: int) -> list[str]:
+    """Short names, so that 200 of them fit the tiny model's context byte by byte; some share their beginning."""
+    return [f"{random.Random(seed + i).choice('abcdexyz ')}{i}".strip() for i in range(count)]
+
+
+def image_tokens(model: Lasagna, count: int, seed: int) -> torch.Tensor:
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, 48, 64, 3), dtype=np.uint8)
+    return torch.cat([model.encode_image(image).encoded.tokens for image in pixels])
+
+
+def queries(model: Lasagna, labels: list[str], chunk_size: int | None = None) -> list:
+    ids = [model.prompt.encode_name(name) for name in labels]
+    return [model.prompt.query([ids[i] for i in chunk]) for chunk in model.prompt.plan_chunks(ids, chunk_size)]
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 2), count=st.integers(1, 200), draw=st.integers(0, 10**6))
+def test_equals_the_sequential_decoder(models: list[Lasagna], seed: int, count: int, draw: int) -> None:
+    model = models[seed]
+    tokens = image_tokens(model, 1, draw)
+    (query,) = queries(model, names(count, draw))
+    bias = bias_for_share(model.model, model.prompt, tokens, query, 0.2, rounds=2)
+    expected = decode_class_by_class(model.model, model.prompt, tokens, query, bias)
+    found = decode_class_lists(model.model, model.prompt, tokens, [query], [0], [bias])
+    assert found.lists[0].present.tolist() == expected.present[0].tolist()
+    torch.testing.assert_close(found.lists[0].margins, expected.margins[0], atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(found.lists[0].hidden, expected.hidden[0], atol=2e-5, rtol=1e-4)
+    assert found.passes <= count + 1
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    seed=st.integers(0, 2),
+    counts=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    chunk_size=st.one_of(st.none(), st.integers(1, 25)),
+    draw=st.integers(0, 10**6),
+)
+def test_batches_and_chunks_change_nothing(
+    models: list[Lasagna], seed: int, counts: list[int], chunk_size: int | None, draw: int
+) -> None:
+    model = models[seed]
+    tokens = image_tokens(model, len(counts), draw)
+    asked, owners, biases = [], [], []
+    for i, count in enumerate(counts):
+        for query in queries(model, names(count, draw + i), chunk_size):
+            asked.append(query)
+            owners.append(i)
+            biases.append(bias_for_share(model.model, model.prompt, tokens[i : i + 1], query, 0.2, rounds=2))
+    found = decode_class_lists(model.model, model.prompt, tokens, asked, owners, biases)
+    for query, owner, bias, answer in zip(asked, owners, biases, found.lists, strict=True):
+        expected = decode_class_by_class(model.model, model.prompt, tokens[owner : owner + 1], query, bias)
+        assert answer.present.tolist() == expected.present[0].tolist()
+        torch.testing.assert_close(answer.margins, expected.margins[0], atol=2e-5, rtol=1e-4)
+
+
+def test_decisions_feed_back_and_take_several_passes(models: list[Lasagna]) -> None:
+    """Else the property above would hold for a decoder that reads every slot after an all-absent guess."""
+    passes, corrected = [], 0
+    for draw in range(4):
+        model = models[draw % 3]
+        tokens = image_tokens(model, 1, draw)
+        (query,) = queries(model, names(120, draw))
+        bias = bias_for_share(model.model, model.prompt, tokens, query, 0.2, rounds=2)
+        found = decode_class_lists(model.model, model.prompt, tokens, [query], [0], [bias])
+        nothing = torch.zeros(1, 120, dtype=torch.bool)
+        first_pass = decode_class_by_class(model.model, model.prompt, tokens, query, bias, given=nothing)
+        corrected += int(((first_pass.margins[0] >= bias) != found.lists[0].present).sum())
+        passes.append(found.passes)
+        assert 0.05 < found.lists[0].present.float().mean() < 0.5
+    assert max(passes) > 2
+    assert corrected > 0
+
+
+def test_bfloat16_differs_within_rounding_noise_only(models: list[Lasagna]) -> None:
+    for seed in range(3):
+        model = Lasagna.random(seed)
+        cast_weights(model.model, torch.bfloat16)
+        tokens = image_tokens(model, 1, seed)
+        (query,) = queries(model, names(133, seed))
+        bias = bias_for_share(model.model, model.prompt, tokens, query, 0.2, rounds=2)
+        found = decode_class_lists(model.model, model.prompt, tokens, [query], [0], [bias])
+        comparison = compare_decisions(model.model, model.prompt, tokens, query, bias, found.lists[0].present[None])
+        assert comparison.identical, comparison
+        assert comparison.near_ties <= 10
+
+
+def test_the_two_references_agree(models: list[Lasagna]) -> None:
+    model = models[0]
+    tokens = image_tokens(model, 2, 5)
+    (query,) = queries(model, names(20, 5))
+    bias = bias_for_share(model.model, model.prompt, tokens, query, 0.2, rounds=2)
+    by_class = decode_class_by_class(model.model, model.prompt, tokens, query, bias)
+    by_token = decode_token_by_token(model.model, model.prompt, tokens, query, bias)
+    assert torch.equal(by_class.present, by_token.present)
+    assert by_token.steps > by_class.steps == 20
+
+
+def test_a_wrong_decision_is_noticed(models: list[Lasagna]) -> None:
+    model = models[0]
+    tokens = image_tokens(model, 1, 7)
+    (query,) = queries(model, names(30, 7))
+    bias = bias_for_share(model.model, model.prompt, tokens, query, 0.2, rounds=2)
+    found = decode_class_lists(model.model, model.prompt, tokens, [query], [0], [bias]).lists[0]
+    wrong = found.present.clone()
+    clearest = int((found.margins - bias).abs().argmax())
+    wrong[clearest] = ~wrong[clearest]
+    assert not compare_decisions(model.model, model.prompt, tokens, query, bias, wrong[None]).identical
