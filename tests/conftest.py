@@ -73,12 +73,20 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalLabelStudio]:
-    """A running Label Studio with an empty database; `label_studio.api()` is a client of it."""
+def installed_label_studio() -> Settings:
+    """Settings with which `LocalLabelStudio` finds its program; a skip, or an error under CI, if it is not there."""
     settings = Settings.load()
     if not (cache_dir(settings) / "label-studio" / "venv").is_dir():
         _missing(f"Label Studio is not installed in {cache_dir(settings)}: type `make setup`")
-    with LocalLabelStudio(settings, tmp_path_factory.mktemp("label-studio")) as running:
+    return settings
+
+
+@pytest.fixture(scope="session")
+def label_studio(
+    installed_label_studio: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalLabelStudio]:
+    """A running Label Studio with an empty database; `label_studio.api()` is a client of it."""
+    with LocalLabelStudio(installed_label_studio, tmp_path_factory.mktemp("label-studio")) as running:
         yield running.wait()
 
 

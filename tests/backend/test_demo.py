@@ -17,6 +17,8 @@ import requests
 
 from backend.demo import present_classes
 
+pytestmark = [pytest.mark.label_studio, pytest.mark.usefixtures("installed_label_studio")]
+
 PROGRAM = [sys.executable, "-c", "from lasagna.cli import main; main()", "demo"]
 
 
@@ -61,14 +63,6 @@ def left_over(environment):
     return found
 
 
-pytestmark = pytest.mark.label_studio
-
-
-@pytest.fixture(autouse=True)
-def _needs_label_studio(label_studio):
-    """Skips, or fails under CI, where Label Studio is not installed."""
-
-
 def test_every_photo_gets_a_prediction_and_nothing_is_left_running(run, environment, eventually):
     code, said, summary = run()
     assert code == 0, said
@@ -101,7 +95,7 @@ def test_own_photos_and_labels_and_a_broken_photo_that_fails_alone(run, environm
     assert torn["error"] in " ".join(said.split())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=str)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_it_runs_until_it_is_ended_and_leaves_nothing(environment, photos, eventually, number):
     command = [*PROGRAM, "--images", str(photos["cat"])]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -119,6 +113,15 @@ def test_it_runs_until_it_is_ended_and_leaves_nothing(environment, photos, event
 
         process.send_signal(number)
         assert process.wait(60) == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+    eventually(lambda: left_over(environment) == [], what="the end of all processes")
+
+
+def test_ctrl_c_during_the_start_leaves_nothing(environment, eventually):
+    with subprocess.Popen(PROGRAM, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        eventually(lambda: len(left_over(environment)) >= 5, 120, "the start of the parts")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert "nothing is left running" in process.stdout.read()
     eventually(lambda: left_over(environment) == [], what="the end of all processes")
 
 
