@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,8 +102,10 @@ def demo(
 ) -> None:
     """Show photos in a real Label Studio, pre-labelled by the model. Ctrl-C ends everything."""
     from backend.services import state_dir
+    from lasagna.checkpoint import find_checkpoint
 
     settings = Settings.load(model=model)
+    find_checkpoint(settings["model"])  # an unknown one is named before anything starts
     folder = state_dir(settings) / "demo"
     folder.mkdir(mode=0o700, exist_ok=True)
     settings = Settings.load(model=model, state_dir=str(folder))
@@ -176,9 +178,10 @@ class Demo:
         port = self._given_port or (_PORT if port_is_free(_PORT) else free_port())
         self.label_studio = LocalLabelStudio(self.settings, self.folder / "label-studio", port=port)
         self._stack.callback(self.label_studio.stop)
+        self.services.append(self.label_studio.service)
         with self._step("Redis"):
             self._stack.callback(release_redis, self.settings)
-            self.store = Store(connect(ensure_redis(self.settings)))
+            self.store = Store(connect(ensure_redis(self.settings), timeout=30.0))
         backend_port = free_port()
         self.backend_url = f"http://127.0.0.1:{backend_port}"
         env = {
@@ -196,17 +199,30 @@ class Demo:
             program = [sys.executable, "-c", "from lasagna.cli import main; main()", name]
             service = Service(f"lasagna {name}", program, env=env, log=self.folder / f"{name}.log")
             self._stack.callback(service.stop)
+            self.services.append(service)
             return service
 
         web, worker = command("serve"), command("worker")
-        self.services = [self.label_studio.service, web, worker]
         with self._step(f"Worker with the model {self.settings['model']}"):
-            worker.wait_until(lambda: self._loaded_by(worker.process.pid), _START_SECONDS)
+            self._wait(worker, lambda: self._loaded_by(worker.process.pid))
         with self._step("Backend"):
-            web.wait_until(lambda: not port_is_free(backend_port), _START_SECONDS)
+            self._wait(web, lambda: not port_is_free(backend_port))
         with self._step("Label Studio"):
-            self.label_studio.wait(_START_SECONDS)
+            self._wait(self.label_studio.service, self.label_studio.answers)
             self.api = self.label_studio.api()
+
+    def _wait(self, service: "Service", ready: Callable[[], bool]) -> None:
+        """Waits for one part, and notices at once if any has ended."""
+
+        def looked() -> bool:
+            self._check()
+            return ready()
+
+        service.wait_until(looked, _START_SECONDS)
+
+    def _check(self) -> None:
+        for service in self.services:
+            service.check()
 
     def _loaded_by(self, pid: int) -> bool:
         model = self.store.model()
@@ -273,12 +289,10 @@ class Demo:
                 if time.monotonic() > deadline:
                     answer.error = "no prediction within the time limit (--timeout)"
                     return None
-                for service in self.services:
-                    service.check()
+                self._check()
                 time.sleep(0.2)
         except LasagnaError as error:
-            for service in self.services:
-                service.check()
+            self._check()
             answer.error = str(error)
             return None
 
@@ -291,8 +305,7 @@ class Demo:
     def stay(self) -> None:
         """Until a signal comes; raises ServiceError if a part ends by itself."""
         while True:
-            for service in self.services:
-                service.check()
+            self._check()
             time.sleep(0.5)
 
 
