@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from lasagna.errors import DataError
 from lasagna.segmentation import Mask
@@ -199,12 +200,20 @@ def _simplify(ring: NDArray[Any], tolerance: float) -> Polygon:
     return ring[turns].astype(np.float64)
 
 
-def _bridge(ring: Polygon, holes: list[Polygon]) -> Polygon:
-    """One ring around a part and its holes (which run the other way round), with a short line to each hole."""
+def _bridge(outer: Polygon, holes: list[Polygon]) -> Polygon:
+    """One ring around a part and its holes (which run the other way round), with a shortest line to each hole."""
+    if not holes:
+        return outer
+    corners = cKDTree(outer)
+    detours: dict[int, list[Polygon]] = {}
     for hole in holes:
-        ends = hole if len(ring) * len(hole) < 1_000_000 else hole[:1]  # a ragged border: any bridge will do
-        distances = ((ring[:, None] - ends[None]) ** 2).sum(axis=-1)
-        at, to = np.unravel_index(distances.argmin(), distances.shape)
-        around = np.roll(hole, -int(to), axis=0)
-        ring = np.concatenate([ring[: at + 1], around, around[:1], ring[at:]])
-    return ring
+        distances, nearest = corners.query(hole)
+        start = int(distances.argmin())
+        at = int(nearest[start])
+        around = np.roll(hole, -start, axis=0)
+        detours.setdefault(at, []).append(np.concatenate([around, around[:1], outer[at : at + 1]]))
+    pieces, done = [], 0
+    for at in sorted(detours):
+        pieces += [outer[done : at + 1], *detours[at]]
+        done = at + 1
+    return np.concatenate([*pieces, outer[done:]])

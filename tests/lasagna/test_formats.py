@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_studio_sdk.converter.brush import decode_rle
 from label_studio_sdk.label_interface import LabelInterface
@@ -281,6 +281,7 @@ def test_voc(scene: Segmentation) -> None:
 # --- Records ----------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_records_come_back_exactly(data: st.DataObject) -> None:
     size = data.draw(st.tuples(st.integers(1, 12), st.integers(1, 12)))

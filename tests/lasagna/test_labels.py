@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lasagna.errors import ConfigError, QueryError
@@ -73,6 +73,7 @@ def test_an_open_quote_is_an_error_in_words() -> None:
         read_labels('sky,"road')
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(min_size=1).map(str.strip).filter(bool), min_size=1, max_size=20, unique=True))
 def test_any_label_comes_back_from_csv(labels: list[str]) -> None:
     text = ",".join('"' + label.replace('"', '""') + '"' for label in labels)

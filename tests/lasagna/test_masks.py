@@ -57,6 +57,7 @@ def parts_of(mask: Mask) -> list[Mask]:
 # --- Brush RLE --------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(any_masks)
 def test_brush_rle_is_what_label_studio_decodes(mask: Mask) -> None:
     rle = mask_to_brush_rle(mask)
@@ -65,6 +66,7 @@ def test_brush_rle_is_what_label_studio_decodes(mask: Mask) -> None:
     assert (decoded == np.where(mask, 255, 0)[..., None]).all(), "every channel is 0 or 255"
 
 
+@settings(deadline=None)
 @given(any_masks | blobs())
 def test_brush_rle_comes_back(mask: Mask) -> None:
     assert np.array_equal(brush_rle_to_mask(mask_to_brush_rle(mask), mask.shape), mask)
@@ -191,6 +193,7 @@ def test_a_ragged_mask_takes_no_quadratic_memory() -> None:
 # --- Boxes and COCO RLE -----------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(any_masks)
 def test_box(mask: Mask) -> None:
     box = mask_to_box(mask)
@@ -207,6 +210,7 @@ def test_box(mask: Mask) -> None:
     assert mask[:, x1 - 1].any()
 
 
+@settings(deadline=None)
 @given(blobs() | any_masks)
 def test_boxes_are_those_of_the_parts_largest_first(mask: Mask) -> None:
     parts = parts_of(mask)
@@ -216,6 +220,7 @@ def test_boxes_are_those_of_the_parts_largest_first(mask: Mask) -> None:
         assert boxes[0] in [mask_to_box(part) for part in parts if part.sum() == max(p.sum() for p in parts)]
 
 
+@settings(deadline=None)
 @given(any_masks | blobs())
 def test_coco_rle_comes_back(mask: Mask) -> None:
     assert np.array_equal(coco_rle_to_mask(mask_to_coco_rle(mask)), mask)
