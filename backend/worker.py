@@ -22,6 +22,7 @@ from uuid import uuid4
 
 import redis
 from rq import SimpleWorker, worker_registration
+from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.registry import clean_registries
 from rq.serializers import JSONSerializer
@@ -36,9 +37,10 @@ from lasagna.errors import ServiceError
 from lasagna.settings import Settings
 
 if TYPE_CHECKING:
-    from lasagna.assistant import Lasagna
     from rq import Queue
     from rq.executions import Execution
+
+    from lasagna.assistant import Lasagna
 
 logger = logging.getLogger(__name__)
 
@@ -240,6 +242,8 @@ def run_worker(settings: Settings, redis_url: str, model: "Lasagna") -> None:
                 return
             time.sleep(pause)
             pause = min(pause * 2, _MAX_WAIT)
+    except StopRequested:  # RQ's signal handler, where it interrupted something else than its own waiting
+        return
     finally:
         delivery.stop()
         jobs.install(None)

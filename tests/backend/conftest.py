@@ -50,13 +50,9 @@ def stub() -> Iterator[StubLabelStudio]:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(random_checkpoint: Path) -> Path:
     """Folder of a tiny random model."""
-    from lasagna import Lasagna
-
-    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    Lasagna.random(seed=0).save_pretrained(folder)
-    return folder
+    return random_checkpoint
 
 
 @pytest.fixture
