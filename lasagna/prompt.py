@@ -120,7 +120,7 @@ class Prompt:
         """
         first, last = self._pieces[template]
         answer: list[int] = []
-        slots = []
+        slots: list[int] = []
         for i in range(len(names)) if answered is None else answered:
             answer += (self._separator if slots else []) + list(names[i])
             slots.append(len(answer))

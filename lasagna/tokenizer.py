@@ -25,7 +25,7 @@ class LabelTokenizer:
         missing = [token for token, i in ids.items() if i is None]
         if missing:
             raise CheckpointError(f"tokenizer.json has no token {', '.join(missing)}; the sequence format needs it")
-        self.pad, self.bos, self.eos, self.seg, self.neg = (int(ids[token]) for token in CONTROL_TOKENS)
+        self.pad, self.bos, self.eos, self.seg, self.neg = (i for i in ids.values() if i is not None)
 
     @classmethod
     def load(cls, path: Path) -> "LabelTokenizer":

@@ -101,6 +101,7 @@ class PyramidEncoder(nn.Module):
         ensure_torchvision()
         import timm
 
+        self.backbone: Any
         try:
             self.backbone = timm.create_model(vision.backbone, num_classes=0, global_pool="")
         except RuntimeError as error:
@@ -175,7 +176,7 @@ class ClipSamEncoder(nn.Module):
         if decoder.skip_channels or decoder.coarse_mask:
             raise CheckpointError("config.json: skip_channels and coarse_mask need the 'pyramid' vision encoder")
         self.vision = vision
-        self.clip_config = CLIPVisionConfig(**vision.clip)
+        self.clip_config: Any = CLIPVisionConfig(**vision.clip)
         self.clip = CLIPVisionModel(self.clip_config)
         self.token_dim = int(self.clip_config.hidden_size)
         self.sam = ImageEncoderViT(

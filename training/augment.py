@@ -34,12 +34,12 @@ def random_view(
     stretch = float(np.exp(rng.uniform(-0.12, 0.12)))
     new = (max(16, round(height * scale * stretch)), max(16, round(width * scale / stretch)))
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    image = cv2.resize(image, (new[1], new[0]), interpolation=interpolation)
-    mask = cv2.resize(mask, (new[1], new[0]), interpolation=cv2.INTER_NEAREST)
+    image = np.asarray(cv2.resize(image, (new[1], new[0]), interpolation=interpolation), np.uint8)
+    mask = np.asarray(cv2.resize(mask, (new[1], new[0]), interpolation=cv2.INTER_NEAREST), np.uint8)
     # Where the photo is larger than the view the crop lies inside it, else the photo lies inside the view.
     top, left = (rng.randint(min(0, n - s), max(0, n - s)) for n, s in zip(new, size, strict=True))
-    view = np.full((*size, 3), 127, np.uint8)
-    labels = np.full(size, VOID, np.uint8)
+    view: Photo = np.full((*size, 3), 127, np.uint8)
+    labels: Photo = np.full(size, VOID, np.uint8)
     source = (slice(max(0, top), min(new[0], top + size[0])), slice(max(0, left), min(new[1], left + size[1])))
     target = tuple(slice(s.start - o, s.stop - o) for s, o in zip(source, (top, left), strict=True))
     view[target] = image[source]

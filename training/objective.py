@@ -92,7 +92,7 @@ def answer_questions(
         owners=owner,
         names=torch.tensor(which, device=model.device),
         present=torch.tensor(present, device=model.device),
-        text=loss[decisions].mean(),
+        text=loss[decisions].sum() / decisions.sum().clamp(min=1),
         copied=loss[answered & ~decisions].mean(),
     )
 
@@ -120,8 +120,8 @@ def batch_losses(
 
     chosen = []
     for row in range(len(labels)):
-        mine = ((answers.owners == row) & answers.present).nonzero()[:, 0].tolist()
-        chosen += rng.sample(mine, min(len(mine), masks_per_photo))
+        there = ((answers.owners == row) & answers.present).nonzero()[:, 0].tolist()
+        chosen += rng.sample(there, min(len(there), masks_per_photo))
     if len(chosen) > 8:  # a multiple of eight, for the same reason as the length of the sequences
         chosen = sorted(rng.sample(chosen, len(chosen) // 8 * 8))
     zero = prompts.sum() * 0
@@ -130,11 +130,11 @@ def batch_losses(
     coarse = model.segmenter.coarse_logits(encoded, prompts, answers.owners)
     if coarse is not None:
         terms = []
-        for row in range(len(labels)):
+        for row in answers.owners.unique():
             mine = answers.owners == row
             target = _relabel(labels8[row], answers.names[mine])
             terms.append(competition_loss(coarse[mine], target))
-        losses.coarse_competition = torch.stack(terms).mean()
+        losses.coarse_competition = torch.stack(terms).mean() if terms else zero
     if chosen:
         pick = torch.tensor(chosen, device=model.device)
         owners, names = answers.owners[pick], answers.names[pick]

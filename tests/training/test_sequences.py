@@ -1,0 +1,52 @@
+"""The paper's three strategies as switches."""
+
+import random
+
+import pytest
+
+from training.sequences import ClassList, SequenceOptions, sample_class_list
+
+POSITIVES = [f"p{i}" for i in range(8)]
+NEGATIVES = [f"n{i}" for i in range(30)]
+
+
+def draw(length: int = 12, seed: int = 0, **options: object) -> ClassList:
+    return sample_class_list(POSITIVES, NEGATIVES, length, SequenceOptions(**options), random.Random(seed))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_names_are_distinct_and_truthful(seed: int) -> None:
+    drawn = draw(seed=seed)
+    assert len(set(drawn.names)) == len(drawn.names) == 12
+    assert all(present == name.startswith("p") for name, present in zip(drawn.names, drawn.present, strict=True))
+
+
+def test_without_a_random_list_every_class_is_asked() -> None:
+    assert sorted(draw(random_list=False).names) == sorted(POSITIVES + NEGATIVES)
+
+
+def test_all_positives_is_a_rate() -> None:
+    always = [sum(draw(seed=s, all_positives=1.0).present) for s in range(30)]
+    never = [sum(draw(seed=s, all_positives=0.0).present) for s in range(30)]
+    assert set(always) == {8}
+    assert min(never) < 4
+
+
+def test_without_negatives_only_present_classes_are_answered() -> None:
+    drawn = draw(negatives=False)
+    assert not all(drawn.present)
+    assert {drawn.present[i] for i in drawn.answered} == {True}
+    assert len(drawn.answered) == sum(drawn.present)
+
+
+def test_order_consistency() -> None:
+    assert draw(keep_order=True).answered == tuple(range(12))
+    shuffled = draw(keep_order=False).answered
+    assert sorted(shuffled) == list(range(12)) != list(shuffled)
+
+
+@pytest.mark.parametrize(("positives", "negatives"), [([], ["a"]), (["a"], []), (["a", "b"], ["c"])])
+def test_short_of_names(positives: list[str], negatives: list[str]) -> None:
+    for seed in range(10):
+        drawn = sample_class_list(positives, negatives, 12, SequenceOptions(), random.Random(seed))
+        assert sorted(drawn.names) == sorted(positives + negatives)
