@@ -33,6 +33,8 @@ _FILE_PATHS = re.compile(
     r"/(data/upload/|data/local-files/?\?|storage-data/uploaded/?\?|static/|(tasks|projects)/\d+/(resolve|presign)/?\?)"
 )
 _MAX_REDIRECTS = 3
+_UNKNOWN_UPLOAD = b"object has no attribute 'has_permission'"
+"""What Label Studio 1.23 says, with a status of 500, where an uploaded file is not known (any more)."""
 _CHUNK = 256 * 1024
 
 
@@ -189,6 +191,8 @@ def _check_status(label_studio: LabelStudio, response: requests.Response, addres
             "LASAGNA_LABEL_STUDIO_URL and LASAGNA_LABEL_STUDIO_TOKEN to an address and a token that belong together",
             status,
         )
+    if status == 500 and is_own and _UNKNOWN_UPLOAD in response.raw.read(2000, decode_content=True):
+        raise ImageError(f"Label Studio has no uploaded file {_shown(address)}; import the image again")
     if status >= 500 or status == 429:
         raise LabelStudioError(f"{_shown(address)}: the server answered {status}", status)
     raise ImageError(f"{_shown(address)} cannot be fetched: the server answered {status} {response.reason}")

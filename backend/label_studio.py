@@ -28,6 +28,19 @@ TokenKind = Literal["personal", "access", "legacy"]
 _REFRESH_BEFORE = 30.0
 """Seconds before its end at which an access token is replaced: a request may take that long to be looked at."""
 
+# Label Studio fills in a task's model versions only where the view filters or sorts by them, and sorting would let the
+# pages shift while predictions arrive. So: a filter that names them and lets every task through.
+_ALL_WITH_VERSIONS = {
+    "ordering": ["tasks:id"],
+    "filters": {
+        "conjunction": "or",
+        "items": [
+            {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": 0},
+            {"filter": "filter:tasks:predictions_model_versions", "operator": "empty", "type": "List", "value": True},
+        ],
+    },
+}
+
 
 class LabelStudioError(ServiceError):
     """Label Studio cannot be reached or refused a request.
@@ -177,8 +190,10 @@ class LabelStudio:
         """
         page = 1
         while True:
-            params: dict[str, str | int] = {"project": project_id, "page": page, "page_size": page_size}
-            answer = self._json("GET", "/api/tasks/", params={**params, "fields": "task_only", "resolve_uri": "false"})
+            params = {"fields": "task_only", "resolve_uri": "false", "query": json.dumps(_ALL_WITH_VERSIONS)}
+            answer = self._json(
+                "GET", "/api/tasks/", params={**params, "project": project_id, "page": page, "page_size": page_size}
+            )
             tasks = answer.get("tasks", [])
             for task in tasks:
                 # the list of versions comes as text, "a, b"; a version with a comma in it is never one of ours

@@ -222,6 +222,8 @@ class _Handler(BaseHTTPRequestHandler):
             page, size = int(query["page"][0]), int(query["page_size"][0])
             chosen = stub.tasks[(page - 1) * size : page * size]
             versions = {t["id"]: ", ".join({p["model_version"] for p in stub.posted(t["id"])}) for t in chosen}
+            if "predictions_model_versions" not in query.get("query", [""])[0]:  # as Label Studio does
+                versions = dict.fromkeys(versions, "")
             tasks = [{**task, "predictions_model_versions": versions[task["id"]]} for task in chosen]
             self._send(200, {"tasks": tasks, "total": len(stub.tasks)})
         else:
