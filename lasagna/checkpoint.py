@@ -134,28 +134,33 @@ def read_weights(folder: Path) -> "dict[str, Tensor]":
 
 
 def load_model(folder: Path) -> "LasagnaModel":
-    """The network of a folder, in float32, in eval mode.
-
-    Raises CheckpointError that lists keys that are missing, unexpected or of another shape.
-    """
+    """The network of a folder, in float32, in eval mode. Raises CheckpointError; see `load_weights`."""
     from lasagna.model import LasagnaModel
 
     model = LasagnaModel(ModelConfig.load(folder / "config.json"))
+    load_weights(model, folder)
+    return model.eval()
+
+
+def load_weights(model: "LasagnaModel", folder: Path) -> None:
+    """Puts a folder's weights into a network, in its types.
+
+    Raises CheckpointError that lists keys that are missing, unexpected or of another shape.
+    """
     weights = read_weights(folder)
     own = model.state_dict()
     problems = [f"missing {key}" for key in own if key not in weights]
     problems += [f"unexpected {key}" for key in weights if key not in own]
     problems += [
-        f"{key} is {tuple(weights[key].shape)}, config.json makes it {tuple(own[key].shape)}"
+        f"{key} is {tuple(weights[key].shape)}, the model has {tuple(own[key].shape)}"
         for key in own
         if key in weights and weights[key].shape != own[key].shape
     ]
     if problems:
         shown = "\n  ".join(problems[:10])
         more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise CheckpointError(f"{folder}: the weights do not fit config.json:\n  {shown}{more}")
+        raise CheckpointError(f"{folder}: the weights do not fit the model:\n  {shown}{more}")
     model.load_state_dict({key: value.to(own[key].dtype) for key, value in weights.items()})
-    return model.eval()
 
 
 def save_checkpoint(

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from lasagna.checkpoint import Calibration, save_checkpoint
+from lasagna.checkpoint import Calibration, find_checkpoint, load_weights, save_checkpoint
 from lasagna.config import DecoderConfig, ModelConfig, VisionConfig
 from lasagna.errors import ConfigError
 from lasagna.model import LasagnaModel
@@ -71,6 +71,7 @@ class Recipe:
 
     output: Path
     data: Path
+    start: str | None
     seed: int
     model: dict[str, Any]
     vocabulary: int
@@ -164,10 +165,14 @@ class Trainer:
             distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
         torch.manual_seed(recipe.seed)
         self.sets = [Photos(recipe.data / name, "train") for name in recipe.rates]
-        self.tokenizer = self._tokenizer()
+        start = find_checkpoint(recipe.start) if recipe.start else None
+        self.tokenizer = LabelTokenizer.load(start / "tokenizer.json") if start else self._tokenizer()
         self.format = PromptFormat(templates=TEMPLATES, max_length=1536)
         self.model = LasagnaModel(recipe.model_config(len(self.tokenizer)))
-        load_backbone(self.model)
+        if start:
+            load_weights(self.model, start)
+        else:
+            load_backbone(self.model)
         freeze_stages(self.model, recipe.optimiser.frozen_stages)
         self.model.to(device).train()
         self.prompt = Prompt(self.format, self.tokenizer, self.model.encoder.num_tokens)

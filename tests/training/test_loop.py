@@ -1,6 +1,7 @@
 """The recipe, the batches and the loop: what is shipped loads, what is killed resumes, what is wrong is named."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,17 @@ def test_a_killed_run_resumes_to_the_same_weights(data: Path, tmp_path: Path) ->
     model = Lasagna.from_pretrained(tmp_path / "b" / "checkpoint")
     answer = model.segment(np.full((64, 64, 3), 100, np.uint8), ["red", "blue"])
     assert len(answer.classes) == 2
+
+
+def test_a_run_can_start_from_a_checkpoint(data: Path, tmp_path: Path) -> None:
+    first = Trainer(tiny_recipe(data, tmp_path / "d", 10))
+    list(first.run())
+    later = Trainer(replace(tiny_recipe(data, tmp_path / "e", 10), start=str(tmp_path / "d" / "checkpoint")))
+    assert later.tokenizer.encode("red") == first.tokenizer.encode("red")
+    for (name, saved), loaded in zip(
+        first.average.state_dict().items(), later.model.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(saved, loaded, atol=1e-3, rtol=1e-3, msg=name)
 
 
 def test_frozen_parts_stay_and_the_rest_moves(data: Path, tmp_path: Path) -> None:
