@@ -34,7 +34,7 @@ def queries(model: Lasagna, labels: list[str], chunk_size: int | None = None) ->
     return [model.prompt.query([ids[i] for i in chunk]) for chunk in model.prompt.plan_chunks(ids, chunk_size)]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2), count=st.integers(1, 200), draw=st.integers(0, 10**6))
 def test_equals_the_sequential_decoder(models: list[Lasagna], seed: int, count: int, draw: int) -> None:
     model = models[seed]
