@@ -41,6 +41,10 @@ _PROMPT_KINDS = ("brush", "polygon", "rectangle")
 """Controls in which the answer to a click is drawn, the best fit first."""
 
 _SAME_IMAGE = 300.0
+_WARM_UP = """<View><Image name="i" value="$i"/>
+<BrushLabels name="b" toName="i"><Label value="warm"/></BrushLabels>
+<PolygonLabels name="p" toName="i"><Label value="warm"/></PolygonLabels>
+<RectangleLabels name="r" toName="i"><Label value="warm"/></RectangleLabels></View>"""
 
 
 class Connections:
@@ -110,10 +114,16 @@ class Runtime:
         self._feature_images = feature_images
 
     def warm_up(self) -> float:
-        """Runs the model once, so that the first task does not pay for lazy set-up. Returns the seconds it took."""
+        """Goes once through everything that a task and a click need, so that the first one does not pay for lazy
+        imports and set-up. Returns the seconds it took."""
         started = time.monotonic()
         photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8))
         self.model.segment(photo, ["sky", "road", "person"])
+        mask, _ = self.model.segment_prompt(self.model.encode_image(photo), points=[(320.0, 240.0, True)])
+        mask = np.zeros_like(mask)
+        mask[100:200, 100:200] = True
+        answer = Segmentation((480, 640), (ClassAnswer("warm", 1.0, mask),))
+        segmentation_to_label_studio(answer, parse_label_config(_WARM_UP), "", self.model.version)
         return time.monotonic() - started
 
     # --- batches ------------------------------------------------------------------------------------------------------
