@@ -41,7 +41,7 @@ def test_its_answers_are_those_of_the_sequential_decoder(
     bias = bias_for_share(model.model, model.prompt, tokens, query, 0.2, rounds=2)
     found = decode_class_lists(model.model, model.prompt, tokens, [query, query], [0, 1], [bias, bias])
     present = torch.stack([answer.present for answer in found.lists])
-    assert present.any(dim=1).all()
+    assert 0.05 < present.float().mean() < 0.5
     comparison = compare_decisions(model.model, model.prompt, tokens, query, bias, present)
     assert comparison.identical, comparison
     if dtype == torch.float32:
