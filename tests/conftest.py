@@ -5,6 +5,7 @@ to type.
 """
 
 import os
+import signal
 import shutil
 import sys
 import time
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure() -> None:
+    """Ctrl-C reaches the processes that tests start, also where this one runs in the background: a shell starts those
+    with SIGINT ignored, and children would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
