@@ -5,8 +5,8 @@ to type.
 """
 
 import os
-import signal
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
