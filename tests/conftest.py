@@ -111,17 +111,20 @@ class RunningBackend:
 
 @pytest.fixture(scope="session")
 def start_backend(
-    tmp_path_factory: pytest.TempPathFactory, redis_url: str
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[[str], RunningBackend]]:
-    """A function that starts `lasagna serve` and `lasagna worker` with a model; Label Studio's address comes with
-    /setup. All of them share one Redis, so only one at a time has jobs to do."""
+    """A function that starts `lasagna serve` and `lasagna worker` with a model, on a Redis of their own (a worker takes
+    any job of its Redis, whatever the model); Label Studio's address comes with /setup."""
     from backend.predictions import connect
     from backend.store import Store
 
     services: list[Service] = []
+    stores: list[Settings] = []
 
     def start(model: str) -> RunningBackend:
         folder, port = tmp_path_factory.mktemp("backend"), free_port()
+        stores.append(Settings.load({"LASAGNA_STATE_DIR": str(folder)}))
+        redis_url = ensure_redis(stores[-1])
         env = {name: value for name, value in os.environ.items() if not name.startswith("LASAGNA_")} | {
             "LASAGNA_REDIS_URL": redis_url,
             "LASAGNA_PORT": str(port),
@@ -140,6 +143,8 @@ def start_backend(
     yield start
     for service in reversed(services):
         service.stop()
+    for settings in stores:
+        release_redis(settings)
 
 
 @pytest.fixture(scope="session")
