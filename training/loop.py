@@ -128,7 +128,6 @@ def freeze_stages(model: LasagnaModel, stages: int) -> None:
     frozen: list[nn.Module] = [backbone.conv_stem, backbone.bn1, *backbone.blocks[:stages]] if stages else []
     for module in [*frozen, *(m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d))]:
         module.requires_grad_(False)
-    # Never used here: the three-mask outputs of SAM's decoder and its "no point" row stay as they were initialised.
 
 
 def parameter_groups(model: LasagnaModel, options: Optimiser) -> list[dict[str, Any]]:
