@@ -119,6 +119,10 @@ def load_calibration(folder: Path) -> Calibration:
         raise CheckpointError(f"{path}: not a calibration ({error})") from error
 
 
+def write_calibration(folder: Path, calibration: Calibration) -> None:
+    (folder / "calibration.json").write_text(json.dumps(asdict(calibration), indent=2) + "\n", encoding="utf-8")
+
+
 def read_weights(folder: Path) -> "dict[str, Tensor]":
     """Every tensor of a folder's safetensors files, by key."""
     from safetensors import SafetensorError
@@ -187,7 +191,7 @@ def save_checkpoint(
     }
     save_torch_state_dict({key: value.detach().cpu().contiguous() for key, value in state.items()}, folder)
     (folder / "config.json").write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
-    (folder / "calibration.json").write_text(json.dumps(asdict(calibration), indent=2) + "\n")
+    write_calibration(folder, calibration)
     tokenizer.save(folder / "tokenizer.json")
     prompt.save(folder / "prompt.json")
     assert all(torch.isfinite(value).all() for value in state.values()), "a weight is not finite"

@@ -9,6 +9,7 @@ One class serves every size; `ModelConfig` says which. The hidden state, after t
 a decision gives both the decision and the mask's prompt embedding, as in the released model.
 """
 
+import inspect
 from collections.abc import Sequence
 
 import torch
@@ -39,6 +40,9 @@ class LasagnaModel(nn.Module):
         else:
             self.projector = nn.Sequential(nn.Linear(self.encoder.token_dim, width), nn.GELU(), nn.Linear(width, width))
         self.language_model = LlamaModel(text)
+        # transformers 5.24 renamed it.
+        named = inspect.signature(LlamaModel.forward).parameters
+        self._cache_argument = "cache" if "cache" in named else "past_key_values"
         self.lm_head = nn.Linear(width, int(text.vocab_size), bias=False)
         self.prompt_projection = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.decoder.width)
@@ -86,8 +90,8 @@ class LasagnaModel(nn.Module):
             inputs_embeds=embeddings,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=cache is not None,
+            **{self._cache_argument: cache},
         ).last_hidden_state
 
     def margins(self, hidden: Tensor, seg: int, neg: int) -> Tensor:

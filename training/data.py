@@ -9,6 +9,8 @@ this module count *queryable* classes only; background (a class that is annotate
 void is `VOID`.
 """
 
+import copy
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,6 +82,19 @@ class FolderDataset:
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self._samples)
+
+    def divide(self, share: float) -> "tuple[FolderDataset, FolderDataset]":
+        """The split without a held-out share, and that share.
+
+        A photo's side follows from its bytes alone, so it never changes between runs or when photos are added.
+        """
+        parts: tuple[list[Sample], list[Sample]] = [], []
+        for sample in self._samples:
+            digest = hashlib.sha256(sample.image_path.read_bytes()).digest()
+            parts[int.from_bytes(digest[:8], "big") < share * 2**64].append(sample)
+        kept, held_out = copy.copy(self), copy.copy(self)
+        kept._samples, held_out._samples = parts
+        return kept, held_out
 
     def read_mask(self, index: int) -> NDArray[np.uint8]:
         """uint8 (height, width): indices into `classes`, `BACKGROUND` or `VOID`. Raises DataError."""

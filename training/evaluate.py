@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lasagna.errors import DataError, LasagnaError
+from lasagna.progress import progress_bar
 from lasagna.segmentation import Segmentation
 from training.concepts import reason_not_negative
 from training.data import BACKGROUND, FolderDataset
@@ -91,6 +92,7 @@ class Evaluation:
                 "f1": presence.f1(),
                 "average_precision": presence.average_precision(),
             },
+            "calibration_error": presence.calibration_error(),
             "absent_false_positive_rate": presence.absent_false_positive_rate(),
             "seconds_per_image": self.seconds / self.images if self.images else None,
             "per_class": {
@@ -314,13 +316,14 @@ def evaluate(
     if out is not None and not out.parent.is_dir():
         raise DataError(f"{out}: the folder {out.parent} does not exist")
 
+    from rich.console import Console
+
     from lasagna import Lasagna
     from lasagna.environment import describe_environment
 
     model = Lasagna.from_pretrained(model_name, device=device, dtype=dtype)
     total = len(spread(len(dataset), limit))
-    with _progress() as bar:
-        task = bar.add_task(f"{dataset.name} {split}", total=total)
+    with progress_bar(Console(stderr=True), f"{dataset.name} {split}", total) as advance:
         result = evaluate_dataset(
             model,
             dataset,
@@ -329,7 +332,7 @@ def evaluate(
             batch_size=batch_size,
             chunk_size=chunk_size,
             threshold=threshold,
-            on_image=lambda: bar.advance(task),
+            on_image=advance,
         )
     report = {
         "data": str(data),
@@ -353,20 +356,6 @@ def evaluate(
         click.secho(f"not scored: {image_id}: {reason}", fg="red", err=True)
     if result.failures:
         sys.exit(1)
-
-
-def _progress() -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("time left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
 
 
 def _print_tables(report: dict[str, Any]) -> None:
@@ -395,6 +384,7 @@ def _print_tables(report: dict[str, Any]) -> None:
     summary.add_row("pixel accuracy", figure(report["pixel_accuracy"]))
     for name, value in report["presence"].items():
         summary.add_row(f"presence {name.replace('_', ' ')}", figure(value))
+    summary.add_row("presence calibration error", figure(report["calibration_error"]))
     summary.add_row("absent classes said present", figure(report["absent_false_positive_rate"]))
     if distractors["names"]:
         among = f"  among {len(distractors['names'])} distractors"

@@ -131,9 +131,21 @@ class PresenceMetrics:
 
     def average_precision(self) -> float | None:
         """`average_precision` over all image-class pairs ranked together; None where nothing is present."""
-        if not self._truth:
-            return None
-        return average_precision(np.concatenate(self._truth), np.concatenate(self._probability))
+        return average_precision(self.truth, self.probability)
+
+    def calibration_error(self) -> float | None:
+        """`expected_calibration_error` of all image-class pairs; None before the first image."""
+        return expected_calibration_error(self.truth, self.probability) if self._truth else None
+
+    @property
+    def truth(self) -> NDArray[np.bool_]:
+        """(images x classes,) bool, image by image: which of the asked classes are present."""
+        return np.concatenate([np.zeros(0, bool), *self._truth])
+
+    @property
+    def probability(self) -> NDArray[np.float64]:
+        """(images x classes,) the probabilities, in the order of `truth`."""
+        return np.concatenate([np.zeros(0), *self._probability])
 
 
 def average_precision(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> float | None:
@@ -159,6 +171,21 @@ def average_precision(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> f
     precision = hits[last_of_tie] / (last_of_tie + 1)
     gained = np.diff(hits[last_of_tie], prepend=0)
     return float((gained * precision).sum() / positives)
+
+
+def expected_calibration_error(truth: NDArray[np.bool_], probability: NDArray[np.float64], bins: int = 15) -> float:
+    """How far probabilities are from frequencies: over bins of equal width, the mean of |share positive - mean
+    probability|, weighted by their sizes (Guo et al. 2017, arXiv 1706.04599, equation 3).
+
+    Args:
+        truth: bool (n,), n >= 1.
+        probability: (n,) in [0, 1].
+
+    Returns:
+        In [0, 1].
+    """
+    which = np.minimum((probability * bins).astype(int), bins - 1)
+    return float(np.abs(np.bincount(which, truth - probability, bins)).sum() / len(truth))
 
 
 def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64], index: int | slice | None) -> float | None:

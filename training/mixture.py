@@ -1,13 +1,12 @@
 """Batches for training: data sets mixed by rate, photos balanced by rarity, class lists sampled per photo.
 
-A batch is a function of (seed, step) alone, so that a resumed run sees the batches that the killed one would have seen.
+A batch is a function of (seed, rank, step) alone, so that a resumed run sees the batches that the killed one would have seen.
 """
 
 import random
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -47,15 +46,15 @@ class Batch:
 OTHER, UNKNOWN = -1, -2
 
 # Lists are short, medium or whole within a batch, so that little is padding; (rate, fewest, most names).
-LIST_LENGTHS = ((0.4, 1, 12), (0.4, 8, 40), (0.2, 40, 160))
+LIST_LENGTHS = ((0.3, 1, 12), (0.4, 8, 40), (0.3, 40, 140))
 VIEW_SIZE = (384, 384)
 
 
 class Photos:
     """One data set held in memory: photos, masks, which classes each photo has."""
 
-    def __init__(self, root: Path, split: str) -> None:
-        self.dataset = FolderDataset(root, split)
+    def __init__(self, dataset: FolderDataset) -> None:
+        self.dataset = dataset
         self.name, self.classes = self.dataset.name, self.dataset.classes
         with ThreadPoolExecutor(4) as pool:
             self.images = list(pool.map(lambda s: np.asarray(load_image(s.image_path)), self.dataset))
@@ -83,6 +82,8 @@ class Mixture:
         batch_size: Photos per batch.
         longest: Longest side at which the model sees a photo.
         seed: Of all randomness.
+        rank: Of the process. Processes draw different photos; how long a step's lists are is the same for all, since
+            the slowest of them sets the pace.
     """
 
     def __init__(
@@ -93,9 +94,10 @@ class Mixture:
         batch_size: int,
         longest: int,
         seed: int,
+        rank: int = 0,
     ) -> None:
         self.sets, self.rates, self.options = list(sets), list(rates), options
-        self.batch_size, self.longest, self.seed = batch_size, longest, seed
+        self.batch_size, self.longest, self.seed, self.rank = batch_size, longest, seed, rank
         everything = [name for photos in sets for name in photos.classes]
         self.foreign = {p.name: possible_negatives(p.name, p.classes, everything) for p in sets}
         self.related = {p.name: [n for n in dict.fromkeys(everything) if n not in p.classes] for p in sets}
@@ -104,8 +106,9 @@ class Mixture:
             self.synonyms.setdefault(concept, []).append(word)
 
     def batch(self, step: int) -> Batch:
-        rng = random.Random(f"{self.seed}-{step}")
-        _, low, high = rng.choices(LIST_LENGTHS, weights=[row[0] for row in LIST_LENGTHS])[0]
+        weights = [row[0] for row in LIST_LENGTHS]
+        _, low, high = random.Random(f"{self.seed}-{step}").choices(LIST_LENGTHS, weights=weights)[0]
+        rng = random.Random(f"{self.seed}-{self.rank}-{step}")
         examples = [self._example(rng, rng.randint(low, high)) for _ in range(self.batch_size)]
         return Batch(
             torch.stack([example.pixels for example in examples]),

@@ -213,6 +213,7 @@ def test_the_command_prints_one_json_object(checkpoint: Path, data: Path, tmp_pa
     assert report["classes"] == ["sky", "cat", "car"]
     assert set(report["presence"]) == {"precision", "recall", "f1", "average_precision"}
     assert 0 <= report["miou"] <= 1
+    assert 0 <= report["calibration_error"] <= 1
     assert 0 <= report["absent_false_positive_rate"] <= 1
     assert report["distractors"]["names"] == ["zebra"]
     assert list(report["distractors"]["skipped"]) == ["cats"]

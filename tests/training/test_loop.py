@@ -46,7 +46,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiny_recipe(data: Path, output: Path, steps: int) -> Recipe:
     values = read_recipe(RECIPES[0].with_name("nano.yaml"), ())
-    values |= {"data": str(data), "output": str(output), "rates": {"squares": 1.0}, "vocabulary": 300}
+    values |= {"data": str(data), "output": str(output), "rates": {"squares": 1.0}, "vocabulary": 300, "holdout": 0.0}
     values["model"]["text"] |= {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
     values["model"]["text"] |= {"num_attention_heads": 2, "num_key_value_heads": 2}
     values["model"]["decoder"] |= {"width": 16, "heads": 2, "mlp_dim": 16, "skip_channels": [4, 2]}
@@ -106,7 +106,7 @@ def test_a_view_keeps_photo_and_mask_aligned(shape: tuple[int, int]) -> None:
 
 
 def test_a_batch_is_a_function_of_seed_and_step(data: Path) -> None:
-    photos = [Photos(data / "squares", "train")]
+    photos = [Photos(FolderDataset(data / "squares", "train"))]
     one, two = (Mixture(photos, [1.0], SequenceOptions(), 3, 128, seed=1) for _ in range(2))
     a, b, c = one.batch(5), two.batch(5), one.batch(6)
     assert torch.equal(a.pixels, b.pixels)
@@ -115,7 +115,7 @@ def test_a_batch_is_a_function_of_seed_and_step(data: Path) -> None:
 
 
 def test_labels_of_a_batch_point_at_the_names(data: Path) -> None:
-    mixture = Mixture([Photos(data / "squares", "train")], [1.0], SequenceOptions(), 4, 128, seed=3)
+    mixture = Mixture([Photos(FolderDataset(data / "squares", "train"))], [1.0], SequenceOptions(), 4, 128, seed=3)
     seen = 0
     for step in range(6):
         batch = mixture.batch(step)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.data import BACKGROUND, VOID
-from training.metrics import PresenceMetrics, SegmentationMetrics, average_precision
+from training.metrics import PresenceMetrics, SegmentationMetrics, average_precision, expected_calibration_error
 
 CLASSES = 3
 
@@ -182,3 +182,18 @@ def test_presence_without_images_or_with_wrong_shapes() -> None:
         metrics.update([True], [True], [0.5])
     with pytest.raises(ValueError, match="probabilities"):
         metrics.update([True, False], [True, False], [1.5, float("nan")])
+
+
+def test_calibration_error_by_hand() -> None:
+    # two bins: 0.2 and 0.4 with no positive, a gap of 0.3; 0.6, 0.7, 0.8 with two of three positive, a gap of 0.1 / 3
+    truth, probability = np.array([0, 0, 1, 0, 1], bool), np.array([0.2, 0.4, 0.6, 0.7, 0.8])
+    expected = 2 / 5 * 0.3 + 3 / 5 * (0.7 - 2 / 3)
+    assert expected_calibration_error(truth, probability, bins=2) == pytest.approx(expected)
+    assert expected_calibration_error(np.ones(3, bool), np.ones(3)) == 0
+
+
+def test_presence_has_no_calibration_error_before_the_first_image() -> None:
+    metrics = PresenceMetrics(2)
+    assert metrics.calibration_error() is None
+    metrics.update([True, False], [True, True], [0.75, 0.75])
+    assert metrics.calibration_error() == pytest.approx(0.25)
