@@ -54,8 +54,8 @@ def fit_calibration(sets: Sequence[Answers]) -> Calibration:
     everything = np.concatenate([answers.present for answers in sets]) if sets else np.zeros(0, bool)
     if everything.all() or not everything.any():
         raise DataError(
-            f"calibration needs present and absent answers; found {everything.sum()} present ones of {everything.size}: "
-            "hold more photos out"
+            f"calibration needs present and absent answers; found {everything.sum()} present ones of "
+            f"{everything.size}: hold more photos out"
         )
 
     def loss(values: NDArray[np.float64]) -> float:
@@ -104,8 +104,8 @@ def calibrate(recipe: Path, changes: tuple[str, ...], name: str | None) -> None:
     """Fit the probabilities of a checkpoint on the photos that its RECIPE held out, and store them beside it."""
     values = read_recipe(recipe, changes)
     folder = find_checkpoint(name or Path(values["output"]) / "checkpoint")
-    sets = [FolderDataset(Path(values["data"]) / data, "train").divide(values["holdout"])[1] for data in values["rates"]]
-    sets = [dataset for dataset in sets if len(dataset)]
+    folders = (FolderDataset(Path(values["data"]) / data, "train") for data in values["rates"])
+    sets = [held_out for held_out in (data.divide(values["holdout"])[1] for data in folders) if len(held_out)]
     if not sets:
         raise DataError(f"{recipe} holds no photo out; its 'holdout' is {values['holdout']}, a share such as 0.05 does")
 
@@ -128,9 +128,8 @@ def calibrate(recipe: Path, changes: tuple[str, ...], name: str | None) -> None:
         table.add_column(heading, justify="left" if heading == "held out" else "right")
     for dataset, found in zip(sets, answers, strict=True):
         ranked = average_precision(found.present, found.margins)
-        errors = (
-            expected_calibration_error(found.present, found.probabilities(c)) for c in (Calibration(), model.calibration)
-        )
+        fits = (Calibration(), model.calibration)
+        errors = (expected_calibration_error(found.present, found.probabilities(fit)) for fit in fits)
         table.add_row(dataset.name, str(len(dataset)), f"{ranked or 0:.3f}", *(f"{error:.3f}" for error in errors))
     Console().print(table)
     console.print(f"written: {folder / 'calibration.json'}")

@@ -1,6 +1,7 @@
 """Batches for training: data sets mixed by rate, photos balanced by rarity, class lists sampled per photo.
 
-A batch is a function of (seed, rank, step) alone, so that a resumed run sees the batches that the killed one would have seen.
+A batch is a function of (seed, rank, step) alone, so that a resumed run sees the batches that the killed one would have
+seen.
 """
 
 import random
