@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("LASAGNA_CACHE") or Path.home() / ".cache" / "lasagna-assist").expanduser().resolve()
 LABEL_STUDIO = CACHE / "label-studio"
 REQUIREMENTS = ROOT / "tools" / "label-studio.txt"
+CONSTRAINTS = ROOT / "tools" / "label-studio-constraints.txt"
 BROWSER_PACKAGES = ("chromium", "chromium-driver", "fonts-dejavu-core")
 
 
@@ -66,7 +67,7 @@ def environment() -> None:
 
 def label_studio() -> None:
     """Label Studio in an environment of its own, and an empty database for it."""
-    key = digest(REQUIREMENTS.read_bytes(), sys.version.encode())
+    key = digest(REQUIREMENTS.read_bytes(), CONSTRAINTS.read_bytes(), sys.version.encode())
     with part(LABEL_STUDIO / ".complete", key, lock="label-studio") as needed:
         if not needed:
             return
@@ -75,7 +76,19 @@ def label_studio() -> None:
         run(
             f"Label Studio, in an environment of its own in {CACHE} (its pins clash with this project's)",
             [uv(), "venv", "--quiet", "--python", sys.executable, venv],
-            [uv(), "pip", "install", "--python", venv / "bin" / "python", "-r", REQUIREMENTS],
+            # --no-config: else the constraints of our pyproject.toml would count here too.
+            [
+                uv(),
+                "pip",
+                "install",
+                "--no-config",
+                "--python",
+                venv / "bin" / "python",
+                "-r",
+                REQUIREMENTS,
+                "-c",
+                CONSTRAINTS,
+            ],
             env=env,
             log="label-studio",
         )
