@@ -2,8 +2,8 @@
 
 A reader (`training.sources`) yields `Record`s; nothing is read from disk until `Record.read` is called, so a list of a
 million records is small. What always holds in a label map: a value >= 0 is an index into the record's `classes` (or 0,
-for the one target of a text), `OTHER` is annotated as none of them, and `UNKNOWN` is void, which counts in no loss and in
-no metric.
+for the one target of a text), `OTHER` is annotated as none of them, and `UNKNOWN` is void, which counts in no loss and
+in no metric.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -18,8 +18,8 @@ from lasagna.errors import DataError
 OTHER, UNKNOWN = -1, -2
 
 LabelMap = NDArray[np.int16]
-"""(layers, height, width). Masks that overlap lie in different layers; most data sets have one layer. `UNKNOWN` holds for
-a pixel when any layer has it."""
+"""(layers, height, width). Masks that overlap lie in different layers; most data sets have one layer. `UNKNOWN` holds
+for a pixel when any layer has it."""
 
 
 @dataclass(frozen=True)
