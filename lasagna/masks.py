@@ -111,6 +111,23 @@ def mask_to_boxes(mask: Mask, min_area: float = 0.0) -> list[Box]:
     return boxes
 
 
+def drop_specks(mask: Mask, min_area: float) -> Mask:
+    """The mask without connected parts, and without holes, of fewer than `min_area` pixels; the largest part stays."""
+    if min_area <= 1 or not mask.any():
+        return mask
+    tidy = mask.copy()
+    # Borders of 8-connected parts are 4-connected holes.
+    for value, connectivity in ((True, 8), (False, 4)):
+        wanted = (tidy == value).view(np.uint8)
+        count, parts, rows, _ = cv2.connectedComponentsWithStats(wanted, connectivity=connectivity)
+        small = rows[:, cv2.CC_STAT_AREA] < min_area
+        small[0] = False
+        if value:
+            small[1 + rows[1:count, cv2.CC_STAT_AREA].argmax()] = False
+        tidy[small[parts]] = not value
+    return tidy
+
+
 def _part_statistics(mask: Mask) -> NDArray[np.int32]:
     """One row (left, top, width, height, pixels) per 8-connected part, largest first, then in reading order."""
     _, _, rows, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)

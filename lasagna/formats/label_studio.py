@@ -8,14 +8,14 @@ import hashlib
 from typing import Any
 
 from lasagna.labels import Control, Label, LabelConfig
-from lasagna.masks import mask_to_boxes, mask_to_brush_rle, mask_to_polygons
+from lasagna.masks import drop_specks, mask_to_boxes, mask_to_brush_rle, mask_to_polygons
 from lasagna.segmentation import Mask, Segmentation
 
 TOLERANCE = 1.0
 """Pixels by which a polygon may leave the border of its mask."""
 
-MIN_PART = 1e-4
-"""Parts below this share of the image's pixels become no polygon or rectangle (the largest part always does)."""
+MIN_PART = 3e-4
+"""Parts below this share of the image's pixels are dropped and holes filled (the largest part of a class stays)."""
 
 
 def segmentation_to_label_studio(
@@ -35,7 +35,8 @@ def segmentation_to_label_studio(
         key: Identifies the task or image. Region ids are made from it, so the same input gives the same ids.
         model_version: Written into the prediction; Label Studio compares it with what `/setup` reports.
         tolerance: Of polygons, in pixels; see `mask_to_polygons`.
-        min_part: Share of the image's pixels below which a connected part is dropped from polygons and rectangles.
+        min_part: Share of the image's pixels below which a connected part is dropped and a hole filled; the largest
+            part of a class stays whatever its size.
 
     Returns:
         `{"model_version", "score", "result": [region, ...]}`. A region's score is the probability of its class; the
@@ -100,7 +101,7 @@ def _values(mask: Mask | None, control: Control, tolerance: float, min_area: flo
         return []
     height, width = mask.shape
     if control.kind == "brush":
-        return [{"format": "rle", "rle": mask_to_brush_rle(mask)}]
+        return [{"format": "rle", "rle": mask_to_brush_rle(drop_specks(mask, min_area))}]
     if control.kind == "polygon":
         return [
             {"points": [[_percent(x, width), _percent(y, height)] for x, y in polygon], "closed": True}

@@ -12,6 +12,7 @@ from lasagna.errors import DataError
 from lasagna.masks import (
     brush_rle_to_mask,
     coco_rle_to_mask,
+    drop_specks,
     mask_to_box,
     mask_to_boxes,
     mask_to_brush_rle,
@@ -194,6 +195,41 @@ def test_a_ragged_mask_takes_no_quadratic_memory() -> None:
 
 
 @settings(deadline=None)
+def without_specks(mask: Mask, min_area: float) -> Mask:
+    """Part by part, then hole by hole."""
+    found, tidy = mask.astype(np.uint8), mask.copy()
+    count, parts = cv2.connectedComponents(found, connectivity=8)
+    areas = [int((parts == i).sum()) for i in range(count)]
+    for i in range(1, count):
+        if areas[i] < min_area and i != 1 + int(np.argmax(areas[1:])):
+            tidy[parts == i] = False
+    count, holes = cv2.connectedComponents((~tidy).astype(np.uint8), connectivity=4)
+    for i in range(1, count):
+        if (holes == i).sum() < min_area:
+            tidy[holes == i] = True
+    return tidy
+
+
+@given(blobs() | any_masks, st.integers(0, 40))
+def test_specks_and_pinholes_go_and_the_largest_part_stays(mask: Mask, min_area: int) -> None:
+    before = mask.copy()
+    tidy = drop_specks(mask, min_area)
+    assert (mask == before).all()
+    assert tidy.any() == mask.any()
+    assert (tidy == (without_specks(mask, min_area) if mask.any() else mask)).all()
+
+
+def test_specks_by_hand() -> None:
+    mask = np.zeros((20, 20), bool)
+    mask[2:12, 2:12] = True
+    mask[5:7, 5:7] = False  # a hole of 4
+    mask[15, 15] = mask[16, 16] = True  # one part of 2, by a corner
+    tidy = drop_specks(mask, 5)
+    assert tidy[5:7, 5:7].all()
+    assert not tidy[12:].any()
+    assert drop_specks(mask, 2).sum() == mask.sum()
+
+
 @given(any_masks)
 def test_box(mask: Mask) -> None:
     box = mask_to_box(mask)
