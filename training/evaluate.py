@@ -1,4 +1,4 @@
-"""`lasagna evaluate`: how good are the masks, and does the model know what is not in the image?
+"""Evaluation: how good are the masks, and does the model know what is not in the image?
 
 Every image of a split is asked with *all* queryable classes of its data set in one query, and with distractors: names
 of other sets that are certainly absent. What always holds: void pixels count nowhere; a class is present in an image
@@ -7,19 +7,16 @@ a distractor that takes pixels from a class makes that class's IoU worse.
 """
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
 from lasagna.errors import DataError, LasagnaError
-from lasagna.progress import progress_bar
 from lasagna.segmentation import Segmentation
 from training.concepts import reason_not_negative
 from training.data import BACKGROUND, FolderDataset
@@ -253,148 +250,3 @@ def choose_distractors(own_set: str, own_classes: Sequence[str], names: Iterable
         elif name not in own_classes:
             skipped[name] = reason
     return Distractors(tuple(asked), skipped)
-
-
-@click.command(
-    epilog="""\b
-Examples:
-  lasagna evaluate --data ../shared/data/camvid --split val
-  lasagna evaluate --data ../shared/data/camvid --classes-from ../shared/data/coco_panoptic --json
-  lasagna evaluate --model my-checkpoint --data photos --limit 50 --out report.json
-"""
-)
-@click.option("--model", "model_name", default="nano", show_default=True, help="Shipped name, folder or hub id.")
-@click.option(
-    "--data",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder with classes.json, images/, masks/ and lists of ids.",
-)
-@click.option("--split", default="val", show_default=True, help="The list of ids: SPLIT.txt in the folder.")
-@click.option(
-    "--classes-from",
-    "others",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="OTHER",
-    help="Ask this set's names too, as distractors: a data set folder or a text file, one name per line. Repeatable. "
-    "Names that mean the same as a class of the data, or may be in its photos unannotated, are skipped and reported.",
-)
-@click.option("--limit", type=click.IntRange(1), help="At most so many images, spread evenly over the split.")
-@click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Images per model batch.")
-@click.option("--chunk-size", type=click.IntRange(1), help="Most classes in one list; default: all that fit.")
-@click.option(
-    "--threshold",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Probability from which on a class is present; default: 0.5.",
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of the table.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the JSON object to this file too.")
-def evaluate(
-    model_name: str,
-    data: Path,
-    split: str,
-    others: tuple[Path, ...],
-    limit: int | None,
-    batch_size: int,
-    chunk_size: int | None,
-    threshold: float | None,
-    device: str,
-    dtype: str,
-    as_json: bool,
-    out: Path | None,
-) -> None:
-    """Score a model on an annotated data set: mask IoU, and whether it knows which classes are absent.
-
-    Each image is asked with all classes of the set in one query. Exit code 1 when an image could not be scored.
-    """
-    dataset = FolderDataset(data, split)  # before the model is loaded: a wrong path should fail at once
-    names = [name for other in others for name in read_names(other)]
-    distractors = choose_distractors(dataset.name, dataset.classes, names)
-    if out is not None and not out.parent.is_dir():
-        raise DataError(f"{out}: the folder {out.parent} does not exist")
-
-    from rich.console import Console
-
-    from lasagna import Lasagna
-    from lasagna.environment import describe_environment
-
-    model = Lasagna.from_pretrained(model_name, device=device, dtype=dtype)
-    total = len(spread(len(dataset), limit))
-    with progress_bar(Console(stderr=True), f"{dataset.name} {split}", total) as advance:
-        result = evaluate_dataset(
-            model,
-            dataset,
-            distractors=distractors,
-            limit=limit,
-            batch_size=batch_size,
-            chunk_size=chunk_size,
-            threshold=threshold,
-            on_image=advance,
-        )
-    report = {
-        "data": str(data),
-        "split": split,
-        "model": model_name,
-        "model_version": model.version,
-        "batch_size": batch_size,
-        "chunk_size": chunk_size,
-        "threshold": threshold,
-        "environment": describe_environment(str(model.model.device)),
-        **result.as_dict(),
-    }
-    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-    if out is not None:
-        out.write_text(text + "\n", encoding="utf-8")
-    if as_json:
-        click.echo(text)
-    else:
-        _print_tables(report)
-    for image_id, reason in result.failures.items():
-        click.secho(f"not scored: {image_id}: {reason}", fg="red", err=True)
-    if result.failures:
-        sys.exit(1)
-
-
-def _print_tables(report: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    def figure(value: float | None) -> str:
-        return "–" if value is None else f"{value:.3f}"
-
-    console = Console()
-    distractors = report["distractors"]
-    per_class = Table(
-        title=f"{report['data']}, {report['split']}: {report['images']} images, {report['model_version']}"
-    )
-    for heading in ("class", "images", "IoU", "precision", "recall"):
-        per_class.add_column(heading, justify="left" if heading == "class" else "right")
-    for name, row in report["per_class"].items():
-        figures = (figure(row[key]) for key in ("iou", "precision", "recall"))
-        per_class.add_row(name, str(row["images"]), *figures)
-    console.print(per_class)
-
-    summary = Table(show_header=False)
-    summary.add_column()
-    summary.add_column(justify="right")
-    summary.add_row("mIoU", figure(report["miou"]))
-    summary.add_row("pixel accuracy", figure(report["pixel_accuracy"]))
-    for name, value in report["presence"].items():
-        summary.add_row(f"presence {name.replace('_', ' ')}", figure(value))
-    summary.add_row("presence calibration error", figure(report["calibration_error"]))
-    summary.add_row("absent classes said present", figure(report["absent_false_positive_rate"]))
-    if distractors["names"]:
-        among = f"  among {len(distractors['names'])} distractors"
-        summary.add_row(among, figure(distractors["absent_false_positive_rate"]))
-    summary.add_row("seconds per image", figure(report["seconds_per_image"]))
-    console.print(summary)
-    if distractors["skipped"]:
-        click.echo(f"{len(distractors['skipped'])} names were not asked as distractors:")
-        by_reason: dict[str, list[str]] = {}
-        for name, reason in distractors["skipped"].items():
-            by_reason.setdefault(reason, []).append(name)
-        for reason, skipped in by_reason.items():
-            click.echo(f"  {', '.join(skipped)}: {reason}")

@@ -13,6 +13,7 @@ from PIL import Image
 from lasagna import ClassAnswer, Lasagna, Segmentation
 from lasagna.cli import main
 from lasagna.errors import DataError
+from training.chunks import ChunkSize, chunk_table, evaluate_chunk_sizes
 from training.data import BACKGROUND, FolderDataset
 from training.evaluate import Distractors, choose_distractors, evaluate_dataset, read_names, spread
 
@@ -247,3 +248,42 @@ def test_background_is_a_class_of_nobody(data: Path) -> None:
     dataset = FolderDataset(data, "val")
     assert dataset.classes == ("sky", "cat", "car")
     assert (dataset.read_mask(3)[12:, :28] == BACKGROUND).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "classes"), [("N", 133), ("N/2", 67), ("N/4", 34), ("1", 1), ("40", 40), ("500", 133), ("N/500", 1)]
+)
+def test_chunk_sizes_of_133_classes(text: str, classes: int) -> None:
+    assert ChunkSize(text).classes(133) == classes
+
+
+@pytest.mark.parametrize("text", ["", "0", "N/0", "M", "2/3", "-1", "N,,1", "N/x"])
+def test_what_is_no_chunk_size_is_named(data: Path, text: str) -> None:
+    result = run("--data", data, "--chunk-sizes", text)
+    assert result.exit_code == 2
+    assert "no chunk size" in result.stderr
+
+
+def test_each_chunk_size_is_evaluated(data: Path) -> None:
+    dataset = FolderDataset(data, "val")
+    model = Known(dataset)
+    rows = evaluate_chunk_sizes(model, dataset, [ChunkSize("N"), ChunkSize("N/2"), ChunkSize("1")], batch_size=4)
+    assert [(row["size"], row["classes_per_list"], row["lists"]) for row in rows] == [
+        ("N", 3, 1),
+        ("N/2", 2, 2),
+        ("1", 1, 3),
+    ]
+    assert [options["chunk_size"] for count, options in model.calls if count == 4] == [3, 2, 1]
+    assert [row["miou"] for row in rows] == [1, 1, 1]
+    lines = chunk_table(rows).splitlines()
+    assert lines[2].startswith("| N (3) | 1 | 100.0 | 100.0 | 100.0 | 0.0 |")
+    assert lines[2].endswith("| 42.0 | 43.9 |")  # the paper's
+    assert lines[4].endswith("| – | – |")  # which has no row for lists of one
+
+
+def test_the_command_prints_the_table_of_chunk_sizes(checkpoint: Path, data: Path) -> None:
+    result = run("--model", checkpoint, "--data", data, "--chunk-sizes", "N,1", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert [row["classes_per_list"] for row in report["chunk_sizes"]] == [3, 1]
+    assert run("--data", data, "--chunk-sizes", "N", "--chunk-size", "2").exit_code == 2
