@@ -46,8 +46,6 @@ class Batch:
 
 OTHER, UNKNOWN = -1, -2
 
-# Lists are short, medium or whole within a batch, so that little is padding; (rate, fewest, most names).
-LIST_LENGTHS = ((0.3, 1, 12), (0.4, 8, 40), (0.3, 40, 140))
 VIEW_SIZE = (384, 384)
 
 
@@ -107,8 +105,7 @@ class Mixture:
             self.synonyms.setdefault(concept, []).append(word)
 
     def batch(self, step: int) -> Batch:
-        weights = [row[0] for row in LIST_LENGTHS]
-        _, low, high = random.Random(f"{self.seed}-{step}").choices(LIST_LENGTHS, weights=weights)[0]
+        low, high = self.options.draw_lengths(random.Random(f"{self.seed}-{step}"))
         rng = random.Random(f"{self.seed}-{self.rank}-{step}")
         examples = [self._example(rng, rng.randint(low, high)) for _ in range(self.batch_size)]
         return Batch(

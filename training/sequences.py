@@ -1,7 +1,8 @@
 """Training sequences: the paper's three strategies (section 3.4) as switches.
 
-An annotated photo becomes a question and its answer. `SequenceOptions` turns the rows of the paper's Table 5 on and
-off: sequence augmentation (negatives are spelled out with `<NEG>`), random classes list, target order consistency.
+An annotated photo becomes a question and its answer. `SequenceOptions` turns the rows of the paper's Table 5 on one by
+one: LISA's baseline (one target per question), a class list, random classes list, sequence augmentation (negatives are
+spelled out with `<NEG>`), target order consistency.
 """
 
 import random
@@ -16,16 +17,27 @@ class SequenceOptions:
     """The strategies.
 
     Attributes:
+        class_list: The question names many classes. Otherwise it names one that is present (LISA, arXiv 2308.00692),
+            and the other switches have no effect.
         negatives: Sequence augmentation: classes that are absent are in the answer, with `<NEG>`.
         random_list: Random classes list: the question names a sampled subset, not every class of the data set.
         all_positives: How often, in [0, 1], a sampled subset holds every present class.
         keep_order: Target order consistency: the answer follows the question's order.
+        lengths: How long random lists are: rows of (share of the batches, fewest, most names). All questions of a
+            batch are from one row, so that little of it is padding.
     """
 
+    class_list: bool = True
     negatives: bool = True
     random_list: bool = True
     all_positives: float = 0.5
     keep_order: bool = True
+    lengths: Sequence[tuple[float, int, int]] = ((1.0, 1, 40),)
+
+    def draw_lengths(self, rng: random.Random) -> tuple[int, int]:
+        """The fewest and most names of a batch's questions."""
+        _, low, high = rng.choices(self.lengths, weights=[share for share, *_ in self.lengths])[0]
+        return low, high
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,9 @@ def sample_class_list(
     positives, negatives = list(positives), list(negatives)
     rng.shuffle(positives)
     rng.shuffle(negatives)
+    if not options.class_list:
+        one = positives[:1]
+        return ClassList(tuple(one), (True,) * len(one), tuple(range(len(one))))
     if options.random_list:
         if rng.random() < options.all_positives:
             kept = positives[:length]

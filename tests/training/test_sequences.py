@@ -50,3 +50,19 @@ def test_short_of_names(positives: list[str], negatives: list[str]) -> None:
     for seed in range(10):
         drawn = sample_class_list(positives, negatives, 12, SequenceOptions(), random.Random(seed))
         assert sorted(drawn.names) == sorted(positives + negatives)
+
+
+def test_without_a_class_list_one_present_class_is_asked() -> None:
+    names = {draw(class_list=False, seed=s).names for s in range(40)}
+    assert {len(drawn) for drawn in names} == {1}
+    assert {name for (name,) in names} == set(POSITIVES)
+    assert draw(class_list=False).present == (True,)
+    nothing = sample_class_list([], NEGATIVES, 5, SequenceOptions(class_list=False), random.Random(0))
+    assert nothing == ClassList((), (), ())
+
+
+def test_lengths_are_drawn_by_share() -> None:
+    options = SequenceOptions(lengths=((3.0, 1, 2), (1.0, 8, 9)))
+    drawn = [options.draw_lengths(random.Random(s)) for s in range(400)]
+    assert set(drawn) == {(1, 2), (8, 9)}
+    assert 0.65 < drawn.count((1, 2)) / 400 < 0.85
