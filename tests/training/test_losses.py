@@ -59,3 +59,10 @@ def test_competition_where_everything_is_void() -> None:
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None
+
+
+def test_a_thin_class_weighs_more_than_its_pixels_in_the_competition() -> None:
+    """One pixel of class 1 against nine of class 0: weights 1 and 1/3 a pixel, 1 and 3 in all."""
+    labels = torch.tensor([[0] * 9 + [1]])
+    all_first = torch.tensor([[[ON] * 10], [[OFF] * 10]])
+    assert competition_loss(all_first, labels).item() == pytest.approx((ON - OFF) / 4)
