@@ -123,7 +123,7 @@ def report(name: str, setting: Row, rows: Sequence[Row], *, device: str, as_json
     Args:
         name: The sub-command.
         setting: What holds for all rows (model, repeats, ...).
-        rows: All with the same keys, which head the table.
+        rows: All with the same keys; each is a column of the table.
         device: That was measured.
     """
     from lasagna.environment import describe_environment
@@ -142,11 +142,15 @@ def report(name: str, setting: Row, rows: Sequence[Row], *, device: str, as_json
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"bench {name}: " + ", ".join(f"{key} {value}" for key, value in setting.items()))
+    # A figure per line and a column per row: there are more figures than a terminal of 80 characters has room for.
+    table = Table(
+        title=f"bench {name}: " + ", ".join(f"{key} {value}" for key, value in setting.items()), show_header=False
+    )
+    table.add_column()
+    for _ in rows:
+        table.add_column(justify="right")
     for heading in rows[0] if rows else ():
-        table.add_column(heading.replace("_", " "), justify="right")
-    for row in rows:
-        table.add_row(*(_figure(value) for value in row.values()))
+        table.add_row(heading.replace("_", " "), *(_figure(row[heading]) for row in rows))
     console = Console()
     console.print(table)
     console.print(", ".join(f"{key} {value}" for key, value in environment.items()), style="dim")
