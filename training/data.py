@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from lasagna.errors import DataError
+from training.sources.label_images import read_label_image
 
 VOID = 255
 BACKGROUND = 254
@@ -48,7 +48,11 @@ class FolderDataset:
         self.root = Path(root)
         self.name = self.root.resolve().name
         self.split = split
-        for path in (self.root, self.root / "classes.json", self.root / f"{split}.txt"):
+        listed = self.root / f"{split}.txt"
+        for path in (self.root, self.root / "classes.json", listed):
+            known = sorted(other.stem for other in self.root.glob("*.txt"))
+            if path == listed and known and not path.exists():
+                raise DataError(f"{path} is missing: no split {split!r}; there are {', '.join(known)}")
             if not path.exists():
                 raise DataError(
                     f"{self.root}: no data set in the folder layout: {path} is missing; "
@@ -99,10 +103,7 @@ class FolderDataset:
     def read_mask(self, index: int) -> NDArray[np.uint8]:
         """uint8 (height, width): indices into `classes`, `BACKGROUND` or `VOID`. Raises DataError."""
         path = self._samples[index].mask_path
-        try:
-            mask = np.asarray(Image.open(path))
-        except (OSError, SyntaxError) as error:
-            raise DataError(f"{path}: the mask cannot be read ({error})") from error
-        if mask.ndim != 2 or mask.dtype != np.uint8:
-            raise DataError(f"{path}: a mask is one 8-bit channel of class indices, not {mask.dtype} {mask.shape}")
+        mask = read_label_image(path)
+        if mask.dtype != np.uint8:
+            raise DataError(f"{path}: a mask is one 8-bit channel of class indices, not {mask.dtype}")
         return self._lookup[mask]

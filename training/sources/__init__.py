@@ -3,12 +3,13 @@
     source = open_source("ade20k", Path("data"), "train")
     source.classes, len(source), source[0].read()
 
-Every reader takes the folder of its data set and a split, checks at once that the folder is complete, and says what it
-looked for where it is not. To add a data set, write a module with a class that has `classes`, `__len__` and
-`__getitem__`, and name it in `SOURCES`.
+Every reader takes a folder and a split, checks at once that the folder is complete, and says what it looked for where
+it is not. To add a data set, write a module with a class (or a function that returns one) that has `classes`, `__len__`
+and `__getitem__`, and name it in `SOURCES`; docs/data.md shows an example.
 """
 
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -30,16 +31,62 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
 
-# Name -> (module and class, folder under the data root). The folders are those that LISA's and LaSagnA's published
-# training code expect.
-SOURCES: dict[str, tuple[str, str]] = {}
+@dataclass(frozen=True)
+class Entry:
+    """Where a data set's reader is, and where the data set itself.
+
+    Attributes:
+        reader: "module:attribute" below `training.sources`, called with a folder and a split.
+        folder: That folder, below the data root. A data set that uses another's photos takes the root itself.
+        splits: Those that are published with annotations.
+    """
+
+    reader: str
+    folder: str = "."
+    splits: tuple[str, ...] = ("train", "val")
+
+
+_UNC = ("train", "val", "testA", "testB")
+
+# The folders are those that LISA's and LaSagnA's published training code expect.
+SOURCES: dict[str, Entry] = {
+    # Class lists.
+    "ade20k": Entry("ade20k:ade20k", "ade20k"),
+    "cocostuff": Entry("cocostuff:cocostuff"),
+    "cocostuff_pixelmaps": Entry("cocostuff:cocostuff_pixelmaps"),
+    "coco_instances": Entry("coco_json:CocoInstances", "coco"),
+    "coco_panoptic": Entry("coco_json:CocoPanoptic", "coco"),
+    "cityscapes": Entry("cityscapes:cityscapes", "cityscapes"),
+    "mapillary": Entry("mapillary:mapillary", "mapillary"),
+    "mapillary_v1.2": Entry("mapillary:mapillary_12", "mapillary"),
+    "openimages": Entry("openimages:OpenImages", "OpenImageV6", ("train", "val", "test")),
+    "pascal_context_59": Entry("pascal:pascal_context_59"),
+    "pascal_context_459": Entry("pascal:pascal_context_459"),
+    "pascal_voc_20": Entry("pascal:pascal_voc"),
+    # Texts with masks.
+    "refclef": Entry("referring:RefClef", "refer_seg", _UNC),
+    "refclef-berkeley": Entry("referring:RefClefBerkeley", "refer_seg", ("train", "val", "test")),
+    "refcoco": Entry("referring:RefCoco", "refer_seg", _UNC),
+    "refcoco-google": Entry("referring:RefCocoGoogle", "refer_seg", ("train", "val", "test")),
+    "refcoco+": Entry("referring:RefCocoPlus", "refer_seg", _UNC),
+    "refcocog": Entry("referring:RefCocoG", "refer_seg", ("train", "val", "test")),
+    "refcocog-google": Entry("referring:RefCocoGGoogle", "refer_seg"),
+    "grefcoco": Entry("referring:GRefCoco", "refer_seg", _UNC),
+    "reasonseg": Entry("reasoning:ReasonSeg", "reason_seg/ReasonSeg", ("train", "val", "test")),
+    # Text alone.
+    "llava_instruct_150k": Entry("vqa:LlavaInstruct", splits=("train",)),
+    # One's own, in a folder of its own.
+    "folder": Entry("folder:Folder"),
+    "label_studio": Entry("label_studio:LabelStudioExport"),
+}
 
 
 def open_source(name: str, root: Path, split: str) -> Source:
     """The split of a data set under a root. Raises ConfigError for an unknown name, DataError for a broken folder."""
     if name not in SOURCES:
         raise ConfigError(f"unknown data set {name!r}; known are {', '.join(sorted(SOURCES))}")
-    where, folder = SOURCES[name]
-    module, _, attribute = where.partition(":")
-    source: Source = getattr(importlib.import_module(f"training.sources.{module}"), attribute)(root / folder, split)
+    entry = SOURCES[name]
+    module, _, attribute = entry.reader.partition(":")
+    reader = getattr(importlib.import_module(f"training.sources.{module}"), attribute)
+    source: Source = reader(root / entry.folder, split)
     return source

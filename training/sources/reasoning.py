@@ -63,7 +63,7 @@ class ReasonSeg:
                 raise DataError(f"{path}: a list of texts is expected, not {annotation['text']!r}; download it again")
             labels = partial(_labels, shapes, photo, path)
             self._records.append(
-                Record("reason_seg", stem, photo, texts=texts, answer=answers.get(photo.name), labels=labels)
+                Record("reasonseg", stem, photo, texts=texts, answer=answers.get(photo.name), labels=labels)
             )
             self._sentences.append(is_sentence)
 

@@ -51,7 +51,7 @@ class LlavaInstruct:
                 except ValueError as error:
                     self.skipped[image_id] = str(error)
                 else:
-                    self._records.append(Record("llava_instruct", image_id, image, turns=turns))
+                    self._records.append(Record("llava_instruct_150k", image_id, image, turns=turns))
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: not LLaVA's list of conversations ({error!r}); download it again") from error
         require_files(_WHAT, root, sorted({record.image_path for record in self._records if record.image_path}))
