@@ -120,7 +120,8 @@ def render_gallery(cards: Iterable[Card], failures: Iterable[dict[str, str]], **
     Args:
         cards: One per photo, in order.
         failures: `{"path", "reason"}` of what could not be annotated.
-        **about: `model_version`, `class_names`, `seconds`: of the whole run.
+        **about: `class_names`, and `model_version` and `seconds` of the whole run; no model version where people
+            annotated.
     """
     cards = list(cards)
     counts: dict[str, int] = dict.fromkeys(about["class_names"], 0)

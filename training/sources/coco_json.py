@@ -54,7 +54,6 @@ class _Coco:
             DataError: Files are missing or damaged, or there is no such split.
         """
         what = f"COCO's {self.kind} annotations (annotations/{self.kind}_SPLIT.json and the photos in SPLIT/)"
-        require_files(what, root, [root])
         path = self._path(root, split)
         own = path.stem.removeprefix(f"{self.kind}_")
         content = read_json(path)
