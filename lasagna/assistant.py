@@ -27,13 +27,13 @@ from lasagna.checkpoint import (
     load_model,
     save_checkpoint,
 )
-from lasagna.config import DecoderConfig, ModelConfig, VisionConfig
 from lasagna.decoding import decode_class_lists
+from lasagna.dialect import PromptFormat
 from lasagna.errors import ConfigError, ImageError, QueryError
 from lasagna.model import LasagnaModel
-from lasagna.prompt import Prompt, PromptFormat, Query
+from lasagna.prompt import Prompt, Query
 from lasagna.segmentation import ClassAnswer, ClassQuery, Mask, Segmentation, class_queries
-from lasagna.tokenizer import LabelTokenizer
+from lasagna.tokenizer import LabelTokenizer, load_tokenizer
 from lasagna.vision import EncodedImages, PreparedImage
 
 ImageLike = Image.Image | NDArray[np.uint8]
@@ -102,49 +102,25 @@ class Lasagna:
         model = cast_weights(load_model(folder).to(place), _dtype(dtype, place))
         return cls(
             model,
-            LabelTokenizer.load(folder / "tokenizer.json"),
+            load_tokenizer(folder),
             PromptFormat.load(folder / "prompt.json"),
             load_calibration(folder),
             checkpoint_version(folder),
         )
 
     @classmethod
-    def random(cls, seed: int = 0) -> "Lasagna":
+    def random(cls, seed: int = 0, dialect: str = "paper") -> "Lasagna":
         """A tiny model with random weights, for tests: the same code at the smallest size.
 
         Its offset lies at the median margin of a few names, so that about half of the classes are present.
+
+        Args:
+            seed: Of the weights.
+            dialect: "paper" or "released"; see `lasagna.dialect`.
         """
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        from lasagna.random_model import random_parts
 
-        from lasagna.tokenizer import CONTROL_TOKENS
-
-        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        vocabulary = {token: i for i, token in enumerate([*CONTROL_TOKENS, *alphabet])}
-        backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        backend.decoder = decoders.ByteLevel()
-        backend.add_special_tokens(list(CONTROL_TOKENS))
-        config = ModelConfig(
-            text={
-                "vocab_size": len(vocabulary),
-                "hidden_size": 32,
-                "intermediate_size": 64,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 4,
-                "max_position_embeddings": 8192,
-                "initializer_range": 0.2,
-            },
-            vision=VisionConfig(kind="pyramid", image_size=64, token_grid=2, backbone="test_efficientnet"),
-            decoder=DecoderConfig(width=16, heads=2, mlp_dim=32, coarse_mask=True, skip_channels=(4, 2)),
-        )
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            network = LasagnaModel(config)
-            for parameter in network.segmenter.parameters():
-                if parameter.ndim > 1:
-                    nn.init.normal_(parameter, std=0.3)
-        tokenizer, format = LabelTokenizer(backend), PromptFormat(max_length=4096)
+        network, tokenizer, format = random_parts(seed, dialect)
         model = cls(network, tokenizer, format, Calibration(), f"random-{seed}")
         grey = np.full((64, 64, 3), 127, np.uint8)
         names = [model.prompt.encode_name(f"{a}{b}") for a in "abcdefgh" for b in "aeiou"]

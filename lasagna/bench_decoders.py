@@ -65,7 +65,7 @@ class _Decisions:
     """Decides class after class, or follows decisions that are given."""
 
     def __init__(self, model: LasagnaModel, prompt: Prompt, bias: Tensor, given: Tensor | None) -> None:
-        self.model, self.tokenizer, self.given = model, prompt.tokenizer, given
+        self.model, self.prompt, self.given = model, prompt, given
         self.bias = bias.to(model.device)
         self.margins: list[Tensor] = []
         self.present: list[Tensor] = []
@@ -74,12 +74,12 @@ class _Decisions:
     def decide(self, hidden: Tensor) -> Tensor:
         """Takes (B, width), the hidden state before the decision; returns its token ids (B, 1)."""
         i = len(self.margins)
-        margin = self.model.margins(hidden, self.tokenizer.seg, self.tokenizer.neg)
+        margin = self.model.margins(hidden, self.prompt.seg, self.prompt.neg)
         present = margin >= self.bias[i] if self.given is None else self.given[:, i].to(margin.device)
         self.margins.append(margin)
         self.present.append(present)
         self.hidden.append(hidden)
-        return torch.where(present, self.tokenizer.seg, self.tokenizer.neg)[:, None]
+        return torch.where(present, self.prompt.seg, self.prompt.neg)[:, None]
 
     def result(self, steps: int) -> ReferenceDecoding:
         margins, present, hidden = (torch.stack(x, 1) for x in (self.margins, self.present, self.hidden))

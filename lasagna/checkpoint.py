@@ -4,8 +4,9 @@ A checkpoint is a folder in the layout of the Hugging Face hub:
 
     config.json         the shape (`lasagna.config.ModelConfig`)
     *.safetensors       the weights, one file or shards; matrices in half precision, everything else float32
-    tokenizer.json      the vocabulary
-    prompt.json         the sequence format (`lasagna.prompt.PromptFormat`)
+    tokenizer.json      the vocabulary, or
+    tokenizer.model, added_tokens.json   that of a Llama (`lasagna.tokenizer`)
+    prompt.json         the dialect (`lasagna.dialect.PromptFormat`)
     calibration.json    temperature and offsets of the probabilities; optional
     README.md           model card; optional
 
@@ -25,12 +26,13 @@ from lasagna.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lasagna.dialect import PromptFormat
     from lasagna.model import LasagnaModel
-    from lasagna.prompt import PromptFormat
     from lasagna.tokenizer import LabelTokenizer
 
 SHIPPED = Path(__file__).with_name("checkpoints")
-REQUIRED = ("config.json", "tokenizer.json", "prompt.json")
+REQUIRED = ("config.json", "prompt.json")
+TOKENIZERS = ("tokenizer.model", "tokenizer.json")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ def find_checkpoint(name: str | Path) -> Path:
             )
         folder = _download(str(name))
     missing = [file for file in REQUIRED if not (folder / file).exists()]
+    if not any((folder / file).exists() for file in TOKENIZERS):
+        missing.append(" or ".join(TOKENIZERS))
     if not list(folder.glob("*.safetensors")):
         missing.append("*.safetensors")
     if missing:
@@ -85,7 +89,7 @@ def find_checkpoint(name: str | Path) -> Path:
 def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "README.md"]
+    patterns = ["*.json", "*.safetensors", "tokenizer.model", "README.md"]
     try:
         return Path(snapshot_download(hub_id, allow_patterns=patterns))
     except Exception as error:  # network, authentication, unknown id: a dozen unrelated classes
@@ -102,7 +106,7 @@ def checkpoint_version(name: str | Path) -> str:
     """
     folder = find_checkpoint(name)
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+    for path in sorted(path for pattern in ("*.json", "*.safetensors", "*.model") for path in folder.glob(pattern)):
         digest.update(path.name.encode() + b"\0")
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -192,6 +196,6 @@ def save_checkpoint(
     save_torch_state_dict({key: value.detach().cpu().contiguous() for key, value in state.items()}, folder)
     (folder / "config.json").write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
     write_calibration(folder, calibration)
-    tokenizer.save(folder / "tokenizer.json")
+    tokenizer.save(folder)
     prompt.save(folder / "prompt.json")
     assert all(torch.isfinite(value).all() for value in state.values()), "a weight is not finite"

@@ -68,7 +68,7 @@ def decode_class_lists(
     Returns:
         One `DecodedList` per chunk.
     """
-    tokenizer, device = prompt.tokenizer, model.device
+    device = model.device
     cache = DynamicCache(config=model.language_model.config)
     prefix = model.prefix(prompt.before_image, tokens)
     start = prefix.shape[1]
@@ -80,8 +80,8 @@ def decode_class_lists(
     question_length = max(len(query.question) for query in queries)
     answer_length = max(query.slots[-1] for query in queries)  # nothing is read after the last decision
     slot_count = max(len(query.slots) for query in queries)
-    question = torch.full((rows, question_length), tokenizer.pad)
-    answer = torch.full((rows, answer_length), tokenizer.pad)
+    question = torch.full((rows, question_length), prompt.pad)
+    answer = torch.full((rows, answer_length), prompt.pad)
     slots = torch.zeros((rows, slot_count), dtype=torch.long)
     valid = torch.zeros((rows, slot_count), dtype=torch.bool)
     fed = torch.zeros((rows, slot_count), dtype=torch.bool)  # the last decision feeds no other
@@ -116,7 +116,7 @@ def decode_class_lists(
     while True:
         # Put the guesses into the slots and run from the frontier on (the first time with the question before it).
         filled = answer[active]
-        chosen = torch.where(guess[active], tokenizer.seg, tokenizer.neg)
+        chosen = torch.where(guess[active], prompt.seg, prompt.neg)
         places = slots[active].clamp(max=answer_length - 1)
         filled.scatter_(1, places, torch.where(fed[active], chosen, filled.gather(1, places)))
         ids, first = filled[:, frontier:], question_length + frontier
@@ -130,7 +130,7 @@ def decode_class_lists(
         reading = slots[active] - 1 - frontier
         fresh = valid[active] & (reading >= 0)
         states = out.gather(1, reading.clamp(min=0)[..., None].expand(-1, -1, out.shape[2]))
-        values = model.margins(states, tokenizer.seg, tokenizer.neg)
+        values = model.margins(states, prompt.seg, prompt.neg)
         margins[active] = torch.where(fresh, values, margins[active])
         hidden[active] = torch.where(fresh[..., None], states.to(hidden.dtype), hidden[active])
         decided = torch.where(fresh, values >= bias[active], guess[active])

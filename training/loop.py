@@ -22,10 +22,11 @@ from torch import distributed, nn
 
 from lasagna.checkpoint import Calibration, find_checkpoint, load_weights, save_checkpoint
 from lasagna.config import DecoderConfig, ModelConfig, VisionConfig
+from lasagna.dialect import PromptFormat
 from lasagna.errors import ConfigError
 from lasagna.model import LasagnaModel
-from lasagna.prompt import Prompt, PromptFormat
-from lasagna.tokenizer import LabelTokenizer
+from lasagna.prompt import Prompt
+from lasagna.tokenizer import LabelTokenizer, load_tokenizer
 from training.concepts import CONCEPTS
 from training.data import FolderDataset
 from training.losses import LossWeights
@@ -34,12 +35,19 @@ from training.objective import batch_losses
 from training.sequences import SequenceOptions
 from training.tokenizer import build_tokenizer
 
-TEMPLATES = (
-    "USER: <image> Can you segment the <classes> in this image? ASSISTANT: ",
-    "USER: <image> Please segment the <classes> in this image. ASSISTANT: ",
-    "USER: <image> Segment <classes>. ASSISTANT: ",
-    "USER: <image> Which of these are in the image, and where: <classes>? ASSISTANT: ",
+FORMAT = PromptFormat(
+    questions={
+        "classes": (
+            "Can you segment the <classes> in this image?",
+            "Please segment the <classes> in this image.",
+            "Segment <classes>.",
+            "Which of these are in the image, and where: <classes>?",
+        )
+    },
+    answers={},
+    max_length=1536,
 )
+"""Of a model that is trained from scratch: class lists only."""
 
 
 @dataclass(frozen=True)
@@ -172,8 +180,8 @@ class Trainer:
         sets = (FolderDataset(recipe.data / name, "train") for name in recipe.rates)
         self.sets = [Photos(dataset.divide(recipe.holdout)[0]) for dataset in sets]
         start = find_checkpoint(recipe.start) if recipe.start else None
-        self.tokenizer = LabelTokenizer.load(start / "tokenizer.json") if start else self._tokenizer()
-        self.format = PromptFormat(templates=TEMPLATES, max_length=1536)
+        self.tokenizer = load_tokenizer(start) if start else self._tokenizer()
+        self.format = PromptFormat.load(start / "prompt.json") if start else FORMAT
         self.model = LasagnaModel(recipe.model_config(len(self.tokenizer)))
         if start:
             load_weights(self.model, start)
@@ -190,7 +198,9 @@ class Trainer:
         names = sorted({name for photos in self.sets for name in photos.classes} | set(CONCEPTS))
         captions = self.recipe.data / "coco_things" / "captions.json"
         texts = [t for ts in json.loads(captions.read_text()).values() for t in ts] if captions.exists() else []
-        return build_tokenizer(names, [*texts, *TEMPLATES * 100], self.recipe.vocabulary)
+        form = FORMAT
+        asked = [f"{form.user}{form.image}{wording}{form.assistant}" for wording in form.questions["classes"]]
+        return build_tokenizer(names, [*texts, *asked * 100], self.recipe.vocabulary)
 
     def resume(self) -> bool:
         """Goes on from `state.pt` where there is one."""

@@ -45,8 +45,7 @@ def answer_questions(
         tokens: (B, T, C) image tokens.
         drop_tokens: Share of the image's tokens that is hidden from the language model, a regulariser.
     """
-    tokenizer = prompt.tokenizer
-    template = rng.randrange(len(prompt.format.templates))
+    template = rng.randrange(len(prompt.format.questions["classes"]))
     prefix = model.prefix(prompt.before_image, tokens)
     start, sequences, answers = prefix.shape[1], [], []
     for classes in batch.classes:
@@ -54,13 +53,13 @@ def answer_questions(
         query = prompt.query(names, template, classes.answered)
         answer = list(query.answer)
         for slot, i in zip(query.slots, classes.answered, strict=True):
-            answer[slot] = tokenizer.seg if classes.present[i] else tokenizer.neg
+            answer[slot] = prompt.seg if classes.present[i] else prompt.neg
         sequences.append([*query.question, *answer])
         answers.append((len(query.question), query.slots))
     # Few distinct shapes: the CPU's matrix library builds a kernel for every new one.
     longest = start + max(len(sequence) for sequence in sequences)
     length = -(-longest // 64) * 64 - start
-    ids = torch.full((len(sequences), length), tokenizer.pad)
+    ids = torch.full((len(sequences), length), prompt.pad)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = torch.tensor(sequence)
     ids = ids.to(model.device)

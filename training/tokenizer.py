@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from lasagna.tokenizer import CONTROL_TOKENS, LabelTokenizer
+from lasagna.tokenizer import CONTROL_TOKENS, BytePairTokenizer
 
 
 def build_tokenizer(
     names: Sequence[str], texts: Iterable[str], vocabulary: int, name_weight: int = 50
-) -> LabelTokenizer:
+) -> BytePairTokenizer:
     """Trains the tokenizer.
 
     Args:
@@ -31,4 +31,4 @@ def build_tokenizer(
         show_progress=False,
     )
     tokenizer.train_from_iterator([*(name for name in names for _ in range(name_weight)), *texts], trainer)
-    return LabelTokenizer(tokenizer)
+    return BytePairTokenizer(tokenizer)

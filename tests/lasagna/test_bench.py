@@ -24,8 +24,9 @@ from lasagna.bench_decoders import (
 from lasagna.cli import main
 from lasagna.config import DecoderConfig, ModelConfig, VisionConfig
 from lasagna.decoding import decode_class_lists
+from lasagna.dialect import PromptFormat
 from lasagna.model import LasagnaModel
-from lasagna.prompt import Prompt, PromptFormat, Query
+from lasagna.prompt import Prompt, Query
 from training.tokenizer import build_tokenizer
 
 WIDTH, IMAGE_TOKENS = 32, 6
@@ -81,8 +82,8 @@ def decode_from_scratch(
         text = model.embed([*query.question, *answer[:slot]])[None]
         sequence = torch.cat([prefix, text], 1)
         hidden = model.run(sequence, None, torch.arange(sequence.shape[1])[None], None)[:, -1]
-        margins.append(model.margins(hidden, prompt.tokenizer.seg, prompt.tokenizer.neg)[0])
-        answer[slot] = prompt.tokenizer.seg if margins[i] >= bias[i] else prompt.tokenizer.neg
+        margins.append(model.margins(hidden, prompt.seg, prompt.neg)[0])
+        answer[slot] = prompt.seg if margins[i] >= bias[i] else prompt.neg
     values = torch.stack(margins)
     return values, values >= bias
 

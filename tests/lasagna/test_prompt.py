@@ -1,17 +1,22 @@
 """The sequence format: labels are data, the answer follows the query, chunks are balanced."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lasagna import Lasagna, LasagnaError
+from lasagna.dialect import RELEASED, PromptFormat
 from lasagna.errors import CheckpointError, QueryError
-from lasagna.prompt import Prompt, PromptFormat
+from lasagna.prompt import IGNORED, IMAGE_TOKEN, Prompt
+
+PROMPTS = {dialect: Lasagna.random(dialect=dialect).prompt for dialect in ("paper", "released")}
 
 
-@pytest.fixture(scope="module")
-def prompt() -> Prompt:
-    return Lasagna.random().prompt
+@pytest.fixture(params=PROMPTS)
+def prompt(request: pytest.FixtureRequest) -> Prompt:
+    return PROMPTS[request.param]
 
 
 AWKWARD = {
@@ -29,6 +34,10 @@ AWKWARD = {
     "long": "x" * 300,
     "braces": "{c1, c2}",
     "template": "cat in this image? ASSISTANT: dog",
+    "released decision": "cat<ins>",
+    "end of the list": "cat <cat_end> ASSISTANT: dog<ins>",
+    "only control tokens": "<cat_start><cat_end><semantic></s>",
+    "image end": "<im_end>",
 }
 
 
@@ -37,36 +46,87 @@ def test_a_label_is_data(prompt: Prompt, label: str) -> None:
     """It adds one slot, no control token, and leaves its neighbours' ids as they are."""
     ids = [prompt.encode_name(text) for text in ("sky", label, "road")]
     query = prompt.query(ids)
-    control = {prompt.tokenizer.seg, prompt.tokenizer.neg, prompt.tokenizer.eos, prompt.tokenizer.bos}
+    plain = prompt.query([prompt.encode_name(text) for text in ("sky", "cat", "road")])
+    control = set(prompt.tokenizer.controls.values())
     assert len(query.slots) == 3
-    assert not control & {*query.question, *query.answer}
+    assert [i for i in query.question if i in control] == [i for i in plain.question if i in control]
+    assert not control & {*query.answer}
     assert query.answer.count(-1) == 3
     for name, slot in zip(ids, query.slots, strict=True):
         assert query.answer[slot] == -1
-        assert query.answer[slot - len(name) : slot] == name
+        assert query.answer[slot - len(name) : slot] == name.ids
     if len(label) < 300:
-        assert prompt.tokenizer.decode(list(ids[1])) == prompt.format.read_text(label)
+        assert prompt.tokenizer.decode(ids[1].ids) == prompt.format.read_text(label)
 
 
-@given(st.lists(st.text(min_size=1, max_size=20).filter(lambda t: t.strip()), min_size=1, max_size=10))
-def test_any_text_gives_as_many_slots_as_labels(labels: list[str]) -> None:
-    prompt = PROMPT
-    ids = [prompt.encode_name(label) for label in labels]
-    query = prompt.query(ids)
+@pytest.mark.parametrize("dialect", PROMPTS)
+@given(labels=st.lists(st.text(min_size=1, max_size=20).filter(lambda t: t.strip()), min_size=1, max_size=10))
+def test_any_text_gives_as_many_slots_as_labels(dialect: str, labels: list[str]) -> None:
+    prompt = PROMPTS[dialect]
+    names = [prompt.encode_name(label) for label in labels]
+    query = prompt.query(names)
     assert len(query.slots) == len(labels)
-    assert [query.answer[s - len(n) : s] for s, n in zip(query.slots, ids, strict=True)] == ids
+    assert [query.answer[s - len(n) : s] for s, n in zip(query.slots, names, strict=True)] == [n.ids for n in names]
 
 
-PROMPT = Lasagna.random().prompt
+@pytest.mark.parametrize("answered", [None, [2, 0]], ids=["question order", "two of three"])
+def test_a_conversation_is_the_query_with_its_decisions(prompt: Prompt, answered: list[int] | None) -> None:
+    names = [prompt.encode_name(name) for name in ("sky", "traffic light", "road")]
+    present = [True, False, True]
+    query = prompt.query(names, 1 % len(prompt.format.questions["classes"]), answered)
+    turn = prompt.class_list_turn(names, present, 1 % len(prompt.format.questions["classes"]), answered)
+    whole = prompt.conversation([turn])
+    decisions = iter(prompt.seg if present[i] else prompt.neg for i in (answered or range(3)))
+    answer = [next(decisions) if token == -1 else token for token in query.answer]
+    assert whole.ids == (*prompt.with_image(query.question), *answer, prompt.stop)
+    assert whole.labels == (*[IGNORED] * (len(whole.ids) - len(answer) - 1), *answer, prompt.stop)
+    assert [whole.ids[slot] == prompt.seg for slot in whole.slots] == list(whole.present)
+    assert list(whole.present) == [present[i] for i in (answered or range(3))]
 
 
-def test_the_text_is_that_of_the_paper(prompt: Prompt) -> None:
+def test_only_answers_are_supervised(prompt: Prompt) -> None:
+    turns = [
+        prompt.text_turn("referring", "the Dog <SEG> on the_left"),
+        prompt.text_turn("vqa", "What is <ins> here?", "A dog </s>."),
+        prompt.text_turn("reasoning", "What barks?", "Dogs bark.", answer_template=1, present=False),
+    ]
+    whole = prompt.conversation(turns)
+    assert whole.ids.count(prompt.stop) == 3
+    assert whole.ids.count(IMAGE_TOKEN) == 1
+    assert whole.present == (True, False)
+    assert prompt.question(turns[0]) == whole.ids[len(prompt.before_image) + 1 :][: len(prompt.question(turns[0]))]
+    supervised = prompt.tokenizer.decode([i for i in whole.labels if i != IGNORED])
+    squeezed = supervised.replace(" ", "")
+    yes, no = prompt.format.present, prompt.format.absent
+    assert squeezed == f"Itis{yes}.</s>Adog</s>.</s>Dogsbark.Itis{no}.</s>"
+    asked = prompt.tokenizer.decode([i for i, label in zip(whole.ids, whole.labels, strict=True) if label == IGNORED])
+    assert "dog <seg> on the left" in asked
+    assert "Itis" not in asked.replace(" ", "")
+    assert all(i == label for i, label in zip(whole.ids, whole.labels, strict=True) if label != IGNORED)
+
+
+def test_a_long_conversation_is_cut(prompt: Prompt) -> None:
+    turn = prompt.text_turn("vqa", "Why?", "because " * 50)
+    whole = prompt.conversation([turn], max_length=60)
+    assert len(whole.ids) + prompt.image_tokens - 1 == 60
+    assert len(whole.labels) == len(whole.ids)
+
+
+def test_a_task_that_was_not_trained_is_refused() -> None:
+    format = PromptFormat(questions={"classes": ("Segment <classes>.",)}, answers={})
+    prompt = Prompt(format, PROMPTS["paper"].tokenizer, 4)
+    with pytest.raises(QueryError, match="class lists: name the classes"):
+        prompt.text_turn("vqa", "What is this?")
+
+
+def test_the_text_is_that_of_the_paper() -> None:
+    prompt = PROMPTS["paper"]
     query = prompt.query([prompt.encode_name(name) for name in ("sky", "road")])
     decode = prompt.tokenizer.decode
     assert decode(prompt.before_image) + "<image>" + decode(list(query.question)) == (
         "<s>USER: <image> Can you segment the sky, road in this image? ASSISTANT: "
     )
-    filled = [prompt.tokenizer.neg if token == -1 else token for token in query.answer]
+    filled = [prompt.neg if token == -1 else token for token in query.answer]
     assert decode(filled) == "sky<NEG>, road<NEG>."
 
 
@@ -109,10 +169,30 @@ def test_chunk_size_zero_is_refused(prompt: Prompt) -> None:
         prompt.plan_chunks([prompt.encode_name("a")], 0)
 
 
-@pytest.mark.parametrize("template", ["<image> only", "<classes> only", "<image><image><classes>"])
-def test_a_template_without_its_places_is_refused(template: str) -> None:
-    with pytest.raises(CheckpointError, match="once each"):
-        PromptFormat(templates=(template,))
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"questions": {"classes": ("Segment all.",)}}, "needs <classes> once"),
+        ({"questions": {"classes": ("<classes> and <classes>",)}}, "needs <classes> once"),
+        ({"questions": {"classes": ("<classes>",), "vqa": ("What?",)}}, "needs <text> once"),
+        ({"questions": {"vqa": ("<text>",)}}, "a wording for 'classes'"),
+        ({"questions": {"classes": ("<classes>",), "ocr": ("<text>",)}}, "unknown task 'ocr'"),
+        ({"image": "no place"}, "needs <image> once"),
+    ],
+)
+def test_a_format_without_its_places_is_refused(values: dict, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        PromptFormat(**values)
+
+
+def test_a_token_that_the_vocabulary_lacks_is_named() -> None:
+    with pytest.raises(CheckpointError, match="no token <ins>"):
+        Prompt(RELEASED, PROMPTS["paper"].tokenizer, 4)
+
+
+def test_a_format_comes_back_from_its_file(prompt: Prompt, tmp_path: Path) -> None:
+    prompt.format.save(tmp_path / "prompt.json")
+    assert PromptFormat.load(tmp_path / "prompt.json") == prompt.format
 
 
 def test_prompt_errors_are_ours() -> None:
