@@ -1,9 +1,9 @@
 """`lasagna bench`: the performance figures, as a table and as JSON.
 
 Every benchmark is one sub-command that yields rows of figures; `report` prints them, together with the machine they
-were measured on. What always holds: ways of doing the same thing are timed side by side in one process, interleaved,
-each after one untimed run, and the figure is the median of the repeats; what is timed is checked for being right in the
-same run.
+were measured on. Other packages register theirs in the entry-point group `lasagna.benchmarks`. What always holds: ways
+of doing the same thing are timed side by side in one process, interleaved, each after one untimed run, and the figure
+is the median of the repeats; what is timed is checked for being right in the same run.
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lasagna.commands import EntryPointGroup
 from lasagna.errors import DataError, QueryError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ CLASS_NAMES = tuple(" ".join(name.split()) for name in _NAMES.split(","))
 """The 133 classes of COCO panoptic (things and merged stuff), the class list of the paper."""
 
 
-class _Numbers(click.ParamType):
+class Numbers(click.ParamType):
     """Positive whole numbers, separated by commas."""
 
     name = "N,N,..."
@@ -60,7 +61,7 @@ class _Numbers(click.ParamType):
         return numbers
 
 
-class _Dtypes(click.ParamType):
+class Dtypes(click.ParamType):
     """Names of number formats, separated by commas."""
 
     name = "DTYPE,..."
@@ -82,7 +83,7 @@ def common_options(command: Callable[..., None]) -> Callable[..., None]:
                 "--model", "model_name", default="nano", show_default=True, help="Shipped name, folder, hub id."
             ),
             click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
-            click.option("--dtype", "dtypes", type=_Dtypes(), default="float32", show_default=True),
+            click.option("--dtype", "dtypes", type=Dtypes(), default="float32", show_default=True),
             click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Median of so many."),
             click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table."),
             click.option(
@@ -180,7 +181,11 @@ def sample_classes(count: int) -> list[str]:
     return [name if i == 1 else f"{name} {i}" for i in rounds for name in CLASS_NAMES][:count]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=EntryPointGroup,
+    entry_point_group="lasagna.benchmarks",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 def bench() -> None:
     """Measure how fast the model is on this machine, and that the fast way gives the right result."""
 
@@ -193,7 +198,7 @@ Examples:
   lasagna bench decode --model my-checkpoint --batch 4 --repeats 5 --out decode.json
 """
 )
-@click.option("--classes", "counts", type=_Numbers(), default="20,133", show_default=True, help="Lengths of the list.")
+@click.option("--classes", "counts", type=Numbers(), default="20,133", show_default=True, help="Lengths of the list.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images asked at once.")
 @click.option(
     "--present",

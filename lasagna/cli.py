@@ -5,26 +5,16 @@ own and `lasagna` imports nothing upward. A command's module imports no torch at
 """
 
 import sys
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import click
 
+from lasagna.commands import EntryPointGroup
 from lasagna.errors import LasagnaError
 
 
-class _Commands(click.Group):
-    """A group that loads a sub-command when it is used."""
-
-    def _entry_points(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group="lasagna.commands")}
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(self._entry_points())
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        point = self._entry_points().get(cmd_name)
-        return None if point is None else point.load()
+class _Commands(EntryPointGroup):
+    """The top: an error that a user can cause is a message and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -34,7 +24,9 @@ class _Commands(click.Group):
             sys.exit(error.exit_code)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands, entry_point_group="lasagna.commands", context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(package_name="lasagna-assist")
 def main() -> None:
     """Pre-label images for segmentation with LaSagnA: one query names every class, every class gets an answer."""
