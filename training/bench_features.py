@@ -108,9 +108,10 @@ class _Training:
         from PIL import Image
 
         from lasagna.checkpoint import find_checkpoint
+        from lasagna.dialect import PromptFormat
         from lasagna.model import LasagnaModel
-        from lasagna.prompt import Prompt, PromptFormat
-        from lasagna.tokenizer import LabelTokenizer
+        from lasagna.prompt import Prompt
+        from lasagna.tokenizer import load_tokenizer
 
         torch.manual_seed(0)
         torch.set_default_dtype(getattr(torch, dtype))  # built in its type: 7B in float32 first would need twice that
@@ -122,7 +123,7 @@ class _Training:
         self._choose_trained()
         self.optimiser = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-5)
         # nano's words: few tokens per name, as in Llama's own vocabulary.
-        tokenizer = LabelTokenizer.load(find_checkpoint("nano") / "tokenizer.json")
+        tokenizer = load_tokenizer(find_checkpoint("nano"))
         self.prompt = Prompt(PromptFormat(), tokenizer, self.model.encoder.num_tokens)
         self.side = config.vision.image_size // 4
         self.files = []

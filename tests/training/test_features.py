@@ -11,10 +11,11 @@ from rich.console import Console
 
 from lasagna import Lasagna
 from lasagna.config import DecoderConfig, ModelConfig, VisionConfig
+from lasagna.dialect import PromptFormat
 from lasagna.errors import ConfigError, ImageError
 from lasagna.image import load_image
 from lasagna.model import LasagnaModel
-from lasagna.prompt import Prompt, PromptFormat
+from lasagna.prompt import Prompt
 from lasagna.tokenizer import LabelTokenizer
 from lasagna.vision import EncodedImages
 from training.bench_features import step_loss
