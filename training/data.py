@@ -11,7 +11,6 @@ void is `VOID`.
 
 import copy
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lasagna.errors import DataError
+from training.sources.annotations import read_json
 from training.sources.label_images import read_label_image
 
 VOID = 255
@@ -58,9 +58,7 @@ class FolderDataset:
                     f"{self.root}: no data set in the folder layout: {path} is missing; "
                     "it needs classes.json, images/ID.jpg, masks/ID.png and IDs per split in train.txt, val.txt"
                 )
-        meta = json.loads((self.root / "classes.json").read_text())
-        background = meta.get("background_index")
-        names = [str(name) for name in meta["classes"]]
+        background, names = _read_classes(self.root / "classes.json")
         self.classes: tuple[str, ...] = tuple(name for i, name in enumerate(names) if i != background)
         self._lookup = np.full(256, VOID, np.uint8)
         position = 0
@@ -70,7 +68,7 @@ class FolderDataset:
             else:
                 self._lookup[i] = position
                 position += 1
-        ids = (self.root / f"{split}.txt").read_text().split()
+        ids = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
         self._samples = [Sample(i, self.root / "images" / f"{i}.jpg", self.root / "masks" / f"{i}.png") for i in ids]
         missing = [str(p) for s in self._samples for p in (s.image_path, s.mask_path) if not p.exists()]
         if missing:
@@ -107,3 +105,17 @@ class FolderDataset:
         if mask.dtype != np.uint8:
             raise DataError(f"{path}: a mask is one 8-bit channel of class indices, not {mask.dtype}")
         return self._lookup[mask]
+
+
+def _read_classes(path: Path) -> tuple[int | None, list[str]]:
+    """The background's index and all names of a classes.json."""
+    meta = read_json(path)
+    names = meta.get("classes") if isinstance(meta, dict) else None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise DataError(f'{path}: it needs {{"classes": [names], "background_index": 0 or null}}, not {str(meta)[:80]}')
+    background = meta.get("background_index")
+    if background is not None and (not isinstance(background, int) or not 0 <= background < len(names)):
+        raise DataError(f"{path}: background_index is null or from 0 to {len(names) - 1}, not {background!r}")
+    if len(names) > BACKGROUND:
+        raise DataError(f"{path}: {len(names)} classes; 8-bit masks hold {BACKGROUND} and void")
+    return background, names
