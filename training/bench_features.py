@@ -107,6 +107,7 @@ class _Training:
         import torch
         from PIL import Image
 
+        from lasagna.assistant import cast_weights
         from lasagna.checkpoint import find_checkpoint
         from lasagna.dialect import PromptFormat
         from lasagna.model import LasagnaModel
@@ -114,12 +115,8 @@ class _Training:
         from lasagna.tokenizer import load_tokenizer
 
         torch.manual_seed(0)
-        torch.set_default_dtype(getattr(torch, dtype))  # built in its type: 7B in float32 first would need twice that
-        try:
-            with torch.device(device):
-                self.model = LasagnaModel(config)
-        finally:
-            torch.set_default_dtype(torch.float32)
+        with torch.device(device):
+            self.model = cast_weights(LasagnaModel(config), getattr(torch, dtype))
         self._choose_trained()
         self.optimiser = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-5)
         # nano's words: few tokens per name, as in Llama's own vocabulary.

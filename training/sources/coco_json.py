@@ -126,7 +126,7 @@ class CocoInstances(_Coco):
         crowds = [a["segmentation"] for a in annotations if a.get("iscrowd")]
         return Record(
             "coco_instances",
-            photo.stem,
+            Path(image["file_name"]).with_suffix("").as_posix(),
             photo,
             classes=self._names(decided),
             labels=partial(_instance_labels, parts, crowds, size, f"{self._json}: photo {image['id']}"),
@@ -161,7 +161,7 @@ class CocoPanoptic(_Coco):
         size = (int(image["height"]), int(image["width"]))
         return Record(
             "coco_panoptic",
-            photo.stem,
+            Path(image["file_name"]).with_suffix("").as_posix(),
             photo,
             classes=self._names(decided),
             labels=partial(_panoptic_labels, self._masks / annotation["file_name"], ids, size),

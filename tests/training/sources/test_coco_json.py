@@ -110,6 +110,13 @@ def test_a_data_set_of_ones_own(tmp_path: Path) -> None:
         open_source("coco_instances", tmp_path, "train")
 
 
+def test_photos_of_one_name_in_several_folders(tmp_path: Path) -> None:
+    images = [{**coco_image(number), "file_name": f"{folder}/1.jpg"} for number, folder in enumerate(("day", "night"))]
+    coco_json(tmp_path, "instances", [], images)
+    source = open_source("coco_instances", tmp_path, "train")
+    assert [source[i].image_id for i in range(2)] == ["day/1", "night/1"]
+
+
 def change(path: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
