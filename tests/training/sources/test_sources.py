@@ -128,7 +128,8 @@ def test_the_documentation_lists_every_source() -> None:
 
 def test_the_documented_reader_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
-    module, entry = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    section = text.split("## A data set more, in one file")[1].split("\n## ")[0]
+    module, entry = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     (tmp_path / "pets.py").write_text(module)
     spec = importlib.util.spec_from_file_location("training.sources.pets", tmp_path / "pets.py")
     assert spec is not None
