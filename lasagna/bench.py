@@ -144,15 +144,15 @@ def report(name: str, setting: Row, rows: Sequence[Row], *, device: str, as_json
     from rich.table import Table
 
     # A figure per line and a column per row: there are more figures than a terminal of 80 characters has room for.
-    table = Table(
-        title=f"bench {name}: " + ", ".join(f"{key} {value}" for key, value in setting.items()), show_header=False
-    )
+    table = Table(show_header=False)
     table.add_column()
     for _ in rows:
         table.add_column(justify="right")
     for heading in rows[0] if rows else ():
         table.add_row(heading.replace("_", " "), *(_figure(row[heading]) for row in rows))
     console = Console()
+    # Not the table's title: that would be broken at the table's width.
+    console.print(f"bench {name}: " + ", ".join(f"{key} {value}" for key, value in setting.items()))
     console.print(table)
     console.print(", ".join(f"{key} {value}" for key, value in environment.items()), style="dim")
 
