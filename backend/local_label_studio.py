@@ -19,7 +19,7 @@ import requests
 from backend.label_studio import LabelStudio
 from backend.services import Service, free_port, port_is_free
 from lasagna.errors import ServiceError
-from lasagna.settings import Settings
+from lasagna.settings import Settings, cache_folder
 
 START_SECONDS = 600.0
 """Longest wait for the first answer; a first start on a slow and busy machine takes minutes."""
@@ -34,11 +34,6 @@ class Login:
     token: str
 
 
-def cache_dir(settings: Settings) -> Path:
-    """Where set-up puts what is not part of the checkout (`LASAGNA_CACHE`)."""
-    return Path(settings["cache"] or Path.home() / ".cache" / "lasagna-assist").expanduser()
-
-
 class LocalLabelStudio:
     """A running Label Studio with its data in `folder`. Use as a context manager, or call `stop`.
 
@@ -47,7 +42,7 @@ class LocalLabelStudio:
     """
 
     def __init__(self, settings: Settings, folder: Path, *, port: int | None = None) -> None:
-        home = cache_dir(settings) / "label-studio"
+        home = cache_folder(settings) / "label-studio"
         program = home / "venv" / "bin" / "label-studio"
         if not program.is_file():
             raise ServiceError(

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from lasagna.checkpoint import (
     Calibration,
@@ -30,6 +30,7 @@ from lasagna.checkpoint import (
 from lasagna.decoding import decode_class_lists
 from lasagna.dialect import PromptFormat
 from lasagna.errors import ConfigError, ImageError, QueryError
+from lasagna.generate import Answer, ask
 from lasagna.model import LasagnaModel
 from lasagna.prompt import Prompt, Query
 from lasagna.segmentation import ClassAnswer, ClassQuery, Mask, Segmentation, class_queries
@@ -99,7 +100,7 @@ class Lasagna:
         """
         folder = find_checkpoint(name)
         place = _device(device)
-        model = cast_weights(load_model(folder).to(place), _dtype(dtype, place))
+        model = load_model(folder, place, _dtype(dtype, place))
         return cls(
             model,
             load_tokenizer(folder),
@@ -245,8 +246,45 @@ class Lasagna:
                 torch.tensor([labels], device=device),
                 torch.zeros(1, dtype=torch.long, device=device),
             )
-            mask = _to_image(logits, prepared)[0] > 0
+            mask = masks_to_image(logits, prepared)[0] > 0
         return mask.cpu().numpy(), float(iou[0].float().clamp(0, 1))
+
+    def ask(
+        self,
+        image: ImageLike,
+        question: str,
+        *,
+        task: str = "vqa",
+        max_new_tokens: int = 256,
+        control_tokens: bool = False,
+    ) -> Answer:
+        """Asks a question in words about one image and lets the model answer freely, greedily.
+
+        Args:
+            image: A PIL image or a uint8 (H, W, 3) array.
+            question: Plain text.
+            task: "vqa": the question as it is. "referring": what to segment ("the dog on the left"). "reasoning": a
+                question whose answer is to be segmented.
+            max_new_tokens: After which the answer is cut; also cut at the checkpoint's context.
+            control_tokens: Whether control tokens in the question count, as in the released code. For text that is
+                yours, never for a user's.
+
+        Returns:
+            Text, and one mask per "present" token of it.
+
+        Raises:
+            QueryError: The question is blank or too long, or the checkpoint was not trained for the task.
+        """
+        features = self.encode_image(image)
+        with self._lock:
+            return ask(
+                self, features, question, task=task, max_new_tokens=max_new_tokens, control_tokens=control_tokens
+            )
+
+    def decode_masks(self, features: ImageFeatures, hidden: list[Tensor]) -> list[Mask]:
+        """Masks of one image from the states that predict "present": (width,) each."""
+        with torch.inference_mode():
+            return self._masks(features.encoded, features.prepared, hidden, exclusive=False)
 
     def _encode(self, prepared: Sequence[PreparedImage]) -> list[EncodedImages]:
         """Encodes images, those of one shape together; results in the given order, each a batch of one."""
@@ -302,7 +340,7 @@ class Lasagna:
             return []
         prompts = self.model.prompt_projection(torch.stack(hidden).to(self.model.dtype))
         owners = torch.zeros(len(hidden), dtype=torch.long, device=self.model.device)
-        logits = _to_image(self.model.segmenter(encoded, prompts, owners)[0], prepared)
+        logits = masks_to_image(self.model.segmenter(encoded, prompts, owners)[0], prepared)
         masks = logits > 0
         if exclusive:
             masks &= torch.zeros_like(masks).scatter_(0, logits.argmax(0, keepdim=True), True)
@@ -336,20 +374,10 @@ def as_array(image: ImageLike) -> NDArray[np.uint8]:
     return array
 
 
-def cast_weights(model: LasagnaModel, dtype: torch.dtype) -> LasagnaModel:
-    """Casts weights in place. Buffers (rotary and positional frequencies) and batch statistics stay float32: in half
-    precision they would move every position."""
-    kept = {id(p) for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
-    for parameter in model.parameters():
-        if id(parameter) not in kept:
-            parameter.data = parameter.data.to(dtype)
-    return model
-
-
-def _to_image(logits: Tensor, prepared: PreparedImage) -> Tensor:
-    """(M, h, w) logits of the padded input to float32 (M, H, W) of the original image."""
+def masks_to_image(logits: Tensor, prepared: PreparedImage) -> Tensor:
+    """(M, h, w) logits of the input, padding included, to float32 (M, H, W) of the original image."""
     resized = logits.float()[:, None]
-    if prepared.content_size != prepared.input_size:  # padded: to the input's size, then cut
+    if prepared.through_input:
         resized = F.interpolate(resized, size=prepared.input_size, mode="bilinear", align_corners=False)
         resized = resized[..., : prepared.content_size[0], : prepared.content_size[1]]
     return F.interpolate(resized, size=prepared.original_size, mode="bilinear", align_corners=False)[:, 0]

@@ -8,6 +8,8 @@ A checkpoint is a folder in the layout of the Hugging Face hub:
     tokenizer.model, added_tokens.json   that of a Llama (`lasagna.tokenizer`)
     prompt.json         the dialect (`lasagna.dialect.PromptFormat`)
     calibration.json    temperature and offsets of the probabilities; optional
+    adapter/            a LoRA adapter that is not merged (`lasagna.adapter`); optional
+    checksums.json      digests of large files, so that naming a version need not read them; optional
     README.md           model card; optional
 
 Weights are safetensors only: no file of a checkpoint can run code. This module imports no torch at its top, so that the
@@ -16,15 +18,17 @@ web process can name a version.
 
 import hashlib
 import json
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lasagna.config import ModelConfig
 from lasagna.errors import CheckpointError
+from lasagna.settings import cache_folder
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
 
     from lasagna.dialect import PromptFormat
     from lasagna.model import LasagnaModel
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).with_name("checkpoints")
 REQUIRED = ("config.json", "prompt.json")
+CHECKSUMS, ADAPTER = "checksums.json", "adapter"
 TOKENIZERS = ("tokenizer.model", "tokenizer.json")
 
 
@@ -67,15 +72,23 @@ def find_checkpoint(name: str | Path) -> Path:
     folder = Path(name).expanduser()
     if not folder.is_dir() and str(name) in shipped_checkpoints():
         folder = SHIPPED / str(name)
+    elif not folder.is_dir() and (pulled_folder() / str(name) / "config.json").exists():
+        folder = pulled_folder() / str(name)
     elif not folder.is_dir():
         if folder.exists():
             raise CheckpointError(f"{name}: is a file; a checkpoint is a folder with {', '.join(REQUIRED)}")
         if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
             raise CheckpointError(
                 f"unknown checkpoint {str(name)!r}: it is neither a shipped one ({', '.join(shipped_checkpoints())}), "
-                "nor a folder, nor a hub id (owner/name)"
+                "nor one that was pulled (`lasagna models list`), nor a folder, nor a hub id (owner/name)"
             )
-        folder = _download(str(name))
+        from lasagna.hub import download, download_weights
+
+        # The small files first: a foreign checkpoint is refused before its weights are fetched.
+        folder = download(str(name), ["*.json"])
+        _refuse_foreign(folder, f"pull {name}", name)
+        folder = download_weights(str(name))
+    _refuse_foreign(folder, f"convert {shlex.quote(str(name))} NEW_FOLDER", name)
     missing = [file for file in REQUIRED if not (folder / file).exists()]
     if not any((folder / file).exists() for file in TOKENIZERS):
         missing.append(" or ".join(TOKENIZERS))
@@ -86,17 +99,28 @@ def find_checkpoint(name: str | Path) -> Path:
     return folder
 
 
-def _download(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
+def pulled_folder() -> Path:
+    """Where `lasagna models pull` puts checkpoints."""
+    return cache_folder() / "models"
 
-    patterns = ["*.json", "*.safetensors", "tokenizer.model", "README.md"]
+
+def foreign_layout(folder: Path) -> str:
+    """What a folder holds that `lasagna models convert` could read, in words; empty for anything else."""
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=patterns))
-    except Exception as error:  # network, authentication, unknown id: a dozen unrelated classes
-        raise CheckpointError(
-            f"{hub_id}: no such folder here, and it cannot be fetched from the hub ({type(error).__name__}: {error}); "
-            "check the spelling and the network, or give a folder"
-        ) from error
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        architecture = str((config.get("architectures") or [""])[0]).lower()
+        known = config.get("model_type") in ("llava", "llava_llama") or "llava" in architecture
+    except (OSError, ValueError, AttributeError, TypeError):
+        return ""
+    if "lasagna" in architecture or "lisa" in architecture:
+        return "a checkpoint in the layout of the released code"
+    return "a LLaVA checkpoint" if known else ""
+
+
+def _refuse_foreign(folder: Path, command: str, name: str | Path) -> None:
+    kind = "" if (folder / "prompt.json").exists() else foreign_layout(folder)
+    if kind:
+        raise CheckpointError(f"{name}: this is {kind}; type `lasagna models {command}` and use what that makes")
 
 
 def checkpoint_version(name: str | Path) -> str:
@@ -105,11 +129,14 @@ def checkpoint_version(name: str | Path) -> str:
     Depends on every file that changes an answer; the model card does not count.
     """
     folder = find_checkpoint(name)
+    known = _read_checksums(folder)
     digest = hashlib.sha256()
-    for path in sorted(path for pattern in ("*.json", "*.safetensors", "*.model") for path in folder.glob(pattern)):
-        digest.update(path.name.encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    patterns = ("*.json", "*.safetensors", "*.model", f"{ADAPTER}/*")
+    for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
+        if path.name == CHECKSUMS:
+            continue
+        digest.update(str(path.relative_to(folder)).encode() + b"\0")
+        digest.update(known.get(path.name) or file_digest(path))
     return f"{folder.resolve().name}-{digest.hexdigest()[:8]}"
 
 
@@ -127,48 +154,111 @@ def write_calibration(folder: Path, calibration: Calibration) -> None:
     (folder / "calibration.json").write_text(json.dumps(asdict(calibration), indent=2) + "\n", encoding="utf-8")
 
 
-def read_weights(folder: Path) -> "dict[str, Tensor]":
-    """Every tensor of a folder's safetensors files, by key."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def file_digest(path: Path) -> bytes:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
-    weights: dict[str, Tensor] = {}
+
+def write_checksums(folder: Path) -> None:
+    """Notes digest, size and time of every weight file in `checksums.json`."""
+    noted = {}
     for path in sorted(folder.glob("*.safetensors")):
-        try:
-            weights.update(load_file(path))
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: not readable as safetensors ({error}); fetch it again") from error
-    return weights
+        stat = path.stat()
+        noted[path.name] = {"sha256": file_digest(path).hex(), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    (folder / CHECKSUMS).write_text(json.dumps(noted, indent=2) + "\n", encoding="utf-8")
 
 
-def load_model(folder: Path) -> "LasagnaModel":
-    """The network of a folder, in float32, in eval mode. Raises CheckpointError; see `load_weights`."""
-    from lasagna.model import LasagnaModel
+def _read_checksums(folder: Path) -> dict[str, bytes]:
+    """Noted digests of the files that have not been touched since."""
+    try:
+        noted = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        kept = {}
+        for name, row in noted.items():
+            stat = (folder / name).stat()
+            if (stat.st_size, stat.st_mtime_ns) == (row["size"], row["mtime_ns"]):
+                kept[name] = bytes.fromhex(row["sha256"])
+        return kept
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
-    model = LasagnaModel(ModelConfig.load(folder / "config.json"))
-    load_weights(model, folder)
+
+def load_model(
+    folder: Path, device: "torch.device | str" = "cpu", dtype: "torch.dtype | None" = None
+) -> "LasagnaModel":
+    """The network of a folder, in eval mode; an un-merged adapter is added to the weights.
+
+    Args:
+        device: Where weights go, one at a time: beside the network, no more than one tensor is in memory.
+        dtype: Of parameters; None: float32. Buffers and batch statistics stay float32.
+
+    Raises CheckpointError; see `load_weights`.
+    """
+    import torch
+
+    from lasagna.model import LasagnaModel, cast_weights
+
+    config = ModelConfig.load(folder / "config.json")
+    if config.vision.kind == "clip-sam":
+        model = LasagnaModel.without_weights(config, torch.device(device), dtype or torch.float32)
+        load_weights(model, folder)
+    else:
+        model = LasagnaModel(config)
+        load_weights(model, folder)
+        model = cast_weights(model.to(device), dtype or torch.float32)
     return model.eval()
 
 
 def load_weights(model: "LasagnaModel", folder: Path) -> None:
-    """Puts a folder's weights into a network, in its types.
+    """Puts a folder's weights into a network, in its types and on its device, one tensor at a time.
 
     Raises CheckpointError that lists keys that are missing, unexpected or of another shape.
     """
-    weights = read_weights(folder)
+    import contextlib
+
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    from lasagna.adapter import load_adapter
+
+    adapter = load_adapter(folder)
     own = model.state_dict()
-    problems = [f"missing {key}" for key in own if key not in weights]
-    problems += [f"unexpected {key}" for key in weights if key not in own]
+    with contextlib.ExitStack() as stack:
+        files = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            try:
+                opened = stack.enter_context(safe_open(path, "pt"))
+            except (SafetensorError, OSError) as error:
+                raise CheckpointError(f"{path}: not readable as safetensors ({error}); fetch it again") from error
+            files.update(dict.fromkeys(opened.keys(), opened))
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key, file in files.items()}
+        problems = weight_problems({key: tuple(value.shape) for key, value in own.items()}, shapes)
+        if problems:
+            shown = "\n  ".join(problems[:10])
+            more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
+            raise CheckpointError(f"{folder}: the weights do not fit the model:\n  {shown}{more}")
+        with torch.no_grad():
+            for key, target in own.items():
+                value = files[key].get_tensor(key)
+                if adapter and key.startswith("language_model."):
+                    value = adapter.merge(key.removeprefix("language_model."), value.to(target.dtype))
+                target.copy_(value)
+
+
+def weight_problems(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> list[str]:
+    """What keeps weights from fitting a model, key by key."""
+    problems = [f"missing {key}" for key in expected if key not in found]
+    problems += [f"unexpected {key}" for key in found if key not in expected]
     problems += [
-        f"{key} is {tuple(weights[key].shape)}, the model has {tuple(own[key].shape)}"
-        for key in own
-        if key in weights and weights[key].shape != own[key].shape
+        f"{key} is {found[key]}, the model needs {expected[key]}"
+        for key in expected
+        if key in found and found[key] != expected[key]
     ]
-    if problems:
-        shown = "\n  ".join(problems[:10])
-        more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise CheckpointError(f"{folder}: the weights do not fit the model:\n  {shown}{more}")
-    model.load_state_dict({key: value.to(own[key].dtype) for key, value in weights.items()})
+    return problems
+
+
+def write_config(folder: Path, config: ModelConfig) -> None:
+    (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 def save_checkpoint(
@@ -194,7 +284,7 @@ def save_checkpoint(
         for key, value in model.state_dict().items()
     }
     save_torch_state_dict({key: value.detach().cpu().contiguous() for key, value in state.items()}, folder)
-    (folder / "config.json").write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
+    write_config(folder, model.config)
     write_calibration(folder, calibration)
     tokenizer.save(folder)
     prompt.save(folder / "prompt.json")

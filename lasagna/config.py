@@ -23,6 +23,7 @@ class VisionConfig:
         token_grid: Side of the square grid of image tokens that the language model sees ("pyramid" only).
         backbone: timm name of the backbone ("pyramid" only).
         clip: `CLIPVisionConfig` values ("clip-sam" only).
+        clip_layer: Which of CLIP's layers the language model sees: -1 the last, -2 the one before ("clip-sam" only).
         sam: embed_dim, depth, num_heads, global_attn_indexes of SAM's image encoder ("clip-sam" only).
     """
 
@@ -31,6 +32,7 @@ class VisionConfig:
     token_grid: int = 10
     backbone: str = "tf_efficientnet_lite0"
     clip: dict[str, Any] = field(default_factory=dict)
+    clip_layer: int = -2
     sam: dict[str, Any] = field(default_factory=dict)
 
 

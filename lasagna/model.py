@@ -49,6 +49,24 @@ class LasagnaModel(nn.Module):
         )
         self.segmenter = Segmenter(config.decoder, config.vision.image_size)
 
+    @classmethod
+    def without_weights(cls, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> "LasagnaModel":
+        """The network with its memory allocated and nothing in it: what loading fills, at no more than its size.
+
+        Args:
+            dtype: Of the parameters; buffers are float32.
+        """
+        with torch.device("meta"):
+            model = cls(config)
+        cast_weights(model, dtype).to_empty(device=device)
+        # Buffers that no checkpoint holds.
+        rotary = model.language_model.rotary_emb
+        model.language_model.rotary_emb = type(rotary)(config=model.language_model.config).to(device)
+        if config.vision.kind == "clip-sam":
+            embeddings = model.encoder.clip.embeddings
+            embeddings.position_ids.copy_(torch.arange(embeddings.num_positions, device=device))
+        return model
+
     @property
     def device(self) -> torch.device:
         return self.lm_head.weight.device
@@ -74,6 +92,20 @@ class LasagnaModel(nn.Module):
         before = self.embed(before_image).expand(len(tokens), -1, -1)
         return torch.cat([before, self.projector(tokens.to(self.dtype)).to(before.dtype)], dim=1)
 
+    def sequence(self, ids: Sequence[int], tokens: Tensor) -> Tensor:
+        """Embeddings of a whole sequence.
+
+        Args:
+            ids: With one id below zero, in whose place the image's tokens come.
+            tokens: (T, C) image tokens of the encoder.
+
+        Returns:
+            (len(ids) - 1 + T, width).
+        """
+        place = next(i for i, token in enumerate(ids) if token < 0)
+        image = self.projector(tokens.to(self.dtype))
+        return torch.cat([self.embed(ids[:place]), image, self.embed(ids[place + 1 :])])
+
     def run(self, embeddings: Tensor, mask: Tensor | None, positions: Tensor, cache: DynamicCache | None) -> Tensor:
         """One forward of the language model.
 
@@ -98,3 +130,13 @@ class LasagnaModel(nn.Module):
         """logit(<SEG>) - logit(<NEG>) in float32: (..., width) to (...)."""
         rows = self.lm_head.weight[[seg, neg]].float()
         return hidden.float() @ (rows[0] - rows[1])
+
+
+def cast_weights(model: LasagnaModel, dtype: torch.dtype) -> LasagnaModel:
+    """Casts weights in place. Buffers (rotary and positional frequencies) and batch statistics stay float32: in half
+    precision they would move every position."""
+    kept = {id(p) for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
+    for parameter in model.parameters():
+        if id(parameter) not in kept:
+            parameter.data = parameter.data.to(dtype)
+    return model

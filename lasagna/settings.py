@@ -7,6 +7,7 @@ all of them once; `describe` prints each resolved value and where it came from.
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lasagna.errors import ConfigError
@@ -46,7 +47,7 @@ TABLE: tuple[Setting, ...] = (
         "",
         "folder of our own files; empty: ~/.local/state/lasagna",
     ),
-    Setting("cache", str, "", "folder with what set-up installed (Label Studio); empty: ~/.cache/lasagna-assist"),
+    Setting("cache", str, "", "folder of what was fetched (models, Label Studio); empty: ~/.cache/lasagna-assist"),
     Setting("label_studio_url", str, "", "address of Label Studio; empty: what /setup says"),
     Setting("label_studio_token", str, "", "personal or legacy access token of Label Studio", secret=True),
     Setting("host", str, "127.0.0.1", "address that the web process listens on"),
@@ -61,6 +62,12 @@ TABLE: tuple[Setting, ...] = (
     Setting("delivery_timeout", float, 600.0, "seconds during which Label Studio is tried again while it is gone"),
     Setting("log_level", str, "INFO", "DEBUG, INFO, WARNING or ERROR"),
 )
+
+
+def cache_folder(settings: "Settings | None" = None) -> Path:
+    """Folder of what was fetched or installed: the setting `cache`."""
+    chosen = (settings or Settings.load())["cache"]
+    return Path(chosen or Path.home() / ".cache" / "lasagna-assist").expanduser()
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,8 @@ from lasagna.compat import ensure_torchvision
 from lasagna.config import DecoderConfig, VisionConfig
 from lasagna.errors import CheckpointError
 
-# Channel means and standard deviations on the 0-255 scale: of the released CLIP, SAM, and of timm's EfficientNet-Lite.
-CLIP_STATISTICS = [122.7709, 116.7460, 104.0937], [68.5005, 66.6322, 70.3232]
-SAM_STATISTICS = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 PYRAMID_STATISTICS = [127.5] * 3, [127.5] * 3
+"""Channel means and standard deviations on the 0-255 scale, of timm's EfficientNet-Lite."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +31,15 @@ class PreparedImage:
         input_size: (height, width) of the segmenter's input, padding included.
         content_size: (height, width) of the part of that input that holds the image, from its top left corner.
         original_size: (height, width) of the image.
+        through_input: Whether masks are brought to `input_size` before they are cut to `content_size` and brought to
+            the image's size, as SAM does; else they go there at once.
     """
 
     pixels: dict[str, Tensor]
     input_size: tuple[int, int]
     content_size: tuple[int, int]
     original_size: tuple[int, int]
+    through_input: bool = False
 
 
 @dataclass
@@ -73,7 +74,8 @@ def _normalise(image: NDArray[np.uint8], mean: list[float], std: list[float]) ->
     return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
 
-def _resize(image: NDArray[np.uint8], size: tuple[int, int], resample: Image.Resampling) -> NDArray[np.uint8]:
+def resize(image: NDArray[np.uint8], size: tuple[int, int], resample: Image.Resampling) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) to (height, width) = `size`."""
     if image.shape[:2] == size:
         return image
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), resample))
@@ -131,7 +133,7 @@ class PyramidEncoder(nn.Module):
         height, width = image.shape[:2]
         scale = self.vision.image_size / max(height, width)
         size = (max(32, round(height * scale / 32) * 32), max(32, round(width * scale / 32) * 32))
-        pixels = self.normalise(_resize(image, size, Image.Resampling.BILINEAR))
+        pixels = self.normalise(resize(image, size, Image.Resampling.BILINEAR))
         return PreparedImage({"image": pixels}, size, size, (height, width))
 
     @staticmethod
@@ -164,67 +166,12 @@ class PyramidEncoder(nn.Module):
         )
 
 
-class ClipSamEncoder(nn.Module):
-    """The paper's pair: CLIP's vision transformer for the language model, SAM's image encoder for the masks."""
-
-    def __init__(self, vision: VisionConfig, decoder: DecoderConfig) -> None:
-        super().__init__()
-        ensure_torchvision()
-        from segment_anything.modeling import ImageEncoderViT
-        from transformers import CLIPVisionConfig, CLIPVisionModel
-
-        if decoder.skip_channels or decoder.coarse_mask:
-            raise CheckpointError("config.json: skip_channels and coarse_mask need the 'pyramid' vision encoder")
-        self.vision = vision
-        self.clip_config: Any = CLIPVisionConfig(**vision.clip)
-        self.clip = CLIPVisionModel(self.clip_config)
-        self.token_dim = int(self.clip_config.hidden_size)
-        self.sam = ImageEncoderViT(
-            img_size=vision.image_size,
-            patch_size=16,
-            out_chans=decoder.width,
-            use_rel_pos=True,
-            window_size=14,
-            qkv_bias=True,
-            mlp_ratio=4,
-            norm_layer=lambda width: nn.LayerNorm(width, eps=1e-6),
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in vision.sam.items()},
-        )
-
-    @property
-    def num_tokens(self) -> int:
-        return int((self.clip_config.image_size // self.clip_config.patch_size) ** 2)
-
-    def prepare(self, image: NDArray[np.uint8]) -> PreparedImage:
-        """uint8 (H, W, 3): CLIP's short side resized and centre-cropped; SAM's longest side resized, padded bottom and
-        right with zeros after normalisation."""
-        height, width = image.shape[:2]
-        side = int(self.clip_config.image_size)
-        scale = side / min(height, width)
-        clip_size = (max(side, int(height * scale)), max(side, int(width * scale)))
-        clip = _resize(image, clip_size, Image.Resampling.BICUBIC)
-        top, left = (clip_size[0] - side) // 2, (clip_size[1] - side) // 2
-        clip_pixels = _normalise(clip[top : top + side, left : left + side], *CLIP_STATISTICS)
-        size = self.vision.image_size
-        scale = size / max(height, width)
-        content = (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)))
-        sam_pixels = _normalise(_resize(image, content, Image.Resampling.BILINEAR), *SAM_STATISTICS)
-        sam_pixels = F.pad(sam_pixels, (0, size - content[1], 0, size - content[0]))
-        return PreparedImage({"clip": clip_pixels, "image": sam_pixels}, (size, size), content, (height, width))
-
-    def forward(self, pixels: dict[str, Tensor]) -> EncodedImages:
-        hidden = self.clip(pixels["clip"], output_hidden_states=True).hidden_states[-2][:, 1:]
-        return EncodedImages(tokens=hidden, embedding=self.sam(pixels["image"]))
-
-
-ENCODERS: dict[str, type[PyramidEncoder] | type[ClipSamEncoder]] = {
-    "pyramid": PyramidEncoder,
-    "clip-sam": ClipSamEncoder,
-}
-
-
 def build_encoder(vision: VisionConfig, decoder: DecoderConfig) -> Any:
     """The encoder that `vision.kind` names. Raises CheckpointError for another kind."""
-    if vision.kind not in ENCODERS:
-        raise CheckpointError(f"unknown vision kind {vision.kind!r}; one of {', '.join(ENCODERS)}")
-    return ENCODERS[vision.kind](vision, decoder)
+    if vision.kind == "pyramid":
+        return PyramidEncoder(vision, decoder)
+    if vision.kind == "clip-sam":
+        from lasagna.clip_sam import ClipSamEncoder
+
+        return ClipSamEncoder(vision, decoder)
+    raise CheckpointError(f"unknown vision kind {vision.kind!r}; one of pyramid, clip-sam")

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backend.local_label_studio import LocalLabelStudio, cache_dir
+from backend.local_label_studio import LocalLabelStudio
 from backend.services import Service, ensure_redis, free_port, port_is_free, release_redis
-from lasagna.settings import Settings
+from lasagna.settings import Settings, cache_folder
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -84,8 +84,8 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed_label_studio() -> Settings:
     """Settings with which `LocalLabelStudio` finds its program; a skip, or an error under CI, if it is not there."""
     settings = Settings.load()
-    if not (cache_dir(settings) / "label-studio" / "venv").is_dir():
-        _missing(f"Label Studio is not installed in {cache_dir(settings)}: type `make setup`")
+    if not (cache_folder(settings) / "label-studio" / "venv").is_dir():
+        _missing(f"Label Studio is not installed in {cache_folder(settings)}: type `make setup`")
     return settings
 
 

@@ -64,23 +64,24 @@ class Losses:
         return {field.name: float(getattr(self, field.name).detach()) for field in fields(self)}
 
 
-def mask_losses(logits: Tensor, target: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+def mask_losses(logits: Tensor, target: Tensor, known: Tensor, smoothing: float = 1.0) -> tuple[Tensor, Tensor]:
     """BCE and DICE, per mask.
 
     Args:
         logits: (M, h, w).
         target: (M, h, w) bool.
         known: (M, h, w) bool, False where a pixel is void.
+        smoothing: s below.
 
     Returns:
-        (M,) and (M,). DICE is 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1) over known pixels (V-Net, arXiv
+        (M,) and (M,). DICE is 1 - (2 sum(p t) + s) / (sum(p) + sum(t) + s) over known pixels (V-Net, arXiv
         1606.04797, smoothed).
     """
     logits, weight, truth = logits.float(), known.float(), target.float()
     count = weight.sum((1, 2)).clamp(min=1)
     bce = (F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * weight).sum((1, 2)) / count
     p, t = logits.sigmoid() * weight, truth * weight
-    dice = 1 - (2 * (p * t).sum((1, 2)) + 1) / (p.sum((1, 2)) + t.sum((1, 2)) + 1)
+    dice = 1 - (2 * (p * t).sum((1, 2)) + smoothing) / (p.sum((1, 2)) + t.sum((1, 2)) + smoothing)
     return bce, dice
 
 

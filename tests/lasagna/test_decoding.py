@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lasagna import Lasagna
-from lasagna.assistant import cast_weights
 from lasagna.bench_decoders import bias_for_share, compare_decisions, decode_class_by_class, decode_token_by_token
 from lasagna.decoding import decode_class_lists
+from lasagna.model import cast_weights
 
 
 @pytest.fixture(scope="module", params=["paper", "released"])

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from lasagna import Lasagna
-from lasagna.assistant import cast_weights
 from lasagna.bench_decoders import bias_for_share, compare_decisions
 from lasagna.checkpoint import SHIPPED, shipped_checkpoints
 from lasagna.decoding import decode_class_lists
 from lasagna.image import load_image
+from lasagna.model import cast_weights
 from training.concepts import CONCEPTS
 from training.data import FolderDataset
 from training.evaluate import evaluate_dataset
