@@ -301,7 +301,7 @@ def _apply(parts: _Parts, changes: Adapter, keep: bool) -> str:
 def _round(pieces: dict[str, Piece]) -> None:
     for key, piece in pieces.items():
         if key.startswith(_LANGUAGE) and piece.dtype == torch.float32:
-            pieces[key] = replace(piece.change(lambda w: w), dtype=torch.bfloat16)
+            pieces[key] = piece.cast(torch.bfloat16)
 
 
 def _card(source: Path, parts: _Parts) -> str:

@@ -49,13 +49,12 @@ class Piece:
 
     def change(self, function: Callable[[Tensor], Tensor], shape: tuple[int, ...] | None = None) -> "Piece":
         """The piece with a function applied when it is read; the type stays."""
-        return Piece(
-            self.shape if shape is None else shape,
-            self.dtype,
-            lambda: function(self.read()).to(self.dtype),
-            self.origin,
-            self.file,
-        )
+        new = self.shape if shape is None else shape
+        return Piece(new, self.dtype, lambda: function(self.read()).to(self.dtype), self.origin, self.file)
+
+    def cast(self, dtype: torch.dtype) -> "Piece":
+        """The piece in another type."""
+        return Piece(self.shape, dtype, lambda: self.read().to(dtype), self.origin, self.file)
 
 
 class WeightFiles:
