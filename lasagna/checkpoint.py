@@ -137,7 +137,10 @@ def checkpoint_version(name: str | Path) -> str:
             continue
         digest.update(str(path.relative_to(folder)).encode() + b"\0")
         digest.update(known.get(path.name) or file_digest(path))
-    return f"{folder.resolve().name}-{digest.hexdigest()[:8]}"
+    folder = folder.resolve()
+    # In the hub's cache: models--OWNER--NAME/snapshots/COMMIT.
+    name = folder.parents[1].name.split("--")[-1] if folder.parent.name == "snapshots" else folder.name
+    return f"{name}-{digest.hexdigest()[:8]}"
 
 
 def load_calibration(folder: Path) -> Calibration:

@@ -28,6 +28,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel  # noqa: E402
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SAM_MEAN, SAM_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
+_LONGEST = 200
+"""How many times its short side an image may be long before CLIP is given its middle alone."""
 _BYTES = np.arange(256)[None]
 
 
@@ -103,11 +105,7 @@ class ClipSamEncoder(nn.Module):
         """uint8 (H, W, 3): CLIP's short side resized and centre-cropped; SAM's longest side resized, padded bottom and
         right with zeros after normalisation."""
         height, width = image.shape[:2]
-        side, short = int(self.clip_config.image_size), min(height, width)
-        clip_size = (int(side * height / short), int(side * width / short))
-        clip = resize(image, clip_size, Image.Resampling.BICUBIC)
-        top, left = (clip_size[0] - side) // 2, (clip_size[1] - side) // 2
-        clip_pixels = _normalise(clip[top : top + side, left : left + side], _CLIP_TABLE)
+        clip_pixels = _normalise(self._centre(image), _CLIP_TABLE)
         size = self.vision.image_size
         scale = size / max(height, width)
         content = (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)))
@@ -116,6 +114,20 @@ class ClipSamEncoder(nn.Module):
         return PreparedImage(
             {"clip": clip_pixels, "image": sam_pixels}, (size, size), content, (height, width), through_input=True
         )
+
+    def _centre(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What CLIP sees: uint8 (side, side, 3)."""
+        side = int(self.clip_config.image_size)
+        short, long = sorted(image.shape[:2])
+        if long > _LONGEST * short:
+            # The whole of a thin strip would take gigabytes at CLIP's height; far from the centre nothing is seen.
+            axis = int(np.argmax(image.shape[:2]))
+            image = image.take(range((long - _LONGEST * short) // 2, (long + _LONGEST * short) // 2), axis)
+        height, width = image.shape[:2]
+        size = (int(side * height / short), int(side * width / short))
+        resized = resize(image, size, Image.Resampling.BICUBIC)
+        top, left = (size[0] - side) // 2, (size[1] - side) // 2
+        return resized[top : top + side, left : left + side]
 
     def forward(self, pixels: dict[str, Tensor]) -> EncodedImages:
         return EncodedImages(tokens=self.tokens(pixels["clip"]), embedding=self.sam(pixels["image"]))

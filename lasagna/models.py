@@ -62,11 +62,11 @@ def find_entries() -> Iterator[Entry]:
 
 
 def _cached() -> Iterator[tuple[str, Path]]:
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        repositories = scan_cache_dir().repos
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except (CacheNotFound, ValueError):
         return
     for repository in sorted(repositories, key=lambda r: r.repo_id):
