@@ -4,6 +4,7 @@ A group that other packages may add to. Nothing here imports torch before a comm
 """
 
 import json
+import resource
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -131,11 +132,12 @@ def convert(
         bfloat16=bfloat16,
     )
     click.echo(f"{source}: {done.kind}")
-    click.echo(
-        f"{done.weights} weights, {done.parameters / 1e6:.1f} M parameters, {done.size / 1e9:.3f} GB, in {target}"
-    )
+    size = f"{done.parameters / 1e6:.1f} M parameters, {done.size / 1e9:.3f} GB"
+    click.echo(f"{done.weights} weights, {size}, in {target}")
     for note in done.notes:
         click.echo(f"  {note}")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # kilobytes on Linux
+    click.echo(f"  peak memory {peak:.2f} GB, with mapped files and libraries")
     click.echo(f"  use it with --model {target}")
 
 
