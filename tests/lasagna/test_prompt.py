@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lasagna import Lasagna, LasagnaError
 from lasagna.dialect import RELEASED, PromptFormat
 from lasagna.errors import CheckpointError, QueryError
-from lasagna.prompt import IGNORED, IMAGE_TOKEN, Prompt
+from lasagna.prompt import IGNORED, IMAGE_TOKEN, Prompt, Turn
 
 PROMPTS = {dialect: Lasagna.random(dialect=dialect).prompt for dialect in ("paper", "released")}
 
@@ -103,6 +103,26 @@ def test_only_answers_are_supervised(prompt: Prompt) -> None:
     assert "dog <seg> on the left" in asked
     assert "Itis" not in asked.replace(" ", "")
     assert all(i == label for i, label in zip(whole.ids, whole.labels, strict=True) if label != IGNORED)
+
+
+def test_turns_are_one_text() -> None:
+    """Encoding them one by one gives the ids of the whole text, which is how the released code made them."""
+    prompt = PROMPTS["released"]
+    form, encode = prompt.format, prompt.tokenizer.encode_template
+    spoken = [
+        ("What is it?", "A dog, near it."),
+        ("And \n this?", "It is <ins>. "),
+        ("<semantic>Go<cat_end>", "<ins>a"),
+    ]
+    whole = prompt.conversation([Turn((question,), (answer,)) for question, answer in spoken])
+    text = form.user.join(f"{question} ASSISTANT: {answer}</s>" for question, answer in spoken)
+    assert whole.ids == (*prompt.before_image, IMAGE_TOKEN, *encode(f"<im_end>\n{text}"))
+    end = tuple(encode("ASSISTANT:"))
+    starts = [i for i in range(len(whole.ids)) if whole.ids[i - len(end) : i] == end]
+    assert len(starts) == 3
+    for start in starts:
+        assert whole.labels[start - 1] == IGNORED
+        assert whole.labels[start] == whole.ids[start]
 
 
 def test_a_long_conversation_is_cut(prompt: Prompt) -> None:
