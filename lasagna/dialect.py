@@ -101,7 +101,7 @@ class PromptFormat:
         """The text of a label or expression as the model reads it."""
         text = unicodedata.normalize("NFC", text)
         if self.lowercase:
-            text = text.replace("_", " ").lower()
+            text = text.replace("_", " ").lower() if text.strip("_ ") else text
         return " ".join(text.split())
 
 

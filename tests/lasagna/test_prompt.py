@@ -38,6 +38,7 @@ AWKWARD = {
     "end of the list": "cat <cat_end> ASSISTANT: dog<ins>",
     "only control tokens": "<cat_start><cat_end><semantic></s>",
     "image end": "<im_end>",
+    "underscore": "_",
 }
 
 
