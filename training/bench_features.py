@@ -107,10 +107,9 @@ class _Training:
         import torch
         from PIL import Image
 
-        from lasagna.assistant import cast_weights
         from lasagna.checkpoint import find_checkpoint
         from lasagna.dialect import PromptFormat
-        from lasagna.model import LasagnaModel
+        from lasagna.model import LasagnaModel, cast_weights
         from lasagna.prompt import Prompt
         from lasagna.tokenizer import load_tokenizer
 

@@ -10,7 +10,18 @@ from lasagna.config import DecoderConfig, ModelConfig, VisionConfig
 from lasagna.model import LasagnaModel
 from lasagna.random_model import piece_tokenizer
 
-from .foreign import CLIP, ROWS, TEXT, Weights, released_weights, save, write_clip, write_json, write_shards
+from .foreign import (
+    CLIP,
+    ROWS,
+    TEXT,
+    Weights,
+    released_weights,
+    sam_weights,
+    save,
+    write_clip,
+    write_json,
+    write_shards,
+)
 
 
 @pytest.fixture(scope="session")
@@ -73,3 +84,9 @@ def change_weights() -> Callable[[Path, Callable[[Weights], None]], None]:
         save(weights, folder / "model.safetensors")
 
     return change
+
+
+@pytest.fixture
+def sam_file(tmp_path: Path, network: LasagnaModel) -> Path:
+    torch.save({k: v.clone() for k, v in sam_weights(network).items()}, tmp_path / "sam_vit_b.pth")
+    return tmp_path / "sam_vit_b.pth"

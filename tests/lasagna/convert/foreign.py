@@ -8,6 +8,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lasagna.model import LasagnaModel
+from lasagna.random_model import piece_tokenizer
+from lasagna.tokenizer import SentencePieceTokenizer
 
 CLIP = {
     "hidden_size": 16,
@@ -98,3 +100,40 @@ def write_clip(folder: Path, network: LasagnaModel) -> None:
     save(clip_weights(network), folder / "model.safetensors")
     write_json(folder / "config.json", {"model_type": "clip_vision_model", **CLIP})
     write_json(folder / "preprocessor_config.json", {"resample": 3, "crop_size": {"height": 28, "width": 28}})
+
+
+def llava(network: LasagnaModel, rows: int) -> dict[str, Tensor]:
+    weights = llava_weights(network)
+    for key in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[key] = weights[key][:rows]
+    return weights
+
+
+def write_llava(folder: Path, weights: dict[str, Tensor], config: dict, added: dict[str, int]) -> Path:
+    folder.mkdir()
+    save(weights, folder / "model.safetensors")
+    write_json(folder / "config.json", config)
+    SentencePieceTokenizer(piece_tokenizer()._model, added).save(folder)
+    return folder
+
+
+def low_rank(network: LasagnaModel, alpha: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Factors by LLaVA's key of the weight, and the weights with their change, by our key."""
+    torch.manual_seed(5)
+    factors, changed = {}, {}
+    for i in range(2):
+        for name in ("q_proj", "v_proj"):
+            stem = f"layers.{i}.self_attn.{name}"
+            a, b = torch.randn(4, 32), torch.randn(32, 4) * 0.1
+            factors[f"model.{stem}.lora_A"], factors[f"model.{stem}.lora_B"] = a, b
+            weight = network.state_dict()[f"language_model.{stem}.weight"]
+            changed[f"language_model.{stem}.weight"] = (weight + alpha / 4 * b @ a).bfloat16().float()
+    return factors, changed
+
+
+def write_adapter(folder: Path, factors: dict[str, Tensor], alpha: float, **config: object) -> Path:
+    folder.mkdir()
+    save({f"base_model.model.{k}.weight": v for k, v in factors.items()}, folder / "adapter_model.safetensors")
+    values = {"peft_type": "LORA", "r": 4, "lora_alpha": alpha, "bias": "none", "target_modules": ["q_proj", "v_proj"]}
+    write_json(folder / "adapter_config.json", {**values, **config})
+    return folder

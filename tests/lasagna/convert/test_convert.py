@@ -18,10 +18,8 @@ from lasagna.checkpoint import checkpoint_version, load_model
 from lasagna.cli import main
 from lasagna.convert import convert
 from lasagna.dialect import RELEASED, RELEASED_TOKENS
-from lasagna.errors import CheckpointError, ConfigError
+from lasagna.errors import CheckpointError
 from lasagna.model import LasagnaModel
-from lasagna.random_model import piece_tokenizer
-from lasagna.tokenizer import SentencePieceTokenizer
 
 from . import foreign as made
 
@@ -102,27 +100,6 @@ def test_the_version_needs_no_reading_and_notices_changes(released: Path, tmp_pa
 # ------------------------------------------------------------------------------------------------------- fresh starts
 
 
-def write_llava(folder: Path, weights: dict[str, Tensor], config: dict, added: dict[str, int]) -> Path:
-    folder.mkdir()
-    made.save(weights, folder / "model.safetensors")
-    made.write_json(folder / "config.json", config)
-    SentencePieceTokenizer(piece_tokenizer()._model, added).save(folder)
-    return folder
-
-
-@pytest.fixture
-def sam_file(tmp_path: Path, network: LasagnaModel) -> Path:
-    torch.save({k: v.clone() for k, v in made.sam_weights(network).items()}, tmp_path / "sam_vit_b.pth")
-    return tmp_path / "sam_vit_b.pth"
-
-
-def llava(network: LasagnaModel, rows: int) -> dict[str, Tensor]:
-    weights = made.llava_weights(network)
-    for key in ("model.embed_tokens.weight", "lm_head.weight"):
-        weights[key] = weights[key][:rows]
-    return weights
-
-
 def to_hugging_face(weights: dict[str, Tensor], clip: dict[str, Tensor], nested: bool) -> dict[str, Tensor]:
     """transformers' LLaVA, before and after its model was nested."""
     renamed = {}
@@ -147,7 +124,7 @@ STARTS = ["v1", "v1.5", "llava-hf", "llava-hf nested"]
 def test_fresh_starts(layout: str, network: LasagnaModel, sam_file: Path, tmp_path: Path) -> None:
     made.write_clip(tmp_path / "clip", network)
     clip: Path | None = tmp_path / "clip"
-    weights = llava(network, 402)
+    weights = made.llava(network, 402)
     config = {"model_type": "llava", **made.TEXT, "vocab_size": 402, "mm_hidden_size": 16}
     if layout != "v1":
         torch.manual_seed(1)
@@ -166,7 +143,7 @@ def test_fresh_starts(layout: str, network: LasagnaModel, sam_file: Path, tmp_pa
         }
         clip = None
     # Two of the dialect's tokens are there already, as in LLaVA v1.
-    source = write_llava(tmp_path / "llava", weights, config, {"<im_start>": 400, "<im_end>": 401})
+    source = made.write_llava(tmp_path / "llava", weights, config, {"<im_start>": 400, "<im_end>": 401})
     done = convert(source, tmp_path / "out", clip=clip, sam=sam_file)
     assert "fresh start" in done.kind
     assert any("at random" in note for note in done.notes)
@@ -187,10 +164,10 @@ def test_fresh_starts(layout: str, network: LasagnaModel, sam_file: Path, tmp_pa
 def test_padded_embeddings_keep_their_rows(network: LasagnaModel, sam_file: Path, tmp_path: Path) -> None:
     """transformers' LLaVA pads its vocabulary: new tokens take rows that are there."""
     made.write_clip(tmp_path / "clip", network)
-    weights = llava(network, 402)
+    weights = made.llava(network, 402)
     for key in ("model.embed_tokens.weight", "lm_head.weight"):
         weights[key] = torch.cat([weights[key], torch.zeros(30, 32, dtype=torch.bfloat16)])
-    source = write_llava(tmp_path / "llava", weights, {**made.TEXT, "model_type": "llava"}, {"<image>": 400})
+    source = made.write_llava(tmp_path / "llava", weights, {**made.TEXT, "model_type": "llava"}, {"<image>": 400})
     convert(source, tmp_path / "out", clip=tmp_path / "clip", sam=sam_file)
     model = Lasagna.from_pretrained(tmp_path / "out")
     assert len(model.model.lm_head.weight) == 432
@@ -223,20 +200,6 @@ def test_clip_without_a_prefix(released: Path, network: LasagnaModel, tmp_path: 
 # ----------------------------------------------------------------------------------------------------------------- LoRA
 
 
-def low_rank(network: LasagnaModel, alpha: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Factors by LLaVA's key of the weight, and the weights with their change, by our key."""
-    torch.manual_seed(5)
-    factors, changed = {}, {}
-    for i in range(2):
-        for name in ("q_proj", "v_proj"):
-            stem = f"layers.{i}.self_attn.{name}"
-            a, b = torch.randn(4, 32), torch.randn(32, 4) * 0.1
-            factors[f"model.{stem}.lora_A"], factors[f"model.{stem}.lora_B"] = a, b
-            weight = network.state_dict()[f"language_model.{stem}.weight"]
-            changed[f"language_model.{stem}.weight"] = (weight + alpha / 4 * b @ a).bfloat16().float()
-    return factors, changed
-
-
 def assert_changed(folder: Path, network: LasagnaModel, changed: dict[str, Tensor]) -> None:
     state = load_model(folder).state_dict()
     for key, value in network.state_dict().items():
@@ -251,7 +214,7 @@ def assert_changed(folder: Path, network: LasagnaModel, changed: dict[str, Tenso
 def test_lora_in_the_checkpoint(
     keep: bool, naming: str, released: Path, network: LasagnaModel, tmp_path: Path, change_weights: Callable
 ) -> None:
-    factors, changed = low_rank(network, 16.0)
+    factors, changed = made.low_rank(network, 16.0)
 
     def unmerge(weights: dict[str, Tensor]) -> None:
         for key in list(weights):
@@ -274,17 +237,9 @@ def test_lora_in_the_checkpoint(
         assert checkpoint_version(tmp_path / "out") != before
 
 
-def write_adapter(folder: Path, factors: dict[str, Tensor], alpha: float, **config: object) -> Path:
-    folder.mkdir()
-    made.save({f"base_model.model.{k}.weight": v for k, v in factors.items()}, folder / "adapter_model.safetensors")
-    values = {"peft_type": "LORA", "r": 4, "lora_alpha": alpha, "bias": "none", "target_modules": ["q_proj", "v_proj"]}
-    made.write_json(folder / "adapter_config.json", {**values, **config})
-    return folder
-
-
 def test_an_adapter_folder(released: Path, network: LasagnaModel, tmp_path: Path) -> None:
-    factors, changed = low_rank(network, 8.0)
-    adapter = write_adapter(tmp_path / "lora", factors, 8.0)
+    factors, changed = made.low_rank(network, 8.0)
+    adapter = made.write_adapter(tmp_path / "lora", factors, 8.0)
     convert(released, tmp_path / "merged", clip=tmp_path / "clip", adapter=adapter)
     assert_changed(tmp_path / "merged", network, changed)
     # onto a checkpoint of ours
@@ -296,8 +251,8 @@ def test_an_adapter_folder(released: Path, network: LasagnaModel, tmp_path: Path
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_a_kept_adapter_is_pefts(released: Path, network: LasagnaModel, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
-    factors, changed = low_rank(network, 8.0)
-    adapter = write_adapter(tmp_path / "lora", factors, 8.0)
+    factors, changed = made.low_rank(network, 8.0)
+    adapter = made.write_adapter(tmp_path / "lora", factors, 8.0)
     convert(released, tmp_path / "out", clip=tmp_path / "clip", adapter=adapter, keep_adapter=True)
     convert(released, tmp_path / "plain", clip=tmp_path / "clip")
     base = load_model(tmp_path / "plain").language_model
@@ -316,192 +271,3 @@ def test_rounding_to_bfloat16(released: Path, network: LasagnaModel, tmp_path: P
     assert half["lm_head.weight"].dtype == torch.bfloat16
     assert half["encoder.sam.pos_embed"].dtype == torch.float32
     assert same(load_model(tmp_path / "half"), network)
-
-
-# --------------------------------------------------------------------------------------------------------- wrong inputs
-
-
-def json_of(path: Path, **changes: object) -> None:
-    values = {**json.loads(path.read_text()), **changes}
-    made.write_json(path, {key: value for key, value in values.items() if value is not None})
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-class Evil:
-    def __reduce__(self) -> tuple:
-        return (print, ("a pickle ran code",))
-
-
-WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
-    "LISA": (
-        lambda f: made.write_json(f / "added_tokens.json", {"[SEG]": 400, "<im_start>": 401, "<im_end>": 402}),
-        "LISA checkpoint",
-    ),
-    "no added tokens": (lambda f: (f / "added_tokens.json").unlink(), "has no added tokens"),
-    "one token less": (
-        lambda f: made.write_json(
-            f / "added_tokens.json", {t: 400 + i for i, t in enumerate(RELEASED_TOKENS) if t != "<no_ins>"}
-        ),
-        "lacks <no_ins>",
-    ),
-    "no tokenizer": (lambda f: (f / "tokenizer.model").unlink(), "no tokenizer.model"),
-    "another tokenizer": (
-        lambda f: made.write_json(f / "added_tokens.json", {t: 900 + i for i, t in enumerate(RELEASED_TOKENS)}),
-        "ids up to 906, the embeddings 407 rows",
-    ),
-    "13B": (
-        lambda f: json_of(f / "config.json", hidden_size=5120, num_hidden_layers=40, num_attention_heads=40),
-        r"40 layers of width 5120 \(13B\), the weights are 2 layers of width 32",
-    ),
-    "other inner width": (lambda f: json_of(f / "config.json", intermediate_size=60), "6 weights do not fit"),
-    "a shard cut short": (
-        lambda f: truncate(f / "pytorch_model-00002-of-00002.bin"),
-        r"00002\.bin: cannot be read; it is cut short",
-    ),
-    "a shard missing": (
-        lambda f: (f / "pytorch_model-00001-of-00002.bin").unlink(),
-        "1 of 2 shards are missing: pytorch_model-00001",
-    ),
-    "a shard empty": (lambda f: (f / "pytorch_model-00001-of-00002.bin").write_bytes(b""), "cut short or damaged"),
-    "code in a pickle": (
-        lambda f: torch.save({"a": Evil()}, f / "pytorch_model-00001-of-00002.bin"),
-        "could run code",
-    ),
-    "an index that leaves the folder": (
-        lambda f: made.write_json(f / "pytorch_model.bin.index.json", {"weight_map": {"a": "../x.bin"}}),
-        "has a folder in it",
-    ),
-    "a broken index": (lambda f: (f / "pytorch_model.bin.index.json").write_text("{"), "not an index"),
-    "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
-    "a broken config": (lambda f: (f / "config.json").write_text("{"), "not readable as JSON"),
-    "features of CLIP's class token": (
-        lambda f: json_of(f / "config.json", mm_vision_select_feature="cls_patch"),
-        "reads 'cls_patch'",
-    ),
-    "another CLIP": (
-        lambda f: json_of(f.parent / "clip" / "config.json", hidden_size=24),
-        "takes vision tokens of width 16, this CLIP gives 24",
-    ),
-    "a CLIP of other pixels": (
-        lambda f: made.write_json(f.parent / "clip" / "preprocessor_config.json", {"image_mean": [0.5, 0.5, 0.5]}),
-        "image_mean is",
-    ),
-    "CLIP cut short": (lambda f: truncate(f.parent / "clip" / "model.safetensors"), "cut short or damaged"),
-}
-
-
-@pytest.mark.parametrize(("spoil", "message"), WRONG.values(), ids=WRONG)
-def test_wrong_inputs(
-    spoil: Callable[[Path], object], message: str, released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    spoil(released)
-    before = set(tmp_path.rglob("*"))
-    with pytest.raises(CheckpointError, match=message):
-        convert(released, tmp_path / "out", clip=tmp_path / "clip")
-    assert set(tmp_path.rglob("*")) == before, "something was left"
-    assert "ran code" not in capsys.readouterr().out
-
-
-def test_every_key_that_does_not_fit_is_listed(released: Path, tmp_path: Path, change_weights: Callable) -> None:
-    def spoil(weights: dict[str, Tensor]) -> None:
-        weights["model.layers.1.mlp.gate_projection.weight"] = weights.pop("model.layers.1.mlp.gate_proj.weight")
-        del weights["model.text_hidden_fcs.0.2.bias"]
-        weights["model.norm.weight"] = torch.zeros(31)
-        weights["model.extra"] = torch.zeros(1)
-
-    change_weights(released, spoil)
-    with pytest.raises(CheckpointError) as found:
-        convert(released, tmp_path / "out", clip=tmp_path / "clip")
-    lines = str(found.value).splitlines()
-    assert "5 weights do not fit" in lines[0]
-    assert "  missing language_model.layers.1.mlp.gate_proj.weight" in lines
-    assert "  missing prompt_projection.2.bias" in lines
-    assert any("unexpected language_model.layers.1.mlp.gate_projection.weight" in line for line in lines)
-    assert any("model.safetensors: model.extra" in line for line in lines)
-    assert any("language_model.norm.weight is (31,), the model needs (32,)" in line for line in lines)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_weight_that_is_no_number(released: Path, tmp_path: Path, change_weights: Callable) -> None:
-    change_weights(released, lambda w: w["model.norm.weight"].fill_(float("nan")))
-    before = set(tmp_path.iterdir())
-    with pytest.raises(CheckpointError, match=r"model.norm.weight: a weight is not finite"):
-        convert(released, tmp_path / "out", clip=tmp_path / "clip")
-    assert set(tmp_path.iterdir()) == before
-
-
-def test_no_room(released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Usage:
-        free = 1000
-
-    before = set(tmp_path.iterdir())
-    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage)
-    with pytest.raises(ConfigError, match="no room"):
-        convert(released, tmp_path / "out", clip=tmp_path / "clip")
-    assert set(tmp_path.iterdir()) == before
-
-
-def test_a_disk_that_fills_up_while_writing(released: Path, tmp_path: Path) -> None:
-    """A real limit on the size of files, in a process of its own."""
-    import subprocess
-    import sys
-
-    before = set(tmp_path.iterdir())
-    program = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000));"
-        "from lasagna.cli import main; main(sys.argv[1:])"
-    )
-    arguments = ["models", "convert", str(released), str(tmp_path / "out")]
-    run = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=300)
-    assert run.returncode == 2, run.stderr
-    assert "cannot be written" in run.stderr
-    assert "Traceback" not in run.stderr
-    assert set(tmp_path.iterdir()) == before
-
-
-def test_targets_and_options_that_cannot_be(released: Path, sam_file: Path, tmp_path: Path) -> None:
-    clip = tmp_path / "clip"
-    (tmp_path / "full").mkdir()
-    with pytest.raises(ConfigError, match="already; remove it"):
-        convert(released, tmp_path / "full", clip=clip)
-    with pytest.raises(ConfigError, match="leave --sam out"):
-        convert(released, tmp_path / "out", clip=clip, sam=sam_file)
-    with pytest.raises(CheckpointError, match="with --clip"):
-        convert(released, tmp_path / "out")
-    with pytest.raises(CheckpointError, match="not a folder"):
-        convert(released / "config.json", tmp_path / "out")
-    convert(released, tmp_path / "ours", clip=clip)
-    with pytest.raises(ConfigError, match="in our layout already"):
-        convert(tmp_path / "ours", tmp_path / "out")
-
-
-def test_llava_needs_sam(network: LasagnaModel, tmp_path: Path) -> None:
-    made.write_clip(tmp_path / "clip", network)
-    config = {**made.TEXT, "model_type": "llava"}
-    source = write_llava(tmp_path / "llava", llava(network, 402), config, {})
-    with pytest.raises(CheckpointError, match="--sam sam_vit_h"):
-        convert(source, tmp_path / "out", clip=tmp_path / "clip")
-
-
-@pytest.mark.parametrize(
-    ("shape", "config", "message"),
-    [
-        ((4, 40), {}, "made for another model"),
-        ((4, 32), {"use_dora": True}, "only plain LoRA"),
-        ((4, 32), {"lora_alpha": None}, "not a peft configuration"),
-    ],
-    ids=["another size", "another kind", "incomplete"],
-)
-def test_adapters_that_do_not_fit(
-    shape: tuple[int, int], config: dict, message: str, released: Path, network: LasagnaModel, tmp_path: Path
-) -> None:
-    factors, _ = low_rank(network, 8.0)
-    factors["model.layers.0.self_attn.q_proj.lora_A"] = torch.zeros(shape)
-    adapter = write_adapter(tmp_path / "lora", factors, 8.0, **config)
-    with pytest.raises(CheckpointError, match=message):
-        convert(released, tmp_path / "out", clip=tmp_path / "clip", adapter=adapter)
-    assert not (tmp_path / "out").exists()
