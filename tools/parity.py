@@ -23,6 +23,7 @@ from torch import Tensor
 from lasagna import Lasagna
 from lasagna.assistant import masks_to_image
 from lasagna.convert import convert
+from lasagna.decoding import decode_class_lists
 from lasagna.generate import generate
 from lasagna.model import LasagnaModel
 from lasagna.prompt import Prompt, Turn
@@ -210,6 +211,33 @@ def _image_of(vectors: Vectors, case: str) -> str:
 
 
 @torch.inference_mode()
+def class_lists(vectors: Vectors) -> Iterator[Row]:
+    """Exact class-list decoding: the released code's greedy decisions, its margins and its masks."""
+    model, prompt = vectors.model, vectors.prompt
+    for case, values in vectors.text["cases"].items():
+        path = vectors.folder / f"tf_{case}.safetensors"
+        if not values["classes"] or not path.exists():
+            continue
+        wanted = load_file(path)
+        features = vectors.assistant.encode_image(vectors.image(str(values["image"])))
+        query = prompt.query([prompt.encode_name(name) for name in values["classes"]])
+        zero = torch.zeros(len(query.slots))
+        found = decode_class_lists(model, prompt, features.encoded.tokens, [query], [0], [zero]).lists[0]
+        present = [name in values["positives"] for name in values["classes"]]
+        yield Row("class-list decisions", case, sum(a != b for a, b in zip(found.present, present, strict=True)), 0)
+        # The position before each decision, counted from the end of the sequence: the stop token follows the answer.
+        logits = wanted["logits_after_image"]
+        rows = [slot - 1 - len(query.answer) - 1 for slot in query.slots]
+        margins = logits[rows, prompt.seg] - logits[rows, prompt.neg]
+        yield Row("class-list margins", case, apart(found.margins, margins), LOGITS)
+        answer = vectors.assistant.segment(vectors.image(str(values["image"])), values["classes"])
+        masks = torch.tensor(np.stack([a.mask for a in answer.classes if a.mask is not None]))
+        # A pixel may change sides only where its logit is within rounding of zero.
+        clear = wanted["masks"].abs() > MASKS
+        yield Row("class-list masks", case, int(((masks != (wanted["masks"] > 0)) & clear).sum()), 0)
+
+
+@torch.inference_mode()
 def generation(vectors: Vectors) -> Iterator[Row]:
     """Greedy generation: ids, logits of every step, masks, forwards."""
     prompt, model = vectors.prompt, vectors.model
@@ -242,6 +270,7 @@ STAGES: dict[str, Stage] = {
     "preprocessing": preprocessing,
     "encoders": encoders,
     "forward": forward,
+    "class lists": class_lists,
     "generation": generation,
     "training": training,
     "merging": merging,
