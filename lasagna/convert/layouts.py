@@ -120,13 +120,21 @@ _TEXT_KEYS = (
 )
 
 
+def _described(what: str, kind: Any, values: dict[str, Any]) -> Any:
+    """A configuration of transformers with values of a file. Raises CheckpointError where they make no sense to it."""
+    try:
+        return kind(**values)
+    except Exception as error:  # what it checks, and how, differs between versions
+        raise CheckpointError(f"config.json: not the shape of a {what}: {error}") from error
+
+
 def text_config(config: Mapping[str, Any], vocabulary: int) -> dict[str, Any]:
     """`LlamaConfig` values of a LLaVA configuration, transformers' defaults filled in."""
     from transformers import LlamaConfig
 
     given = config.get("text_config") or config
     values = {key: given[key] for key in _TEXT_KEYS if given.get(key) is not None}
-    defaults = LlamaConfig(**values)
+    defaults = _described("language model", LlamaConfig, values)
     sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
     return {**{key: int(getattr(defaults, key)) for key in sizes}, **values, "vocab_size": vocabulary}
 
@@ -162,7 +170,7 @@ def clip_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
     given = config.get("vision_config") or config
     values = {key: given[key] for key in _CLIP_KEYS if given.get(key) is not None}
-    defaults = CLIPVisionConfig(**values)
+    defaults = _described("CLIP", CLIPVisionConfig, values)
     return {key: getattr(defaults, key) for key in _CLIP_KEYS}
 
 
@@ -251,5 +259,8 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
     from lasagna.model import LasagnaModel
 
-    with torch.device("meta"):
-        return {key: tuple(value.shape) for key, value in LasagnaModel(config).state_dict().items()}
+    try:
+        with torch.device("meta"):
+            return {key: tuple(value.shape) for key, value in LasagnaModel(config).state_dict().items()}
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        raise CheckpointError(f"config.json: no such model can be made ({error})") from error

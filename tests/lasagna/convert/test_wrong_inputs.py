@@ -53,6 +53,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: json_of(f / "config.json", hidden_size=5120, num_hidden_layers=40, num_attention_heads=40),
         r"40 layers of width 5120 \(13B\), the weights are 2 layers of width 32",
     ),
+    "a size that is no number": (lambda f: json_of(f / "config.json", hidden_size="wide"), r"config\.json: "),
     "other inner width": (lambda f: json_of(f / "config.json", intermediate_size=60), "6 weights do not fit"),
     "a shard cut short": (
         lambda f: truncate(f / "pytorch_model-00002-of-00002.bin"),
