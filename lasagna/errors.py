@@ -33,3 +33,7 @@ class DataError(LasagnaError):
 
 class ServiceError(LasagnaError):
     """Redis or Label Studio cannot be reached, or refused what was asked."""
+
+
+class TrainingError(LasagnaError):
+    """A training run that had to stop; its last good state is left as it was."""

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from lasagna.checkpoint import Calibration, find_checkpoint, write_calibration
 from lasagna.errors import DataError
 from lasagna.progress import progress_bar
-from training.commands import read_recipe
 from training.data import FolderDataset
 from training.evaluate import Segmenter, evaluate_dataset
 from training.metrics import average_precision, expected_calibration_error
+from training.recipe_file import read_recipe
+from training.setup import open_photos
 
 ROUNDS = 2  # an answer depends on the decisions before it, so margins move a little with the offset
 
@@ -102,12 +103,11 @@ Examples:
 @click.option("--model", "name", help="Checkpoint to calibrate; default: the one that the recipe wrote.")
 def calibrate(recipe: Path, changes: tuple[str, ...], name: str | None) -> None:
     """Fit the probabilities of a checkpoint on the photos that its RECIPE held out, and store them beside it."""
-    values = read_recipe(recipe, changes)
-    folder = find_checkpoint(name or Path(values["output"]) / "checkpoint")
-    folders = (FolderDataset(Path(values["data"]) / data, "train") for data in values["rates"])
-    sets = [held_out for held_out in (data.divide(values["holdout"])[1] for data in folders) if len(held_out)]
+    checked = read_recipe(recipe, changes).recipe
+    folder = find_checkpoint(name or checked.output / "checkpoint")
+    sets = [held_out for held_out in open_photos(checked, held_out=True) if len(held_out)]
     if not sets:
-        raise DataError(f"{recipe} holds no photo out; its 'holdout' is {values['holdout']}, a share such as 0.05 does")
+        raise DataError(f"{recipe} holds no photo out; its 'holdout' is {checked.holdout}, a share such as 0.05 does")
 
     from rich.console import Console
     from rich.table import Table

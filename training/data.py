@@ -11,7 +11,7 @@ void is `VOID`.
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,6 +97,12 @@ class FolderDataset:
         kept, held_out = copy.copy(self), copy.copy(self)
         kept._samples, held_out._samples = parts
         return kept, held_out
+
+    def subset(self, indices: Iterable[int]) -> "FolderDataset":
+        """The split with some of its photos alone."""
+        chosen = copy.copy(self)
+        chosen._samples = [self._samples[index] for index in indices]
+        return chosen
 
     def read_mask(self, index: int) -> NDArray[np.uint8]:
         """uint8 (height, width): indices into `classes`, `BACKGROUND` or `VOID`. Raises DataError."""

@@ -6,14 +6,17 @@ What always holds: void pixels count in no term; BCE and DICE are taken per mask
 
 from dataclasses import dataclass, fields
 
+import pydantic.dataclasses
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.fields import STRICT, PositiveOrZero
+
 UNKNOWN = -2
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class LossWeights:
     """Weights of the terms.
 
@@ -26,13 +29,13 @@ class LossWeights:
         clicks: Of the masks of points and boxes.
     """
 
-    text: float = 1.0
-    copied: float = 0.1
-    bce: float = 2.0
-    dice: float = 0.5
-    coarse: float = 0.5
-    competition: float = 0.5
-    clicks: float = 0.5
+    text: PositiveOrZero = 1.0
+    copied: PositiveOrZero = 0.1
+    bce: PositiveOrZero = 2.0
+    dice: PositiveOrZero = 0.5
+    coarse: PositiveOrZero = 0.5
+    competition: PositiveOrZero = 0.5
+    clicks: PositiveOrZero = 0.5
 
 
 @dataclass

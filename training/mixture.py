@@ -1,12 +1,12 @@
 """Batches for training: data sets mixed by rate, photos balanced by rarity, class lists sampled per photo.
 
-A batch is a function of (seed, rank, step) alone, so that a resumed run sees the batches that the killed one would have
-seen.
+A micro-batch is a function of (seed, step, part) alone, where `part` counts the micro-batches of a step: a resumed run
+sees what the killed one would have seen, and a step is the same whatever the number of processes that share its parts.
 """
 
 import random
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,11 +78,10 @@ class Mixture:
         sets: The data sets.
         rates: Relative rate of each.
         options: The strategies of the sequence format.
-        batch_size: Photos per batch.
+        batch_size: Photos per micro-batch.
         longest: Longest side at which the model sees a photo.
         seed: Of all randomness.
-        rank: Of the process. Processes draw different photos; how long a step's lists are is the same for all, since
-            the slowest of them sets the pace.
+        view: (height, width) of the random views in pixels.
     """
 
     def __init__(
@@ -93,10 +92,10 @@ class Mixture:
         batch_size: int,
         longest: int,
         seed: int,
-        rank: int = 0,
+        view: tuple[int, int] = VIEW_SIZE,
     ) -> None:
         self.sets, self.rates, self.options = list(sets), list(rates), options
-        self.batch_size, self.longest, self.seed, self.rank = batch_size, longest, seed, rank
+        self.batch_size, self.longest, self.seed, self.view = batch_size, longest, seed, view
         everything = [name for photos in sets for name in photos.classes]
         self.foreign = {p.name: possible_negatives(p.name, p.classes, everything) for p in sets}
         self.related = {p.name: [n for n in dict.fromkeys(everything) if n not in p.classes] for p in sets}
@@ -104,9 +103,11 @@ class Mixture:
         for word, concept in CONCEPTS.items():
             self.synonyms.setdefault(concept, []).append(word)
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, part: int = 0) -> Batch:
+        # Parts draw different photos; how long a step's lists are is the same for all, since the slowest of the
+        # processes sets the pace.
         low, high = self.options.draw_lengths(random.Random(f"{self.seed}-{step}"))
-        rng = random.Random(f"{self.seed}-{self.rank}-{step}")
+        rng = random.Random(f"{self.seed}-{part}-{step}")
         examples = [self._example(rng, rng.randint(low, high)) for _ in range(self.batch_size)]
         return Batch(
             torch.stack([example.pixels for example in examples]),
@@ -117,7 +118,7 @@ class Mixture:
     def _example(self, rng: random.Random, length: int) -> Example:
         photos = rng.choices(self.sets, weights=self.rates)[0]
         index = rng.choices(range(len(photos)), weights=photos.weights)[0]
-        view, mask = random_view(photos.images[index], photos.masks[index], VIEW_SIZE, self.longest, rng)
+        view, mask = random_view(photos.images[index], photos.masks[index], self.view, self.longest, rng)
         counts = np.bincount(mask.ravel(), minlength=256)[: len(photos.classes)]
         # A sliver at the crop's edge is neither present nor absent.
         positives = [i for i, count in enumerate(counts) if count >= 48]
@@ -152,22 +153,3 @@ class Mixture:
             return name
         words = [word for word in self.synonyms.get(concept, []) if word not in others]
         return rng.choice(words) if words else name
-
-
-class Prefetcher:
-    """Makes the next batches on one thread while the current one trains."""
-
-    def __init__(self, mixture: Mixture, start: int, ahead: int = 3) -> None:
-        self._mixture, self._pool = mixture, ThreadPoolExecutor(1)
-        self._next = start
-        self._waiting: list[Future[Batch]] = []
-        self._ahead = ahead
-
-    def __call__(self) -> Batch:
-        while len(self._waiting) <= self._ahead:
-            self._waiting.append(self._pool.submit(self._mixture.batch, self._next))
-            self._next += 1
-        return self._waiting.pop(0).result()
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)

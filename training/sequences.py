@@ -7,12 +7,24 @@ spelled out with `<NEG>`), target order consistency.
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated, Any
 
-IGNORED = -1
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from training.fields import STRICT, Count, Positive, Rate, Switch
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "lisa": {"class_list": False, "random_list": False, "negatives": False, "keep_order": False},
+    "class_list": {"class_list": True, "random_list": False, "negatives": False, "keep_order": False},
+    "random_list": {"class_list": True, "random_list": True, "negatives": False, "keep_order": False},
+    "negatives": {"class_list": True, "random_list": True, "negatives": True, "keep_order": False},
+    "order": {"class_list": True, "random_list": True, "negatives": True, "keep_order": True},
+}
+"""The rows of the paper's Table 5, each the one before and one strategy more; the last is LaSagnA."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SequenceOptions:
     """The strategies.
 
@@ -27,12 +39,19 @@ class SequenceOptions:
             batch are from one row, so that little of it is padding.
     """
 
-    class_list: bool = True
-    negatives: bool = True
-    random_list: bool = True
-    all_positives: float = 0.5
-    keep_order: bool = True
-    lengths: Sequence[tuple[float, int, int]] = ((1.0, 1, 40),)
+    class_list: Switch = True
+    negatives: Switch = True
+    random_list: Switch = True
+    all_positives: Rate = 0.5
+    keep_order: Switch = True
+    lengths: Annotated[tuple[tuple[Positive, Count, Count], ...], Field(min_length=1)] = ((1.0, 1, 40),)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "SequenceOptions":
+        for _, fewest, most in self.lengths:
+            if fewest > most:
+                raise ValueError(f"lengths: fewest names come before most names; found {fewest} and {most}")
+        return self
 
     def draw_lengths(self, rng: random.Random) -> tuple[int, int]:
         """The fewest and most names of a batch's questions."""

@@ -97,7 +97,7 @@ def test_the_command_stores_the_calibration(data: Path, tmp_path: Path, monkeypa
     checkpoint = tmp_path / "run" / "checkpoint"
     model = Lasagna.random(seed=3)
     model.save_pretrained(checkpoint)
-    changes = [f"data={data}", f"output={tmp_path / 'run'}", "rates={noise: 1}", "holdout=0.5"]
+    changes = [f"data={data}", f"output={tmp_path / 'run'}", "tasks.semantic.sets={noise: 1.0}", "holdout=0.5"]
     result = CliRunner().invoke(main, ["calibrate", str(RECIPE), *changes])
     if result.exit_code:  # random weights may have the slope wrong, and then nothing may be written
         assert "not more often" in result.output
@@ -110,7 +110,7 @@ def test_the_command_stores_the_calibration(data: Path, tmp_path: Path, monkeypa
 
 def test_a_recipe_without_a_holdout_is_named(data: Path, tmp_path: Path) -> None:
     Lasagna.random().save_pretrained(tmp_path / "c")
-    changes = [f"data={data}", "rates={noise: 1}", "holdout=0", "--model", str(tmp_path / "c")]
+    changes = [f"data={data}", "tasks.semantic.sets={noise: 1.0}", "holdout=0", "--model", str(tmp_path / "c")]
     result = CliRunner().invoke(main, ["calibrate", str(RECIPE), *changes])
     assert result.exit_code
     assert "holds no photo out" in result.output + str(result.exception)

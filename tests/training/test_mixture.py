@@ -1,0 +1,88 @@
+"""Photos, random views and micro-batches: aligned, a function of seed, step and part."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lasagna.errors import DataError
+from training.augment import random_view
+from training.data import BACKGROUND, VOID, FolderDataset
+from training.mixture import OTHER, UNKNOWN, VIEW_SIZE, Mixture, Photos
+from training.sequences import SequenceOptions
+
+
+def test_the_reader_counts_queryable_classes_only(squares: Path) -> None:
+    dataset = FolderDataset(squares / "squares", "train")
+    assert dataset.classes == ("red", "blue")
+    assert set(np.unique(dataset.read_mask(0))) == {0, 1, BACKGROUND, VOID}
+
+
+@pytest.mark.parametrize("missing", ["classes.json", "train.txt", "images/2.jpg"])
+def test_an_incomplete_folder_is_named(squares: Path, tmp_path: Path, missing: str) -> None:
+    import shutil
+
+    shutil.copytree(squares / "squares", tmp_path / "squares")
+    (tmp_path / "squares" / missing).unlink()
+    with pytest.raises(DataError, match=missing.split("/")[-1]):
+        FolderDataset(tmp_path / "squares", "train")
+
+
+@pytest.mark.parametrize("shape", [(40, 300), (300, 40), (64, 64), (500, 500)])
+def test_a_view_keeps_photo_and_mask_aligned(shape: tuple[int, int]) -> None:
+    mask = np.zeros(shape, np.uint8)
+    mask[: shape[0] // 2, : shape[1] // 2] = 1
+    image = np.repeat(mask[..., None] * 200, 3, axis=2)
+    for seed in range(8):
+        view, labels = random_view(image, mask, (96, 96), 128, random.Random(seed))
+        assert view.shape == (96, 96, 3)
+        assert labels.shape == (96, 96)
+        assert set(np.unique(labels)) <= {0, 1, VOID}
+        bright, dark = view[labels == 1], view[labels == 0]
+        if len(bright) > 50 and len(dark) > 50:
+            assert bright.mean() > dark.mean() + 40
+
+
+def test_a_micro_batch_is_a_function_of_seed_step_and_part(squares: Path) -> None:
+    photos = [Photos(FolderDataset(squares / "squares", "train"))]
+    one, two = (Mixture(photos, [1.0], SequenceOptions(), 3, 128, seed=1) for _ in range(2))
+    first = one.batch(5, 1)
+    two.batch(4)
+    assert torch.equal(first.pixels, two.batch(5, 1).pixels)
+    assert first.classes == two.batch(5, 1).classes
+    for other in (one.batch(6, 1), one.batch(5, 0)):
+        assert not torch.equal(first.pixels, other.pixels)
+
+
+def test_the_parts_of_a_step_have_lists_of_one_row_of_lengths(squares: Path) -> None:
+    """Processes wait for each other, so none should have much the longest lists."""
+    options = SequenceOptions(lengths=((0.5, 1, 1), (0.5, 2, 2)))
+    mixture = Mixture([Photos(FolderDataset(squares / "squares", "train"))], [1.0], options, 2, 128, seed=1)
+    lengths = [{len(c.names) for part in range(3) for c in mixture.batch(s, part).classes} for s in range(8)]
+    assert {frozenset(found) for found in lengths} == {frozenset({1}), frozenset({2})}
+
+
+def test_a_subset_has_its_photos_alone(squares: Path) -> None:
+    whole = FolderDataset(squares / "squares", "train")
+    part = whole.subset([3, 1])
+    assert [sample.image_id for sample in part] == ["3", "1"]
+    assert len(whole) == 4
+
+
+def test_labels_of_a_batch_point_at_the_names(squares: Path) -> None:
+    mixture = Mixture([Photos(FolderDataset(squares / "squares", "train"))], [1.0], SequenceOptions(), 4, 128, seed=3)
+    seen = 0
+    for step in range(6):
+        batch = mixture.batch(step)
+        assert batch.pixels.shape[-2:] == VIEW_SIZE
+        for pixels, labels, classes in zip(batch.pixels, batch.labels, batch.classes, strict=True):
+            assert set(labels.unique().tolist()) <= {UNKNOWN, OTHER, *range(len(classes.names))}
+            for i, (name, present) in enumerate(zip(classes.names, classes.present, strict=True)):
+                assert present == bool((labels == i).any())
+                if present:
+                    red, _, blue = pixels[:, labels == i].mean(1).tolist()
+                    assert (red > blue) == (name == "red") or abs(red - blue) < 0.1  # grey photos
+                    seen += 1
+    assert seen > 10
