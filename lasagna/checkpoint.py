@@ -9,6 +9,7 @@ A checkpoint is a folder in the layout of the Hugging Face hub:
     prompt.json         the dialect (`lasagna.dialect.PromptFormat`)
     calibration.json    temperature and offsets of the probabilities; optional
     adapter/            a LoRA adapter that is not merged (`lasagna.adapter`); optional
+    base.json           {"base": name}: the checkpoint that has the weights which this one does not have; optional
     checksums.json      digests of large files, so that naming a version need not read them; optional
     README.md           model card; optional
 
@@ -21,7 +22,7 @@ import json
 import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lasagna.config import ModelConfig
 from lasagna.errors import CheckpointError
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).with_name("checkpoints")
 REQUIRED = ("config.json", "prompt.json")
-CHECKSUMS, ADAPTER = "checksums.json", "adapter"
+CHECKSUMS, ADAPTER, BASE = "checksums.json", "adapter", "base.json"
 TOKENIZERS = ("tokenizer.model", "tokenizer.json")
 
 
@@ -132,8 +133,10 @@ def checkpoint_version(name: str | Path) -> str:
     known = _read_checksums(folder)
     digest = hashlib.sha256()
     patterns = ("*.json", "*.safetensors", "*.model", f"{ADAPTER}/*")
+    if base := base_checkpoint(folder):
+        digest.update(checkpoint_version(base).encode())
     for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
-        if path.name == CHECKSUMS:
+        if path.name in (CHECKSUMS, BASE):
             continue
         digest.update(str(path.relative_to(folder)).encode() + b"\0")
         digest.update(known.get(path.name) or file_digest(path))
@@ -141,6 +144,24 @@ def checkpoint_version(name: str | Path) -> str:
     # In the hub's cache: models--OWNER--NAME/snapshots/COMMIT.
     name = folder.parents[1].name.split("--")[-1] if folder.parent.name == "snapshots" else folder.name
     return f"{name}-{digest.hexdigest()[:8]}"
+
+
+def base_checkpoint(folder: Path) -> Path | None:
+    """The folder of the checkpoint that a folder's weights and adapter are laid over, or None where it is complete.
+
+    Raises CheckpointError where that is not here.
+    """
+    path = folder / BASE
+    if not path.exists():
+        return None
+    try:
+        name = json.loads(path.read_text(encoding="utf-8"))["base"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f'{path}: not readable as {{"base": name}} ({error!r})') from error
+    try:
+        return find_checkpoint(name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder} is laid over another checkpoint, which is not here: {error}") from error
 
 
 def load_calibration(folder: Path) -> Calibration:
@@ -224,17 +245,21 @@ def load_weights(model: "LasagnaModel", folder: Path) -> None:
 
     from lasagna.adapter import load_adapter
 
-    adapter = load_adapter(folder)
+    layers = [folder]
+    while base := base_checkpoint(layers[0]):
+        layers.insert(0, base)
+    adapters = [load_adapter(layer) for layer in layers]
     own = model.state_dict()
     with contextlib.ExitStack() as stack:
-        files = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            try:
-                opened = stack.enter_context(safe_open(path, "pt"))
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(f"{path}: not readable as safetensors ({error}); fetch it again") from error
-            files.update(dict.fromkeys(opened.keys(), opened))
-        shapes = {key: tuple(file.get_slice(key).get_shape()) for key, file in files.items()}
+        files: list[dict[str, Any]] = [{} for _ in layers]
+        for layer, contents in zip(layers, files, strict=True):
+            for path in sorted(layer.glob("*.safetensors")):
+                try:
+                    opened = stack.enter_context(safe_open(path, "pt"))
+                except (SafetensorError, OSError) as error:
+                    raise CheckpointError(f"{path}: not readable as safetensors ({error}); fetch it again") from error
+                contents.update(dict.fromkeys(opened.keys(), opened))
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for contents in files for key, file in contents.items()}
         problems = weight_problems({key: tuple(value.shape) for key, value in own.items()}, shapes)
         if problems:
             shown = "\n  ".join(problems[:10])
@@ -242,9 +267,12 @@ def load_weights(model: "LasagnaModel", folder: Path) -> None:
             raise CheckpointError(f"{folder}: the weights do not fit the model:\n  {shown}{more}")
         with torch.no_grad():
             for key, target in own.items():
-                value = files[key].get_tensor(key)
-                if adapter and key.startswith("language_model."):
-                    value = adapter.merge(key.removeprefix("language_model."), value.to(target.dtype))
+                value = None
+                for contents, adapter in zip(files, adapters, strict=True):
+                    if key in contents:
+                        value = contents[key].get_tensor(key)
+                    if adapter and value is not None and key.startswith("language_model."):
+                        value = adapter.merge(key.removeprefix("language_model."), value.to(target.dtype))
                 target.copy_(value)
 
 

@@ -21,7 +21,7 @@ from training.data import FolderDataset
 from training.evaluate import Segmenter, evaluate_dataset
 from training.metrics import average_precision, expected_calibration_error
 from training.recipe_file import read_recipe
-from training.setup import open_photos
+from training.sets import open_photos
 
 ROUNDS = 2  # an answer depends on the decisions before it, so margins move a little with the offset
 

@@ -69,7 +69,7 @@ def _validate(paths: list[Path], changes: list[str], smoke: bool) -> int:
     from rich.console import Console
 
     from training.recipe_file import read_recipe
-    from training.setup import missing_files
+    from training.sets import missing_files
 
     console, result = Console(highlight=False, soft_wrap=True), 0
     for path in paths:
@@ -84,7 +84,7 @@ def _validate(paths: list[Path], changes: list[str], smoke: bool) -> int:
         missing = missing_files(recipe)
         console.print(f"{path}: a valid recipe" + ("; not on this machine:" if missing else ""))
         for problem in missing:
-            console.print(f"  {problem}", markup=False)
+            console.print("  " + problem.replace("\n", "\n  "), markup=False)
         result = result or (3 if missing else 0)
     return result
 

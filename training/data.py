@@ -35,6 +35,11 @@ class Sample:
     mask_path: Path
 
 
+def is_held_out(photo: Path, share: float) -> bool:
+    """Whether a photo belongs to the held-out share, which follows from its bytes alone."""
+    return share > 0 and int.from_bytes(hashlib.sha256(photo.read_bytes()).digest()[:8], "big") < share * 2**64
+
+
 class FolderDataset:
     """One split of one data set.
 
@@ -92,8 +97,7 @@ class FolderDataset:
         """
         parts: tuple[list[Sample], list[Sample]] = [], []
         for sample in self._samples:
-            digest = hashlib.sha256(sample.image_path.read_bytes()).digest()
-            parts[int.from_bytes(digest[:8], "big") < share * 2**64].append(sample)
+            parts[is_held_out(sample.image_path, share)].append(sample)
         kept, held_out = copy.copy(self), copy.copy(self)
         kept._samples, held_out._samples = parts
         return kept, held_out

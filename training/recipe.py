@@ -187,6 +187,8 @@ class Optimiser:
                 f"save_every {self.save_every} is not a multiple of log_every {self.log_every}: a resumed run would "
                 "log means over other steps"
             )
+        if self.frozen_precision == "bfloat16" and self.precision == "float32":
+            raise ValueError("frozen_precision: weights in bfloat16 need arithmetic in it; set precision to bfloat16")
         if self.warmup >= self.steps:
             raise ValueError(f"warmup {self.warmup} leaves nothing of {self.steps} steps")
         return self
@@ -206,6 +208,19 @@ class Optimiser:
                 f"which {processes} processes cannot share evenly; change optimiser.batch_size or optimiser.micro_batch"
             )
         return forwards // processes
+
+
+@dataclass(frozen=True, config=STRICT)
+class Features:
+    """The outputs of a frozen encoder, kept on disk (`training.features`).
+
+    Attributes:
+        folder: Where; several runs may share it.
+        gigabytes: Most that it may take; the outputs that were not used for longest go first. None: no limit.
+    """
+
+    folder: Path
+    gigabytes: Positive | None = None
 
 
 def _expand_preset(value: Any) -> Any:
@@ -230,7 +245,7 @@ class Recipe:
         dialect: How questions and answers of a new model are worded.
         holdout: Share of the photos of class lists that is kept out of training, for calibration.
         augment: Random views of photos, which are then held in memory; None: photos as they are.
-        features: Folder of the cache of the frozen encoder's outputs, or None.
+        features: The cache of the frozen encoder's outputs, or None.
         deepspeed: DeepSpeed's configuration (ZeRO 1 or 2), a path relative to the recipe's folder, or None.
         tensorboard: Whether scalars are written for TensorBoard, under `output`.
         smoke: What `--smoke` changes.
@@ -248,7 +263,7 @@ class Recipe:
     losses: LossWeights = field(default_factory=LossWeights)
     trained: Trained = field(default_factory=Trained)
     augment: Augmentation | None = None
-    features: Path | None = None
+    features: Features | None = None
     deepspeed: Path | None = None
     tensorboard: Switch = True
     smoke: dict[str, Any] = field(default_factory=dict)
@@ -267,6 +282,10 @@ class Recipe:
             raise ValueError("features: only a frozen encoder can be cached; take encoder out of trained.parts")
         if self.deepspeed and self.optimiser.ema:
             raise ValueError("optimiser.ema: averaged weights are not kept under deepspeed; set it to 0")
+        if self.trained.token_rows == "new" and not self.trained.lora:
+            raise ValueError("trained.token_rows: new rows alone are kept beside adapters; give lora, or all rows")
+        if self.trained.lora and self.start is None:
+            raise ValueError("trained.lora: adapters are trained over a checkpoint; name it in start")
         if self.trained.lora and self.optimiser.ema:
             raise ValueError("optimiser.ema: averaged weights are kept of whole models, not of adapters; set it to 0")
         return self

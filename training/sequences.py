@@ -35,6 +35,8 @@ class SequenceOptions:
         random_list: Random classes list: the question names a sampled subset, not every class of the data set.
         all_positives: How often, in [0, 1], a sampled subset holds every present class.
         keep_order: Target order consistency: the answer follows the question's order.
+        most_answered: At most so many of the question's classes are in the answer: the present ones, then absent ones
+            at random (as the released checkpoint was trained); None: all.
         lengths: How long random lists are: rows of (share of the batches, fewest, most names). All questions of a
             batch are from one row, so that little of it is padding.
     """
@@ -44,6 +46,7 @@ class SequenceOptions:
     random_list: Switch = True
     all_positives: Rate = 0.5
     keep_order: Switch = True
+    most_answered: Count | None = None
     lengths: Annotated[tuple[tuple[Positive, Count, Count], ...], Field(min_length=1)] = ((1.0, 1, 40),)
 
     @model_validator(mode="after")
@@ -103,4 +106,7 @@ def sample_class_list(
         rng.shuffle(order)
     if not options.negatives:
         order = [i for i in order if listed[i][1]]
+    if options.most_answered is not None and len(order) > options.most_answered:
+        first = sorted(rng.sample(order, len(order)), key=lambda i: not listed[i][1])[: options.most_answered]
+        order = [i for i in order if i in set(first)]
     return ClassList(tuple(name for name, _ in listed), tuple(present for _, present in listed), tuple(order))

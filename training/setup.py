@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,21 @@ import torch
 from lasagna.checkpoint import Calibration, find_checkpoint, load_weights, save_checkpoint
 from lasagna.config import ModelConfig
 from lasagna.dialect import PromptFormat
-from lasagna.errors import CheckpointError, ConfigError, DataError
+from lasagna.errors import ConfigError, DataError
 from lasagna.model import LasagnaModel
 from lasagna.prompt import Prompt
 from lasagna.tokenizer import LabelTokenizer, load_tokenizer
+from training.adapters import new_token_ids, save_light
 from training.concepts import CONCEPTS
-from training.data import FolderDataset
+from training.encoders import Conversations, Encoder, LiveEncoder
+from training.feature_store import FeatureStore
+from training.features import FrozenEncoder
 from training.mixture import Mixture, Photos
 from training.recipe import NewModel, Recipe
+from training.sets import missing_files, photos_in_memory
+from training.tasks import Tasks
 from training.tokenizer import build_tokenizer
-from training.weights import choose_trained
+from training.weights import cast_frozen, checkpoint_gradients, choose_trained, trained_rule
 
 FORMAT = PromptFormat(
     questions={
@@ -34,7 +39,10 @@ FORMAT = PromptFormat(
     answers={},
     max_length=1536,
 )
-"""Of a model that is trained from scratch: class lists only."""
+"""Class lists, as a model that is trained from scratch is asked."""
+
+
+Draw = Callable[[int, int], Any]
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class Run:
 
     Attributes:
         model: On the CPU, its trained weights chosen.
+        encoder: Of the photos of conversations.
         draw: (step, part) to the examples of a micro-batch.
     """
 
@@ -50,14 +59,19 @@ class Run:
     model: LasagnaModel
     tokenizer: LabelTokenizer
     format: PromptFormat
-    draw: Callable[[int, int], Any]
+    encoder: Encoder | None = None
+    draw: Draw = lambda step, part: None
 
     @property
     def prompt(self) -> Prompt:
         return Prompt(self.format, self.tokenizer, self.model.encoder.num_tokens)
 
     def save(self, folder: Path) -> None:
-        """Writes the model as a checkpoint folder."""
+        """Writes the model as a checkpoint folder: a light one where the recipe trains adapters."""
+        if self.recipe.trained.lora:
+            assert self.recipe.start is not None, "Recipe has adapters over a checkpoint only"
+            save_light(folder, self.model, self.tokenizer, self.format, self.recipe.start, self.recipe.trained.lora)
+            return
         save_checkpoint(folder, self.model, self.tokenizer, self.format, Calibration())
 
 
@@ -74,65 +88,90 @@ def prepare(recipe: Recipe) -> Run:
         listed = "\n  ".join(problems)
         raise DataError(f"the recipe needs what is not here:\n  {listed}")
     torch.manual_seed(recipe.seed)
-    sets = [Photos(part) for part in open_photos(recipe)]
     start = find_checkpoint(recipe.start) if recipe.start else None
-    if start:
-        tokenizer: LabelTokenizer = load_tokenizer(start)
+    config = ModelConfig.load(start / "config.json") if start else None
+    image_size = config.vision.image_size if config else _shape(recipe).vision.image_size
+    photos = photos_in_memory(recipe, 2 * image_size) if recipe.augment else []
+    if start and config:
+        tokenizer = load_tokenizer(start)
         format = PromptFormat.load(start / "prompt.json")
-        model = LasagnaModel(ModelConfig.load(start / "config.json"))
-        load_weights(model, start)
+        model = _load(recipe, config, start)
     else:
-        assert recipe.model is not None, "Recipe allows no other"
-        tokenizer = _new_tokenizer(recipe, recipe.model, [name for photos in sets for name in photos.classes])
-        format = FORMAT
-        model = _new_model(recipe.model, len(tokenizer))
-    choose_trained(model, recipe.trained)
-    assert recipe.augment is not None
-    mixture = Mixture(
-        sets,
-        list(recipe.rates.values()),
-        recipe.sequence,
-        recipe.optimiser.micro_batch,
-        model.config.vision.image_size,
-        recipe.seed,
-        recipe.augment.view,
+        tokenizer = _new_tokenizer(recipe, [name for one in photos for name in one.classes])
+        format = _new_format(recipe)
+        model = _new_model(_shape(recipe), len(tokenizer))
+    choose_trained(model, recipe.trained, new_token_ids(tokenizer))
+    cast_frozen(model, getattr(torch, recipe.optimiser.frozen_precision))
+    if recipe.optimiser.gradient_checkpointing:
+        checkpoint_gradients(model)
+    run = Run(recipe, model, tokenizer, format)
+    encoder = _encoder(run)
+    return replace(run, encoder=encoder, draw=_draw(recipe, run.prompt, photos, image_size, encoder))
+
+
+def _encoder(run: Run) -> Encoder:
+    if run.recipe.features is None:
+        return LiveEncoder(run.model)
+    folder, limit = run.recipe.features.folder, run.recipe.features.gigabytes
+    return FrozenEncoder(run.model, FeatureStore(folder, None if limit is None else int(limit * 2**30)))
+
+
+def _load(recipe: Recipe, config: ModelConfig, start: Path) -> LasagnaModel:
+    """The checkpoint's network; a large one is never in memory twice, nor its frozen weights in float32."""
+    if config.vision.kind == "pyramid":
+        model = LasagnaModel(config)
+    else:
+        frozen = getattr(torch, recipe.optimiser.frozen_precision)
+        model = LasagnaModel.without_weights(config, torch.device("cpu"), frozen)
+        is_trained = trained_rule(model, recipe.trained)
+        for name, parameter in model.named_parameters():
+            if is_trained(name):
+                parameter.data = parameter.data.float()
+    load_weights(model, start)
+    return model
+
+
+def _shape(recipe: Recipe) -> NewModel:
+    assert recipe.model is not None, "Recipe has a start or a model"
+    return recipe.model
+
+
+def _draw(recipe: Recipe, prompt: Prompt, photos: list[Photos], image_size: int, encoder: Encoder) -> Draw:
+    """The examples of every micro-batch: random views of photos for class lists where the recipe augments, else
+    conversations."""
+    tasks = Tasks(recipe, prompt)
+    mixture = None
+    if recipe.augment and photos:
+        rates, size = list(recipe.rates.values()), recipe.optimiser.micro_batch
+        view = recipe.augment.view
+        mixture = Mixture(photos, rates, recipe.sequence, size, image_size, recipe.seed, view)
+
+    def draw(step: int, part: int) -> Any:
+        task = tasks.draw_task(step, part)
+        if mixture is not None and task == "semantic":
+            return mixture.batch(step, part)
+        examples = tasks.examples(task, step, part)
+        return Conversations(examples, [encoder.read(example.photo) for example in examples])
+
+    return draw
+
+
+def _new_format(recipe: Recipe) -> PromptFormat:
+    """The dialect of a model that is made anew: class lists, and what else the recipe asks."""
+    paper = PromptFormat()
+    others = [task for task in recipe.tasks if task != "semantic"]
+    return replace(
+        FORMAT,
+        questions={**FORMAT.questions, **{task: paper.questions[task] for task in others}},
+        answers={task: paper.answers[task] for task in others if task in paper.answers},
     )
-    return Run(recipe, model, tokenizer, format, mixture.batch)
 
 
-def open_photos(recipe: Recipe, held_out: bool = False) -> list[FolderDataset]:
-    """The data sets of class lists without the photos that the recipe holds out, or those alone."""
-    found = []
-    for name, data in recipe.semantic.items():
-        dataset = FolderDataset(data.path or recipe.data / name, data.split)
-        found.append(dataset.divide(recipe.holdout)[1 if held_out else 0])
-    return found
-
-
-def missing_files(recipe: Recipe) -> list[str]:
-    """What the recipe names and is not on this machine, each with its key path."""
-    problems = []
-    for task, values in recipe.tasks.items():
-        for name, data in values.sets.items():
-            try:
-                FolderDataset(data.path or recipe.data / name, data.split)
-            except DataError as error:
-                problems.append(f"tasks.{task}.sets.{name}: {error}")
-    if recipe.start:
-        try:
-            find_checkpoint(recipe.start)
-        except CheckpointError as error:
-            problems.append(f"start: {error}")
-    if recipe.deepspeed and not recipe.deepspeed.exists():
-        problems.append(f"deepspeed: {recipe.deepspeed} is missing")
-    return problems
-
-
-def _new_tokenizer(recipe: Recipe, model: NewModel, names: Sequence[str]) -> LabelTokenizer:
+def _new_tokenizer(recipe: Recipe, names: Sequence[str]) -> LabelTokenizer:
     captions = recipe.data / "coco_things" / "captions.json"
     texts = [t for ts in json.loads(captions.read_text()).values() for t in ts] if captions.exists() else []
     asked = [f"{FORMAT.user}{FORMAT.image}{wording}{FORMAT.assistant}" for wording in FORMAT.questions["classes"]]
-    return build_tokenizer(sorted({*names, *CONCEPTS}), [*texts, *asked * 100], model.vocabulary)
+    return build_tokenizer(sorted({*names, *CONCEPTS}), [*texts, *asked * 100], _shape(recipe).vocabulary)
 
 
 def _new_model(shape: NewModel, vocabulary: int) -> LasagnaModel:

@@ -20,6 +20,8 @@ from lasagna.errors import TrainingError
 from lasagna.model import LasagnaModel
 from lasagna.prompt import Prompt
 from training.batches import MicroBatch, MicroBatches
+from training.conversations import ConversationWeights, conversation_losses
+from training.encoders import Conversations, Encoder, LiveEncoder
 from training.objective import batch_losses
 from training.recipe import Recipe
 from training.setup import Run
@@ -37,11 +39,15 @@ WEIGHTS, AVERAGE = "trained.safetensors", "average.safetensors"
 
 
 class Objective(nn.Module):
-    """Micro-batch to loss: the module that is wrapped for several processes."""
+    """Micro-batch to loss: the module that is wrapped for several processes.
 
-    def __init__(self, model: LasagnaModel, prompt: Prompt, recipe: Recipe) -> None:
+    Args:
+        encoder: Of the photos of conversations; None: the model's own.
+    """
+
+    def __init__(self, model: LasagnaModel, prompt: Prompt, recipe: Recipe, encoder: Encoder | None = None) -> None:
         super().__init__()
-        self.model, self.prompt, self.recipe = model, prompt, recipe
+        self.model, self.prompt, self.recipe, self._encoder = model, prompt, recipe, encoder or LiveEncoder(model)
         self._precision = getattr(torch, recipe.optimiser.precision)
 
     def forward(self, batch: MicroBatch) -> dict[str, Any]:
@@ -52,6 +58,14 @@ class Objective(nn.Module):
         drop = recipe.augment.drop_tokens if recipe.augment and self.training else 0.0
         device = self.model.device.type
         with torch.autocast(device, self._precision, enabled=self._precision != torch.float32):
+            if isinstance(batch.data, Conversations):
+                encoded = self._encoder.encode(batch.data.photos)
+                terms = conversation_losses(self.model, batch.data.batch(), encoded)
+                weights = ConversationWeights(recipe.losses.text, recipe.losses.bce, recipe.losses.dice)
+                shown = {"text": terms.ce, "bce": terms.bce, "dice": terms.dice}
+                if not any(len(example.masks) for example in batch.data.examples):
+                    del shown["bce"], shown["dice"]
+                return {"loss": terms.total(weights), "terms": {name: term.item() for name, term in shown.items()}}
             losses = batch_losses(self.model, self.prompt, batch.data, rng, drop_tokens=drop)
         return {"loss": losses.total(recipe.losses), "terms": losses.items()}
 
@@ -73,7 +87,7 @@ class Trainer(transformers.Trainer):
     ) -> None:
         self.run, self.recipe, self._on_log, self._on_step = run, run.recipe, on_log, on_step
         options = self.recipe.optimiser
-        objective = Objective(run.model, run.prompt, run.recipe)
+        objective = Objective(run.model, run.prompt, run.recipe, run.encoder)
         super().__init__(model=objective, args=arguments)
         self.remove_callback(PrinterCallback)
         self.add_callback(_Steps(self))

@@ -3,26 +3,60 @@
 What always holds after `choose_trained`: a parameter requires a gradient exactly if `is_trained` says so of its name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from lasagna.errors import ConfigError
 from lasagna.model import LasagnaModel
+from training.adapters import EMBEDDING, HEAD, add_lora, add_token_rows, is_added
 from training.recipe import Optimiser, Trained
 
 
-def choose_trained(model: LasagnaModel, trained: Trained) -> None:
-    """Freezes what the recipe does not train. Raises ConfigError for a part that the model does not have."""
+def choose_trained(model: LasagnaModel, trained: Trained, new_tokens: Sequence[int] = ()) -> None:
+    """Adds the recipe's adapters and freezes what it does not train.
+
+    Args:
+        new_tokens: Ids whose rows `token_rows: new` trains.
+
+    Raises ConfigError for a part that the model does not have.
+    """
     names = [name for name, _ in model.named_parameters()]
     for part in trained.parts:
         if not any(_within(name, part) for name in names):
             raise ConfigError(f"trained.parts: the model has no parameter in {part!r}")
+    if trained.lora:
+        layers = {name.split(".")[-2] for name, _ in model.language_model.named_parameters()}
+        if unknown := set(trained.lora.modules) - layers:
+            raise ConfigError(f"trained.lora.modules: the language model has no {', '.join(sorted(unknown))}")
+        add_lora(model, trained.lora)
+    if trained.token_rows == "new":
+        add_token_rows(model, new_tokens)
     rule = trained_rule(model, trained)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(rule(name))
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # small steps are lost in half precision
     check_trained(model, trained)
+
+
+def cast_frozen(model: LasagnaModel, dtype: torch.dtype) -> None:
+    """Holds frozen weights in a type; batch normalisation stays float32, as in `lasagna.assistant.cast_weights`."""
+    kept = {id(p) for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
+    for parameter in model.parameters():
+        if not parameter.requires_grad and id(parameter) not in kept:
+            parameter.data = parameter.data.to(dtype)
+
+
+def checkpoint_gradients(model: LasagnaModel) -> None:
+    """The language model's activations are computed again in the backward."""
+    network, options = model.language_model, {"use_reentrant": False}
+    if hasattr(network, "activation_checkpointing_enable"):  # transformers 5.24 renamed it
+        network.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    else:
+        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
 def trained_rule(model: LasagnaModel, trained: Trained) -> Callable[[str], bool]:
@@ -30,6 +64,8 @@ def trained_rule(model: LasagnaModel, trained: Trained) -> Callable[[str], bool]
     fixed = fixed_backbone(model, trained.frozen_stages) if model.config.vision.kind == "pyramid" else set()
 
     def is_trained(name: str) -> bool:
+        if is_added(name) or (trained.token_rows == "all" and name in (f"{EMBEDDING}.weight", f"{HEAD}.weight")):
+            return True
         return name not in fixed and any(_within(name, part) for part in trained.parts)
 
     return is_trained

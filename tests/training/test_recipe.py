@@ -61,7 +61,7 @@ def test_every_shipped_recipe_says_what_its_keys_mean(path: Path) -> None:
         ("optimiser.warmup=2000", "warmup 2000 leaves nothing of 1260 steps"),
         ("start=nano", "start and model contradict each other"),
         ("model=null", "name a checkpoint to start from, or give model"),
-        ("features=cache", "features: cached features are of photos as they are"),
+        ("features={folder: cache}", "features: cached features are of photos as they are"),
         ("trained.lora={rank: 4}", "lora adapts a language model that is frozen"),
         ("trained.token_rows=new", "token_rows: new contradicts lm_head or language_model in parts"),
         ("output.x=1", "output is 'runs/nano', which holds no keys"),

@@ -66,3 +66,22 @@ def test_lengths_are_drawn_by_share() -> None:
     drawn = [options.draw_lengths(random.Random(s)) for s in range(400)]
     assert set(drawn) == {(1, 2), (8, 9)}
     assert 0.65 < drawn.count((1, 2)) / 400 < 0.85
+
+
+def test_most_answered_keeps_every_present_class() -> None:
+    """As the released checkpoint was trained: all classes are asked, some absent ones are not answered."""
+    for seed in range(20):
+        drawn = draw(random_list=False, most_answered=12, keep_order=False, seed=seed)
+        assert len(drawn.names) == 38
+        assert len(drawn.answered) == len(set(drawn.answered)) == 12
+        assert {drawn.names[i] for i in drawn.answered if drawn.present[i]} == set(POSITIVES)
+    assert len(draw(random_list=False, most_answered=5).answered) == 5
+    assert draw(random_list=False, most_answered=12).answered == tuple(
+        sorted(draw(random_list=False, most_answered=12).answered)
+    )
+
+
+@pytest.mark.parametrize("lengths", [((1.0, 5, 2),), (), ((0.0, 1, 2),), ((1.0, 0, 2),)])
+def test_lengths_that_make_no_sense(lengths: object) -> None:
+    with pytest.raises(ValueError, match="lengths"):
+        SequenceOptions(lengths=lengths)

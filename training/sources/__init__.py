@@ -81,12 +81,21 @@ SOURCES: dict[str, Entry] = {
 }
 
 
-def open_source(name: str, root: Path, split: str) -> Source:
-    """The split of a data set under a root. Raises ConfigError for an unknown name, DataError for a broken folder."""
+def open_source(name: str, root: Path, split: str, folder: Path | None = None) -> Source:
+    """The split of a data set.
+
+    Args:
+        name: One of `SOURCES`.
+        root: The data root, below which every data set has its folder.
+        split: As in its entry.
+        folder: The data set's own folder, wherever it is; None: its entry's below the root.
+
+    Raises ConfigError for an unknown name, DataError for a broken folder.
+    """
     if name not in SOURCES:
         raise ConfigError(f"unknown data set {name!r}; known are {', '.join(sorted(SOURCES))}")
     entry = SOURCES[name]
     module, _, attribute = entry.reader.partition(":")
     reader = getattr(importlib.import_module(f"training.sources.{module}"), attribute)
-    source: Source = reader(root / entry.folder, split)
+    source: Source = reader(folder or root / entry.folder, split)
     return source

@@ -1,0 +1,62 @@
+"""Photos of conversations on their way into a step, in two halves: `read` on the thread that makes batches, `encode` in
+the step. `training.features.FrozenEncoder` does the same from outputs that are kept on disk."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from lasagna.image import load_image
+from lasagna.model import LasagnaModel
+from lasagna.vision import EncodedImages, PreparedImage
+from training.conversations import ConversationBatch, encode_images
+from training.features import PhotoFeatures
+from training.tasks import Example
+
+
+class Encoder(Protocol):
+    """What encodes photos for training."""
+
+    def read(self, photo: Path) -> PhotoFeatures: ...
+
+    def encode(self, photos: Sequence[PhotoFeatures]) -> EncodedImages: ...
+
+
+class LiveEncoder:
+    """The model's encoder, run at every step."""
+
+    def __init__(self, model: LasagnaModel) -> None:
+        self.model = model
+
+    def read(self, photo: Path) -> PhotoFeatures:
+        prepared = self.model.encoder.prepare(np.asarray(load_image(photo)))
+        sizes = (prepared.input_size, prepared.content_size, prepared.original_size)
+        return PhotoFeatures("", None, prepared.pixels, *sizes)
+
+    def encode(self, photos: Sequence[PhotoFeatures]) -> EncodedImages:
+        return encode_images(self.model, [_prepared(photo) for photo in photos])
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversations:
+    """The examples of a micro-batch and their photos."""
+
+    examples: list[Example]
+    photos: list[PhotoFeatures]
+
+    def batch(self) -> ConversationBatch:
+        """As `conversation_losses` takes it; one conversation per photo."""
+        return ConversationBatch(
+            [_prepared(photo) for photo in self.photos],
+            [example.conversation for example in self.examples],
+            range(len(self.examples)),
+            [torch.from_numpy(example.masks) for example in self.examples],
+            [torch.from_numpy(example.known) for example in self.examples],
+        )
+
+
+def _prepared(photo: PhotoFeatures) -> PreparedImage:
+    return PreparedImage(photo.pixels or {}, photo.input_size, photo.content_size, photo.original_size)
