@@ -108,7 +108,14 @@ def conversation_losses(
     logits = model.lm_head(hidden[at[:, 0], at[:, 1]]).float()
     ce = F.cross_entropy(logits, at[:, 2]) if predicted else hidden.sum() * 0
     places = torch.tensor(prompted, dtype=torch.long, device=device).view(-1, 2)
-    bce, dice = _mask_losses(model, batch, encoded, hidden[places[:, 0], places[:, 1]], places[:, 0])
+    if prompted:
+        bce, dice = _mask_losses(model, batch, encoded, hidden[places[:, 0], places[:, 1]], places[:, 0])
+    else:
+        # A mask with weight 0, so that projection and decoder have a gradient in every forward: DeepSpeed adds those of
+        # several processes up in the order in which they are made, which has to be the same on all of them.
+        first = torch.zeros(1, dtype=torch.long, device=device)
+        unused, _ = model.segmenter(encoded[0], model.prompt_projection(hidden[:1, -1]), first)
+        bce = dice = unused.sum() * 0
     return ConversationLosses(ce, bce, dice)
 
 
@@ -117,8 +124,6 @@ def _mask_losses(
 ) -> tuple[Tensor, Tensor]:
     """BCE and DICE of the masks of all states (M, width), each of a conversation (M,)."""
     prompts = model.prompt_projection(states)
-    if not len(rows):
-        return prompts.sum(), prompts.sum()
     owners = torch.tensor(batch.owners, device=rows.device)[rows]
     low = model.segmenter(encoded, prompts, owners)[0]
     terms = []

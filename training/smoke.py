@@ -4,6 +4,7 @@ Shows that data, loss, optimiser and checkpoint work together: the loss falls an
 smoke run that was killed goes on like any other.
 """
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from rich.table import Table
 from lasagna import Lasagna
 from lasagna.checkpoint import Calibration
 from lasagna.dialect import PromptFormat
+from lasagna.errors import ConfigError
 from lasagna.model import LasagnaModel
 from lasagna.tokenizer import LabelTokenizer
 from training.batches import MicroBatch
@@ -37,7 +39,10 @@ class Measured:
 
 def run_smoke(recipe: Recipe, device: str = "auto", restart: bool = False) -> dict[str, tuple[Measured, Measured]]:
     """Trains and prints what was measured before and after; returns it by data set."""
-    console = Console(stderr=True, highlight=False)
+    quiet = os.environ.get("RANK", "0") != "0"
+    console = Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=True)
+    if recipe.augment is None or not recipe.semantic:
+        raise ConfigError("--smoke measures class lists of photos in the folder layout: it needs augment and sets")
     sets = {}
     for name, data in recipe.semantic.items():
         dataset = FolderDataset(data.path or recipe.data / name, "val")
@@ -45,7 +50,7 @@ def run_smoke(recipe: Recipe, device: str = "auto", restart: bool = False) -> di
     console.print(f"measuring on {PHOTOS} val photos of each set: {', '.join(sets)}")
     run = prepare(recipe)
     before = {name: measure(recipe, run.model, run.tokenizer, run.format, dataset) for name, dataset in sets.items()}
-    with TerminalReporter(recipe) as reporter:
+    with TerminalReporter(recipe, quiet) as reporter:
         folder = train(recipe, device, reporter, restart)
     trained = Lasagna.from_pretrained(folder, device="cpu")
     result = {
@@ -58,7 +63,7 @@ def run_smoke(recipe: Recipe, device: str = "auto", restart: bool = False) -> di
     for name, (first, last) in result.items():
         values = (first.loss, last.loss, first.average_precision, last.average_precision)
         table.add_row(f"{name} ({len(sets[name])})", *(f"{value:.3f}" for value in values))
-    Console().print(table)
+    Console(quiet=quiet).print(table)
     return result
 
 
