@@ -242,7 +242,8 @@ class Recipe:
         optimiser, losses, sequence, trained: See there.
         data: Folder under which the data sets lie.
         start: A checkpoint to start from, or None: `model` is made anew.
-        dialect: How questions and answers of a new model are worded.
+        dialect: How questions and answers are worded: as the checkpoint that it starts from has it, or as in the paper
+            (which a model that is made anew always speaks).
         holdout: Share of the photos of class lists that is kept out of training, for calibration.
         augment: Random views of photos, which are then held in memory; None: photos as they are.
         features: The cache of the frozen encoder's outputs, or None.
@@ -256,6 +257,7 @@ class Recipe:
     optimiser: Optimiser
     data: Path = Path("data")
     start: str | None = None
+    dialect: Literal["checkpoint", "paper"] = "checkpoint"
     model: NewModel | None = None
     seed: int = 1
     holdout: Share = 0.0

@@ -17,6 +17,7 @@ from lasagna.prompt import Prompt
 from lasagna.tokenizer import LabelTokenizer, load_tokenizer
 from training.adapters import new_token_ids, save_light
 from training.concepts import CONCEPTS
+from training.dialects import NEW_MAX_LENGTH, QUESTIONS, paper_format
 from training.encoders import Conversations, Encoder, LiveEncoder
 from training.feature_store import FeatureStore
 from training.features import FrozenEncoder
@@ -26,21 +27,6 @@ from training.sets import missing_files, photos_in_memory
 from training.tasks import Tasks
 from training.tokenizer import build_tokenizer
 from training.weights import cast_frozen, checkpoint_gradients, choose_trained, trained_rule
-
-FORMAT = PromptFormat(
-    questions={
-        "classes": (
-            "Can you segment the <classes> in this image?",
-            "Please segment the <classes> in this image.",
-            "Segment <classes>.",
-            "Which of these are in the image, and where: <classes>?",
-        )
-    },
-    answers={},
-    max_length=1536,
-)
-"""Class lists, as a model that is trained from scratch is asked."""
-
 
 Draw = Callable[[int, int], Any]
 
@@ -95,10 +81,12 @@ def prepare(recipe: Recipe) -> Run:
     if start and config:
         tokenizer = load_tokenizer(start)
         format = PromptFormat.load(start / "prompt.json")
+        if recipe.dialect == "paper":
+            format = paper_format(recipe.tasks, format)
         model = _load(recipe, config, start)
     else:
         tokenizer = _new_tokenizer(recipe, [name for one in photos for name in one.classes])
-        format = _new_format(recipe)
+        format = paper_format(recipe.tasks, PromptFormat(max_length=NEW_MAX_LENGTH))
         model = _new_model(_shape(recipe), len(tokenizer))
     choose_trained(model, recipe.trained, new_token_ids(tokenizer))
     cast_frozen(model, getattr(torch, recipe.optimiser.frozen_precision))
@@ -156,21 +144,11 @@ def _draw(recipe: Recipe, prompt: Prompt, photos: list[Photos], image_size: int,
     return draw
 
 
-def _new_format(recipe: Recipe) -> PromptFormat:
-    """The dialect of a model that is made anew: class lists, and what else the recipe asks."""
-    paper = PromptFormat()
-    others = [task for task in recipe.tasks if task != "semantic"]
-    return replace(
-        FORMAT,
-        questions={**FORMAT.questions, **{task: paper.questions[task] for task in others}},
-        answers={task: paper.answers[task] for task in others if task in paper.answers},
-    )
-
-
 def _new_tokenizer(recipe: Recipe, names: Sequence[str]) -> LabelTokenizer:
     captions = recipe.data / "coco_things" / "captions.json"
     texts = [t for ts in json.loads(captions.read_text()).values() for t in ts] if captions.exists() else []
-    asked = [f"{FORMAT.user}{FORMAT.image}{wording}{FORMAT.assistant}" for wording in FORMAT.questions["classes"]]
+    form = PromptFormat()
+    asked = [f"{form.user}{form.image}{wording}{form.assistant}" for wording in QUESTIONS["classes"]]
     return build_tokenizer(sorted({*names, *CONCEPTS}), [*texts, *asked * 100], _shape(recipe).vocabulary)
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from lasagna.checkpoint import checkpoint_version, load_model
+from lasagna.dialect import RELEASED
 from lasagna.errors import CheckpointError, ConfigError
 from tests.training.sources.samples import SAMPLES
 from training import engine
@@ -91,6 +92,17 @@ def test_a_shipped_recipe_takes_real_steps(
     assert checkpoint_version(folder).startswith("checkpoint-")
 
 
+def test_the_paper_s_dialect_over_a_checkpoint_of_the_released_one(shrunk: Callable[..., Recipe]) -> None:
+    paper, released = prepare(shrunk("lasagna-7b.yaml")), prepare(shrunk("lasagna-7b-released.yaml"))
+    assert released.format == RELEASED
+    assert len(paper.format.questions["classes"]) > 1
+    names = [paper.prompt.encode_name(name) for name in ("sky", "cat")]
+    conversation = paper.prompt.conversation([paper.prompt.class_list_turn(names, [True, False])])
+    assert conversation.present == (True, False)
+    said = [i for i, label in zip(conversation.ids, conversation.labels, strict=True) if label >= 0]
+    assert paper.tokenizer.decode(said).split() == ["sky", "<ins>", ",", "cat", "<no_ins>", ".</s>"]
+
+
 def test_only_the_rows_of_new_tokens_move(shrunk: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
     run = prepare(shrunk("lasagna-7b.yaml"))
     monkeypatch.setattr(engine, "prepare", lambda recipe: run)
@@ -136,6 +148,15 @@ def test_adapters_go_on_to_the_same_curve(shrunk: Callable[..., Recipe], tmp_pat
     assert curve(cut) == curve(straight)
     one, two = (load_file(r.output / "checkpoint" / "model.safetensors") for r in (straight, cut))
     assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_checkpointed_gradients_are_the_gradients(shrunk: Callable[..., Recipe], tmp_path: Path) -> None:
+    exact = ("optimiser.precision=float32", "optimiser.frozen_precision=float32")
+    train(plain := shrunk("lasagna-7b.yaml", *exact, "optimiser.gradient_checkpointing=false"), "cpu")
+    train(again := shrunk("lasagna-7b.yaml", *exact, f"output={tmp_path}/again"), "cpu")
+    assert again.optimiser.gradient_checkpointing
+    for a, b in zip(curve(plain), curve(again), strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
 
 
 def test_kept_features_give_the_same_losses(shrunk: Callable[..., Recipe], tmp_path: Path) -> None:
