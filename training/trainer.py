@@ -189,7 +189,8 @@ class Trainer(transformers.Trainer):
         return str(self._saving or self._folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
-        """Writes the state beside, renames it, then writes the model, then removes old states."""
+        """Writes the state beside, then the model, and renames the state last: a kill at any point leaves a state with
+        a model that is as new or newer."""
         name = f"checkpoint-{self.state.global_step}"
         self._saving = self._folder / "unfinished"
         try:
@@ -199,10 +200,10 @@ class Trainer(transformers.Trainer):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.is_world_process_zero():
+                self.save_averaged(self._folder.parent / "checkpoint")
                 finished = self._folder / name
                 shutil.rmtree(finished, ignore_errors=True)
                 (self._saving / name).rename(finished)
-                self.save_averaged(self._folder.parent / "checkpoint")
                 self._remove_old_states()
         finally:
             if self.is_world_process_zero():
