@@ -15,9 +15,11 @@ What always holds: a run that was killed goes on from its last state to the same
 another recipe is refused; whatever ends a run leaves the last good state and checkpoint as they are.
 """
 
+import contextlib
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from training.report import LogFile, Reporter
 from training.setup import prepare
 
 # What may change between a run and its continuation without changing the curve.
-FREE = {"output", "data", "features", "tensorboard", "smoke", "deepspeed"}
+FREE = {"output", "data", "features", "tensorboard", "smoke", "deepspeed", "threads"}
 FREE_OPTIONS = {"save_every", "keep"}
 
 
@@ -50,6 +52,22 @@ def train(recipe: Recipe, device: str = "auto", reporter: Reporter | None = None
         DataError, CheckpointError: What it names is missing or broken.
         TrainingError: The run had to stop: loss or gradient not finite, out of memory, disk full.
     """
+    with cpu_threads(recipe.threads):
+        return _train(recipe, device, reporter or Reporter(), restart)
+
+
+@contextlib.contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Computes with so many threads; None: as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(recipe: Recipe, device: str, reporter: Reporter, restart: bool) -> Path:
     first = int(os.environ.get("RANK", "0")) == 0
     if not restart:
         _refuse_another_recipe(recipe)
@@ -58,7 +76,7 @@ def train(recipe: Recipe, device: str = "auto", reporter: Reporter | None = None
     arguments, run = _arguments(recipe, device), prepare(recipe)
     from training.trainer import Trainer
 
-    log = LogFile(recipe.output / "log.jsonl", reporter or Reporter())
+    log = LogFile(recipe.output / "log.jsonl", reporter)
     trainer = Trainer(run, arguments, log.write, log.step)
     try:
         state = trainer.last_state()

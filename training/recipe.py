@@ -248,6 +248,8 @@ class Recipe:
         augment: Random views of photos, which are then held in memory; None: photos as they are.
         features: The cache of the frozen encoder's outputs, or None.
         deepspeed: DeepSpeed's configuration (ZeRO 1 or 2), a path relative to the recipe's folder, or None.
+        threads: Of each process on a CPU, or None: as torch chooses. Much of a small model's step is operations too
+            small to share: several processes of one thread are faster than one of several.
         tensorboard: Whether scalars are written for TensorBoard, under `output`.
         smoke: What `--smoke` changes.
     """
@@ -267,6 +269,7 @@ class Recipe:
     augment: Augmentation | None = None
     features: Features | None = None
     deepspeed: Path | None = None
+    threads: Count | None = None
     tensorboard: Switch = True
     smoke: dict[str, Any] = field(default_factory=dict)
 

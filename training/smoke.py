@@ -19,7 +19,7 @@ from lasagna.model import LasagnaModel
 from lasagna.tokenizer import LabelTokenizer
 from training.batches import MicroBatch
 from training.data import FolderDataset
-from training.engine import train
+from training.engine import cpu_threads, train
 from training.evaluate import evaluate_dataset, spread
 from training.mixture import Mixture, Photos
 from training.recipe import Recipe
@@ -39,6 +39,11 @@ class Measured:
 
 def run_smoke(recipe: Recipe, device: str = "auto", restart: bool = False) -> dict[str, tuple[Measured, Measured]]:
     """Trains and prints what was measured before and after; returns it by data set."""
+    with cpu_threads(recipe.threads):
+        return _run(recipe, device, restart)
+
+
+def _run(recipe: Recipe, device: str, restart: bool) -> dict[str, tuple[Measured, Measured]]:
     quiet = os.environ.get("RANK", "0") != "0"
     console = Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=True)
     if recipe.augment is None or not recipe.semantic:

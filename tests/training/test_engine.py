@@ -217,6 +217,18 @@ def test_out_of_memory_says_what_to_change(tiny: Tiny) -> None:
     assert explain_failure(ValueError("something else"), tiny()) is None
 
 
+def test_threads_are_the_recipe_s_while_it_trains(tiny: Tiny) -> None:
+    class Threads(Reporter):
+        seen = 0
+
+        def step(self, step: int) -> None:
+            self.seen = torch.get_num_threads()
+
+    before, reporter = torch.get_num_threads(), Threads()
+    train(tiny("threads=3"), "cpu", reporter)
+    assert (reporter.seen, torch.get_num_threads()) == (3, before)
+
+
 def test_another_recipe_in_the_same_folder_is_refused(tiny: Tiny) -> None:
     train(tiny("optimiser.steps=2", "optimiser.warmup=1"), "cpu")
     with pytest.raises(ConfigError, match=r"differs in optimiser.learning_rate, seed; give another"):
