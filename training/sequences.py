@@ -6,7 +6,7 @@ spelled out with `<NEG>`), target order consistency.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -70,6 +70,15 @@ class ClassList:
     names: tuple[str, ...]
     present: tuple[bool, ...]
     answered: tuple[int, ...]
+
+    def without(self, dropped: Set[str]) -> "ClassList":
+        """The list without some names."""
+        kept = [i for i, name in enumerate(self.names) if name not in dropped]
+        return ClassList(
+            tuple(self.names[i] for i in kept),
+            tuple(self.present[i] for i in kept),
+            tuple(kept.index(i) for i in self.answered if i in kept),
+        )
 
 
 def sample_class_list(

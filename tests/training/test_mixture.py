@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lasagna.errors import DataError
 from training.augment import random_view
@@ -86,3 +87,22 @@ def test_labels_of_a_batch_point_at_the_names(squares: Path) -> None:
                     assert (red > blue) == (name == "red") or abs(red - blue) < 0.1  # grey photos
                     seen += 1
     assert seen > 10
+
+
+def test_a_near_synonym_is_absent_only_beside_the_word_that_was_annotated(tmp_path: Path) -> None:
+    """ccp's annotators call some heels shoes: "heels" is a negative where the list has "shoes" to choose from."""
+    folder = tmp_path / "ccp"
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    (folder / "classes.json").write_text('{"classes": ["shoes", "heels", "hair"], "background_index": null}')
+    (folder / "train.txt").write_text("0")
+    Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(folder / "images" / "0.jpg")
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(folder / "masks" / "0.png")  # shoes everywhere
+    options = SequenceOptions(lengths=((1.0, 1, 3),), all_positives=0.0)
+    mixture = Mixture([Photos(FolderDataset(folder, "train"))], [1.0], options, 1, 64, seed=1, view=(64, 64))
+    lists = [mixture._example(random.Random(seed), 1 + seed % 3).classes for seed in range(60)]
+    with_heels = [classes for classes in lists if "heels" in classes.names]
+    assert with_heels
+    assert all("shoes" in classes.names for classes in with_heels)
+    assert all(classes.names for classes in lists)
+    assert any(classes.names == ("hair",) for classes in lists)
