@@ -4,21 +4,20 @@ Both accumulate over images, so that a data set is scored without being held in 
 count nowhere; a figure that is undefined (no such class, no positive) is None, never 0 and never NaN.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data import BACKGROUND, VOID
-
-_LABELS = 256
+from training.records import OTHER, UNKNOWN
 
 
 class SegmentationMetrics:
-    """Per-class IoU, their mean, and pixel accuracy of label maps.
+    """Per-class IoU, their mean, and pixel accuracy of label maps (`training.records`).
 
-    Every pixel of a label map is one class's index, or `BACKGROUND` (no class), or `VOID` (truth only: not scored).
-    Background is no class: it has no IoU, but a class that covers background pixels is wrong there.
+    A pixel of a label map is one class's index, or `OTHER` (no class), or `UNKNOWN` (truth only: not scored). `OTHER`
+    is no class: it has no IoU, but a class that covers such pixels is wrong there.
 
     Attributes:
         intersection: int64 (classes,): pixels of the class in truth and prediction.
@@ -27,35 +26,49 @@ class SegmentationMetrics:
     """
 
     def __init__(self, classes: int) -> None:
-        if not 0 < classes <= BACKGROUND:
-            raise ValueError(f"label maps hold 1 to {BACKGROUND} classes, not {classes}")
+        if classes < 1:
+            raise ValueError(f"there is at least one class, not {classes}")
         self.intersection = np.zeros(classes, np.int64)
         self.truth = np.zeros(classes, np.int64)
         self.predicted = np.zeros(classes, np.int64)
         self._correct = 0
         self._scored = 0
 
-    def update(self, truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> None:
-        """Adds one image; both are uint8 (height, width)."""
+    def update(self, truth: NDArray[np.integer], prediction: NDArray[np.integer]) -> None:
+        """Adds one image.
+
+        Args:
+            truth: Integers (layers, height, width); a pixel that is of several classes has them in different layers.
+            prediction: Integers (height, width).
+        """
         classes = len(self.truth)
-        for name, labels in (("truth", truth), ("prediction", prediction)):
-            if labels.dtype != np.uint8 or labels.shape != truth.shape:
-                raise ValueError(f"{name}: expected uint8 {truth.shape}, found {labels.dtype} {labels.shape}")
-        scored = truth != VOID
-        t, p = truth[scored], prediction[scored]
-        truth_counts = np.bincount(t, minlength=_LABELS)
-        predicted_counts = np.bincount(p, minlength=_LABELS)
-        correct_counts = np.bincount(t[t == p], minlength=_LABELS)
-        for name, counts in (("truth", truth_counts), ("prediction", predicted_counts)):
-            unknown = np.flatnonzero(counts[classes:BACKGROUND]) + classes
-            if unknown.size or counts[VOID]:
-                found = [*unknown.tolist(), *([VOID] if counts[VOID] else [])]
-                raise ValueError(f"{name}: labels {found} are neither one of {classes} classes nor background")
-        self.intersection += correct_counts[:classes]
-        self.truth += truth_counts[:classes]
-        self.predicted += predicted_counts[:classes]
-        self._correct += int(correct_counts.sum())
-        self._scored += int(t.size)
+        if truth.ndim != 3 or prediction.shape != truth.shape[1:]:
+            raise ValueError(f"expected (layers, H, W) and (H, W), found {truth.shape} and {prediction.shape}")
+        for name, labels, least in (("truth", truth, UNKNOWN), ("prediction", prediction, OTHER)):
+            if not np.issubdtype(labels.dtype, np.integer):
+                raise ValueError(f"{name}: expected integers, found {labels.dtype}")
+            if labels.size and not least <= labels.min() <= labels.max() < classes:
+                unknown = [int(value) for value in np.unique(labels) if not least <= value < classes]
+                raise ValueError(f"{name}: labels {unknown} are neither one of {classes} classes nor {OTHER}")
+        scored = ~(truth == UNKNOWN).any(0)
+        said = prediction[scored].astype(np.int64)
+        right = np.zeros(said.shape, bool)
+        nothing = np.ones(said.shape, bool)
+        earlier: list[NDArray[np.int64]] = []
+        for layer in truth:
+            labels = layer[scored].astype(np.int64)
+            for before in earlier:  # a pixel that two layers give to one class counts once
+                labels = np.where(labels == before, OTHER, labels)
+            earlier.append(labels)
+            annotated = labels >= 0
+            correct = annotated & (labels == said)
+            self.truth += np.bincount(labels[annotated], minlength=classes)
+            self.intersection += np.bincount(labels[correct], minlength=classes)
+            right |= correct
+            nothing &= ~annotated
+        self.predicted += np.bincount(said[said >= 0], minlength=classes)
+        self._correct += int((right | (nothing & (said == OTHER))).sum())
+        self._scored += int(said.size)
 
     @property
     def iou(self) -> list[float | None]:
@@ -73,12 +86,17 @@ class SegmentationMetrics:
         Classes that are neither in the truth nor predicted are left out; a class that is predicted without being in any
         truth counts, with 0. None where no class has a union.
         """
-        defined = [iou for iou in self.iou if iou is not None]
+        return self.mean_iou(range(len(self.truth)))
+
+    def mean_iou(self, classes: Iterable[int]) -> float | None:
+        """`miou` over some of the classes."""
+        every = self.iou
+        defined = [value for i in classes if (value := every[i]) is not None]
         return float(np.mean(defined)) if defined else None
 
     @property
     def pixel_accuracy(self) -> float | None:
-        """Share of not-void pixels whose label is right; a background pixel is right when no class covers it."""
+        """Share of not-void pixels whose label is right: one of the pixel's classes, or none where it has none."""
         return self._correct / self._scored if self._scored else None
 
 
@@ -95,22 +113,37 @@ class PresenceMetrics:
         self.true_negatives = np.zeros(classes, np.int64)
         self._truth: list[NDArray[np.bool_]] = []
         self._probability: list[NDArray[np.float64]] = []
+        self._asked: list[NDArray[np.int64]] = []
 
-    def update(self, truth: Sequence[bool], said: Sequence[bool], probability: Sequence[float]) -> None:
-        """Adds one image. Per class: is it present, did the model say so, with what probability in [0, 1]."""
+    def update(
+        self,
+        truth: Sequence[bool],
+        said: Sequence[bool],
+        probability: Sequence[float],
+        asked: Sequence[int] | None = None,
+    ) -> None:
+        """Adds one image.
+
+        Args:
+            truth: Per asked class: is it present?
+            said: Did the model say so?
+            probability: In [0, 1], what it said.
+            asked: Which classes were asked, each once; None: all.
+        """
         present, decided = np.asarray(truth, bool), np.asarray(said, bool)
         ranked = np.asarray(probability, np.float64)
-        expected = self.true_positives.shape
-        if not present.shape == decided.shape == ranked.shape == expected:
-            raise ValueError(f"expected {expected}, found {present.shape}, {decided.shape}, {ranked.shape}")
+        index = np.arange(len(self.true_positives)) if asked is None else np.asarray(asked, np.int64)
+        if not present.shape == decided.shape == ranked.shape == index.shape:
+            raise ValueError(f"expected {index.shape}, found {present.shape}, {decided.shape}, {ranked.shape}")
         if not ((ranked >= 0) & (ranked <= 1)).all():
             raise ValueError("probabilities are in [0, 1]")
-        self.true_positives += present & decided
-        self.false_positives += ~present & decided
-        self.false_negatives += present & ~decided
-        self.true_negatives += ~present & ~decided
+        self.true_positives[index] += present & decided
+        self.false_positives[index] += ~present & decided
+        self.false_negatives[index] += present & ~decided
+        self.true_negatives[index] += ~present & ~decided
         self._truth.append(present)
         self._probability.append(ranked)
+        self._asked.append(index)
 
     def precision(self, index: int | None = None) -> float | None:
         """Of what was said present, the share that is; of one class, or of all pairs. None where nothing was said."""
@@ -129,9 +162,12 @@ class PresenceMetrics:
         """Of the absent image-class pairs, the share that was said present; None where nothing is absent."""
         return _ratio(self.false_positives, self.false_positives + self.true_negatives, index)
 
-    def average_precision(self) -> float | None:
-        """`average_precision` over all image-class pairs ranked together; None where nothing is present."""
-        return average_precision(self.truth, self.probability)
+    def average_precision(self, classes: Sequence[int] | None = None) -> float | None:
+        """`average_precision` over all image-class pairs (of some classes) together; None where nothing is present."""
+        if classes is None:
+            return average_precision(self.truth, self.probability)
+        chosen = np.isin(np.concatenate([np.zeros(0, np.int64), *self._asked]), classes)
+        return average_precision(self.truth[chosen], self.probability[chosen])
 
     def calibration_error(self) -> float | None:
         """`expected_calibration_error` of all image-class pairs; None before the first image."""
@@ -139,12 +175,12 @@ class PresenceMetrics:
 
     @property
     def truth(self) -> NDArray[np.bool_]:
-        """(images x classes,) bool, image by image: which of the asked classes are present."""
+        """(image-class pairs,) bool, image by image: which of the asked classes are present."""
         return np.concatenate([np.zeros(0, bool), *self._truth])
 
     @property
     def probability(self) -> NDArray[np.float64]:
-        """(images x classes,) the probabilities, in the order of `truth`."""
+        """(image-class pairs,) the probabilities, in the order of `truth`."""
         return np.concatenate([np.zeros(0), *self._probability])
 
 
@@ -173,19 +209,43 @@ def average_precision(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> f
     return float((gained * precision).sum() / positives)
 
 
-def expected_calibration_error(truth: NDArray[np.bool_], probability: NDArray[np.float64], bins: int = 15) -> float:
-    """How far probabilities are from frequencies: over bins of equal width, the mean of |share positive - mean
-    probability|, weighted by their sizes (Guo et al. 2017, arXiv 1706.04599, equation 3).
+@dataclass(frozen=True)
+class Reliability:
+    """A reliability diagram (arXiv 1706.04599, section 2): what happened beside what was predicted.
+
+    Attributes:
+        count: int64 (bins,) answers in each bin of equal width.
+        predicted: (bins,) their mean probability; NaN in an empty bin.
+        observed: (bins,) the share of them that is positive; NaN in an empty bin.
+    """
+
+    count: NDArray[np.int64]
+    predicted: NDArray[np.float64]
+    observed: NDArray[np.float64]
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error (the same paper, equation 3): the mean distance of the two, weighted by count."""
+        return float(np.nansum(self.count * np.abs(self.observed - self.predicted)) / self.count.sum())
+
+
+def reliability(truth: NDArray[np.bool_], probability: NDArray[np.float64], bins: int = 15) -> Reliability:
+    """Sorts answers into bins of equal width by their probability.
 
     Args:
         truth: bool (n,), n >= 1.
         probability: (n,) in [0, 1].
-
-    Returns:
-        In [0, 1].
     """
     which = np.minimum((probability * bins).astype(int), bins - 1)
-    return float(np.abs(np.bincount(which, truth - probability, bins)).sum() / len(truth))
+    count = np.bincount(which, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        means = (np.bincount(which, values, bins) / count for values in (probability, truth))
+        return Reliability(count, *means)
+
+
+def expected_calibration_error(truth: NDArray[np.bool_], probability: NDArray[np.float64], bins: int = 15) -> float:
+    """How far probabilities are from frequencies, in [0, 1]; see `reliability`."""
+    return reliability(truth, probability, bins).error
 
 
 def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64], index: int | slice | None) -> float | None:

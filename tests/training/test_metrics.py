@@ -5,19 +5,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data import BACKGROUND, VOID
-from training.metrics import PresenceMetrics, SegmentationMetrics, average_precision, expected_calibration_error
+from lasagna.compat import ensure_torchvision
+from training.metrics import (
+    PresenceMetrics,
+    SegmentationMetrics,
+    average_precision,
+    expected_calibration_error,
+    reliability,
+)
+from training.records import OTHER, UNKNOWN
 
 CLASSES = 3
 
 
 def labels(rows: list[list[int]]) -> np.ndarray:
-    return np.array(rows, np.uint8)
+    """A prediction; `labels(...)[None]` is a truth of one layer."""
+    return np.array(rows, np.int16)
 
 
 def test_iou_by_hand() -> None:
     metrics = SegmentationMetrics(3)
-    metrics.update(labels([[0, 0, 1, 1], [0, 0, 1, VOID]]), labels([[0, 0, 0, 1], [0, 1, 1, 1]]))
+    metrics.update(labels([[0, 0, 1, 1], [0, 0, 1, UNKNOWN]])[None], labels([[0, 0, 0, 1], [0, 1, 1, 1]]))
     # class 0: 4 and 4 pixels, 3 common; class 1: 3 and 3, 2 common (the void pixel is no false positive)
     assert metrics.iou == [3 / 5, 2 / 4, None]
     assert metrics.miou == pytest.approx((3 / 5 + 2 / 4) / 2)
@@ -26,14 +34,14 @@ def test_iou_by_hand() -> None:
 
 def test_iou_is_of_all_images_together_not_a_mean_over_images() -> None:
     metrics = SegmentationMetrics(1)
-    metrics.update(np.zeros((10, 10), np.uint8), np.zeros((10, 10), np.uint8))
-    metrics.update(labels([[0]]), labels([[BACKGROUND]]))
+    metrics.update(np.zeros((1, 10, 10), np.int16), np.zeros((10, 10), np.int16))
+    metrics.update(labels([[0]])[None], labels([[OTHER]]))
     assert metrics.iou == [100 / 101]
 
 
 def test_a_class_over_background_is_wrong_there() -> None:
     metrics = SegmentationMetrics(2)
-    metrics.update(labels([[0, BACKGROUND, BACKGROUND]]), labels([[0, 0, BACKGROUND]]))
+    metrics.update(labels([[0, OTHER, OTHER]])[None], labels([[0, 0, OTHER]]))
     assert metrics.iou == [1 / 2, None]
     assert metrics.miou == 1 / 2
     assert metrics.pixel_accuracy == pytest.approx(2 / 3)
@@ -41,29 +49,54 @@ def test_a_class_over_background_is_wrong_there() -> None:
 
 def test_a_class_that_is_predicted_but_never_true_counts_as_zero() -> None:
     metrics = SegmentationMetrics(3)
-    metrics.update(labels([[0, 0]]), labels([[0, 1]]))
+    metrics.update(labels([[0, 0]])[None], labels([[0, 1]]))
     assert metrics.iou == [1 / 2, 0.0, None]
     assert metrics.miou == pytest.approx(1 / 4)
 
 
 def test_void_alone_scores_nothing() -> None:
     metrics = SegmentationMetrics(2)
-    metrics.update(labels([[VOID, VOID]]), labels([[0, 1]]))
+    metrics.update(labels([[UNKNOWN, UNKNOWN]])[None], labels([[0, 1]]))
     assert metrics.iou == [None, None]
     assert metrics.miou is None
     assert metrics.pixel_accuracy is None
 
 
+def test_a_pixel_of_two_classes_is_right_for_either() -> None:
+    metrics = SegmentationMetrics(2)
+    truth = np.stack([labels([[0, 0, 0, OTHER]]), labels([[1, 1, 0, OTHER]])])  # the third is of class 0 twice
+    metrics.update(truth, labels([[0, 1, 0, OTHER]]))
+    assert metrics.truth.tolist() == [3, 2]
+    assert metrics.iou == [2 / 3, 1 / 2]
+    assert metrics.pixel_accuracy == 1.0
+
+
+def test_a_pixel_that_is_void_in_one_layer_is_not_scored() -> None:
+    metrics = SegmentationMetrics(2)
+    metrics.update(np.stack([labels([[0, 0]]), labels([[UNKNOWN, OTHER]])]), labels([[0, 1]]))
+    assert metrics.iou == [0.0, 0.0]
+
+
+def test_the_mean_over_some_classes() -> None:
+    metrics = SegmentationMetrics(4)
+    metrics.update(labels([[0, 0, 1, 2]])[None], labels([[0, 0, 1, 1]]))
+    assert metrics.mean_iou([0, 1]) == pytest.approx(3 / 4)
+    assert metrics.mean_iou([2, 3]) == 0.0
+    assert metrics.mean_iou([3]) is None
+
+
 @pytest.mark.parametrize(
     ("truth", "prediction", "words"),
     [
-        (labels([[0]]), labels([[0, 0]]), "prediction: expected"),
-        (labels([[0]]), np.zeros((1, 1), np.int64), "int64"),
-        (labels([[2]]), labels([[0]]), r"truth: labels \[2\]"),
-        (labels([[0]]), labels([[7]]), r"prediction: labels \[7\]"),
-        (labels([[0]]), labels([[VOID]]), r"prediction: labels \[255\]"),
+        (labels([[0]])[None], labels([[0, 0]]), r"found \(1, 1, 1\) and \(1, 2\)"),
+        (labels([[0]]), labels([[0]]), r"expected \(layers, H, W\)"),
+        (labels([[0]])[None], np.zeros((1, 1)), "prediction: expected integers, found float64"),
+        (labels([[2]])[None], labels([[0]]), r"truth: labels \[2\]"),
+        (labels([[-3]])[None], labels([[0]]), r"truth: labels \[-3\]"),
+        (labels([[0]])[None], labels([[7]]), r"prediction: labels \[7\]"),
+        (labels([[0]])[None], labels([[UNKNOWN]]), r"prediction: labels \[-2\]"),
     ],
-    ids=["size", "type", "truth-label", "prediction-label", "void-predicted"],
+    ids=["size", "layers", "type", "truth-label", "truth-below", "prediction-label", "void-predicted"],
 )
 def test_label_maps_that_cannot_be_scored(truth: np.ndarray, prediction: np.ndarray, words: str) -> None:
     metrics = SegmentationMetrics(2)
@@ -72,8 +105,47 @@ def test_label_maps_that_cannot_be_scored(truth: np.ndarray, prediction: np.ndar
     assert metrics.miou is None
 
 
-pixel = st.sampled_from([0, 1, 2, BACKGROUND, VOID])
-image = st.lists(st.tuples(pixel, pixel.filter(lambda label: label != VOID)), min_size=1, max_size=30)
+@given(st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=10)
+def test_iou_equals_torchmetrics(seed: int) -> None:
+    import torch
+
+    ensure_torchvision()
+    from torchmetrics.functional.classification import multiclass_jaccard_index
+
+    rng = np.random.default_rng(seed)
+    truth, prediction = rng.integers(0, 4, (2, 3, 12, 12)).astype(np.int16)
+    truth[rng.random(truth.shape) < 0.2] = UNKNOWN
+    metrics = SegmentationMetrics(4)
+    for t, p in zip(truth, prediction, strict=True):
+        metrics.update(t[None], p)
+    theirs = multiclass_jaccard_index(
+        torch.tensor(prediction).long(), torch.tensor(truth).long(), 4, ignore_index=UNKNOWN, average=None
+    )
+    assert metrics.iou == pytest.approx(theirs.tolist())
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=10)
+def test_ranking_and_calibration_equal_torchmetrics(seed: int) -> None:
+    import torch
+
+    ensure_torchvision()
+    from torchmetrics.functional.classification import binary_average_precision, binary_calibration_error
+
+    rng = np.random.default_rng(seed)
+    truth = rng.random(200) < 0.3
+    score = (rng.integers(0, 40, 200) / 40 + 0.003).astype(np.float32)  # ties, and no score on the border of a bin
+    theirs = float(binary_average_precision(torch.tensor(score), torch.tensor(truth).long()))
+    assert average_precision(truth, score.astype(np.float64)) == pytest.approx(theirs, abs=1e-5)
+    # Theirs is of the confidence in the likelier answer; of probabilities over one half that is the same.
+    sure = 0.5 + score / 2
+    theirs = float(binary_calibration_error(torch.tensor(sure), torch.tensor(truth).long(), n_bins=15, norm="l1"))
+    assert expected_calibration_error(truth, sure.astype(np.float64)) == pytest.approx(theirs, abs=1e-5)
+
+
+pixel = st.sampled_from([0, 1, 2, OTHER, UNKNOWN])
+image = st.lists(st.tuples(pixel, pixel.filter(lambda label: label != UNKNOWN)), min_size=1, max_size=30)
 
 
 @given(st.lists(image, min_size=1, max_size=4))
@@ -81,8 +153,8 @@ image = st.lists(st.tuples(pixel, pixel.filter(lambda label: label != VOID)), mi
 def test_segmentation_metrics_equal_a_pixel_by_pixel_count(images: list[list[tuple[int, int]]]) -> None:
     metrics = SegmentationMetrics(CLASSES)
     for pixels in images:
-        metrics.update(labels([[t for t, _ in pixels]]), labels([[p for _, p in pixels]]))
-    scored = [(t, p) for pixels in images for t, p in pixels if t != VOID]
+        metrics.update(labels([[t for t, _ in pixels]])[None], labels([[p for _, p in pixels]]))
+    scored = [(t, p) for pixels in images for t, p in pixels if t != UNKNOWN]
     ious = []
     for c in range(CLASSES):
         both = sum(t == c and p == c for t, p in scored)
@@ -197,3 +269,23 @@ def test_presence_has_no_calibration_error_before_the_first_image() -> None:
     assert metrics.calibration_error() is None
     metrics.update([True, False], [True, True], [0.75, 0.75])
     assert metrics.calibration_error() == pytest.approx(0.25)
+
+
+def test_only_some_classes_may_be_asked_of_an_image() -> None:
+    metrics = PresenceMetrics(3)
+    metrics.update([True, False], [True, True], [0.9, 0.8], asked=[2, 0])
+    metrics.update([False, True, True], [False, True, True], [0.1, 0.7, 0.6])
+    assert metrics.true_positives.tolist() == [0, 1, 2]
+    assert metrics.false_positives.tolist() == [1, 0, 0]
+    assert metrics.true_negatives.tolist() == [1, 0, 0]
+    assert metrics.average_precision([0, 1]) == pytest.approx(1 / 2)  # 0.8 -, 0.7 +, 0.1 -
+    assert metrics.average_precision([2]) == 1.0
+    assert metrics.average_precision([]) is None
+
+
+def test_reliability_by_hand() -> None:
+    found = reliability(np.array([0, 0, 1, 1], bool), np.array([0.1, 0.3, 0.4, 1.0]), bins=4)
+    assert found.count.tolist() == [1, 2, 0, 1]
+    assert found.predicted.tolist() == pytest.approx([0.1, 0.35, np.nan, 1.0], nan_ok=True)
+    assert found.observed.tolist() == pytest.approx([0.0, 0.5, np.nan, 1.0], nan_ok=True)
+    assert found.error == pytest.approx((0.1 + 2 * 0.15 + 0) / 4)
