@@ -1,26 +1,28 @@
 """Evaluation: how good are the masks, and does the model know what is not in the image?
 
-Every image of a split is asked with *all* queryable classes of its data set in one query, and with distractors: names
-of other sets that are certainly absent. What always holds: void pixels count nowhere; a class is present in an image
-when the annotation has a pixel of it; distractors are scored for presence only, though they take part in the query, so
-a distractor that takes pixels from a class makes that class's IoU worse.
+Every image of a split is asked in one query with *all* classes about which its annotation decides (of most data sets:
+all that they have), and with distractors: names of other sets that are certainly absent. What always holds: void pixels
+count nowhere; a class is present in an image when the annotation has a pixel of it; distractors are scored for presence
+only, though they take part in the query, so one that takes pixels from a class makes that class's IoU worse.
 """
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lasagna.errors import DataError, LasagnaError
 from lasagna.segmentation import Segmentation
 from training.concepts import reason_not_negative
-from training.data import BACKGROUND, FolderDataset
-from training.metrics import PresenceMetrics, SegmentationMetrics
+from training.data import FolderDataset
+from training.metrics import PresenceMetrics, SegmentationMetrics, reliability
+from training.records import OTHER, LabelMap, Record
+from training.sources import Source
+from training.sources.folder import Folder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -74,6 +76,16 @@ class Evaluation:
     seconds: float = 0.0
     failures: dict[str, str] = field(default_factory=dict)
 
+    def group(self, names: Collection[str]) -> dict[str, Any]:
+        """The figures of some of the set's classes: `classes` (those with an annotated pixel), `miou` and
+        `average_precision`."""
+        chosen = [i for i, name in enumerate(self.classes) if name in names]
+        return {
+            "classes": sum(bool(self.masks.truth[i]) for i in chosen),
+            "miou": self.masks.mean_iou(chosen),
+            "average_precision": self.presence.average_precision(chosen),
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """The figures as they are written to JSON; an undefined one is None."""
         presence, own = self.presence, slice(0, len(self.classes))
@@ -90,6 +102,7 @@ class Evaluation:
                 "average_precision": presence.average_precision(),
             },
             "calibration_error": presence.calibration_error(),
+            "reliability": _reliability(presence),
             "absent_false_positive_rate": presence.absent_false_positive_rate(),
             "seconds_per_image": self.seconds / self.images if self.images else None,
             "per_class": {
@@ -111,9 +124,20 @@ class Evaluation:
         }
 
 
+def _reliability(presence: PresenceMetrics) -> dict[str, list[Any]] | None:
+    if not len(presence.truth):
+        return None
+    found = reliability(presence.truth, presence.probability)
+    means = {"predicted": found.predicted, "observed": found.observed}
+    return {
+        "count": found.count.tolist(),
+        **{key: [None if np.isnan(value) else float(value) for value in values] for key, values in means.items()},
+    }
+
+
 def evaluate_dataset(
     model: Segmenter,
-    dataset: FolderDataset,
+    dataset: FolderDataset | Source,
     *,
     distractors: Distractors | None = None,
     limit: int | None = None,
@@ -126,7 +150,7 @@ def evaluate_dataset(
 
     Args:
         model: Answers `segment_batch`.
-        dataset: The split.
+        dataset: The split: a folder, or any source of class lists.
         distractors: Asked besides, after the set's own classes.
         limit: At most so many images, spread evenly over the split (neighbours are often frames of one video).
         batch_size: Images per call of the model.
@@ -135,72 +159,105 @@ def evaluate_dataset(
         on_image: Called after every image, scored or failed.
 
     Returns:
-        The figures. An image or mask that cannot be read, or whose sizes differ, is in `failures` and scored nowhere.
+        The figures. An image or annotation that cannot be read, or whose sizes differ, is in `failures` and scored
+        nowhere.
 
     Raises:
-        DataError: The set has a class name twice, or no image.
+        DataError: The set has a class name twice, or no image, or no class list.
     """
-    if len(set(dataset.classes)) != len(dataset.classes):
-        twice = sorted({name for name in dataset.classes if dataset.classes.count(name) > 1})
-        raise DataError(f"{dataset.root}: classes.json has {', '.join(twice)} twice; scores would be mixed up")
-    if not len(dataset):
-        raise DataError(f"{dataset.root}: split {dataset.split!r} lists no image")
+    source = Folder.of(dataset) if isinstance(dataset, FolderDataset) else dataset
+    what = f"{dataset.root}: " if isinstance(dataset, FolderDataset) else ""
+    if len(set(source.classes)) != len(source.classes):
+        twice = sorted({name for name in source.classes if source.classes.count(name) > 1})
+        raise DataError(f"{what}the classes hold {', '.join(twice)} twice; scores would be mixed up")
+    if not len(source):
+        raise DataError(f"{what}the split lists no image")
+    if not source.classes:
+        raise DataError(f"{what}a data set of texts has no class list; it is for the tables of texts")
     distractors = distractors or Distractors()
-    query = [*dataset.classes, *distractors.names]
+    names = [*source.classes, *distractors.names]
     result = Evaluation(
-        dataset.classes, distractors, SegmentationMetrics(len(dataset.classes)), PresenceMetrics(len(query))
+        source.classes, distractors, SegmentationMetrics(len(source.classes)), PresenceMetrics(len(names))
     )
     options: dict[str, Any] = {"threshold": threshold, "exclusive": True, "chunk_size": chunk_size}
-    chosen = spread(len(dataset), limit)
+    chosen = spread(len(source), limit)
     for start in range(0, len(chosen), batch_size):
-        images, truths = [], []
+        asked: list[_Asked] = []
         for index in chosen[start : start + batch_size]:
             try:
-                image, truth = _read(dataset, index)
+                asked.append(_read(source[index], source.classes, len(distractors.names)))
             except LasagnaError as error:
-                result.failures[dataset[index].image_id] = str(error)
+                result.failures[source[index].image_id] = str(error)
                 on_image()
-                continue
-            images.append(image)
-            truths.append(truth)
-        if not images:
+        if not asked:
             continue
+        images, queries = [one.image for one in asked], [[names[i] for i in one.indices] for one in asked]
         if not result.images:
-            model.segment_batch(images[:1], [query], **options)  # warm up: the first call is not typical of the rest
+            model.segment_batch(
+                images[:1], queries[:1], **options
+            )  # warm up: the first call is not typical of the rest
         began = time.perf_counter()
-        answers = model.segment_batch(images, [query] * len(images), **options)
+        answers = model.segment_batch(images, queries, **options)
         result.seconds += time.perf_counter() - began
-        for truth, answer in zip(truths, answers, strict=True):
-            _score(result, truth, answer)
+        for one, answer in zip(asked, answers, strict=True):
+            _score(result, one, answer)
             on_image()
     return result
 
 
-def _read(dataset: FolderDataset, index: int) -> "tuple[Image.Image, NDArray[np.uint8]]":
+@dataclass(frozen=True)
+class _Asked:
+    """One image to ask.
+
+    Attributes:
+        truth: Label map of indices into the set's classes.
+        indices: What is asked: indices into the set's classes, then into the distractors behind them.
+    """
+
+    image: "Image.Image"
+    truth: LabelMap
+    indices: list[int]
+
+
+def read_photo(record: Record) -> "tuple[Image.Image, LabelMap]":
+    """A record's photo and its label map. Raises ImageError or DataError, also where their sizes differ."""
     from lasagna.image import load_image
 
-    sample = dataset[index]
-    image, truth = load_image(sample.image_path), dataset.read_mask(index)
-    if truth.shape != (image.height, image.width):
+    if record.image_path is None:
+        raise DataError(f"{record.source} {record.image_id} has no photo")
+    image, labels = load_image(record.image_path), record.read()
+    if labels.shape[1:] != (image.height, image.width):
         raise DataError(
-            f"{sample.mask_path} is {truth.shape[1]} x {truth.shape[0]}, its image {image.width} x {image.height}; "
-            "a mask has the size of its image"
+            f"the annotation of {record.image_path} is {labels.shape[2]} x {labels.shape[1]}, the photo {image.width} "
+            f"x {image.height}; a mask has the size of its image"
         )
-    return image, truth
+    return image, labels
 
 
-def _score(result: Evaluation, truth: NDArray[np.uint8], answer: Segmentation) -> None:
+def _read(record: Record, classes: Sequence[str], distractors: int) -> _Asked:
+    if not record.classes:
+        raise DataError(f"{record.source} {record.image_id} has no class list")
+    image, truth = read_photo(record)
+    places = {name: i for i, name in enumerate(classes)}
+    own = [places[name] for name in record.classes]
+    if record.classes != tuple(classes):
+        truth = np.where(truth >= 0, np.asarray(own, np.int16)[truth.clip(0)], truth)
+    return _Asked(image, truth, [*own, *range(len(classes), len(classes) + distractors)])
+
+
+def _score(result: Evaluation, asked: _Asked, answer: Segmentation) -> None:
     own = len(result.classes)
-    prediction = np.full(truth.shape, BACKGROUND, np.uint8)
-    for i, found in enumerate(answer.classes[:own]):
-        if found.mask is not None:
-            prediction[found.mask] = i
-    result.masks.update(truth, prediction)
-    annotated = np.bincount(truth.ravel(), minlength=256)[:own] > 0
+    prediction = np.full(asked.truth.shape[1:], OTHER, np.int16)
+    for index, found in zip(asked.indices, answer.classes, strict=True):
+        if found.mask is not None and index < own:
+            prediction[found.mask] = index
+    result.masks.update(asked.truth, prediction)
+    annotated = set(np.unique(asked.truth).tolist())
     result.presence.update(
-        [*annotated.tolist(), *[False] * len(result.distractors.names)],
+        [index in annotated for index in asked.indices],
         [found.is_present for found in answer.classes],
         [found.probability for found in answer.classes],
+        asked.indices,
     )
     result.images += 1
 

@@ -21,8 +21,17 @@ class Folder:
 
     def __init__(self, root: Path, split: str) -> None:
         """Raises DataError where the folder is not in the layout, or there is no such split."""
-        self._dataset = FolderDataset(root, split)
-        self.classes = self._dataset.classes
+        self._open(FolderDataset(root, split))
+
+    @classmethod
+    def of(cls, dataset: FolderDataset) -> "Folder":
+        """A split that is open already, or a part of one."""
+        source = cls.__new__(cls)
+        source._open(dataset)
+        return source
+
+    def _open(self, dataset: FolderDataset) -> None:
+        self._dataset, self.classes = dataset, dataset.classes
 
     def __len__(self) -> int:
         return len(self._dataset)
