@@ -281,10 +281,10 @@ class Lasagna:
                 self, features, question, task=task, max_new_tokens=max_new_tokens, control_tokens=control_tokens
             )
 
-    def decode_masks(self, features: ImageFeatures, hidden: list[Tensor]) -> list[Mask]:
-        """Masks of one image from the states that predict "present": (width,) each."""
+    def decode_masks(self, features: ImageFeatures, hidden: list[Tensor], exclusive: bool = False) -> list[Mask]:
+        """Masks of one image from the states that predict "present": (width,) each; see `segment_batch`."""
         with torch.inference_mode():
-            return self._masks(features.encoded, features.prepared, hidden, exclusive=False)
+            return self._masks(features.encoded, features.prepared, hidden, exclusive)
 
     def _encode(self, prepared: Sequence[PreparedImage]) -> list[EncodedImages]:
         """Encodes images, those of one shape together; results in the given order, each a batch of one."""

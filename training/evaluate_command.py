@@ -1,4 +1,5 @@
-"""The command `lasagna evaluate`: the figures of `training.evaluate` for people and for programs."""
+"""The command `lasagna evaluate`: the figures of `training.evaluate` for people and for programs, of one data set or of
+a whole suite."""
 
 import json
 import sys
@@ -21,12 +22,13 @@ Examples:
   lasagna evaluate --data ../shared/data/camvid --classes-from ../shared/data/coco_panoptic --json
   lasagna evaluate --model my-checkpoint --data photos --limit 50 --out report.json
   lasagna evaluate --data ../shared/data/coco_panoptic --chunk-sizes N,N/2,N/3,N/4,1
+  lasagna evaluate training/evaluations/nano.yaml --document docs/results.md
 """
 )
-@click.option("--model", "model_name", default="nano", show_default=True, help="Shipped name, folder or hub id.")
+@click.argument("suite", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--model", "model_name", help="Shipped name, folder or hub id; default: nano.")
 @click.option(
     "--data",
-    required=True,
     type=click.Path(path_type=Path),
     help="Folder with classes.json, images/, masks/ and lists of ids.",
 )
@@ -57,9 +59,11 @@ Examples:
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of the table.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the JSON object to this file too.")
+@click.option("--document", type=click.Path(path_type=Path), help="Put a suite's tables into their blocks of it.")
 def evaluate(
-    model_name: str,
-    data: Path,
+    suite: Path | None,
+    model_name: str | None,
+    data: Path | None,
     split: str,
     others: tuple[Path, ...],
     limit: int | None,
@@ -71,11 +75,27 @@ def evaluate(
     dtype: str,
     as_json: bool,
     out: Path | None,
+    document: Path | None,
 ) -> None:
     """Score a model on an annotated data set: mask IoU, and whether it knows which classes are absent.
 
-    Each image is asked with all classes of the set in one query. Exit code 1 when an image could not be scored.
+    Each image is asked with all classes of the set in one query. With a SUITE file instead of --data: the paper's
+    tables, of all models and data sets that it names; a suite that was killed goes on with what is missing.
+    Exit code 1 when an image could not be scored.
     """
+    if suite is not None:
+        single = (model_name, data, others, limit, chunk_size, chunk_sizes, threshold, out)
+        if any(value not in (None, ()) for value in single):
+            raise click.UsageError(
+                "a suite file says what is evaluated; of the options only --device, --dtype, --json "
+                "and --document go with it"
+            )
+        from training.suite_command import run_suite
+
+        sys.exit(1 if run_suite(suite, device, dtype, document, as_json) else 0)
+    if data is None or document is not None:
+        raise click.UsageError("give a suite file, with --document if you like, or --data and no --document")
+    model_name = model_name or "nano"
     dataset = FolderDataset(data, split)  # before the model is loaded: a wrong path should fail at once
     names = [name for other in others for name in read_names(other)]
     distractors = choose_distractors(dataset.name, dataset.classes, names)

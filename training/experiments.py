@@ -109,10 +109,10 @@ def specialist(
     sets = [(FolderDataset(folder, "train").divide(holdout)[0], FolderDataset(folder, split)) for folder in folders]
 
     from lasagna import Lasagna
-    from training.specialist import SpecialistOptions
+    from training.specialist import SpecialistOptions, nano_optimiser
 
     model = Lasagna.from_pretrained(checkpoint, device=device) if checkpoint else None
-    options = SpecialistOptions(steps, batch_size, width=width, image_size=image_size, view=(view, view), seed=seed)
+    options = SpecialistOptions(nano_optimiser(steps, batch_size), width, image_size, (view, view), seed=seed)
     report: dict[str, Any] = {"options": asdict(options), "sets": {}, "environment": _environment(device)}
     if model:
         report["model_version"] = model.version
@@ -134,7 +134,7 @@ def _train_specialist(train: FolderDataset, options: Any, out: Path, device: str
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        bar = progress.add_task(f"specialist of {train.name}", total=options.steps)
+        bar = progress.add_task(f"specialist of {train.name}", total=options.optimiser.steps)
         out.mkdir(parents=True, exist_ok=True)
         with (out / "log.jsonl").open("a", encoding="utf-8") as log:
             for line in train_specialist(Photos(train), options, out, device):

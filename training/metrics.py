@@ -56,9 +56,9 @@ class SegmentationMetrics:
         nothing = np.ones(said.shape, bool)
         earlier: list[NDArray[np.int64]] = []
         for layer in truth:
-            labels = layer[scored].astype(np.int64)
+            labels: NDArray[np.int64] = layer[scored].astype(np.int64)
             for before in earlier:  # a pixel that two layers give to one class counts once
-                labels = np.where(labels == before, OTHER, labels)
+                labels[labels == before] = OTHER
             earlier.append(labels)
             annotated = labels >= 0
             correct = annotated & (labels == said)

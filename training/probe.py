@@ -19,8 +19,8 @@ from lasagna.config import DecoderConfig, VisionConfig
 from lasagna.image import load_image
 from lasagna.vision import PyramidEncoder
 from training.data import FolderDataset
-from training.loop import load_backbone
 from training.metrics import PresenceMetrics, average_precision
+from training.setup import load_backbone
 
 Features = NDArray[np.float64]
 

@@ -1,10 +1,10 @@
 """The specialist that `nano` is measured against: a fixed class list, a softmax, no language.
 
 The backbone and the top-down pyramid are nano's own (`lasagna.vision.PyramidEncoder`), with a head on its stride-4
-features as in panoptic FPN (arXiv 1901.02446, section 3.1). It is trained on the same photos, views, rarity weights and
-schedule as nano, so that what differs is the language model and the mask decoder. What always holds: void pixels count
-in no loss; background is one more class of the softmax where the set has one; a batch is a function of the seed and
-the step, so a killed run goes on to the same weights.
+features as in panoptic FPN (arXiv 1901.02446, section 3.1). It is trained on the same photos, views, rarity weights,
+loss among classes and schedule as nano, so that what differs is the language model and the mask decoder. What always
+holds: void pixels count in no loss; background is one more class of the softmax where the set has one; a batch is a
+function of the seed and the step, so a killed run goes on to the same weights.
 """
 
 import copy
@@ -30,47 +30,50 @@ from lasagna.segmentation import ClassAnswer, ClassQuery, Segmentation, class_qu
 from lasagna.vision import PyramidEncoder
 from training.augment import random_view
 from training.data import BACKGROUND, VOID
-from training.loop import freeze_stages, load_backbone, parameter_groups
+from training.losses import competition_loss
 from training.mixture import VIEW_SIZE, Photos
-
-IGNORED = -100
+from training.recipe import Optimiser
+from training.records import OTHER, UNKNOWN
+from training.setup import load_backbone
+from training.weights import fixed_backbone, parameter_groups
 
 
 @dataclass(frozen=True)
 class SpecialistOptions:
-    """How a specialist is trained; the defaults are nano's (`recipes/nano.yaml`).
+    """How a specialist is trained; what is not given here is nano's (`recipes/nano.yaml`).
 
     Attributes:
-        steps: Optimiser steps.
-        batch_size: Photos per step.
+        optimiser: The schedule; `batch_size` photos per step in one forward.
         width: Channels of the pyramid; the head at stride 4 has half of them.
         image_size: Longest side at which it sees a photo.
         view: (height, width) of the random views it is trained on.
-        learning_rate, backbone_rate, warmup, weight_decay, clip, ema, frozen_stages: As in nano's recipe.
-        precision: "bfloat16" or "float32".
+        frozen_stages: As in nano's recipe.
         seed: Of everything random.
     """
 
-    steps: int
-    batch_size: int = 6
+    optimiser: Optimiser
     width: int = 128
     image_size: int = 512
     view: tuple[int, int] = VIEW_SIZE
-    learning_rate: float = 6e-4
-    backbone_rate: float = 0.1
-    warmup: int = 50
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    ema: float = 0.995
     frozen_stages: int = 3
-    precision: str = "bfloat16"
     seed: int = 1
 
-    def rate(self, step: int) -> float:
-        """Learning rate relative to its peak: linear warm-up, then linear decay to zero."""
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        return max(0.0, (self.steps - step) / max(1, self.steps - self.warmup))
+
+def nano_optimiser(steps: int, batch_size: int = 6) -> Optimiser:
+    """nano's optimiser for a run of other length: the same share of it is warm-up, at most nano's 150 steps."""
+    return Optimiser(
+        steps=steps,
+        batch_size=batch_size,
+        micro_batch=batch_size,
+        learning_rate=6e-4,
+        backbone_rate=0.1,
+        betas=(0.9, 0.98),
+        warmup=min(150, steps // 8),
+        weight_decay=0.05,
+        clip=1.0,
+        ema=0.995,
+        save_every=100,
+    )
 
 
 class SpecialistModel(nn.Module):
@@ -101,8 +104,8 @@ class SpecialistModel(nn.Module):
 class Specialist:
     """A trained specialist; answers class lists of its own names as `Lasagna` does (`training.evaluate.Segmenter`)."""
 
-    def __init__(self, model: SpecialistModel, classes: Sequence[str]) -> None:
-        self.model, self.classes = model.eval(), tuple(classes)
+    def __init__(self, model: SpecialistModel, classes: Sequence[str], background: bool) -> None:
+        self.model, self.classes, self._background = model.eval(), tuple(classes), background
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "Specialist":
@@ -113,7 +116,7 @@ class Specialist:
         saved = torch.load(path, weights_only=True, map_location="cpu")
         model = SpecialistModel(**saved["shape"])
         model.load_state_dict(saved["weights"])
-        return cls(model.to(device), saved["classes"])
+        return cls(model.to(device), saved["classes"], saved["background"])
 
     @torch.inference_mode()
     def segment_batch(
@@ -144,6 +147,8 @@ class Specialist:
                 )
             prepared = self.model.encoder.prepare(as_array(image))
             logits = self.model(prepared.pixels["image"][None].to(self.model.classifier.weight.device)).float()
+            if self._background:  # its logit is 0, behind the classes
+                logits = torch.cat([logits, torch.zeros_like(logits[:, :1])], dim=1)
             most = logits.softmax(1)[0].flatten(1).amax(1).tolist()
             winner = F.interpolate(logits, size=prepared.original_size, mode="bilinear", align_corners=False)
             labels = winner[0].argmax(0).cpu().numpy()
@@ -162,16 +167,17 @@ class _Views:
 
     def __init__(self, photos: Photos, options: SpecialistOptions) -> None:
         self._photos, self._options = photos, options
-        self._lookup = np.full(256, IGNORED, np.int64)
+        self._lookup = np.full(256, UNKNOWN, np.int64)
         self._lookup[: len(photos.classes)] = np.arange(len(photos.classes))
-        self._lookup[BACKGROUND] = len(photos.classes)
-        self._lookup[VOID] = IGNORED
+        self._lookup[BACKGROUND], self._lookup[VOID] = OTHER, UNKNOWN
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """float32 (B, 3, H, W), and int64 (B, H / 4, W / 4) labels in the middle of each stride-4 cell."""
         rng = random.Random(f"{self._options.seed}-{step}")
         pixels, labels = [], []
-        for index in rng.choices(range(len(self._photos)), weights=self._photos.weights, k=self._options.batch_size):
+        for index in rng.choices(
+            range(len(self._photos)), weights=self._photos.weights, k=self._options.optimiser.batch_size
+        ):
             image, mask = self._photos.images[index], self._photos.masks[index]
             view, mask = random_view(image, mask, self._options.view, self._options.image_size, rng)
             pixels.append(PyramidEncoder.normalise(view))
@@ -188,31 +194,30 @@ class _Views:
 
 
 def train_specialist(
-    photos: Photos, options: SpecialistOptions, output: Path, device: str = "cpu", save_every: int = 100
+    photos: Photos, options: SpecialistOptions, output: Path, device: str = "cpu"
 ) -> Iterator[dict[str, float]]:
     """Trains to `output/specialist.pt`; goes on from `output/state.pt` where that is of the same options.
 
     Yields:
-        A line every 10 steps: `step`, `loss` (mean since the last line), `seconds_per_step`.
+        A line every `log_every` steps: `step`, `loss` (mean since the last line), `seconds_per_step`.
 
     Raises:
         CheckpointError: The folder holds a run with other options.
     """
-    has_background = any((mask == BACKGROUND).any() for mask in photos.masks)
-    shape: dict[str, Any] = {
-        "classes": len(photos.classes) + has_background,
-        "image_size": options.image_size,
-        "width": options.width,
-    }
+    rates = options.optimiser
+    shape: dict[str, Any] = {"classes": len(photos.classes), "image_size": options.image_size, "width": options.width}
     torch.manual_seed(options.seed)
     model = SpecialistModel(**shape)
-    network: Any = model  # the backbone's helpers take anything with `encoder.backbone`
+    network: Any = model  # these two take anything with `encoder.backbone`
     load_backbone(network)
-    freeze_stages(network, options.frozen_stages)
+    fixed = fixed_backbone(network, options.frozen_stages)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in fixed)
     model.to(device).train()
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    rates: Any = options
-    optimiser = torch.optim.AdamW(parameter_groups(network, rates), betas=(0.9, 0.98))
+    groups = parameter_groups(model, rates)
+    peaks = [group["lr"] for group in groups]
+    optimiser = torch.optim.AdamW(groups, betas=rates.betas)
     step, state_path = 0, output / "state.pt"
     run = json.dumps({**asdict(options), "classes": photos.classes}, sort_keys=True)
     if state_path.exists():
@@ -223,27 +228,24 @@ def train_specialist(
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
         step = int(state["step"])
-    dtype = getattr(torch, options.precision)
+    dtype = getattr(torch, rates.precision)
     trained = [p for p in model.parameters() if p.requires_grad]
     total, began = 0.0, time.monotonic()
-    for pixels, labels in _Views(photos, options).ahead(step, options.steps):
+    for pixels, labels in _Views(photos, options).ahead(step, rates.steps):
         torch.manual_seed(options.seed * 1_000_003 + step)  # of the dropout, also after a resume
-        for group in optimiser.param_groups:
-            group["lr"] = options.learning_rate * options.rate(step) * group["scale"]
+        for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+            group["lr"] = peak * rates.rate(step)
         with torch.autocast(device.split(":")[0], dtype, enabled=dtype != torch.float32):
             logits = model(pixels.to(device))
-        labels = labels.to(device)
-        # The sum over a mean that cannot be 0 / 0: a view may be void altogether.
-        loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
-        loss = loss / (labels != IGNORED).sum().clamp(min=1)
+        loss = torch.stack([competition_loss(*one) for one in zip(logits, labels.to(device), strict=True)]).mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(trained, options.clip)
+        nn.utils.clip_grad_norm_(trained, rates.clip)
         optimiser.step()
         step += 1
-        _average(average, model, min(options.ema, (1 + step) / (10 + step)))
+        _average(average, model, min(rates.ema, (1 + step) / (10 + step)))
         total += loss.item()
-        if step % save_every == 0 or step == options.steps:
+        if step % rates.save_every == 0 or step == rates.steps:
             state = {
                 "run": run,
                 "model": model.state_dict(),
@@ -252,13 +254,17 @@ def train_specialist(
                 "step": step,
             }
             _replace(state, state_path)
-        if step % 10 == 0 or step == options.steps:
-            count, now = (step - 1) % 10 + 1, time.monotonic()
+        if step % rates.log_every == 0 or step == rates.steps:
+            count, now = (step - 1) % rates.log_every + 1, time.monotonic()
             yield {"step": step, "loss": total / count, "seconds_per_step": (now - began) / count}
             total, began = 0.0, now
-    _replace(
-        {"shape": shape, "classes": list(photos.classes), "weights": average.state_dict()}, output / "specialist.pt"
-    )
+    trained_model = {
+        "shape": shape,
+        "classes": list(photos.classes),
+        "background": any((mask == BACKGROUND).any() for mask in photos.masks),
+        "weights": average.state_dict(),
+    }
+    _replace(trained_model, output / "specialist.pt")
 
 
 @torch.no_grad()

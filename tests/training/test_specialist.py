@@ -14,9 +14,23 @@ from lasagna.errors import CheckpointError, QueryError
 from training.data import FolderDataset
 from training.evaluate import evaluate_dataset
 from training.mixture import Photos
+from training.recipe import Optimiser
 from training.specialist import Specialist, SpecialistOptions, train_specialist
 
-SMALL = {"batch_size": 2, "width": 16, "image_size": 64, "view": (64, 64), "warmup": 5, "ema": 0.8}
+
+def small(steps: int, learning_rate: float = 6e-4) -> SpecialistOptions:
+    optimiser = Optimiser(
+        steps=steps,
+        batch_size=2,
+        micro_batch=2,
+        learning_rate=learning_rate,
+        backbone_rate=0.1,
+        warmup=5,
+        ema=0.8,
+        precision="float32",
+        save_every=10,
+    )
+    return SpecialistOptions(optimiser, width=16, image_size=64, view=(64, 64))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +56,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("specialist")
-    options = SpecialistOptions(steps=60, learning_rate=3e-3, precision="float32", **SMALL)
+    options = small(60, learning_rate=3e-3)
     lines = list(train_specialist(Photos(FolderDataset(data, "train")), options, output))
     assert [line["step"] for line in lines] == [10, 20, 30, 40, 50, 60]
     assert lines[-1]["loss"] < lines[0]["loss"] / 2
@@ -73,9 +87,9 @@ def test_answers_are_of_the_image_and_in_query_order(data: Path, trained: Path) 
 
 def test_a_killed_run_goes_on_to_the_same_weights(data: Path, tmp_path: Path) -> None:
     photos = Photos(FolderDataset(data, "train"))
-    options = SpecialistOptions(steps=12, precision="float32", **SMALL)
-    list(train_specialist(photos, options, tmp_path / "straight", save_every=10))
-    killed = train_specialist(photos, options, tmp_path / "killed", save_every=10)
+    options = small(12)
+    list(train_specialist(photos, options, tmp_path / "straight"))
+    killed = train_specialist(photos, options, tmp_path / "killed")
     assert next(killed)["step"] == 10
     killed.close()
     with pytest.raises(CheckpointError, match=r"specialist\.pt"):
@@ -84,7 +98,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(data: Path, tmp_path: Path) ->
     straight, resumed = (Specialist.load(tmp_path / name).model.state_dict() for name in ("straight", "killed"))
     for key, value in straight.items():
         torch.testing.assert_close(resumed[key], value, rtol=0, atol=0)
-    other = SpecialistOptions(steps=13, precision="float32", **SMALL)
+    other = small(13)
     with pytest.raises(CheckpointError, match="other options"):
         next(train_specialist(photos, other, tmp_path / "killed"))
 
@@ -101,7 +115,7 @@ def test_the_command_scores_it_beside_a_checkpoint(data: Path, tmp_path: Path, r
     row = report["sets"]["coast"]
     assert row["specialist"]["images"] == row["model"]["images"] == 2
     assert report["environment"]["torch"] == torch.__version__
-    assert report["options"]["steps"] == 2
+    assert report["options"]["optimiser"]["steps"] == 2
     text = document.read_text()
     assert "old" not in text
     assert text.endswith("end\n")

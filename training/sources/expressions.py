@@ -66,11 +66,13 @@ class Expression:
         key: Unique in the photo.
         texts: Any of them may be asked.
         parts: Nothing where no target is meant.
+        several: Whether more than one object is meant.
     """
 
     key: str
     texts: tuple[str, ...]
     parts: tuple[Part, ...] = ()
+    several: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,9 @@ class Expressions:
 
     classes: tuple[str, ...] = ()
 
-    def __init__(self, root: Path, split: str, per_photo: int = 4, nothing: float = 0.4, seed: int = 0) -> None:
+    def __init__(
+        self, root: Path, split: str, per_photo: int = 4, nothing: float = 0.4, several: bool = True, seed: int = 0
+    ) -> None:
         """Reads every mask of the split once.
 
         Args:
@@ -98,6 +102,7 @@ class Expressions:
             split: Which list of ids.
             per_photo: Most expressions with a target of one photo.
             nothing: Share of the photos that get one expression without a target besides.
+            several: Whether expressions that mean more than one object are among them.
             seed: Of the choice among all expressions of a photo.
 
         Raises:
@@ -108,7 +113,7 @@ class Expressions:
         for index, sample in enumerate(self._dataset):
             mask = self._dataset.read_mask(index)
             rng = random.Random(f"expressions-{seed}-{sample.image_id}")
-            possible = expressions_of(mask, self._dataset.classes)
+            possible = [one for one in expressions_of(mask, self._dataset.classes) if several or not one.several]
             chosen = rng.sample(possible, min(per_photo, len(possible)))
             absent = nothing_meant(mask, self._dataset.classes)
             if absent and rng.random() < nothing:
@@ -169,7 +174,7 @@ def expressions_of(mask: NDArray[np.uint8], classes: Sequence[str]) -> list[Expr
         elif len(instances) > 1 and concept_of(name) not in WORN:
             found += _among(name, index, instances, mask.shape)
     found += [
-        Expression(f"{a} and {b}", (f"the {a} and the {b}", f"the {b} and the {a}"), ((i, None), (j, None)))
+        Expression(f"{a} and {b}", (f"the {a} and the {b}", f"the {b} and the {a}"), ((i, None), (j, None)), True)
         for place, (a, i) in enumerate(alone)
         for b, j in alone[place + 1 :]
     ]
@@ -234,7 +239,8 @@ def _among(name: str, index: int, instances: Sequence[_Instance], shape: Sequenc
     found: list[Expression] = []
 
     def add(key: str, chosen: Sequence[_Instance], *texts: str) -> None:
-        found.append(Expression(f"{key} {name}", texts, ((index, tuple(one.number for one in chosen)),)))
+        parts = ((index, tuple(one.number for one in chosen)),)
+        found.append(Expression(f"{key} {name}", texts, parts, len(chosen) > 1))
 
     by_size = sorted(instances, key=lambda one: one.area)
     if by_size[-1].area >= LARGER * by_size[-2].area:
@@ -269,7 +275,7 @@ def _among(name: str, index: int, instances: Sequence[_Instance], shape: Sequenc
     if count <= 5:
         texts = (f"the {_number(count)} {plural}", f"all the {plural}")
         found.append(
-            Expression(f"all {name}", (f"both {plural}", *texts[:1]) if count == 2 else texts, ((index, None),))
+            Expression(f"all {name}", (f"both {plural}", *texts[:1]) if count == 2 else texts, ((index, None),), True)
         )
     return found
 
