@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lasagna.segmentation import Segmentation
     from training.records import Record
 
-_OWN = ("folder", "label_studio")
+_OWN = ("folder", "expressions", "label_studio")
 """Their root is the data set itself, so they are looked for only when named."""
 
 

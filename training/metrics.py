@@ -56,14 +56,14 @@ class SegmentationMetrics:
         nothing = np.ones(said.shape, bool)
         earlier: list[NDArray[np.int64]] = []
         for layer in truth:
-            labels: NDArray[np.int64] = layer[scored].astype(np.int64)
+            values: NDArray[np.int64] = layer[scored].astype(np.int64)
             for before in earlier:  # a pixel that two layers give to one class counts once
-                labels[labels == before] = OTHER
-            earlier.append(labels)
-            annotated = labels >= 0
-            correct = annotated & (labels == said)
-            self.truth += np.bincount(labels[annotated], minlength=classes)
-            self.intersection += np.bincount(labels[correct], minlength=classes)
+                values[values == before] = OTHER
+            earlier.append(values)
+            annotated = values >= 0
+            correct = annotated & (values == said)
+            self.truth += np.bincount(values[annotated], minlength=classes)
+            self.intersection += np.bincount(values[correct], minlength=classes)
             right |= correct
             nothing &= ~annotated
         self.predicted += np.bincount(said[said >= 0], minlength=classes)

@@ -11,7 +11,7 @@ from training.records import Record
 from training.sources import SOURCES, Source, open_source
 from training.zero import zero_problems
 
-OWN_FOLDER = ("folder", "label_studio")
+OWN_FOLDER = ("folder", "expressions", "label_studio")
 """Formats of one's own sets, each in a folder of its name."""
 
 

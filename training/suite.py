@@ -24,6 +24,7 @@ from lasagna.errors import ConfigError, LasagnaError
 from training.chunks import ChunkSize, count_forwards
 from training.evaluate import choose_distractors, evaluate_dataset, read_names, spread
 from training.evaluate_texts import evaluate_texts, text_segmenter
+from training.sets import OWN_FOLDER
 from training.sources import SOURCES, Source, open_source
 from training.sources.expressions import Expressions
 
@@ -277,7 +278,7 @@ class Runner:
     def column(self, part: Part) -> str:
         """The part's data set as the paper's columns name it ("refcoco testA"), or by its own name and split."""
         reader = self._reader(part)
-        name = part.data if reader in ("folder", "expressions", "label_studio") else reader
+        name = part.data if reader in OWN_FOLDER else reader
         return f"{name} {self._data(part).split}"
 
     def _data(self, part: Part) -> DataSet:
@@ -303,9 +304,8 @@ class Runner:
             one_target = part.table == "referring"  # as in RefCOCO; Table 4 is of all kinds
             kinds: dict[str, Any] = {"nothing": 0.0, "several": False} if one_target else {}
             return Expressions(self._folder(part), data.split, **kinds)
-        if reader in ("folder", "label_studio"):
-            folder = self._folder(part)
-            return open_source(reader, folder, data.split, folder)
+        if reader in OWN_FOLDER:
+            return open_source(reader, self.suite.data, data.split, self._folder(part))
         if reader not in SOURCES:
             raise ConfigError(
                 f"{self._folder(part)} is no folder with a classes.json, and {reader!r} is no data set that has a "

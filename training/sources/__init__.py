@@ -77,6 +77,7 @@ SOURCES: dict[str, Entry] = {
     "llava_instruct_150k": Entry("vqa:LlavaInstruct", splits=("train",)),
     # One's own, in a folder of its own.
     "folder": Entry("folder:Folder"),
+    "expressions": Entry("expressions:Expressions"),
     "label_studio": Entry("label_studio:LabelStudioExport"),
 }
 

@@ -127,7 +127,7 @@ class Expressions:
         photo, expression = self._found[index]
         sample = self._dataset[photo]
         return Record(
-            f"expressions of {self._dataset.name}",
+            "expressions",
             f"{sample.image_id} {expression.key}",
             sample.image_path,
             texts=expression.texts,

@@ -264,6 +264,12 @@ def folder(root: Path, values: np.ndarray | None = None) -> None:
     (root / "train.txt").write_text("a\n")
 
 
+def expressions(root: Path) -> None:
+    """One dog on soil: "the dog" and nothing else can be said."""
+    folder(root, ids(1, 0))
+    (root / "classes.json").write_text(json.dumps({"classes": ["soil", "dog"], "background_index": 0}))
+
+
 def label_studio(root: Path) -> None:
     photo(root / "images" / "a.png")
     corners = [[0, 0], [50, 0], [50, 100], [0, 100]]
@@ -304,6 +310,7 @@ def _samples() -> Iterator[tuple[str, Callable[[Path], None]]]:
         "reasonseg": reasonseg,
         "llava_instruct_150k": llava,
         "folder": folder,
+        "expressions": expressions,
         "label_studio": label_studio,
     }.items()
     for name, entry in SOURCES.items():
