@@ -11,7 +11,7 @@ import torch
 
 from lasagna.image import load_image
 from lasagna.model import LasagnaModel
-from lasagna.vision import EncodedImages, PreparedImage
+from lasagna.vision import EncodedImages, PreparedImage, PyramidEncoder
 from training.conversations import ConversationBatch, encode_images
 from training.features import PhotoFeatures
 from training.tasks import Example
@@ -32,7 +32,13 @@ class LiveEncoder:
         self.model = model
 
     def read(self, photo: Path) -> PhotoFeatures:
-        prepared = self.model.encoder.prepare(np.asarray(load_image(photo)))
+        image = load_image(photo)
+        if isinstance(self.model.encoder, PyramidEncoder):  # keeps a photo's shape, where a batch needs one shape
+            side = self.model.config.vision.image_size
+            stretched = self.model.encoder.prepare(np.asarray(image.resize((side, side))))
+            prepared = dataclasses.replace(stretched, original_size=(image.height, image.width))
+        else:
+            prepared = self.model.encoder.prepare(np.asarray(image))
         sizes = (prepared.input_size, prepared.content_size, prepared.original_size)
         return PhotoFeatures("", None, prepared.pixels, *sizes)
 
