@@ -18,7 +18,6 @@ from transformers import DynamicCache
 from lasagna.assistant import ImageLike, Lasagna
 from lasagna.prompt import Name
 from lasagna.segmentation import ClassAnswer, ClassQuery, Segmentation, class_queries
-from training.evaluate import Segmenter
 
 CERTAIN = 1e-300
 """A threshold that every class is over."""
@@ -30,10 +29,11 @@ def answer_as(kind: str, model: Lasagna) -> Any:
 
 
 class OneByOne:
-    """Asks one class per question and draws whatever is asked for; `probability` is 1."""
+    """Asks one class per question and draws whatever is asked for; `probability` is 1. Texts are asked as the model
+    was trained to be asked about them (`prompt`, `ask`)."""
 
-    def __init__(self, model: Segmenter) -> None:
-        self._model = model
+    def __init__(self, model: Lasagna) -> None:
+        self._model, self.prompt, self.ask = model, model.prompt, model.ask
 
     def segment_batch(
         self,
@@ -54,10 +54,11 @@ class OneByOne:
 
 
 class FreeAnswers:
-    """Asks a class list and lets the model choose the answer, greedily, among the names of the list."""
+    """Asks a class list and lets the model choose the answer, greedily, among the names of the list. Texts are asked as
+    of `OneByOne`."""
 
     def __init__(self, model: Lasagna) -> None:
-        self._model = model
+        self._model, self.prompt, self.ask = model, model.prompt, model.ask
 
     def segment_batch(
         self,

@@ -77,13 +77,17 @@ class Evaluation:
     failures: dict[str, str] = field(default_factory=dict)
 
     def group(self, names: Collection[str]) -> dict[str, Any]:
-        """The figures of some of the set's classes: `classes` (those with an annotated pixel), `miou` and
-        `average_precision`."""
+        """The figures of some of the set's classes: `classes` (how many have an annotated pixel), `miou`,
+        `average_precision`, and `prevalence`, the share of present pairs: the average precision of guessing."""
         chosen = [i for i, name in enumerate(self.classes) if name in names]
+        present = self.presence.true_positives[chosen] + self.presence.false_negatives[chosen]
+        absent = self.presence.false_positives[chosen] + self.presence.true_negatives[chosen]
+        pairs = int(present.sum() + absent.sum())
         return {
             "classes": sum(bool(self.masks.truth[i]) for i in chosen),
             "miou": self.masks.mean_iou(chosen),
             "average_precision": self.presence.average_precision(chosen),
+            "prevalence": float(present.sum() / pairs) if pairs else None,
         }
 
     def as_dict(self) -> dict[str, Any]:

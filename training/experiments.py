@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from lasagna.progress import progress_bar
+from training.ablation_command import ablation, unseen
 from training.data import FolderDataset
 from training.tables import Cell, markdown_table, replace_block
 
@@ -21,7 +22,11 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 @click.group()
 def experiment() -> None:
-    """Measure nano beside a specialist and a linear probe."""
+    """Measure nano beside a specialist and a linear probe; train it without a strategy, or without some names."""
+
+
+experiment.add_command(ablation)
+experiment.add_command(unseen)
 
 
 def _data(command: Callable[..., None]) -> Callable[..., None]:

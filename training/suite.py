@@ -8,7 +8,6 @@ chunk size are never taken for those that are asked.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -27,6 +26,7 @@ from training.evaluate_texts import evaluate_texts, text_segmenter
 from training.sets import OWN_FOLDER
 from training.sources import SOURCES, Source, open_source
 from training.sources.expressions import Expressions
+from training.tables import save_text
 
 STRICT = ConfigDict(extra="forbid")
 SEMANTIC, TEXTS = ("closed_set", "open_set", "chunk_sizes"), ("referring", "generalised")
@@ -226,12 +226,9 @@ class Runner:
     def run(self, part: Part, on_item: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Computes a part and keeps its figures."""
         figures = self._compute(part, on_item)
-        path = self.suite.output / part.file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".new")
         saved = {"key": self._key(part), "version": self.version(part), "figures": figures}
-        temporary.write_text(json.dumps(saved, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        text = json.dumps(saved, indent=1, allow_nan=False, ensure_ascii=False)
+        save_text(self.suite.output / part.file, text + "\n")
         return figures
 
     def results(self) -> Iterator[tuple[Part, dict[str, Any]]]:

@@ -1,7 +1,6 @@
 """Runs a suite: parts with progress bars, then its tables as Markdown, JSON and plots in the output folder."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from training.paper import TABLE_6
 from training.plots import bar_plot, line_plot, reliability_plot
 from training.suite import Part, Runner, read_suite
 from training.suite_tables import PAPER, Table, suite_tables
-from training.tables import replace_block
+from training.tables import replace_block, save_text
 
 
 def run_suite(config: Path, device: str, dtype: str, document: Path | None, as_json: bool) -> int:
@@ -43,7 +42,7 @@ def run_suite(config: Path, device: str, dtype: str, document: Path | None, as_j
     _write(runner, tables, found)
     report = {"parts": [_entry(runner, part, figures) for part, figures in found], "environment": _environment(device)}
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
-    _save(runner.suite.output / "figures.json", text + "\n")
+    save_text(runner.suite.output / "figures.json", text + "\n")
     if document:
         for table in tables:
             replace_block(document, table.name, table.text)
@@ -72,16 +71,9 @@ def _markdown(tables: list[Table]) -> str:
     return "\n\n".join(f"## {table.title}\n\n{table.text}" for table in tables)
 
 
-def _save(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def _write(runner: Runner, tables: list[Table], found: list[tuple[Part, dict[str, Any]]]) -> None:
     output = runner.suite.output
-    _save(output / "tables.md", _markdown(tables) + "\n")
+    save_text(output / "tables.md", _markdown(tables) + "\n")
     models = list(runner.suite.models)
     for name, (paper, metrics) in PAPER.items():
         ours = {(p.model, runner.column(p)): f[metrics[0][0]] for p, f in found if p.table == name}

@@ -45,6 +45,12 @@ def replace_block(document: Path, name: str, text: str) -> None:
     if before.count(begin) != 1 or before.count(end) != 1 or not pattern.search(before):
         raise DataError(f"{document} has no place for this table; it needs {begin} and {end}, once each, in this order")
     after = pattern.sub(lambda _: f"{begin}\n\n{text.strip()}\n\n{end}", before)
-    temporary = document.with_name(document.name + ".new")
-    temporary.write_text(after, encoding="utf-8")
-    os.replace(temporary, document)
+    save_text(document, after)
+
+
+def save_text(path: Path, text: str) -> None:
+    """Writes a file that is there as a whole or as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
