@@ -127,7 +127,7 @@ def run_row(
     for part in runner.parts:
         figures = runner.finished(part)
         if figures is None:
-            with watch(f"{row.title}, seed {seed}: {part.table} {part.data}", runner.length(part)) as advance:
+            with watch(f"{run.name} ({row.kind}): {part.table} {part.data}", runner.length(part)) as advance:
                 figures = runner.run(part, advance)
         found.setdefault(part.table, {})[part.data] = figures
     return {"row": row.title, "preset": row.preset, "asked": row.kind, "seed": seed, **found}

@@ -23,6 +23,9 @@ from training.records import UNKNOWN
 from training.sources import Source
 from training.text_metrics import TextMetrics
 
+LONGEST = {"referring": 32, "reasoning": 256}
+"""Tokens after which an answer is cut: a model that was trained too little goes on and on."""
+
 Mask = NDArray[np.bool_]
 Texts = Literal["all", "first"]
 
@@ -52,17 +55,19 @@ class Conversation:
     """Asks a text in the checkpoint's own wording, and lets it answer freely.
 
     Args:
-        model: A `Lasagna` with `ask`.
+        model: A `Lasagna`.
         task: "referring" or "reasoning"; the checkpoint knows it.
+        max_new_tokens: Of an answer; None: by the task. Answers about expressions have no explanation.
     """
 
-    def __init__(self, model: Any, task: str) -> None:
+    def __init__(self, model: Any, task: str, max_new_tokens: int | None = None) -> None:
         self._model, self._task = model, task
+        self._tokens = max_new_tokens or LONGEST[task]
 
     def segment_texts(self, images: Sequence[Any], texts: Sequence[str], /) -> list[Mask]:
         found = []
         for image, text in zip(images, texts, strict=True):
-            answer = self._model.ask(image, text, task=self._task)
+            answer = self._model.ask(image, text, task=self._task, max_new_tokens=self._tokens)
             nothing = np.zeros((image.height, image.width), bool)
             found.append(np.logical_or.reduce([nothing, *answer.masks]))
         return found
@@ -120,13 +125,12 @@ def evaluate_texts(
         on_record: Called after every record, scored or failed.
 
     Returns:
-        The figures. A photo or annotation that cannot be read is in `failures`, its texts are scored nowhere.
+        The figures; of a split without a record, none. A photo or annotation that cannot be read is in `failures`, its
+        texts are scored nowhere.
 
     Raises:
-        DataError: The split has no record, or one without texts.
+        DataError: A record has no text.
     """
-    if not len(source):
-        raise DataError("the split has no record")
     result = TextEvaluation(TextMetrics())
     for index in spread(len(source), limit):
         record = source[index]
