@@ -144,8 +144,8 @@ def folder(tmp_path: Path) -> Path:
     for i in range(12):
         Image.fromarray(draw(LEFT, MIDDLE, RIGHT)).save(root / "masks" / f"{i}.png")
         Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(root / "images" / f"{i}.jpg")
-    (root / "train.txt").write_text(" ".join(str(i) for i in range(12)))
-    (root / "val.txt").write_text("3 4")
+    (root / "train.txt").write_text("".join(f"{i}\n" for i in range(12)))
+    (root / "val.txt").write_text("3\n4\n")
     return root
 
 
