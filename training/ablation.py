@@ -12,7 +12,7 @@ on, a finished one is not trained or evaluated again.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,16 +83,18 @@ def vision_start(recipe: Recipe, vision_from: Path, folder: Path) -> Recipe:
 
 
 def row_suite(recipe: Recipe, row: Row, run: Path, sets: Sequence[str], limit: int | None) -> Suite:
-    """What a finished run is measured on: its data sets' val splits, and expressions made from them."""
+    """What a finished run is measured on: its data sets' val splits, and expressions made from them. Texts are asked
+    once, however class lists are: another way to decode these changes nothing of them."""
     folders = {name: DataSet(path=recipe.data / name) for name in sets}
+    texts = {} if row in EXACT else folders
     return Suite(
         output=run / "evaluation",
         data=recipe.data,
         models={row.title: Model(str(run / "checkpoint"), row.kind)},
         limit=limit,
         closed_set=folders,
-        referring=folders,
-        generalised=folders,
+        referring=texts,
+        generalised=texts,
     )
 
 
@@ -154,9 +156,9 @@ def summarise(results: Sequence[Mapping[str, Any]], sets: Sequence[str]) -> list
                 key: _over([_mean(_presence(run["closed_set"][name], key) for name in sets) for run in runs])
                 for key in ("f1", "average_precision", "absent_false_positive_rate")
             },
-            "referring_ciou": _over([_mean(run["referring"][name]["ciou"] for name in sets) for run in runs]),
+            "referring_ciou": _over([_mean(_texts(run, "referring", "ciou")) for run in runs]),
             **{
-                key: _over([_mean(run["generalised"][name][key] for name in sets) for run in runs])
+                key: _over([_mean(_texts(run, "generalised", key)) for run in runs])
                 for key in ("giou", "n_acc", "t_acc")
             },
         }
@@ -169,7 +171,11 @@ def _presence(figures: Mapping[str, Any], key: str) -> float | None:
     return value
 
 
-def _mean(values: Any) -> float | None:
+def _texts(run: Mapping[str, Any], table: str, key: str) -> list[float | None]:
+    return [figures[key] for figures in run.get(table, {}).values()]
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
