@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from lasagna.brush_rle import encode_brush_rle
 from lasagna.errors import DataError
 from lasagna.segmentation import Mask
 
@@ -30,12 +31,10 @@ def mask_to_brush_rle(mask: Mask) -> list[int]:
     """Label Studio's brush RLE (bytes 0 to 255) of a mask.
 
     The mask must have the size of the image as the browser shows it, after EXIF orientation: the editor takes the size
-    from the image, and draws stripes if it differs. Format (thi.ng/rle-pack): 32-bit count 4 * w * h, 5-bit word size,
-    four 4-bit run sizes, then runs of RGBA bytes. All four channels carry 0 or 255; 0 and 1 would be invisible.
+    from the image, and draws stripes if it differs. All four channels carry 0 or 255; 0 and 1 would be invisible. The
+    format: `lasagna.brush_rle`.
     """
-    from label_studio_sdk.converter.brush import mask2rle  # takes two seconds to import
-
-    return mask2rle(np.where(mask, np.uint8(255), np.uint8(0)))
+    return encode_brush_rle(mask, repeat=4)
 
 
 def brush_rle_to_mask(rle: Sequence[int], size: tuple[int, int], threshold: int = 128) -> Mask:
@@ -66,7 +65,8 @@ def brush_rle_to_mask(rle: Sequence[int], size: tuple[int, int], threshold: int 
         raise DataError(
             f"a brush mask cannot be decoded ({error}); expected a list of bytes as the editor writes"
         ) from error
-    return values.reshape(height, width, 4)[:, :, 3] >= threshold
+    # Alpha is the highest byte of a pixel that is read as one little-endian number; that compares four times faster.
+    return values.view("<u4").reshape(height, width) >= np.uint32(threshold << 24)
 
 
 # --- COCO's run lengths -----------------------------------------------------------------------------------------------
