@@ -99,8 +99,8 @@ class Lasagna:
             ConfigError: The device or dtype cannot be had.
         """
         folder = find_checkpoint(name)
-        place = _device(device)
-        model = load_model(folder, place, _dtype(dtype, place))
+        place = choose_device(device)
+        model = load_model(folder, place, choose_dtype(dtype, place))
         return cls(
             model,
             load_tokenizer(folder),
@@ -383,7 +383,8 @@ def masks_to_image(logits: Tensor, prepared: PreparedImage) -> Tensor:
     return F.interpolate(resized, size=prepared.original_size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def _device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """The device of "auto", "cpu", "cuda" or "cuda:N". Raises ConfigError where this machine has it not."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -397,7 +398,8 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The number format of "auto" or a name of `DTYPES`. Raises ConfigError."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if name not in DTYPES:

@@ -1,7 +1,8 @@
 """`lasagna bench`: the performance figures, as a table and as JSON.
 
 Every benchmark is one sub-command that yields rows of figures; `report` prints them, together with the machine they
-were measured on. Other packages register theirs in the entry-point group `lasagna.benchmarks`. What always holds: ways
+were measured on. All are in the entry-point group `lasagna.benchmarks` (ours: the package `lasagna.benchmarks`), where
+other packages register theirs. What always holds: ways
 of doing the same thing are timed side by side in one process, interleaved, each after one untimed run, and the figure
 is the median of the repeats; what is timed is checked for being right in the same run.
 """
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lasagna.commands import EntryPointGroup
-from lasagna.errors import DataError, QueryError
+from lasagna.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from lasagna.assistant import Lasagna
 
 Row = dict[str, Any]
+
+_COLLECTED = "lasagna.bench.collected"
+"""Where `bench all` gathers what `report` is given."""
 
 _NAMES = """
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
@@ -76,11 +80,22 @@ class Dtypes(click.ParamType):
 
 
 def common_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that every benchmark has: --model, --device, --dtype, --repeats, --json, --out."""
+    """The options of a benchmark of a model: which one (--model, --random-weights, --dialect), --device, --dtype,
+    --repeats, --json, --out."""
     for option in reversed(
         (
             click.option(
                 "--model", "model_name", default="nano", show_default=True, help="Shipped name, folder, hub id."
+            ),
+            click.option(
+                "--random-weights",
+                metavar="SHAPE",
+                help="Instead of --model: lasagna-7b, lasagna-13b, lasagna-7b-tiny or a config.json, without weights.",
+            ),
+            click.option(
+                "--dialect",
+                type=click.Choice(["paper", "released"]),
+                help="Of random weights. [default: released; decode: both]",
             ),
             click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
             click.option("--dtype", "dtypes", type=Dtypes(), default="float32", show_default=True),
@@ -124,7 +139,7 @@ def report(name: str, setting: Row, rows: Sequence[Row], *, device: str, as_json
     Args:
         name: The sub-command.
         setting: What holds for all rows (model, repeats, ...).
-        rows: All with the same keys; each is a column of the table.
+        rows: At least one, all with the same keys; each is a column of the table, or a line where they are many.
         device: That was measured.
     """
     from lasagna.environment import describe_environment
@@ -133,23 +148,26 @@ def report(name: str, setting: Row, rows: Sequence[Row], *, device: str, as_json
     result = {"benchmark": name, "setting": setting, "environment": environment, "rows": list(rows)}
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
     if out is not None:
-        try:
-            out.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"{out}: the figures cannot be written there ({error.strerror})") from error
+        write_figures(out, text)
+    collected = click.get_current_context().meta.get(_COLLECTED) if click.get_current_context(silent=True) else None
+    if collected is not None:
+        collected.append(result)
     if as_json:
-        click.echo(text)
+        if collected is None:
+            click.echo(text)
         return
     from rich.console import Console
     from rich.table import Table
 
-    # A figure per line and a column per row: there are more figures than a terminal of 80 characters has room for.
+    # Usually a figure per line and a column per row: a terminal of 80 characters has no room for so many figures.
+    lines = [[heading.replace("_", " "), *(_figure(row[heading]) for row in rows)] for heading in rows[0]]
+    if len(rows) > len(lines):
+        lines = [list(line) for line in zip(*lines, strict=True)]
     table = Table(show_header=False)
-    table.add_column()
-    for _ in rows:
-        table.add_column(justify="right")
-    for heading in rows[0] if rows else ():
-        table.add_row(heading.replace("_", " "), *(_figure(row[heading]) for row in rows))
+    for i in range(len(lines[0])):
+        table.add_column(justify="right" if i else "left")
+    for line in lines:
+        table.add_row(*line)
     console = Console()
     # Not the table's title: that would be broken at the table's width.
     console.print(f"bench {name}: " + ", ".join(f"{key} {value}" for key, value in setting.items()))
@@ -157,7 +175,17 @@ def report(name: str, setting: Row, rows: Sequence[Row], *, device: str, as_json
     console.print(", ".join(f"{key} {value}" for key, value in environment.items()), style="dim")
 
 
+def write_figures(out: Path, text: str) -> None:
+    """Writes a file. Raises DataError where it cannot be written."""
+    try:
+        out.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{out}: the figures cannot be written there ({error.strerror})") from error
+
+
 def _figure(value: Any) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, bool):
         return "yes" if value else "NO"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
@@ -181,109 +209,73 @@ def sample_classes(count: int) -> list[str]:
     return [name if i == 1 else f"{name} {i}" for i in rounds for name in CLASS_NAMES][:count]
 
 
+def load_model(
+    model_name: str, random_weights: str | None, dialect: str | None, device: str, dtype: str, classes: int = 500
+) -> "Lasagna":
+    """The model that the options name; a random one knows the first `classes` of `sample_classes`."""
+    from lasagna.assistant import Lasagna
+
+    if random_weights is None:
+        if dialect is not None:
+            raise click.UsageError("--dialect is for --random-weights; a checkpoint has its own")
+        return Lasagna.from_pretrained(model_name, device=device, dtype=dtype)
+    from lasagna.random_weights import random_lasagna
+
+    return random_lasagna(random_weights, dialect or "released", sample_classes(classes), device, dtype)
+
+
 @click.group(
     cls=EntryPointGroup,
     entry_point_group="lasagna.benchmarks",
     context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
 )
-def bench() -> None:
-    """Measure how fast the model is on this machine, and that the fast way gives the right result."""
+@click.pass_context
+def bench(context: click.Context) -> None:
+    """Measure how fast the model is on this machine, and that the fast way gives the right result.
+
+    Without a COMMAND: `all`.
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(all_benchmarks)
 
 
-@bench.command(
-    epilog="""\b
-Examples:
-  lasagna bench decode --classes 20,133
-  lasagna bench decode --classes 133 --dtype float32,bfloat16 --json
-  lasagna bench decode --model my-checkpoint --batch 4 --repeats 5 --out decode.json
-"""
-)
-@click.option("--classes", "counts", type=Numbers(), default="20,133", show_default=True, help="Lengths of the list.")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images asked at once.")
+@bench.command("all")
 @click.option(
-    "--present",
-    "share",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.2,
+    "--skip",
+    default="features",
     show_default=True,
-    help="Share of the classes that is to be present: the threshold is set for it.",
+    help="Benchmarks to leave out, separated by commas; features trains 7B shapes, which takes 60 GB.",
 )
 @common_options
-def decode(
-    counts: tuple[int, ...],
-    batch: int,
-    share: float,
-    model_name: str,
-    device: str,
-    dtypes: tuple[str, ...],
-    repeats: int,
-    as_json: bool,
-    out: Path | None,
-) -> None:
-    """Decode class lists in three ways: in parallel passes (ours), class by class, token by token.
-
-    identical: every decision is the one that the class-by-class decoder makes after the same decisions. Near ties,
-    whose margin is within the rounding noise of the number format, are counted apart. Exit code 1 when it is not so.
-    """
-    from lasagna import Lasagna
-
-    rows: list[Row] = []
-    for dtype in dtypes:
-        model = Lasagna.from_pretrained(model_name, device=device, dtype=dtype)
-        rows += [_decode_row(model, dtype, count, batch, share, repeats) for count in counts]
-    setting: Row = {"model": model.version, "images": batch, "repeats": repeats}
-    report("decode", setting, rows, device=str(model.model.device), as_json=as_json, out=out)
-    if not all(row["identical"] for row in rows):
-        click.secho("error: a decision is not that of the class-by-class decoder", fg="red", err=True)
-        sys.exit(1)
-
-
-def _decode_row(model: "Lasagna", dtype: str, count: int, batch: int, share: float, repeats: int) -> Row:
-    """One line of `bench decode`: `count` classes asked of `batch` images."""
-    import torch
-
-    from lasagna.bench_decoders import bias_for_share, compare_decisions, decode_class_by_class, decode_token_by_token
-    from lasagna.decoding import decode_class_lists
-
-    network, prompt = model.model, model.prompt
-    names = [prompt.encode_name(name) for name in sample_classes(count)]
-    length = prompt.length(names)
-    if length > prompt.format.max_length:
-        raise QueryError(
-            f"{count} classes make a sequence of {length} tokens, {model.version} was made for "
-            f"{prompt.format.max_length}; ask for fewer classes"
+@click.pass_context
+def all_benchmarks(context: click.Context, skip: str, as_json: bool, out: Path | None, **options: Any) -> None:
+    """Run every benchmark; each takes those of the options that it has. --json prints a list."""
+    assert isinstance(context.parent, click.Context)
+    group = context.parent.command
+    assert isinstance(group, EntryPointGroup)
+    commands = {name: group.get_command(context, name) for name in group.list_commands(context) if name != "all"}
+    unknown = {name for name in skip.split(",") if name} - set(commands)
+    if unknown:
+        raise click.UsageError(
+            f"--skip {', '.join(sorted(unknown))}: no such benchmark; there are {', '.join(commands)}"
         )
-    query = prompt.query(names)
-    tokens = torch.cat([model.encode_image(image).encoded.tokens for image in sample_images(batch)])
-    bias = bias_for_share(network, prompt, tokens, query, share)
-
-    def parallel() -> Any:
-        return decode_class_lists(network, prompt, tokens, [query] * batch, range(batch), [bias] * batch)
-
-    def sequential() -> Any:
-        return decode_class_by_class(network, prompt, tokens, query, bias)
-
-    def generate() -> Any:
-        return decode_token_by_token(network, prompt, tokens, query, bias)
-
-    decoded = parallel()
-    present = torch.stack([chunk.present for chunk in decoded.lists])
-    found = compare_decisions(network, prompt, tokens, query, bias, present)
-    ways = {"parallel": parallel, "sequential": sequential, "generate": generate}
-    seconds = time_interleaved(ways, repeats, str(network.device))
-    return {
-        "classes": count,
-        "dtype": dtype,
-        "identical": found.identical,
-        "differing": found.differing,
-        "near_ties": found.near_ties,
-        "noise": found.noise,
-        "present": float(present.float().mean()),
-        "passes": decoded.passes,
-        "sequential_steps": sequential().steps,
-        "generate_steps": generate().steps,
-        "seconds_parallel": seconds["parallel"],
-        "seconds_sequential": seconds["sequential"],
-        "seconds_generate": seconds["generate"],
-        "times_faster_than_generate": seconds["generate"] / seconds["parallel"],
-    }
+    results = context.meta[_COLLECTED] = []
+    failed = []
+    for name, command in commands.items():
+        if command is None or name in skip.split(","):
+            continue
+        given = {**options, "as_json": as_json}
+        names = {parameter.name for parameter in command.params}
+        try:
+            context.invoke(command, **{key: value for key, value in given.items() if key in names})
+        except SystemExit:
+            failed.append(name)
+    text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
+    if as_json:
+        click.echo(text)
+    if out is not None:
+        write_figures(out, text)
+    if failed:
+        click.secho(f"error: what {', '.join(failed)} measured is not right", fg="red", err=True)
+        sys.exit(1)

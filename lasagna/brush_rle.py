@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 _WORD, _SIZES = 8, (3, 4, 8, 16)
 _LONGEST = 2 ** _SIZES[-1]
+_LIMITS, _RUN_SIZES = np.array([2**size for size in _SIZES[:-1]]), np.array(_SIZES)
+_BLOCK = 1 << 15
+"""Runs that are written at once: few enough to stay in the processor's cache."""
 _HEADER_BITS = 32 + 5 + 4 * len(_SIZES)
 
 
@@ -27,51 +30,66 @@ def encode_brush_rle(values: NDArray[np.uint8] | NDArray[np.bool_], repeat: int 
     """
     flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
     ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]), len(flat) - 1)
-    lengths = np.diff(ends, prepend=-1) * repeat
-    runs = flat[ends].astype(np.uint64) * (255 if values.dtype == np.bool_ else 1)
-    if lengths.max() > _LONGEST:  # in pieces, all but the last as long as possible
-        pieces = -(-lengths // _LONGEST)
-        last = np.cumsum(pieces) - 1
-        rest = lengths - (pieces - 1) * _LONGEST
-        runs = np.repeat(runs, pieces)
-        lengths = np.full(len(runs), _LONGEST)
-        lengths[last] = rest
-        # A piece of one value is written as part of a series.
-        single = np.zeros(len(runs), np.bool_)
-        single[last] = (rest == 1) & (pieces == 1)
-    else:
-        single = lengths == 1
-
-    choice = np.searchsorted([2**size for size in _SIZES[:-1]], lengths)
-    # The first two sizes hold short runs; what is left of a long run may be short, and keeps the size of the long one.
-    if len(lengths) != len(ends):
-        choice[np.repeat(pieces, pieces) > 1] = len(_SIZES) - 1
-    sizes = np.array(_SIZES, np.int64)[choice]
-    codes = choice.astype(np.uint64) | np.where(single, np.uint64(0), np.uint64(4))
-    codes = codes << (sizes + _WORD).astype(np.uint64) | (lengths - 1).astype(np.uint64) << np.uint64(_WORD) | runs
-
     header = len(flat) * repeat << 5 | _WORD - 1
     for size in _SIZES:
         header = header << 4 | size - 1
-    return _packed(np.append(np.uint64(header), codes), np.append(_HEADER_BITS, 3 + sizes + _WORD))
+    stream = _BitStream()
+    stream.write(np.array([header], np.uint64), np.array([_HEADER_BITS]))
+    before = -1
+    for start in range(0, len(ends), _BLOCK):
+        block = ends[start : start + _BLOCK]
+        runs = flat[block].astype(np.uint64) * np.uint64(255 if values.dtype == np.bool_ else 1)
+        stream.write(*_codes(np.diff(block, prepend=before) * repeat, runs))
+        before = int(block[-1])
+    return stream.finish()
 
 
-def _packed(codes: NDArray[np.uint64], bits: NDArray[np.int64]) -> list[int]:
-    """The bytes of codes of different lengths, written one after the other.
+def _codes(lengths: NDArray[np.int64], runs: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """The code of each run, and its number of bits. Longer runs than fit are cut."""
+    single = lengths == 1
+    choice = np.searchsorted(_LIMITS, lengths)
+    if lengths.max() > _LONGEST:  # all pieces but the last are as long as possible, and the last has their run size
+        pieces = -(-lengths // _LONGEST)
+        rest = lengths - (pieces - 1) * _LONGEST
+        last = np.cumsum(pieces) - 1
+        lengths = np.full(last[-1] + 1, _LONGEST)
+        lengths[last] = rest
+        single, choice, runs = (np.repeat(x, pieces) for x in (single, choice, runs))
+    sizes = _RUN_SIZES[choice]
+    codes = choice.astype(np.uint64) | np.where(single, np.uint64(0), np.uint64(4))
+    codes = codes << (sizes + _WORD).astype(np.uint64) | (lengths - 1).astype(np.uint64) << np.uint64(_WORD) | runs
+    return codes, 3 + sizes + _WORD
 
-    Every code is shorter than a word of 64 bits, so that one begins in each word, and at most one goes on in the next.
-    """
-    ends = np.cumsum(bits)
-    total = int(ends[-1])
-    starts = ends - bits
-    word, room = starts >> 6, 64 - (starts & 63)
-    over = bits - room  # bits that go into the next word; none where negative
-    crossing = np.flatnonzero(over > 0)
-    begun = codes << np.maximum(-over, 0).astype(np.uint64)
-    begun[crossing] = codes[crossing] >> over[crossing].astype(np.uint64)
-    first = np.flatnonzero(np.diff(word, prepend=-1))
-    packed = np.zeros((total >> 6) + 1, np.uint64)
-    packed[word[first]] = np.bitwise_or.reduceat(begun, first)
-    packed[word[crossing] + 1] |= codes[crossing] << (64 - over[crossing]).astype(np.uint64)
-    # At least one bit of padding: what the SDK does.
-    return list(packed.astype(">u8").tobytes()[: (total >> 3) + 1])
+
+class _BitStream:
+    """Codes of different lengths, written one after the other."""
+
+    def __init__(self) -> None:
+        self._words: list[NDArray[np.uint64]] = []
+        self._rest, self._bits = np.uint64(0), 0  # what does not fill a word of 64 bits yet, and its length
+
+    def write(self, codes: NDArray[np.uint64], bits: NDArray[np.int64]) -> None:
+        """Writes codes of 1 to 63 bits each, so that one begins in every word, and at most one goes on in the next."""
+        if self._bits:
+            codes, bits = np.append(self._rest, codes), np.append(self._bits, bits)
+        ends = np.cumsum(bits)
+        starts = ends - bits
+        word, room = starts >> 6, 64 - (starts & 63)
+        over = bits - room  # bits that go into the next word; none where it is negative
+        crossing = np.flatnonzero(over > 0)
+        begun = codes << np.maximum(-over, 0).astype(np.uint64)
+        begun[crossing] = codes[crossing] >> over[crossing].astype(np.uint64)
+        first = np.flatnonzero(np.diff(word, prepend=-1))
+        whole, self._bits = divmod(int(ends[-1]), 64)
+        packed = np.zeros(whole + 1, np.uint64)
+        packed[word[first]] = np.bitwise_or.reduceat(begun, first)
+        packed[word[crossing] + 1] |= codes[crossing] << (64 - over[crossing]).astype(np.uint64)
+        self._words.append(packed[:whole])
+        self._rest = packed[whole] >> np.uint64(64 - self._bits) if self._bits else np.uint64(0)
+
+    def finish(self) -> list[int]:
+        """The bytes, with at least one bit of padding."""
+        rest = self._rest << np.uint64(64 - self._bits) if self._bits else self._rest
+        words = np.concatenate([*self._words, [rest]]).astype(">u8")
+        whole = 8 * (len(words) - 1)
+        return list(words.tobytes()[: whole + self._bits // 8 + 1])

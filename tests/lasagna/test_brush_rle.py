@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from label_studio_sdk.converter.brush import decode_rle, encode_rle, mask2rle
 from numpy.typing import NDArray
 
-from lasagna.brush_rle import encode_brush_rle
+from lasagna.brush_rle import _BLOCK, encode_brush_rle
 from lasagna.masks import brush_rle_to_mask, mask_to_brush_rle
 from lasagna.segmentation import Mask
 
@@ -75,3 +75,9 @@ def test_repeated_values(length: int, repeat: int) -> None:
 def test_bytes_are_whole_numbers_that_json_can_hold() -> None:
     rle = mask_to_brush_rle(np.eye(3, dtype=bool))
     assert {type(byte) for byte in rle} == {int}
+
+
+def test_more_runs_than_are_written_at_once() -> None:
+    values = np.random.default_rng(0).integers(0, 3, 80_000, dtype=np.uint8)
+    assert np.count_nonzero(np.diff(values)) > _BLOCK
+    assert encode_brush_rle(values) == encode_rle(values)

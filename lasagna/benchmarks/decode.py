@@ -1,0 +1,175 @@
+"""`lasagna bench decode`: ways of decoding the same class lists, side by side."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lasagna.bench import (
+    Numbers,
+    Row,
+    common_options,
+    load_model,
+    report,
+    sample_classes,
+    sample_images,
+    time_interleaved,
+)
+from lasagna.errors import QueryError
+
+if TYPE_CHECKING:
+    from lasagna.assistant import Lasagna
+
+CURVES = {
+    "generate": "token by token",
+    "single": "one query per class",
+    "chunked": "chunked",
+    "parallel": "exact parallel",
+}
+"""What is plotted: a way's name in the rows, and in the plot."""
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  lasagna bench decode --classes 20,133
+  lasagna bench decode --classes 133 --dtype float32,bfloat16 --json
+  lasagna bench decode --random-weights lasagna-7b-tiny --classes 20,150,500 --plot decode.png
+"""
+)
+@click.option("--classes", "counts", type=Numbers(), default="20,133", show_default=True, help="Lengths of the list.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images asked at once.")
+@click.option(
+    "--present",
+    "share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.2,
+    show_default=True,
+    help="Share of the classes that is to be present: the threshold is set for it.",
+)
+@click.option("--chunk", type=click.IntRange(1), default=20, show_default=True, help="Classes per chunk of 'chunked'.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="ms per image against classes (.png).")
+@common_options
+def decode(
+    counts: tuple[int, ...],
+    batch: int,
+    share: float,
+    chunk: int,
+    plot: Path | None,
+    model_name: str,
+    random_weights: str | None,
+    dialect: str | None,
+    device: str,
+    dtypes: tuple[str, ...],
+    repeats: int,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Decode class lists in five ways.
+
+    \b
+    parallel     the whole list in passes until nothing changes (ours)
+    chunked      the same for chunks of the list, in one batch; another answer
+    single       one query per class, one after the other; another answer
+    sequential   one forward per class
+    generate     one forward per token of the answer
+
+    identical: every decision is the one that the class-by-class decoder makes after the same decisions. Near ties,
+    whose margin is within the rounding noise of the number format, are counted apart. Exit code 1 when it is not so.
+    """
+    dialects = ("paper", "released") if random_weights is not None and dialect is None else (dialect,)
+    rows: list[Row] = []
+    for wording in dialects:
+        for dtype in dtypes:
+            model = load_model(model_name, random_weights, wording, device, dtype, max(counts))
+            rows += [
+                {"dialect": wording or "own", **_row(model, dtype, count, batch, share, chunk, repeats)}
+                for count in counts
+            ]
+    name = random_weights or model.version
+    setting: Row = {"model": name, "images": batch, "chunk": chunk, "repeats": repeats}
+    report("decode", setting, rows, device=str(model.model.device), as_json=as_json, out=out)
+    if plot is not None:
+        _plot(plot, rows, batch, name)
+    if not all(row["identical"] for row in rows):
+        click.secho("error: a decision is not that of the class-by-class decoder", fg="red", err=True)
+        sys.exit(1)
+
+
+def _plot(path: Path, rows: list[Row], batch: int, name: str) -> None:
+    """The rows of the first dialect and number format."""
+    from lasagna.benchmarks.plot import plot_times
+
+    first = [row for row in rows if (row["dialect"], row["dtype"]) == (rows[0]["dialect"], rows[0]["dtype"])]
+    first.sort(key=lambda row: int(row["classes"]))
+    series = {title: [1000 * row[f"seconds_{way}"] / batch for row in first] for way, title in CURVES.items()}
+    plot_times(path, [row["classes"] for row in first], series, f"decoding, {name}, {rows[0]['dtype']}")
+
+
+def _row(model: "Lasagna", dtype: str, count: int, batch: int, share: float, chunk: int, repeats: int) -> Row:
+    """One line: `count` classes asked of `batch` images."""
+    import torch
+
+    from lasagna.bench_decoders import bias_for_share, compare_decisions, decode_class_by_class, decode_token_by_token
+    from lasagna.decoding import decode_class_lists
+
+    network, prompt = model.model, model.prompt
+    names = [prompt.encode_name(name) for name in sample_classes(count)]
+    length = prompt.length(names)
+    if length > prompt.format.max_length:
+        raise QueryError(
+            f"{count} classes make a sequence of {length} tokens, {model.version} was made for "
+            f"{prompt.format.max_length}; ask for fewer classes"
+        )
+    query = prompt.query(names)
+    singles = [prompt.query([name]) for name in names]
+    plan = prompt.plan_chunks(names, chunk)
+    chunks = [prompt.query([names[i] for i in members]) for members in plan]
+    tokens = torch.cat([model.encode_image(image).encoded.tokens for image in sample_images(batch)])
+    bias = bias_for_share(network, prompt, tokens, query, share)
+
+    def parallel() -> Any:
+        return decode_class_lists(network, prompt, tokens, [query] * batch, range(batch), [bias] * batch)
+
+    def chunked() -> Any:
+        owners = [image for image in range(batch) for _ in chunks]
+        return decode_class_lists(network, prompt, tokens, chunks * batch, owners, [bias[m] for m in plan] * batch)
+
+    def single() -> None:
+        for i, asked in enumerate(singles):
+            decode_class_lists(network, prompt, tokens, [asked] * batch, range(batch), [bias[i : i + 1]] * batch)
+
+    def sequential() -> Any:
+        return decode_class_by_class(network, prompt, tokens, query, bias)
+
+    def generate() -> Any:
+        return decode_token_by_token(network, prompt, tokens, query, bias)
+
+    decoded = parallel()
+    present = torch.stack([found.present for found in decoded.lists])
+    found = compare_decisions(network, prompt, tokens, query, bias, present)
+    ways = {
+        "parallel": parallel,
+        "chunked": chunked,
+        "single": single,
+        "sequential": sequential,
+        "generate": generate,
+    }
+    seconds = time_interleaved(ways, repeats, str(network.device))
+    return {
+        "classes": count,
+        "dtype": dtype,
+        "identical": found.identical,
+        "differing": found.differing,
+        "near_ties": found.near_ties,
+        "noise": found.noise,
+        "present": float(present.float().mean()),
+        "tokens": length,
+        "passes": decoded.passes,
+        "sequential_steps": count,
+        "generate_steps": len(query.answer),
+        **{f"seconds_{name}": value for name, value in seconds.items()},
+        "times_faster_than_generate": seconds["generate"] / seconds["parallel"],
+        "times_faster_than_single": seconds["single"] / seconds["parallel"],
+    }

@@ -1,0 +1,182 @@
+"""The sub-commands of `lasagna bench` on tiny models: what they say is right is, and their figures are of one run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from lasagna.benchmarks.limit import limit_rows
+from lasagna.benchmarks.measure import peak_memory, stage_seconds
+from lasagna.benchmarks.rle import rgba_samples
+from lasagna.cli import main
+from lasagna.random_weights import SHAPES, random_config, random_lasagna, random_network, word_tokenizer
+
+TINY = ("--random-weights", "lasagna-7b-tiny", "--device", "cpu", "--repeats", "1")
+
+
+def bench(*args: object) -> Any:
+    return CliRunner().invoke(main, ["bench", *[str(arg) for arg in args]])
+
+
+def figures(*args: object) -> dict[str, Any]:
+    result = bench(*args, "--json")
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_decode_is_exact_in_both_dialects(tmp_path: Path) -> None:
+    plot = tmp_path / "decode.png"
+    rows = figures("decode", *TINY, "--classes", "3,8", "--chunk", 4, "--plot", plot)["rows"]
+    assert [(row["dialect"], row["classes"]) for row in rows] == [
+        ("paper", 3),
+        ("paper", 8),
+        ("released", 3),
+        ("released", 8),
+    ]
+    assert all(row["identical"] and row["near_ties"] == 0 for row in rows)
+    assert all(row["seconds_single"] > 0 and row["seconds_chunked"] > 0 for row in rows)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_images_are_answered_alike_in_any_batch() -> None:
+    rows = figures("images", *TINY, "--batch", "1,2", "--classes", 5, "--present", 0.4)["rows"]
+    assert [row["batch"] for row in rows] == [1, 2]
+    assert all(row["same_answers"] and row["ms_encoder"] > 0 and row["ms_language_model"] > 0 for row in rows)
+    assert all(0 < row["present"] < 1 for row in rows)
+
+
+def test_masks_and_encoder_agree_with_one_by_one() -> None:
+    rows = figures("masks", *TINY, "--present", "1,3", "--classes", 4)["rows"]
+    assert all(row["same"] for row in rows)
+    rows = figures("encoder", *TINY, "--batch", 2)["rows"]
+    assert rows[0]["same"]
+    assert rows[0]["ms_plain"] > 0
+
+
+def test_memory_counts_the_weights() -> None:
+    row = figures("memory", *TINY, "--batch", 1, "--classes", 3)["rows"][0]
+    assert row["gib_weights"] * 2**30 == pytest.approx(4 * row["parameters"])
+    assert row["gib_peak"] is None or row["gib_peak"] > row["gib_weights"]
+
+
+def test_rle_is_the_sdks() -> None:
+    rows = figures("rle", "--size", "96x72", "--repeats", 1)["rows"]
+    assert [row["mask"] for row in rows] == ["ellipse", "photo", "noise", "strokes"]
+    assert all(row["equal"] for row in rows)
+
+
+def test_strokes_are_anti_aliased() -> None:
+    alpha = rgba_samples((240, 320))["strokes"][..., 3]
+    assert np.unique(alpha).size > 10
+
+
+def test_a_wrong_encoder_fails_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lasagna.masks.mask_to_brush_rle", lambda mask: [0])
+    result = bench("rle", "--size", "64x48", "--repeats", 1)
+    assert result.exit_code == 1
+    assert "not what label-studio-sdk does" in result.stderr
+
+
+def test_limit_is_arithmetic() -> None:
+    """Per position of a Llama layer: two operations per weight, and two per cached key and value."""
+    config = random_config("lasagna-7b-tiny")
+    rows = {row["stage"]: row for row in limit_rows(config, "paper", 5, 2, 1, 3, "float32", 1e9, 1e9)}
+    text = config.text
+    width, inner, layers = (text[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    weights = layers * (4 * width**2 + 3 * width * inner)
+    later = rows["later passes"]
+    assert later["gb_read"] == pytest.approx(2 * 4 * (weights + layers * 2 * width) / 1e9)
+    assert later["tflop"] * 1e12 > 2 * 2 * weights
+    assert later["tflop"] * 1e12 < 2 * (2 * weights + layers * 4 * width * 1000)
+    assert later["ms_least"] == pytest.approx(max(later["ms_operations"], later["ms_weights"]))
+    stages = [row["ms_least"] for name, row in rows.items() if not name.startswith("all")]
+    assert rows["all"]["ms_least"] == pytest.approx(sum(stages))
+    twice = {row["stage"]: row for row in limit_rows(config, "paper", 5, 2, 2, 3, "bfloat16", 1e9, 1e9)}
+    assert twice["sam"]["tflop"] == pytest.approx(2 * rows["sam"]["tflop"])
+    assert twice["sam"]["gb_read"] == pytest.approx(rows["sam"]["gb_read"] / 2)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["decode", "--random-weights", "lasagna-8b"], "unknown shape 'lasagna-8b'"),
+        (["decode", "--dialect", "paper"], "--dialect is for --random-weights"),
+        (["rle", "--size", "big"], "not a size"),
+        (["rle", "--size", "0x5"], "below one pixel"),
+        (["limit", "--flops", "0"], "above 0"),
+        (["all", "--skip", "speed"], "no such benchmark"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_that_cannot_be_used(args: list[str], words: str) -> None:
+    result = bench(*args)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_all_runs_each_with_the_options_it_takes() -> None:
+    skip = "features,decode,encoder,images,limit,memory,rle"
+    results = json.loads(bench("all", *TINY, "--skip", skip, "--json").stdout)
+    assert [result["benchmark"] for result in results] == ["masks"]
+    assert results[0]["setting"] == {"model": "lasagna-7b-tiny", "repeats": 1}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_describe_a_model(name: str) -> None:
+    from lasagna.model import LasagnaModel
+
+    with torch.device("meta"):
+        model = LasagnaModel(random_config(name))
+    billions = sum(p.numel() for p in model.parameters()) / 1e9
+    assert {"lasagna-7b": 7 < billions < 8, "lasagna-13b": 13 < billions < 15}.get(name, billions < 0.02)
+
+
+def test_random_weights_are_drawn_in_their_own_format() -> None:
+    network = random_network(random_config("lasagna-7b-tiny"), torch.device("cpu"), torch.bfloat16, seed=3)
+    again = random_network(random_config("lasagna-7b-tiny"), torch.device("cpu"), torch.bfloat16, seed=3).state_dict()
+    assert {p.dtype for p in network.parameters()} == {torch.bfloat16}
+    for name, values in network.state_dict().items():
+        assert torch.equal(values, again[name]), name
+        assert torch.isfinite(values.float()).all(), name
+    assert float(network.lm_head.weight.detach().float().std()) == pytest.approx(128**-0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("dialect", ["paper", "released"])
+def test_a_random_model_answers(dialect: str) -> None:
+    names = ["traffic light", "potted plant", "sky"]
+    model = random_lasagna("lasagna-7b-tiny", dialect, names, "cpu", "float32")
+    answer = model.segment(np.zeros((40, 60, 3), np.uint8), names)
+    assert [one.name for one in answer.classes] == names
+    # The released decision tokens have the ids of the released checkpoint.
+    assert (model.prompt.seg == 32003) == (dialect == "released")
+
+
+def test_word_tokenizer_knows_its_names() -> None:
+    names = [f"thing {a}{b}" for a in "abc" for b in "def"]
+    tokenizer = word_tokenizer(["traffic light", "potted plant", *names])
+    assert len(tokenizer.encode("traffic light")) <= 4
+    assert tokenizer.decode(tokenizer.encode("potted plant")) == "potted plant"
+
+
+def test_stage_seconds_are_those_of_the_calls() -> None:
+    part, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    with stage_seconds({"part": part, "other": other}, "cpu") as seconds:
+        part(torch.zeros(1, 2))
+    assert seconds["part"] > 0
+    assert seconds["other"] == 0
+    before = dict(seconds)
+    part(torch.zeros(1, 2))
+    assert seconds == before
+
+
+def test_peak_memory_sees_what_is_freed() -> None:
+    small = peak_memory(lambda: None, "cpu")
+    large = peak_memory(lambda: np.ones(40_000_000, np.float64).sum(), "cpu")
+    if small is None or large is None:
+        pytest.skip("this system does not tell a process's peak memory")
+    assert large - small > 0.2
