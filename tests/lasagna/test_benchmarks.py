@@ -180,3 +180,30 @@ def test_peak_memory_sees_what_is_freed() -> None:
     if small is None or large is None:
         pytest.skip("this system does not tell a process's peak memory")
     assert large - small > 0.2
+
+
+def test_without_a_command_everything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    import click
+
+    from lasagna.commands import EntryPointGroup
+
+    class Point:
+        def __init__(self, name: str, code: int) -> None:
+            self.name, self.code = name, code
+
+        def load(self) -> click.Command:
+            def measure() -> None:
+                click.echo(f"measured {self.name}")
+                if self.code:
+                    raise SystemExit(self.code)
+
+            return click.Command(self.name, callback=measure)
+
+    points = {name: Point(name, int(name == "wrong")) for name in ("features", "first", "wrong", "zuletzt")}
+    groups = {"lasagna.benchmarks": points}
+    whole = EntryPointGroup._entry_points
+    monkeypatch.setattr(EntryPointGroup, "_entry_points", lambda self: groups.get(self._group) or whole(self))
+    result = bench()
+    assert result.stdout.split() == ["measured", "first", "measured", "wrong", "measured", "zuletzt"]
+    assert result.exit_code == 1
+    assert "what wrong measured is not right" in result.stderr
