@@ -29,6 +29,8 @@ def encode_brush_rle(values: NDArray[np.uint8] | NDArray[np.bool_], repeat: int 
         The bytes of the RLE, as the JSON of a region has them.
     """
     flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    if values.dtype == np.bool_:
+        flat = (flat != 0).view(np.uint8)  # Pillow's arrays of black and white images hold 255 for True
     ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]), len(flat) - 1)
     header = len(flat) * repeat << 5 | _WORD - 1
     for size in _SIZES:

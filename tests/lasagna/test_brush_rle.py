@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_studio_sdk.converter.brush import decode_rle, encode_rle, mask2rle
 from numpy.typing import NDArray
+from PIL import Image
 
 from lasagna.brush_rle import _BLOCK, encode_brush_rle
 from lasagna.masks import brush_rle_to_mask, mask_to_brush_rle
@@ -81,3 +82,9 @@ def test_more_runs_than_are_written_at_once() -> None:
     values = np.random.default_rng(0).integers(0, 3, 80_000, dtype=np.uint8)
     assert np.count_nonzero(np.diff(values)) > _BLOCK
     assert encode_brush_rle(values) == encode_rle(values)
+
+
+def test_a_black_and_white_image_of_pillow_is_a_mask() -> None:
+    """Its array is bool, with the byte 255 for True."""
+    mask = np.asarray(Image.fromarray(np.eye(9, 14, dtype=np.uint8) * 255).convert("1"))
+    assert mask_to_brush_rle(mask) == mask2rle(mask.astype(np.uint8) * 255)

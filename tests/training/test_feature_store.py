@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -107,19 +108,22 @@ def test_what_another_process_evicts_is_a_miss(tmp_path: Path) -> None:
     assert store.get(key(1)) is not None
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """The system refuses to write past the 1000th byte of a file, as a full disk would."""
+    """The system refuses to write past the 1000th byte of a file, as a full disk would. Not a fixture: pytest's own
+    output may be a longer file, and is written between the test and the end of its fixtures."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.mark.usefixtures("small_files")
 def test_a_full_disk_ends_the_storing_and_not_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = FeatureStore(tmp_path)
-    put = store.put(key(1), tensors(1))
+    with small_files():
+        put = store.put(key(1), tensors(1))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     assert put.tensors["tokens"].dtype == torch.float16
     assert "no more features are kept" in caplog.text
