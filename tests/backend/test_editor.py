@@ -212,5 +212,5 @@ def test_brush_polygon_and_rectangle_of_the_model_are_in_the_editor(
     regions = [region for region in editor.open(project, tasks[name]) if region[0] in DRAWN_AS.values()]
     assert sorted((kind, tuple(labels), round(score, 4)) for kind, labels, score in regions) == expected
     assert editor.errors() == []
-    if name == "person" and (target := pytestconfig.getoption("--screenshot")):
+    if name == "rocket" and (target := pytestconfig.getoption("--screenshot")):
         editor.browser.save_screenshot(target)
