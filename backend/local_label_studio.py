@@ -133,6 +133,24 @@ class Projects(LabelStudio):
         """What the editor asks when a task is opened: Label Studio asks the backend if there is no prediction yet."""
         return self._json("GET", f"/api/tasks/{task}", params={"project": project})
 
+    def create_annotation(
+        self, task: int, result: Sequence[dict[str, Any]], *, lead_time: float, prediction: int | None = None
+    ) -> int:
+        """Submits an annotation as the editor does, which sends the project's webhooks; returns its id.
+
+        Args:
+            task: The task.
+            result: Regions, with `origin`.
+            lead_time: Seconds that it took.
+            prediction: The prediction that it began with.
+        """
+        body = {"result": list(result), "lead_time": lead_time, "parent_prediction": prediction, "was_cancelled": False}
+        return int(self._json("POST", f"/api/tasks/{task}/annotations/", json=body)["id"])
+
+    def start_training(self, connection: int) -> None:
+        """What "Start Training" under Settings > Model does: START_TRAINING to the backend's webhook."""
+        self._json("POST", f"/api/ml/{connection}/train", json={})
+
     def import_tasks(self, project: int, tasks: Sequence[dict[str, Any]]) -> None:
         """Imports tasks given as JSON, with their predictions."""
         self._json("POST", f"/api/projects/{project}/import", json=list(tasks))
