@@ -284,7 +284,7 @@ class Lasagna:
     def decode_masks(self, features: ImageFeatures, hidden: list[Tensor], exclusive: bool = False) -> list[Mask]:
         """Masks of one image from the states that predict "present": (width,) each; see `segment_batch`."""
         with torch.inference_mode():
-            return self._masks(features.encoded, features.prepared, hidden, exclusive)
+            return self._masks(features.encoded, features.prepared, hidden, exclusive)[0]
 
     def _encode(self, prepared: Sequence[PreparedImage]) -> list[EncodedImages]:
         """Encodes images, those of one shape together; results in the given order, each a batch of one."""
@@ -334,33 +334,40 @@ class Lasagna:
 
     def _masks(
         self, encoded: EncodedImages, prepared: PreparedImage, hidden: list[Tensor], exclusive: bool
-    ) -> list[Mask]:
-        """Masks of the present names of one image, decoded in one batch."""
+    ) -> tuple[list[Mask], list[float]]:
+        """Masks of the present names of one image and their stability, decoded in one batch."""
         if not hidden:
-            return []
+            return [], []
         prompts = self.model.prompt_projection(torch.stack(hidden).to(self.model.dtype))
         owners = torch.zeros(len(hidden), dtype=torch.long, device=self.model.device)
-        logits = masks_to_image(self.model.segmenter(encoded, prompts, owners)[0], prepared)
+        small = self.model.segmenter(encoded, prompts, owners)[0]
+        logits = masks_to_image(small, prepared)
         masks = logits > 0
         if exclusive:
             masks &= torch.zeros_like(masks).scatter_(0, logits.argmax(0, keepdim=True), True)
-        return [mask.numpy() for mask in masks.cpu()]
+        return [mask.numpy() for mask in masks.cpu()], mask_stability(small).tolist()
 
 
 def _assemble(
-    size: tuple[int, int], texts: list[str], queries: list[ClassQuery], found: dict[str, _Found], masks: list[Mask]
+    size: tuple[int, int],
+    texts: list[str],
+    queries: list[ClassQuery],
+    found: dict[str, _Found],
+    masks: tuple[list[Mask], list[float]],
 ) -> Segmentation:
     """Answers of the distinct names, handed back to every class that was asked.
 
     Args:
         texts: What the model read for each query.
         found: By what it read, in the order in which `masks` were decoded.
+        masks: And their stability.
     """
-    decoded = dict(zip([text for text, answer in found.items() if answer.present], masks, strict=True))
+    present = [text for text, answer in found.items() if answer.present]
+    decoded = dict(zip(present, zip(*masks, strict=True), strict=True))
     return Segmentation(
         size,
         tuple(
-            ClassAnswer(query.name, found[text].probability, decoded.get(text))
+            ClassAnswer(query.name, found[text].probability, *decoded.get(text, (None, None)))
             for query, text in zip(queries, texts, strict=True)
         ),
     )
@@ -381,6 +388,16 @@ def masks_to_image(logits: Tensor, prepared: PreparedImage) -> Tensor:
         resized = F.interpolate(resized, size=prepared.input_size, mode="bilinear", align_corners=False)
         resized = resized[..., : prepared.content_size[0], : prepared.content_size[1]]
     return F.interpolate(resized, size=prepared.original_size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def mask_stability(logits: Tensor) -> Tensor:
+    """SAM's stability score (segment-anything, `calculate_stability_score`) of (M, h, w) logits.
+
+    Returns float32 (M,), in [0, 1]: the intersection over union of the mask at a threshold of +1 with that at -1, which
+    holds it. An empty mask, which no threshold between would change, has 1.
+    """
+    inner, outer = ((logits > threshold).flatten(1).sum(1).float() for threshold in (1, -1))
+    return torch.where(outer > 0, inner / outer.clamp(min=1), torch.ones_like(inner)).cpu()
 
 
 def choose_device(name: str) -> torch.device:

@@ -42,11 +42,14 @@ class ClassAnswer:
         probability: That the class is present, in [0, 1].
         mask: bool (height, width) of the image, or None where the class is absent. A present class's mask may be
             all False (the model says "present" but finds no pixel).
+        stability: How much the mask would change with the threshold, in [0, 1], 1 not at all: SAM's stability score,
+            the IoU of the masks at logit thresholds of +1 and -1. None where it is not known, and of absent classes.
     """
 
     name: str
     probability: float
     mask: Mask | None
+    stability: float | None = None
 
     def __post_init__(self) -> None:
         if self.mask is not None:

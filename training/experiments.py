@@ -231,3 +231,41 @@ def probe(
             cells += [row["model"]["presence"]["average_precision"], row["model"]["presence"]["f1"]]
         rows.append(cells)
     _show("probe", report, markdown_table(headings, rows), as_json, document)
+
+
+@experiment.command(
+    epilog="""\b
+Examples:
+  lasagna experiment order --data ../shared/data/msrc --data ../shared/data/atwork --document docs/results.md
+"""
+)
+@_data
+@click.option("--model", "checkpoint", default="nano", show_default=True, help="The checkpoint that pre-labels.")
+@click.option("--split", default="val", show_default=True, help="The split that is put in order.")
+@click.option("--limit", type=click.IntRange(4), help="At most so many photos of each set, evenly spread.")
+@_common
+def order(
+    folders: tuple[Path, ...], checkpoint: str, split: str, limit: int | None, as_json: bool, document: Path | None
+) -> None:
+    """Does the score of a prediction put the photos first that need most work? Beside random order and simpler ones."""
+    sets = [FolderDataset(folder, split) for folder in folders]
+
+    from rich.console import Console
+
+    from lasagna import Lasagna
+    from training.evaluate import spread
+    from training.order import measure_orders
+
+    model = Lasagna.from_pretrained(checkpoint, device="cpu")
+    report: dict[str, Any] = {"model_version": model.version, "sets": {}, "environment": _environment()}
+    rows: list[list[Cell]] = []
+    for dataset in sets:
+        count = len(spread(len(dataset), limit))
+        with progress_bar(Console(stderr=True), f"{model.version} on {dataset.name}", count) as advance:
+            edits, orders = measure_orders(model, dataset, limit, advance)
+        report["sets"][dataset.name] = {"edits": edits, **{name: asdict(one) for name, one in orders.items()}}
+        for name, one in orders.items():
+            first = f"{one.first_quarter:.2f} ({one.interval[0]:.2f} to {one.interval[1]:.2f})"
+            rows.append([dataset.name, count, edits, name, one.rank_correlation, first])
+    headings = ["data set", "photos", "edits per photo", "order", "rank correlation", "edits in the first quarter"]
+    _show("order", report, markdown_table(headings, rows), as_json, document)

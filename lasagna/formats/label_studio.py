@@ -9,6 +9,7 @@ from typing import Any
 
 from lasagna.labels import Control, Label, LabelConfig
 from lasagna.masks import drop_specks, mask_to_boxes, mask_to_brush_rle, mask_to_polygons
+from lasagna.ordering import task_score
 from lasagna.segmentation import Mask, Segmentation
 
 TOLERANCE = 1.0
@@ -40,7 +41,7 @@ def segmentation_to_label_studio(
 
     Returns:
         `{"model_version", "score", "result": [region, ...]}`. A region's score is the probability of its class; the
-        prediction's is the mean over the present classes, 0.0 when none is: a task with a low score needs a look.
+        prediction's is `task_score`: tasks with a low score need work first.
     """
     height, width = segmentation.size
     min_area = min_part * height * width
@@ -76,9 +77,7 @@ def segmentation_to_label_studio(
                 "value": {"choices": absent},
             }
         )
-    probabilities = [float(answer.probability) for answer in segmentation.present]
-    score = sum(probabilities) / len(probabilities) if probabilities else 0.0
-    return {"model_version": model_version, "score": round(score, 6), "result": regions}
+    return {"model_version": model_version, "score": round(task_score(segmentation), 6), "result": regions}
 
 
 def absent_choices(segmentation: Segmentation, label_config: LabelConfig) -> list[str]:

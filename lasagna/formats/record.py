@@ -15,6 +15,7 @@ def segmentation_to_record(segmentation: Segmentation) -> dict[str, Any]:
                 "name": answer.name,
                 "probability": float(answer.probability),
                 "mask": None if answer.mask is None else mask_to_coco_rle(answer.mask)["counts"],
+                "stability": answer.stability,
             }
             for answer in segmentation.classes
         ],
@@ -28,5 +29,5 @@ def record_to_segmentation(record: dict[str, Any]) -> Segmentation:
     for answer in record["classes"]:
         counts = answer["mask"]
         mask = None if counts is None else coco_rle_to_mask({"size": [height, width], "counts": counts})
-        answers.append(ClassAnswer(answer["name"], float(answer["probability"]), mask))
+        answers.append(ClassAnswer(answer["name"], float(answer["probability"]), mask, answer.get("stability")))
     return Segmentation((height, width), tuple(answers))

@@ -34,6 +34,7 @@ from lasagna.formats.label_studio import region_to_label
 from lasagna.formats.png import class_table
 from lasagna.formats.yolo import yolo_data_yaml
 from lasagna.labels import make_label_config, parse_label_config
+from lasagna.ordering import task_score
 from lasagna.palette import palette
 from lasagna.segmentation import ClassAnswer, ClassQuery, Mask, Segmentation
 
@@ -95,10 +96,10 @@ def test_prediction_passes_label_studios_own_validation(prediction: dict[str, An
 
 def test_prediction_version_and_score(prediction: dict[str, Any], scene: Segmentation) -> None:
     assert prediction["model_version"] == "nano-12345678"
-    assert prediction["score"] == pytest.approx((0.9 + 0.8 + 0.7 + 0.6) / 4)
+    assert prediction["score"] == pytest.approx(task_score(scene), abs=1e-6)
     nothing = Segmentation((4, 4), (ClassAnswer("sky", 0.2, None),))
     empty = segmentation_to_label_studio(nothing, parse_label_config(CONFIG), "k", "v")
-    assert empty == {"model_version": "v", "score": 0.0, "result": []}
+    assert empty == {"model_version": "v", "score": 1.0, "result": []}
 
 
 def test_every_control_that_names_a_class_gets_it(prediction: dict[str, Any]) -> None:
