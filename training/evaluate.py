@@ -106,6 +106,7 @@ class Evaluation:
                 "average_precision": presence.average_precision(),
             },
             "calibration_error": presence.calibration_error(),
+            "calibration_error_of_halves": presence.calibration_error_of_halves(),
             "reliability": _reliability(presence),
             "absent_false_positive_rate": presence.absent_false_positive_rate(),
             "seconds_per_image": self.seconds / self.images if self.images else None,

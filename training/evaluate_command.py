@@ -177,6 +177,7 @@ def _print_tables(report: dict[str, Any]) -> None:
     for name, value in report["presence"].items():
         summary.add_row(f"presence {name.replace('_', ' ')}", figure(value))
     summary.add_row("presence calibration error", figure(report["calibration_error"]))
+    summary.add_row("  each half calibrated on the other", figure(report["calibration_error_of_halves"]))
     summary.add_row("absent classes said present", figure(report["absent_false_positive_rate"]))
     if distractors["names"]:
         among = f"  among {len(distractors['names'])} distractors"

@@ -173,6 +173,29 @@ class PresenceMetrics:
         """`expected_calibration_error` of all image-class pairs; None before the first image."""
         return expected_calibration_error(self.truth, self.probability) if self._truth else None
 
+    def calibration_error_of_halves(self) -> float | None:
+        """The calibration error after calibration on this very data, without a probability having seen its own truth.
+
+        Every second image is one half. The answers of each half are calibrated on the other one, by Platt scaling of
+        the logits (a temperature and an offset, as `training.calibrate` fits them on held-out photos).
+
+        Returns:
+            `expected_calibration_error` of all answers; None where a half has no present or no absent answer.
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        half = np.concatenate([np.zeros(0, bool), *(np.full(len(t), i % 2) for i, t in enumerate(self._truth))]) == 1
+        near = 1e-6  # a probability of 0 or 1 has no logit
+        clipped = np.clip(self.probability, near, 1 - near)
+        logits = np.log(clipped / (1 - clipped))[:, None]
+        calibrated = np.zeros(len(logits))
+        for fitted, asked in ((half, ~half), (~half, half)):
+            if len(set(self.truth[fitted].tolist())) < 2 or not asked.any():
+                return None
+            fit = LogisticRegression(C=np.inf).fit(logits[fitted], self.truth[fitted])
+            calibrated[asked] = fit.predict_proba(logits[asked])[:, 1]
+        return expected_calibration_error(self.truth, calibrated)
+
     @property
     def truth(self) -> NDArray[np.bool_]:
         """(image-class pairs,) bool, image by image: which of the asked classes are present."""

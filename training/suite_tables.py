@@ -93,11 +93,13 @@ def beside_paper(paper: PaperTable, ours: Ours, metrics: Sequence[tuple[str, str
 def presence_table(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> str:
     """(method, data set, figures of `Evaluation.as_dict`) as a table, in percent."""
     headings = ["method", "data set", "images", "mIoU", "precision", "recall", "F1", "AP", "absent said present", "ECE"]
+    headings.append("ECE, each half calibrated on the other")
     lines: list[list[Cell]] = []
     for method, data, figures in rows:
         presence = figures["presence"]
         shown = [figures["miou"], *(presence[key] for key in ("precision", "recall", "f1", "average_precision"))]
         shown += [figures["absent_false_positive_rate"], figures["calibration_error"]]
+        shown.append(figures["calibration_error_of_halves"])
         lines.append(
             [method, data, figures["images"], *(percent(value) for value in shown), figures["seconds_per_image"]]
         )

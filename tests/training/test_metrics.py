@@ -271,6 +271,26 @@ def test_presence_has_no_calibration_error_before_the_first_image() -> None:
     assert metrics.calibration_error() == pytest.approx(0.25)
 
 
+def test_halves_that_calibrate_each_other() -> None:
+    rng = np.random.default_rng(1)
+    metrics = PresenceMetrics(10)
+    for _ in range(400):
+        logits = rng.normal(-1, 2, 10)
+        truth = rng.random(10) < 1 / (1 + np.exp(-logits))
+        said = 1 / (1 + np.exp(-(3 * logits + 2)))  # over-confident, and too often present
+        metrics.update(truth.tolist(), (said > 0.5).tolist(), said.tolist())
+    before, after = metrics.calibration_error(), metrics.calibration_error_of_halves()
+    assert before is not None
+    assert after is not None
+    assert before > 0.1
+    assert after < 0.03
+    nothing = PresenceMetrics(2)
+    assert nothing.calibration_error_of_halves() is None
+    for _ in range(4):
+        nothing.update([True, True], [True, True], [0.9, 0.8])
+    assert nothing.calibration_error_of_halves() is None
+
+
 def test_only_some_classes_may_be_asked_of_an_image() -> None:
     metrics = PresenceMetrics(3)
     metrics.update([True, False], [True, True], [0.9, 0.8], asked=[2, 0])
