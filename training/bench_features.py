@@ -8,14 +8,17 @@ import io
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from lasagna.bench import Dtypes, Numbers, Row, report, sample_classes, sample_images, time_interleaved
-from lasagna.config import DecoderConfig, ModelConfig, VisionConfig
+from lasagna.benchmarks.measure import peak_memory
+from lasagna.config import ModelConfig
+from lasagna.random_weights import random_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,40 +33,15 @@ _TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2, "float16": 3e-3}
 
 
 def seven_b(depth: int = 1) -> ModelConfig:
-    """The paper's shapes (CLIP ViT-L/14 at 224 pixels, SAM ViT-H at 1024, Llama 7B), all three with 1 / depth of their
-    layers, so that the parts of a step keep their proportion."""
-    blocks = 32 // depth
-    return ModelConfig(
-        text={
-            "vocab_size": 32007,
-            "hidden_size": 4096,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 32 // depth,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 32,
-            "max_position_embeddings": 4096,
-        },
-        vision=VisionConfig(
-            kind="clip-sam",
-            image_size=1024,
-            clip={
-                "hidden_size": 1024,
-                "intermediate_size": 4096,
-                "num_hidden_layers": 24 // depth,
-                "num_attention_heads": 16,
-                "image_size": 224,
-                "patch_size": 14,
-            },
-            sam={
-                "embed_dim": 1280,
-                "depth": blocks,
-                "num_heads": 16,
-                # Of ViT-H's blocks, every eighth sees the whole image, the others windows of it.
-                "global_attn_indexes": list(range(min(8, blocks) - 1, blocks, 8)),
-            },
-        ),
-        decoder=DecoderConfig(),
-    )
+    """The paper's shapes, all three networks with 1 / depth of their layers, so that the parts of a step keep their
+    proportion."""
+    whole = random_config("lasagna-7b")
+    blocks = whole.vision.sam["depth"] // depth
+    # Of ViT-H's blocks, every eighth sees the whole image, the others windows of it.
+    sam = {**whole.vision.sam, "depth": blocks, "global_attn_indexes": list(range(min(8, blocks) - 1, blocks, 8))}
+    clip = {**whole.vision.clip, "num_hidden_layers": whole.vision.clip["num_hidden_layers"] // depth}
+    text = {**whole.text, "num_hidden_layers": whole.text["num_hidden_layers"] // depth}
+    return replace(whole, text=text, vision=replace(whole.vision, clip=clip, sam=sam))
 
 
 def step_loss(
@@ -172,23 +150,6 @@ class _Training:
         loss.backward()
         self.optimiser.step()
         return loss.item()
-
-
-def peak_memory(way: Callable[[], float], device: str) -> tuple[float, float | None]:
-    """What a function returns, and the most memory meanwhile in GiB: the accelerator's, else this process's, model
-    included; None where the system does not tell."""
-    import torch
-
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        return way(), torch.cuda.max_memory_allocated() / 2**30
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the peak of the resident set
-    except OSError:
-        return way(), None
-    result = way()
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    return result, int(line.split()[1]) / 2**20
 
 
 @click.command(

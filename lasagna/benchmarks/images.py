@@ -120,7 +120,7 @@ def _rows(model: "Lasagna", dtype: str, count: int, batches: tuple[int, ...], re
                 "seconds_per_image": each,
                 "images_per_second": 1 / each,
                 **{f"ms_{name}": 1000 * value / batch for name, value in stages.items()},
-                "gib": peak_memory(ways[str(batch)], device),
+                "gib": peak_memory(ways[str(batch)], device)[1],
             }
         )
     return rows

@@ -4,11 +4,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+
+_Result = TypeVar("_Result")
 
 
 def synchronise(device: str) -> None:
@@ -53,23 +56,21 @@ def stage_seconds(parts: "Mapping[str, nn.Module]", device: str) -> Iterator[dic
             handle.remove()
 
 
-def peak_memory(way: Callable[[], Any], device: str) -> float | None:
-    """The most memory in GiB while a function runs: the accelerator's, else this process's, what it had before
-    included; None where the system does not tell."""
+def peak_memory(way: Callable[[], _Result], device: str) -> tuple[_Result, float | None]:
+    """What a function returns, and the most memory in GiB while it runs: the accelerator's, else this process's, what
+    it had before included; None where the system does not tell."""
     if device.startswith("cuda"):
         import torch
 
         torch.cuda.reset_peak_memory_stats()
-        way()
-        return torch.cuda.max_memory_allocated() / 2**30
+        return way(), torch.cuda.max_memory_allocated() / 2**30
     try:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the peak of the resident set
     except OSError:
-        way()
-        return None
-    way()
-    status = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in status if line.startswith("VmHWM:")).split()[1]) / 2**20
+        return way(), None
+    result = way()
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return result, int(line.split()[1]) / 2**20
 
 
 def matrix_rate(device: "torch.device", dtype: "torch.dtype", repeats: int = 5) -> float:

@@ -59,7 +59,7 @@ def _row(model: "Lasagna", dtype: str, count: int, batch: int, repeats: int) -> 
         model.segment_batch(photos, [classes] * batch)
 
     answer()
-    peaks = [peak_memory(answer, str(model.model.device)) for _ in range(repeats)]
+    peaks = [peak_memory(answer, str(model.model.device))[1] for _ in range(repeats)]
     known = [peak for peak in peaks if peak is not None]
     parameters = list(model.model.parameters())
     return {

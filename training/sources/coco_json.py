@@ -12,6 +12,7 @@ What always holds: every category is decided in every photo, except one that a p
 many that were not outlined one by one): its pixels are void, so it is neither present nor absent.
 """
 
+from abc import ABC, abstractmethod
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def plain_name(name: str) -> str:
     return name
 
 
-class _Coco:
+class _Coco(ABC):
     """What both kinds share: the file's photos and categories.
 
     Attributes:
@@ -93,8 +94,9 @@ class _Coco:
     def __getitem__(self, index: int) -> Record:
         return self._records[index]
 
+    @abstractmethod
     def _record(self, photo: Path, image: dict[str, Any], annotations: list[dict[str, Any]]) -> Record:
-        raise NotImplementedError
+        """One photo's record."""
 
     def _needed(self, content: dict[str, Any]) -> list[Path]:
         return []
