@@ -32,7 +32,7 @@ from typing import IO
 import redis
 
 from lasagna.errors import ServiceError
-from lasagna.settings import Settings
+from lasagna.settings import Settings, state_folder
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -44,9 +44,7 @@ _held: dict[Path, IO[str]] = {}
 
 def state_dir(settings: Settings) -> Path:
     """Our folder for files that outlive a process (`LASAGNA_STATE_DIR`), made if missing, for its owner alone."""
-    given = settings["state_dir"]
-    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    folder = Path(given).expanduser() if given else base / "lasagna"
+    folder = state_folder(settings)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:

@@ -9,7 +9,9 @@ A checkpoint is a folder in the layout of the Hugging Face hub:
     prompt.json         the dialect (`lasagna.dialect.PromptFormat`)
     calibration.json    temperature and offsets of the probabilities; optional
     adapter/            a LoRA adapter that is not merged (`lasagna.adapter`); optional
-    base.json           {"base": name}: the checkpoint that has the weights which this one does not have; optional
+    base.json           {"base": name}: the checkpoint that has the weights which this one does not have; optional.
+                        A name that starts with ./ or ../ is a path from this folder
+    labels.json         [names]: the label set that it was fine-tuned for; optional
     checksums.json      digests of large files, so that naming a version need not read them; optional
     README.md           model card; optional
 
@@ -37,7 +39,9 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).with_name("checkpoints")
 REQUIRED = ("config.json", "prompt.json")
-CHECKSUMS, ADAPTER, BASE = "checksums.json", "adapter", "base.json"
+CHECKSUMS, ADAPTER, BASE, LABELS = "checksums.json", "adapter", "base.json", "labels.json"
+CONTENT = ("*.json", "*.safetensors", "*.model", f"{ADAPTER}/*")
+"""The files of a checkpoint that change its answers, as patterns."""
 TOKENIZERS = ("tokenizer.model", "tokenizer.json")
 
 
@@ -130,20 +134,30 @@ def checkpoint_version(name: str | Path) -> str:
     Depends on every file that changes an answer; the model card does not count.
     """
     folder = find_checkpoint(name)
+    digest = checkpoint_digest(folder)
+    folder = folder.resolve()
+    # In the hub's cache: models--OWNER--NAME/snapshots/COMMIT.
+    name = folder.parents[1].name.split("--")[-1] if folder.parent.name == "snapshots" else folder.name
+    return version_name(name, digest)
+
+
+def version_name(name: str, digest: str) -> str:
+    """The one word for a checkpoint of this name and content (`checkpoint_digest`)."""
+    return f"{name}-{digest[:8]}"
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """Content of a checkpoint folder in 64 hex digits: of every file that changes an answer, and of its base."""
     known = _read_checksums(folder)
     digest = hashlib.sha256()
-    patterns = ("*.json", "*.safetensors", "*.model", f"{ADAPTER}/*")
     if base := base_checkpoint(folder):
         digest.update(checkpoint_version(base).encode())
-    for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
+    for path in sorted(path for pattern in CONTENT for path in folder.glob(pattern)):
         if path.name in (CHECKSUMS, BASE):
             continue
         digest.update(str(path.relative_to(folder)).encode() + b"\0")
         digest.update(known.get(path.name) or file_digest(path))
-    folder = folder.resolve()
-    # In the hub's cache: models--OWNER--NAME/snapshots/COMMIT.
-    name = folder.parents[1].name.split("--")[-1] if folder.parent.name == "snapshots" else folder.name
-    return f"{name}-{digest.hexdigest()[:8]}"
+    return digest.hexdigest()
 
 
 def base_checkpoint(folder: Path) -> Path | None:
@@ -156,12 +170,28 @@ def base_checkpoint(folder: Path) -> Path | None:
         return None
     try:
         name = json.loads(path.read_text(encoding="utf-8"))["base"]
-    except (ValueError, TypeError, KeyError) as error:
+        if name.startswith(("./", "../")):
+            name = str(folder.resolve() / name)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f'{path}: not readable as {{"base": name}} ({error!r})') from error
     try:
         return find_checkpoint(name)
     except CheckpointError as error:
         raise CheckpointError(f"{folder} is laid over another checkpoint, which is not here: {error}") from error
+
+
+def load_labels(folder: Path) -> tuple[str, ...]:
+    """The label set that a checkpoint was fine-tuned for; empty where it says none."""
+    path = folder / LABELS
+    if not path.exists():
+        return ()
+    try:
+        labels = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not a list of names ({error})") from error
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise CheckpointError(f"{path}: not a list of names")
+    return tuple(labels)
 
 
 def load_calibration(folder: Path) -> Calibration:

@@ -23,6 +23,10 @@ class CheckpointError(LasagnaError):
     """A checkpoint folder that is missing, incomplete or of another shape."""
 
 
+class RegistryError(LasagnaError):
+    """A fine-tuned version, or an alias of one, that is not there or cannot be changed so."""
+
+
 class ConfigError(LasagnaError):
     """A setting, a recipe or a labelling configuration that cannot be used."""
 

@@ -19,12 +19,29 @@ from lasagna.errors import ConfigError
 _LAYOUT = 1  # part of every key: raise it when the records change
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Writes a file that others see complete or not at all. Text is UTF-8."""
+def write_atomically(path: Path, data: bytes | str, *, durable: bool = False) -> None:
+    """Writes a file that others see complete or not at all. Text is UTF-8.
+
+    Args:
+        durable: Whether it is on the disk when this returns, so that a power failure cannot undo it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:100]}.tmp")  # always the same, so that a killed run leaves only one
     temporary.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8"))
+    if durable:
+        flush_to_disk(temporary)
     os.replace(temporary, path)
+    if durable:
+        flush_to_disk(path.parent)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Returns once a file's content, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def content_hash(data: bytes) -> str:

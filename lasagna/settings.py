@@ -48,6 +48,8 @@ TABLE: tuple[Setting, ...] = (
         "folder of our own files; empty: ~/.local/state/lasagna",
     ),
     Setting("cache", str, "", "folder of what was fetched (models, Label Studio); empty: ~/.cache/lasagna-assist"),
+    Setting("registry", str, "", "folder of the fine-tuned versions; empty: registry in the state folder"),
+    Setting("loaded_versions", int, 3, "fine-tuned versions that a worker keeps in memory beside its own model"),
     Setting("label_studio_url", str, "", "address of Label Studio; empty: what /setup says"),
     Setting("label_studio_token", str, "", "personal or legacy access token of Label Studio", secret=True),
     Setting("host", str, "127.0.0.1", "address that the web process listens on"),
@@ -68,6 +70,20 @@ def cache_folder(settings: "Settings | None" = None) -> Path:
     """Folder of what was fetched or installed: the setting `cache`."""
     chosen = (settings or Settings.load())["cache"]
     return Path(chosen or Path.home() / ".cache" / "lasagna-assist").expanduser()
+
+
+def state_folder(settings: "Settings | None" = None) -> Path:
+    """Folder of our own files that cannot be made again: the setting `state_dir`."""
+    chosen = (settings or Settings.load())["state_dir"]
+    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return Path(chosen).expanduser() if chosen else base / "lasagna"
+
+
+def registry_folder(settings: "Settings | None" = None) -> Path:
+    """Folder of the fine-tuned versions (`backend.registry`): the setting `registry`."""
+    settings = settings or Settings.load()
+    chosen = settings["registry"]
+    return Path(chosen).expanduser() if chosen else state_folder(settings) / "registry"
 
 
 @dataclass(frozen=True)
