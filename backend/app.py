@@ -6,7 +6,7 @@
 | POST /setup | 3 s | `{"model_version": ...}`; a labelling configuration that cannot be used is refused |
 | POST /predict | 100 s | `{"results": [one entry per task], ...}` within the setting `predict_deadline` |
 | POST /webhook | 1 s | 201 at once; the event is noted for the learning loop |
-| GET /versions | 3 s | `{"versions": [...]}` |
+| GET /versions | 3 s | `{"versions": [...]}`, of `?project=12` or of the worker's own model |
 
 An error is JSON, `{"error": words}`, with the words in the status line too: that line is all of it that Label Studio
 shows (under Settings > Model). With Basic Auth, `/health` and the annotation events of `/webhook` stay open: Label
@@ -157,7 +157,8 @@ def create_app(settings: Settings) -> Flask:
 
     @app.get("/versions")
     def versions() -> dict[str, Any]:
-        return {"versions": [predictor.model_version()], "message": None}
+        # Label Studio does not say which project it asks for
+        return {"versions": [predictor.model_version(request.args.get("project", ""))], "message": None}
 
     @app.errorhandler(_UnauthorisedError)
     def unauthorised(error: _UnauthorisedError) -> Response:

@@ -187,6 +187,7 @@ class Demo:
         env = {
             **os.environ,
             "LASAGNA_STATE_DIR": str(self.folder),
+            "LASAGNA_REGISTRY": "",  # the demo's own: its projects have the numbers of others
             "LASAGNA_MODEL": self.settings["model"],
             "LASAGNA_HOST": "127.0.0.1",
             "LASAGNA_PORT": str(backend_port),

@@ -44,7 +44,7 @@ class LasagnaBackend(LabelStudioMLBase):
     def setup(self) -> None:
         """Called by the constructor of 2.x: the version that its `/setup` reports."""
         try:
-            self.set("model_version", _predictor().model_version())
+            self.set("model_version", _predictor().model_version(self._project_of([])))
         except (LasagnaError, redis.RedisError) as error:
             logger.warning("the model version is not known yet: %s", error)
 

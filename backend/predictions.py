@@ -18,11 +18,12 @@ import redis
 from backend.images import image_address
 from backend.jobs import enqueue_click, enqueue_works
 from backend.label_studio import normalise_url
+from backend.registry import Registry
 from backend.store import Project, Registration, Store, Work
 from lasagna.checkpoint import checkpoint_version, shipped_checkpoints
 from lasagna.errors import CheckpointError, ConfigError, ImageError, ServiceError
 from lasagna.labels import LabelConfig, parse_label_config
-from lasagna.settings import Settings
+from lasagna.settings import Settings, registry_folder
 
 logger = logging.getLogger(__name__)
 
@@ -112,13 +113,14 @@ class Predictor:
     """The web side of the queue.
 
     Args:
-        settings: `model`, `batch_size` and `predict_deadline` are read.
+        settings: `model`, `registry`, `batch_size` and `predict_deadline` are read.
         store: The records in Redis.
     """
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self.settings = settings
         self.store = store
+        self.registry = Registry(registry_folder(settings))
         self._checkpoint_version: str | None = None
 
     # --- /setup -------------------------------------------------------------------------------------------------------
@@ -136,14 +138,21 @@ class Predictor:
         before = self.store.project(project)
         given = before.given_token if before.url == url else ""
         self.store.keep_project(project, Project(url, token, given, params))
-        return self.model_version()
+        return self.model_version(project)
 
-    def model_version(self) -> str:
-        """The version of the model in the worker; before the first worker started, that of the checkpoint.
+    def model_version(self, project: str = "") -> str:
+        """The version that serves a project: its champion, else the worker's own model.
+
+        Before the first worker started, its model is taken to be the checkpoint of the setting `model`. The registry is
+        read every time, so that a promotion counts from the next request on.
 
         Raises:
-            ServiceError: Neither is known.
+            RegistryError: The champion is not in the registry any more.
+            ServiceError: There is no champion, and the worker's model is not known.
         """
+        champion = self.registry.champion(project)
+        if champion is not None:
+            return champion.id
         model = self.store.model()
         if model is not None:
             return str(model["version"])
@@ -184,7 +193,7 @@ class Predictor:
 
     def _predict(self, tasks: Sequence[Any], plan: LabelConfig, config: str, project: str, seconds: float) -> Answer:
         started = time.monotonic()
-        version = self.model_version()
+        version = self.model_version(project)
         config_key = self.store.keep_config(config)
         answer = Answer([[] for _ in tasks], version)
         works: dict[int, Work] = {}
@@ -237,7 +246,7 @@ class Predictor:
         self, tasks: Sequence[Any], config: str, project: str, context: Mapping[str, Any], seconds: float
     ) -> Answer:
         """Label Studio sends one task and uses results[0], which must be a dict with "result"."""
-        version = self.model_version()
+        version = self.model_version(project)
         nothing = {"model_version": version, "score": 0.0, "result": []}
         answer = Answer([nothing, *([] for _ in tasks[1:])], version)
         try:
@@ -247,6 +256,7 @@ class Predictor:
             return answer
         request = {
             "project": project,
+            "version": version,
             "task": _task_id(tasks[0]),
             "image": image,
             "config": self.store.keep_config(config),

@@ -54,7 +54,7 @@ class ProjectRun:
         self.project: dict[str, Any] = label_studio.project(project_id)
         self.plan: LabelConfig = parse_label_config(self.project["label_config"])
         self.uid = project_uid(self.project)
-        self.version = predictor.model_version()
+        self.version = predictor.model_version(self.uid)
         self.refresh = refresh
         known = predictor.store.project(self.uid)
         predictor.store.keep_project(self.uid, Project(label_studio.url, known.token, label_studio.token, known.params))

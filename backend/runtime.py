@@ -1,18 +1,20 @@
-"""What the worker does with the model: batches of tasks, and clicks.
+"""What the worker does with its models: batches of tasks, and clicks.
 
 What always holds: every task handed to `predict` ends as ready, failed with a reason, or queued for later. A task fails
 alone: its image is fetched and decoded by itself, and a batch that the model cannot take is tried image by image. The
-prediction of the same image, query, parameters and model version is computed once.
+prediction of the same image, query, parameters and model version is computed once. A task is answered by the version
+that it was asked of (`LoadedModels.of`), and its prediction says which that was.
 
-The model is used by one thread at a time (the worker's main thread).
+Models are used by one thread at a time (the worker's main thread).
 """
 
 import hashlib
+import itertools
 import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -24,21 +26,21 @@ from rq.timeouts import JobTimeoutException
 
 from backend.images import ImageLimits, fetch_image
 from backend.label_studio import LabelStudio, LabelStudioError
+from backend.loaded_models import LoadedModels
+from backend.prompts import parse_prompt, to_pixels, without_prompts
+from backend.registry import Registry
 from backend.store import Project, Store, Work
 from lasagna.errors import ConfigError, LasagnaError, ServiceError
-from lasagna.formats.label_studio import region_to_label, segmentation_to_label_studio
+from lasagna.formats.label_studio import segmentation_to_label_studio
 from lasagna.image import load_image
 from lasagna.labels import Control, LabelConfig, parse_label_config
 from lasagna.segmentation import ClassAnswer, Segmentation
-from lasagna.settings import Settings
+from lasagna.settings import Settings, registry_folder
 
 if TYPE_CHECKING:
     from lasagna.assistant import Lasagna
 
 logger = logging.getLogger(__name__)
-
-_PROMPT_KINDS = ("brush", "polygon", "rectangle")
-"""Controls in which the answer to a click is drawn, the best fit first."""
 
 _SAME_IMAGE = 300.0
 _WARM_UP = """<View><Image name="i" value="$i"/>
@@ -94,22 +96,30 @@ class _Piece:
 
 
 class Runtime:
-    """The loaded model with what it needs around it.
+    """The loaded models with what they need around them.
 
     Args:
-        model: The model; its `version` is that of every prediction.
-        settings: Limits on images, `delivery_timeout`.
+        model: The worker's own model, which serves projects without a champion.
+        settings: Limits on images, `delivery_timeout`; for the other models `registry`, `loaded_versions`, `device` and
+            `dtype`.
         store: The records in Redis.
         feature_images: How many images' features are kept for clicks.
     """
 
     def __init__(self, model: "Lasagna", settings: Settings, store: Store, feature_images: int = 8) -> None:
         self.model = model
+        self.models = LoadedModels(
+            model,
+            Registry(registry_folder(settings)),
+            settings["loaded_versions"],
+            device=settings["device"],
+            dtype=settings["dtype"],
+        )
         self.store = store
         self.connections = Connections(settings, store)
         self._settings = settings
         self._limits = ImageLimits.from_settings(settings)
-        self._features: OrderedDict[str, Any] = OrderedDict()
+        self._features: OrderedDict[tuple[str, str], Any] = OrderedDict()  # by version and image
         self._hashes: dict[tuple[str, str, int | None], tuple[str, float]] = {}
         self._feature_images = feature_images
 
@@ -137,10 +147,12 @@ class Runtime:
         started = time.monotonic()
         taken = self.store.start(keys, job)
         counts = {"predicted": 0, "cached": 0, "failed": 0, "later": 0}
+        groups: dict[tuple[str, str], list[tuple[str, Work]]] = {}
+        for key, work in taken:
+            groups.setdefault((work.project, work.version), []).append((key, work))
         try:
-            pieces = self._fetch(taken, counts)
-            fresh = self._from_cache(pieces, counts)
-            self._compute(fresh, counts)
+            for (project, version), group in groups.items():
+                self._predict(group, project, version, counts)
         except JobTimeoutException as error:
             states = self.store.states([key for key, _ in taken])
             for (key, _), state in zip(taken, states, strict=True):
@@ -156,12 +168,27 @@ class Runtime:
             )
         return counts
 
-    def _fetch(self, taken: Sequence[tuple[str, Work]], counts: dict[str, int]) -> list[_Piece]:
+    def _predict(self, taken: Sequence[tuple[str, Work]], project: str, version: str, counts: dict[str, int]) -> None:
+        """Works of one project and one version."""
+        try:
+            model = self.models.of(project, version)
+        except JobTimeoutException:
+            raise
+        except Exception as error:
+            # out of memory, a broken file: about this version, not about the worker
+            if not isinstance(error, LasagnaError):
+                logger.exception("version %s cannot be loaded", version)
+            reason = str(error) if isinstance(error, LasagnaError) else f"{type(error).__name__}: {error}"
+            for key, _ in taken:
+                self._failed(key, f"version {version} cannot be used: {reason}", counts)
+            return
+        pieces = self._fetch(taken, model.version, counts)
+        self._compute(self._from_cache(pieces, counts), model, counts)
+
+    def _fetch(self, taken: Sequence[tuple[str, Work]], version: str, counts: dict[str, int]) -> list[_Piece]:
         """Fetches the images side by side."""
-        if not taken:
-            return []
         with ThreadPoolExecutor(max_workers=min(8, len(taken)), thread_name_prefix="fetch") as pool:
-            outcomes = list(pool.map(self._piece, taken))
+            outcomes = list(pool.map(self._piece, taken, itertools.repeat(version)))
         pieces = []
         for (key, _), outcome in zip(taken, outcomes, strict=True):
             if isinstance(outcome, _Piece):
@@ -174,7 +201,7 @@ class Runtime:
                 self._failed(key, str(outcome), counts)
         return pieces
 
-    def _piece(self, item: tuple[str, Work]) -> _Piece | LasagnaError:
+    def _piece(self, item: tuple[str, Work], version: str) -> _Piece | LasagnaError:
         key, work = item
         try:
             plan = without_prompts(self._plan(work.config))
@@ -184,7 +211,8 @@ class Runtime:
             return error
         params = project.params or {}
         image_key = hashlib.sha256(data).hexdigest()
-        return _Piece(key, work, plan, params, image_key, self._result_key(image_key, plan, params), data)
+        result_key = _result_key(image_key, plan, params, version)
+        return _Piece(key, work, plan, params, image_key, result_key, data)
 
     def _from_cache(self, pieces: Sequence[_Piece], counts: dict[str, int]) -> list[_Piece]:
         """Finishes what was computed before; returns the others."""
@@ -198,7 +226,7 @@ class Runtime:
                 counts["cached"] += 1
         return fresh
 
-    def _compute(self, pieces: Sequence[_Piece], counts: dict[str, int]) -> None:
+    def _compute(self, pieces: Sequence[_Piece], model: "Lasagna", counts: dict[str, int]) -> None:
         """Runs the model on each different image, query and parameters once."""
         groups: OrderedDict[str, list[_Piece]] = OrderedDict()
         for piece in pieces:
@@ -214,15 +242,19 @@ class Runtime:
         for result_key, group in groups.items():
             batches.setdefault(json.dumps(group[0].params, sort_keys=True), []).append(result_key)
         for result_keys in batches.values():
-            self._segment({key: images[key] for key in result_keys}, groups, counts)
+            self._segment({key: images[key] for key in result_keys}, groups, model, counts)
 
     def _segment(
-        self, images: Mapping[str, Image.Image], groups: Mapping[str, list[_Piece]], counts: dict[str, int]
+        self,
+        images: Mapping[str, Image.Image],
+        groups: Mapping[str, list[_Piece]],
+        model: "Lasagna",
+        counts: dict[str, int],
     ) -> None:
         """One model batch; where it fails, each image by itself."""
         firsts = [groups[key][0] for key in images]
         try:
-            answers = self.model.segment_batch(
+            answers = model.segment_batch(
                 list(images.values()), [piece.plan.classes for piece in firsts], **firsts[0].params
             )
         except JobTimeoutException:
@@ -232,7 +264,7 @@ class Runtime:
             if len(images) > 1:
                 logger.warning("a batch of %d images failed (%s); they are tried one by one", len(images), error)
                 for key, image in images.items():
-                    self._segment({key: image}, groups, counts)
+                    self._segment({key: image}, groups, model, counts)
                 return
             if not isinstance(error, LasagnaError):
                 logger.exception("the model failed on %s", firsts[0].work.image)
@@ -241,7 +273,7 @@ class Runtime:
                 self._failed(piece.key, f"the model failed: {reason}", counts)
             return
         for (key, _), answer, piece in zip(images.items(), answers, firsts, strict=True):
-            prediction = segmentation_to_label_studio(answer, piece.plan, piece.image_key, self.model.version)
+            prediction = segmentation_to_label_studio(answer, piece.plan, piece.image_key, model.version)
             self.store.keep_result(key, prediction)
             for each in groups[key]:
                 self.store.finish(each.key, prediction)
@@ -259,30 +291,25 @@ class Runtime:
             raise ConfigError("the labelling configuration of this task is gone from Redis; ask for it again")
         return parse_label_config(xml)
 
-    def _result_key(self, image_key: str, plan: LabelConfig, params: Mapping[str, Any]) -> str:
-        """Identifies a prediction: image, query as far as it changes the answer, parameters, version."""
-        query = [plan.image_name, [_drawn(control) for control in plan.controls], plan.absent_values]
-        asked = [(c.name, c.reads_as) for c in plan.classes]
-        identity = [image_key, query, asked, dict(params), self.model.version]
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:40]
-
     # --- clicks -------------------------------------------------------------------------------------------------------
 
     def click(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Answers an interactive request: {"prediction": {...}} or {"error": reason}.
 
         Args:
-            request: `project`, `task`, `image`, `config` (key) and `context`: the regions that the annotator drew.
+            request: `project`, `version`, `task`, `image`, `config` (key) and `context`: the regions that the annotator
+                drew.
         """
         started = time.monotonic()
         try:
             plan = self._plan(request["config"])
             control, class_name, points, box = parse_prompt(request["context"], plan)
-            features, width, height = self._features_of(request["project"], request["image"], request["task"])
-            mask, score = self.model.segment_prompt(
+            model = self.models.of(request["project"], request["version"])
+            features, width, height = self._features_of(model, request["project"], request["image"], request["task"])
+            mask, score = model.segment_prompt(
                 features,
                 points=[(x * width / 100, y * height / 100, positive) for x, y, positive in points],
-                box=None if box is None else _to_pixels(box, width, height),
+                box=None if box is None else to_pixels(box, width, height),
             )
         except LasagnaError as error:
             logger.warning("click on task %s: %s", request.get("task"), error)
@@ -290,28 +317,30 @@ class Runtime:
         answer = Segmentation((height, width), (ClassAnswer(class_name, float(score), np.asarray(mask, dtype=bool)),))
         narrowed = replace(plan, controls=(control,), absent_choices=None, absent_values=())
         # the id is new each time: a second click must not replace the region of the first
-        prediction = segmentation_to_label_studio(answer, narrowed, uuid4().hex, self.model.version)
+        prediction = segmentation_to_label_studio(answer, narrowed, uuid4().hex, model.version)
         logger.info("click on task %s: %s, %.2f s", request.get("task"), class_name, time.monotonic() - started)
         return {"prediction": prediction}
 
-    def _features_of(self, project: str, address: str, task: int | None) -> tuple[Any, int, int]:
-        """The encoded image with its width and height, from the last few images.
+    def _features_of(self, model: "Lasagna", project: str, address: str, task: int | None) -> tuple[Any, int, int]:
+        """An image as a model encodes it, with its width and height, from the last few that were asked for.
 
-        They are kept by the hash of the image. What hash an address has is believed for `_SAME_IMAGE` seconds, so that
-        the second click on an image need not fetch it.
+        They are kept by version and by the hash of the image. What hash an address has is believed for `_SAME_IMAGE`
+        seconds, so that the second click on an image need not fetch it.
         """
-        key, looked_at = self._hashes.get((project, address, task), ("", 0.0))
+        image_key, looked_at = self._hashes.get((project, address, task), ("", 0.0))
+        key = (model.version, image_key)
         if key not in self._features or time.monotonic() - looked_at > _SAME_IMAGE:
             label_studio, known = self.connections.of(project)
             data = fetch_image(label_studio, address, task, self._limits, known_as=known.url)
-            key = hashlib.sha256(data).hexdigest()
+            key = (model.version, hashlib.sha256(data).hexdigest())
             if key not in self._features:
                 image = self._load(data, address)
-                self._features[key] = (self.model.encode_image(image), *image.size)
+                self._features[key] = (model.encode_image(image), *image.size)
             while len(self._features) > self._feature_images:
                 self._features.popitem(last=False)
-            self._hashes = {place: seen for place, seen in self._hashes.items() if seen[0] in self._features}
-            self._hashes[project, address, task] = (key, time.monotonic())
+            kept = {image_key for _, image_key in self._features}
+            self._hashes = {place: seen for place, seen in self._hashes.items() if seen[0] in kept}
+            self._hashes[project, address, task] = (key[1], time.monotonic())
         self._features.move_to_end(key)
         return self._features[key]
 
@@ -324,72 +353,13 @@ class Runtime:
         )
 
 
-Point = tuple[float, float, bool]
-Box = tuple[float, float, float, float]
-
-
-def parse_prompt(regions: Iterable[Any], plan: LabelConfig) -> tuple[Control, str, list[Point], Box | None]:
-    """What an annotator asks for with a smart tool.
-
-    Args:
-        regions: `context.result` of the request: key points (with `is_positive`) and rectangles, in percent.
-        plan: The labelling configuration.
-
-    Returns:
-        The control to draw the answer in (brush, else polygon, else rectangle with that label), the class, the points
-        (x, y, positive) and the box (x0, y0, x1, y1), both in percent.
-
-    Raises:
-        ConfigError: No usable click or box, or a label that no control can draw.
-    """
-    points: list[Point] = []
-    box: Box | None = None
-    class_name: str | None = None
-    for region in regions:
-        value = region.get("value") if isinstance(region, Mapping) else None
-        found = region_to_label(region, plan) if isinstance(value, dict) else None
-        if value is None or found is None:
-            continue
-        control, label = found
-        try:
-            if control.kind == "keypoint":
-                points.append((float(value["x"]), float(value["y"]), bool(region.get("is_positive", True))))
-            elif control.kind == "rectangle":
-                x, y = float(value["x"]), float(value["y"])
-                box = (x, y, x + float(value["width"]), y + float(value["height"]))
-            else:
-                continue
-        except (KeyError, TypeError, ValueError):
-            continue
-        class_name = label.value
-    if class_name is None:
-        raise ConfigError("the request holds no click (KeyPointLabels) or box (RectangleLabels) with a known label")
-    drawn = plan.controls_for(class_name)
-    for kind in _PROMPT_KINDS:
-        fitting = [control for control, _ in drawn if control.kind == kind]
-        if fitting:
-            return min(fitting, key=lambda control: control.smart), class_name, points, box  # not the prompt's own
-    raise ConfigError(
-        f"the label {class_name!r} is in no BrushLabels, PolygonLabels or RectangleLabels, so there is nothing to draw "
-        "the answer in; add it to one"
-    )
-
-
-def without_prompts(plan: LabelConfig) -> LabelConfig:
-    """A labelling configuration without controls that only take boxes for the smart tool: smart ones whose labels are
-    all in another control of the same kind. Else every rectangle would be drawn twice."""
-
-    def is_prompt(control: Control) -> bool:
-        others = {label.value for c in plan.controls if c.kind == control.kind and not c.smart for label in c.labels}
-        return control.smart and all(label.value in others for label in control.labels)
-
-    return replace(plan, controls=tuple(control for control in plan.controls if not is_prompt(control)))
-
-
-def _to_pixels(box: Box, width: int, height: int) -> Box:
-    x0, y0, x1, y1 = box
-    return (x0 * width / 100, y0 * height / 100, x1 * width / 100, y1 * height / 100)
-
-
 def _drawn(control: Control) -> list[Any]:
     return [control.name, control.kind, control.to_name, [(label.value, label.written) for label in control.labels]]
+
+
+def _result_key(image_key: str, plan: LabelConfig, params: Mapping[str, Any], version: str) -> str:
+    """Identifies a prediction: image, query as far as it changes the answer, parameters, version."""
+    query = [plan.image_name, [_drawn(control) for control in plan.controls], plan.absent_values]
+    asked = [(c.name, c.reads_as) for c in plan.classes]
+    identity = [image_key, query, asked, dict(params), version]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:40]

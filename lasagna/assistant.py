@@ -31,6 +31,7 @@ from lasagna.decoding import decode_class_lists
 from lasagna.dialect import PromptFormat
 from lasagna.errors import ConfigError, ImageError, QueryError
 from lasagna.generate import Answer, ask
+from lasagna.light import is_laid_over, load_over
 from lasagna.model import LasagnaModel
 from lasagna.prompt import Prompt, Query
 from lasagna.segmentation import ClassAnswer, ClassQuery, Mask, Segmentation, class_queries
@@ -70,7 +71,12 @@ class _Found:
 
 
 class Lasagna:
-    """A loaded checkpoint. Use from several threads is safe, one call runs at a time."""
+    """A loaded checkpoint. Use from several threads is safe, one call runs at a time.
+
+    Attributes:
+        version: Name and content of the checkpoint in one word.
+        folder: Where it was loaded from; None: made in memory.
+    """
 
     def __init__(
         self,
@@ -83,31 +89,41 @@ class Lasagna:
         self.model = model.eval()
         self.tokenizer, self.format, self.calibration, self.version = tokenizer, format, calibration, version
         self.prompt = Prompt(format, tokenizer, model.encoder.num_tokens)
+        self.folder: Path | None = None
         self._lock = threading.Lock()
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "nano", *, device: str = "auto", dtype: str = "auto") -> "Lasagna":
+    def from_pretrained(
+        cls, name: str | Path = "nano", *, device: str = "auto", dtype: str = "auto", base: "Lasagna | None" = None
+    ) -> "Lasagna":
         """Loads a checkpoint.
 
         Args:
             name: A shipped checkpoint, a folder, or a hub id.
             device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
             dtype: "auto" (bfloat16 on CUDA, else float32), "float32", "bfloat16" or "float16".
+            base: A loaded checkpoint. One that is laid over it shares its equal weights, device and type, and takes
+                only the memory of what differs.
 
         Raises:
             CheckpointError: The checkpoint is unknown, incomplete, or does not fit its configuration.
             ConfigError: The device or dtype cannot be had.
         """
         folder = find_checkpoint(name)
-        place = choose_device(device)
-        model = load_model(folder, place, choose_dtype(dtype, place))
-        return cls(
+        if base is not None and base.folder is not None and is_laid_over(folder, base.folder):
+            model = load_over(folder, base.folder, base.model)
+        else:
+            place = choose_device(device)
+            model = load_model(folder, place, choose_dtype(dtype, place))
+        loaded = cls(
             model,
             load_tokenizer(folder),
             PromptFormat.load(folder / "prompt.json"),
             load_calibration(folder),
             checkpoint_version(folder),
         )
+        loaded.folder = folder
+        return loaded
 
     @classmethod
     def random(cls, seed: int = 0, dialect: str = "paper") -> "Lasagna":

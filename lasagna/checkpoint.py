@@ -19,6 +19,7 @@ Weights are safetensors only: no file of a checkpoint can run code. This module 
 web process can name a version.
 """
 
+import contextlib
 import hashlib
 import json
 import shlex
@@ -268,27 +269,15 @@ def load_weights(model: "LasagnaModel", folder: Path) -> None:
 
     Raises CheckpointError that lists keys that are missing, unexpected or of another shape.
     """
-    import contextlib
-
     import torch
-    from safetensors import SafetensorError, safe_open
 
     from lasagna.adapter import load_adapter
 
-    layers = [folder]
-    while base := base_checkpoint(layers[0]):
-        layers.insert(0, base)
+    layers = checkpoint_layers(folder)
     adapters = [load_adapter(layer) for layer in layers]
     own = model.state_dict()
     with contextlib.ExitStack() as stack:
-        files: list[dict[str, Any]] = [{} for _ in layers]
-        for layer, contents in zip(layers, files, strict=True):
-            for path in sorted(layer.glob("*.safetensors")):
-                try:
-                    opened = stack.enter_context(safe_open(path, "pt"))
-                except (SafetensorError, OSError) as error:
-                    raise CheckpointError(f"{path}: not readable as safetensors ({error}); fetch it again") from error
-                contents.update(dict.fromkeys(opened.keys(), opened))
+        files = [open_weights(layer, stack) for layer in layers]
         shapes = {key: tuple(file.get_slice(key).get_shape()) for contents in files for key, file in contents.items()}
         problems = weight_problems({key: tuple(value.shape) for key, value in own.items()}, shapes)
         if problems:
@@ -304,6 +293,28 @@ def load_weights(model: "LasagnaModel", folder: Path) -> None:
                     if adapter and value is not None and key.startswith("language_model."):
                         value = adapter.merge(key.removeprefix("language_model."), value.to(target.dtype))
                 target.copy_(value)
+
+
+def checkpoint_layers(folder: Path) -> list[Path]:
+    """A checkpoint and what it is laid over, the lowest first."""
+    layers = [folder]
+    while base := base_checkpoint(layers[0]):
+        layers.insert(0, base)
+    return layers
+
+
+def open_weights(layer: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
+    """The open file of each weight of one folder."""
+    from safetensors import SafetensorError, safe_open
+
+    contents: dict[str, Any] = {}
+    for path in sorted(layer.glob("*.safetensors")):
+        try:
+            opened = stack.enter_context(safe_open(path, "pt"))
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: not readable as safetensors ({error}); fetch it again") from error
+        contents.update(dict.fromkeys(opened.keys(), opened))
+    return contents
 
 
 def weight_problems(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> list[str]:

@@ -36,6 +36,13 @@ def _flag(text: str) -> bool:
     raise ValueError("expected true or false")
 
 
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError("expected 1 or more")
+    return number
+
+
 TABLE: tuple[Setting, ...] = (
     Setting("model", str, "nano", "checkpoint that the worker loads: a shipped name, a folder or a hub id"),
     Setting("device", str, "auto", "auto, cpu, cuda or cuda:N"),
@@ -49,7 +56,9 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting("cache", str, "", "folder of what was fetched (models, Label Studio); empty: ~/.cache/lasagna-assist"),
     Setting("registry", str, "", "folder of the fine-tuned versions; empty: registry in the state folder"),
-    Setting("loaded_versions", int, 3, "fine-tuned versions that a worker keeps in memory beside its own model"),
+    Setting(
+        "loaded_versions", _at_least_one, 3, "fine-tuned versions that a worker keeps in memory beside its own model"
+    ),
     Setting("label_studio_url", str, "", "address of Label Studio; empty: what /setup says"),
     Setting("label_studio_token", str, "", "personal or legacy access token of Label Studio", secret=True),
     Setting("host", str, "127.0.0.1", "address that the web process listens on"),

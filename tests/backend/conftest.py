@@ -1,7 +1,8 @@
 """Fixtures of the backend's tests: real Redis, real processes, and a Label Studio that fails on demand."""
 
 import itertools
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import redis
 from backend_helpers import Backend, RedisServer, StubLabelStudio
 
 from backend.predictions import connect
+from backend.registry import Registry
 from backend.store import Store
+from lasagna.checkpoint import Calibration, write_calibration
 from lasagna.settings import Settings
 
 _databases = itertools.cycle(range(1, 16))
@@ -66,3 +69,22 @@ def backend(tmp_path: Path, redis_db: str, checkpoint: Path) -> Iterator[Backend
 @pytest.fixture
 def settings(redis_db: str, checkpoint: Path) -> Settings:
     return Settings.load({"LASAGNA_REDIS_URL": redis_db, "LASAGNA_MODEL": str(checkpoint)})
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "registry")
+
+
+@pytest.fixture
+def make(checkpoint: Path, tmp_path: Path) -> Callable[[float], Path]:
+    """A function that makes a checkpoint folder, another one for every temperature."""
+
+    def copy(temperature: float) -> Path:
+        folder = tmp_path / f"made-{temperature}"
+        if not folder.exists():
+            shutil.copytree(checkpoint, folder)
+            write_calibration(folder, Calibration(temperature=temperature))
+        return folder
+
+    return copy

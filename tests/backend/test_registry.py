@@ -1,16 +1,16 @@
 """The registry: versions that are whole or not there, and aliases that change at once."""
 
-import json
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from backend_helpers import light_checkpoint
 
 from backend.registry import Registry, Version
 from lasagna import Lasagna
@@ -20,41 +20,9 @@ from lasagna.errors import CheckpointError, RegistryError
 BASE_MODEL = "random-00000000"
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Registry:
-    return Registry(tmp_path / "registry")
-
-
-@pytest.fixture
-def make(checkpoint: Path, tmp_path: Path) -> Callable[[float], Path]:
-    """A function that makes a checkpoint folder, another one for every temperature."""
-
-    def copy(temperature: float) -> Path:
-        folder = tmp_path / f"made-{temperature}"
-        if not folder.exists():
-            shutil.copytree(checkpoint, folder)
-            write_calibration(folder, Calibration(temperature=temperature))
-        return folder
-
-    return copy
-
-
 def add(registry: Registry, folder: Path, project: str = "12", **more: Any) -> Version:
     given = {"parent": BASE_MODEL, "snapshot": "s-1", "metrics": {"miou": 0.5}, **more}
     return registry.add(folder, project=project, **given)
-
-
-def light(folder: Path, whole: Path, base: Path | str) -> Path:
-    """A checkpoint of one tensor laid over another."""
-    from safetensors.torch import load_file, save_file
-
-    folder.mkdir()
-    for name in ("config.json", "prompt.json", "tokenizer.json", "calibration.json"):
-        shutil.copy(whole / name, folder / name)
-    key, value = sorted(load_file(whole / "model.safetensors").items())[0]
-    save_file({key: value + 1}, folder / "model.safetensors")
-    (folder / "base.json").write_text(json.dumps({"base": str(base)}))
-    return folder
 
 
 class TestAdd:
@@ -148,7 +116,7 @@ class TestLight:
         self, registry: Registry, make: Any, tmp_path: Path
     ) -> None:
         base = add(registry, make(2.0))
-        version = add(registry, light(tmp_path / "light", make(2.0), base.checkpoint))
+        version = add(registry, light_checkpoint(tmp_path / "light", make(2.0), base.checkpoint))
         assert version.base == base.id
         moved = Registry(tmp_path / "moved")
         registry.folder.rename(moved.folder)
@@ -158,12 +126,17 @@ class TestLight:
     @pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
     def test_laid_over_a_folder_outside(self, registry: Registry, make: Any, tmp_path: Path, relative: bool) -> None:
         outside = make(3.0)
-        version = add(registry, light(tmp_path / "light", outside, f"../{outside.name}" if relative else outside))
+        version = add(
+            registry, light_checkpoint(tmp_path / "light", outside, f"../{outside.name}" if relative else outside)
+        )
         assert version.base == checkpoint_version(outside)
         assert Lasagna.from_pretrained(version.checkpoint, device="cpu").version == version.id
 
     def test_another_base_is_another_version(self, registry: Registry, make: Any, tmp_path: Path) -> None:
-        versions = [add(registry, light(tmp_path / f"light-{t}", make(2.0), make(t)), name="light") for t in (2.0, 3.0)]
+        versions = [
+            add(registry, light_checkpoint(tmp_path / f"light-{t}", make(2.0), make(t)), name="light")
+            for t in (2.0, 3.0)
+        ]
         assert versions[0].id != versions[1].id
 
 
@@ -226,7 +199,7 @@ class TestAliases:
 class TestPrune:
     def test_what_is_needed_stays(self, registry: Registry, make: Any, tmp_path: Path) -> None:
         base = add(registry, make(1.5))
-        champion = add(registry, light(tmp_path / "light", make(1.5), base.checkpoint), name="light")
+        champion = add(registry, light_checkpoint(tmp_path / "light", make(1.5), base.checkpoint), name="light")
         former, old, other, newest = (add(registry, make(t)) for t in (2.0, 3.0, 4.0, 5.0))
         for version in (former, champion):
             registry.promote("12", version.id, "")

@@ -8,7 +8,8 @@ import pytest
 from backend_helpers import CONFIG, PROJECT, TOKEN, StubLabelStudio, png
 
 from backend.predictions import Predictor, label_config
-from backend.runtime import Runtime, parse_prompt, without_prompts
+from backend.prompts import parse_prompt, without_prompts
+from backend.runtime import Runtime
 from backend.store import Project, Store, Work
 from lasagna import Lasagna
 from lasagna.errors import ConfigError
@@ -273,7 +274,8 @@ class TestPrompts:
 class TestClicks:
     def request(self, runtime: Runtime, regions: list[Any], image: str = "/data/upload/3/1.png") -> dict[str, Any]:
         config = runtime.store.keep_config(CONFIG)
-        return {"project": PROJECT, "task": 1, "image": image, "config": config, "context": regions}
+        asked = {"project": PROJECT, "version": runtime.model.version, "task": 1, "image": image}
+        return {**asked, "config": config, "context": regions}
 
     @pytest.mark.parametrize("region", [click(), box()], ids=["point", "box"])
     def test_answers_a_region_of_the_chosen_label(

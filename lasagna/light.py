@@ -1,0 +1,67 @@
+"""Light checkpoints over a network that is in memory, so that several share what they have in common.
+
+What always holds: `load_over` gives the same bits as `lasagna.checkpoint.load_model` of the same folder.
+"""
+
+import contextlib
+import copy
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from lasagna.adapter import load_adapter
+from lasagna.checkpoint import checkpoint_layers, open_weights, weight_problems
+from lasagna.config import ModelConfig
+from lasagna.errors import CheckpointError
+from lasagna.model import LasagnaModel
+
+
+def is_laid_over(folder: Path, base: Path) -> bool:
+    """Whether a checkpoint holds only what differs from another, directly or through one between them."""
+    return base.resolve() in [layer.resolve() for layer in checkpoint_layers(folder)[:-1]]
+
+
+def load_over(folder: Path, base: Path, network: LasagnaModel) -> LasagnaModel:
+    """The network of a folder, in eval mode, on the device and in the type of another.
+
+    Args:
+        folder: Laid over `base` (`is_laid_over`).
+        network: That of `base`. The two share every weight that the folders above the base do not change, so neither
+            may be changed in place.
+
+    Raises CheckpointError where the folder does not fit the base.
+    """
+    if ModelConfig.load(folder / "config.json") != network.config:
+        raise CheckpointError(f"{folder}: its config.json is not that of {base}, which it is laid over")
+    layers = checkpoint_layers(folder)
+    above = layers[[layer.resolve() for layer in layers].index(base.resolve()) + 1 :]
+    shared = {id(value): value for value in (*network.parameters(), *network.buffers())}
+    model = copy.deepcopy(network, shared)
+    own, changed = model.state_dict(), dict[str, Tensor]()
+    for layer in above:
+        adapter = load_adapter(layer)
+        with contextlib.ExitStack() as stack:
+            contents = open_weights(layer, stack)
+            shapes = {key: tuple(value.shape) for key, value in own.items()}
+            found = {key: tuple(file.get_slice(key).get_shape()) for key, file in contents.items()}
+            if problems := weight_problems(shapes, {**shapes, **found}):
+                raise CheckpointError(f"{folder}: the weights do not fit the model:\n  " + "\n  ".join(problems[:10]))
+            adapted = [f"language_model.{key}" for key in adapter.factors] if adapter else []
+            for key in dict.fromkeys((*contents, *(key for key in adapted if key in own))):
+                # on the CPU, where `load_weights` computes it
+                value = contents[key].get_tensor(key) if key in contents else changed.get(key, own[key]).cpu()
+                value = value.to(own[key].dtype)
+                changed[key] = adapter.merge(key.removeprefix("language_model."), value) if adapter else value
+    for key, value in changed.items():
+        _put(model, key, value.to(own[key].device))
+    return model.eval()
+
+
+def _put(model: nn.Module, key: str, value: Tensor) -> None:
+    """Replaces a parameter or buffer of this module, and of no other that has the same tensor."""
+    name, _, leaf = key.rpartition(".")
+    module = model.get_submodule(name)
+    if leaf in module._parameters:
+        module._parameters[leaf] = nn.Parameter(value, requires_grad=False)
+    else:
+        module._buffers[leaf] = value
