@@ -13,9 +13,10 @@ from lasagna import Lasagna
 from lasagna.checkpoint import Calibration, load_calibration
 from lasagna.cli import main
 from lasagna.errors import DataError
-from training.calibrate import Answers, collect_answers, fit_calibration
+from training.calibrate import Answers, answers_by_class, collect_answers, fit_calibration, fit_class_offsets
 from training.data import FolderDataset
 from training.metrics import expected_calibration_error
+from training.scores import ClassScore, ImageScore
 
 RECIPE = Path(__file__).parents[2] / "training" / "recipes" / "nano.yaml"
 
@@ -56,6 +57,89 @@ def test_a_large_set_counts_as_much_as_a_small_one() -> None:
 def test_what_cannot_be_calibrated_is_named(sets: list[Answers], message: str) -> None:
     with pytest.raises(DataError, match=message):
         fit_calibration(sets)
+
+
+@pytest.mark.parametrize(
+    ("count", "near", "tolerance"),
+    [
+        pytest.param(4, Calibration(1.0, 0.5), 0.6, id="few-stay-at-the-start"),
+        pytest.param(20_000, Calibration(2.5, -1.5), 0.1, id="plenty-go-where-they-are"),
+    ],
+)
+def test_a_fit_that_starts_from_another_calibration(count: int, near: Calibration, tolerance: float) -> None:
+    found = fit_calibration([answers(Calibration(2.5, -1.5), count, seed=1)], Calibration(1.0, 0.5))
+    assert math.log(found.temperature) == pytest.approx(math.log(near.temperature), abs=tolerance)
+    assert found.offset == pytest.approx(near.offset, abs=tolerance)
+
+
+def test_separable_answers_do_not_make_everything_certain() -> None:
+    separable = Answers(np.array([-2.0, -1.0, 1.0, 2.0]), np.array([0, 0, 1, 1], bool))
+    found = fit_calibration([separable], Calibration())
+    assert 0.3 < found.temperature < 1
+    only_present = Answers(np.array([-1.0, 1.0]), np.array([1, 1], bool))
+    assert -2 < fit_calibration([only_present], Calibration()).offset < 0
+
+
+GLOBAL = Calibration(temperature=2.0, offset=1.0)
+
+
+@pytest.mark.parametrize(
+    ("count", "least", "most"),
+    [
+        pytest.param(1, 0.0, 0.15, id="one-answer"),
+        pytest.param(10, 0.1, 0.75, id="few"),
+        pytest.param(5000, 0.95, 1.05, id="plenty"),
+    ],
+)
+def test_class_offsets_are_shrunk_by_the_number_of_answers(count: int, least: float, most: float) -> None:
+    """The share of the way from the global offset to the class's own, 2.0 (margins) away; a median of many draws."""
+    own = Calibration(GLOBAL.temperature, GLOBAL.offset + 2.0)
+    moved = []
+    for seed in range(15 if count < 1000 else 3):
+        found = fit_class_offsets({"cat": answers(own, count, seed)}, GLOBAL)
+        assert (found.temperature, found.offset) == (GLOBAL.temperature, GLOBAL.offset)
+        moved.append(found.class_offsets["cat"] / 2.0)
+    assert least <= abs(float(np.median(moved))) <= most
+
+
+def test_each_class_has_its_own_offset_and_the_answers_become_frequencies() -> None:
+    shy, bold = Calibration(2.0, 4.0), Calibration(2.0, -2.0)
+    made = {
+        "shy": answers(shy, 4000, 1),
+        "bold": answers(bold, 4000, 2),
+        "none": Answers(np.zeros(0), np.zeros(0, bool)),
+    }
+    found = fit_class_offsets(made, GLOBAL)
+    assert found.class_offsets.keys() == {"shy", "bold"}
+    assert found.class_offsets["shy"] == pytest.approx(3.0, abs=0.3)
+    assert found.class_offsets["bold"] == pytest.approx(-3.0, abs=0.3)
+    own = Calibration(found.temperature, found.offset + found.class_offsets["shy"])
+    before, after = (
+        expected_calibration_error(made["shy"].present, made["shy"].probabilities(one)) for one in (GLOBAL, own)
+    )
+    assert after < 0.03 < before
+    assert fit_class_offsets(made, found, spread=0).class_offsets == {}
+
+
+def test_the_sign_of_an_offset_is_that_of_the_model() -> None:
+    """A class that is said too often gets a higher bar: the model adds the offset to the margin that it asks for."""
+    said_too_often = Answers(np.full(30, 3.0), np.zeros(30, bool))
+    found = fit_class_offsets({"cat": said_too_often}, Calibration())
+    assert found.class_offsets["cat"] > 0
+
+
+def test_answers_of_scored_photos_by_what_the_model_reads() -> None:
+    own = Calibration(2.0, 0.5, {"cat": 1.0})
+    probability = 1 / (1 + math.exp(-(3.0 - 1.5) / 2.0))
+    cat = ClassScore("Cat", 0, 0, 9, True, True, probability)
+    sky = ClassScore("sky", 0, 0, 0, False, False, 1e-30)
+    other = ClassScore("cat", 0, 0, 0, False, True, probability)
+    scores = [ImageScore("a", (cat, sky)), ImageScore("b", (other,))]
+    found = answers_by_class(scores, own, str.lower)
+    assert found.keys() == {"cat", "sky"}
+    assert found["cat"].margins.tolist() == pytest.approx([3.0, 3.0])
+    assert found["cat"].present.tolist() == [True, False]
+    assert math.isfinite(found["sky"].margins[0])
 
 
 @pytest.fixture
