@@ -163,10 +163,11 @@ def _from_minimal(item: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _choose(annotations: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def choose_annotation(annotations: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The annotation of a task that counts: the ground truth, else the newest. Raises DataError where none is finished."""
     finished = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
     if not finished:
-        raise _UnusableError("skipped by the annotator" if annotations else "not annotated")
+        raise DataError("skipped by the annotator" if annotations else "not annotated")
     return max(finished, key=lambda a: (bool(a.get("ground_truth")), _changed_at(a), a.get("id") or 0))
 
 
@@ -238,7 +239,7 @@ class _Region:
 
 
 def _record(task: _Task, path: Path, config: LabelConfig, names: _Names, export: Path) -> Record:
-    annotation = _choose(task.annotations)
+    annotation = choose_annotation(task.annotations)
     size = upright_size(path)
     found = [region for result in annotation.get("result") or () for region in _regions(result, size, config, names)]
     regions = [region for region in found if region.kind in _DRAW]
