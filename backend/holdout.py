@@ -7,8 +7,8 @@ What always holds:
 - A new group of photos that look the same is placed by the hash of its first photo (the smallest hash), so chance
   decides, and the same photos are divided in the same way on another machine.
 
-How many are held out, of n groups: a fifth; of few groups at least five, but never more than a quarter; 200 are enough.
-So 8 groups have 2 (fewer than `FEWEST` cannot be divided), 20 have 5, 100 have 20. A group of more than a quarter of the
+How many are held out, of n groups: a fifth; of few groups at least five, but never more than a quarter; 200 are
+enough. So 8 groups have 2 (fewer than `FEWEST` cannot be divided), 20 have 5, 100 have 20. A group of more than a quarter of the
 photos always trains.
 """
 
@@ -53,8 +53,8 @@ class Place:
 def difference_hash(photo: Image.Image) -> str:
     """What a photo looks like in 64 bits: whether each of 8 x 8 spots is brighter than its left neighbour.
 
-    Source: dHash (N. Krawetz, "Kind of Like That", 2013). Written here because the package `imagehash` brings PyWavelets,
-    which none of its other hashes is needed for.
+    Source: dHash (N. Krawetz, "Kind of Like That", 2013). The package `imagehash` has it too, and brings PyWavelets for
+    hashes that are not needed here.
     """
     grey = np.asarray(photo.convert("L").resize((9, 8), Image.Resampling.LANCZOS), np.int16)
     return np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes().hex()
@@ -100,8 +100,8 @@ class Sides:
         if total < FEWEST:
             self.places = before
             raise DataError(
-                f"there are corrections of {total} different photos; from {FEWEST} on some can be held out, without which "
-                "nobody could tell whether a new model is better: correct more"
+                f"there are corrections of {total} different photos; from {FEWEST} on some can be held out, without "
+                "which nobody could tell whether a new model is better: correct more"
             )
         wanted = min(200, max(5, total // 5), total // 4) - len(held)
         for group in groups:  # in the order of the hash of their first photo

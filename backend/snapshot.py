@@ -9,9 +9,9 @@
     REGISTRY/snapshots/P/seen.json             which annotation of which task the newest snapshot has
 
 What always holds: a snapshot is there whole or not at all, and never changes; the same corrections have the same ID. An
-annotation counts as for any export (`training.sources.label_studio`): submitted, not skipped, the ground truth before the
-newest. What cannot be used (a broken photo, a damaged mask) is left out and named in the result; Label Studio being gone
-ends the attempt instead, since a snapshot with holes must not be taken for the project.
+annotation counts as for any export (`training.sources.label_studio`): submitted, not skipped, the ground truth before
+the newest. What cannot be used (a broken photo, a damaged mask) is left out and named in the result; Label Studio being
+gone ends the attempt instead, since a snapshot with holes must not be taken for the project.
 """
 
 import hashlib
@@ -185,10 +185,8 @@ class Snapshots:
                 known = seen.get(number)
                 name = known.photo if known and known.address == address and "/data/upload/" in address else ""
                 old = before / "images" / name if before and name else None
-                if old and old.exists():  # an upload never changes under its address
-                    data = old.read_bytes()
-                else:
-                    data = self._fetch(address, number)
+                # an upload never changes under its address
+                data = old.read_bytes() if old and old.exists() else self._fetch(address, number)
                 limits = {"max_bytes": self._limits.max_bytes, "max_pixels": self._max_pixels}
                 looks = difference_hash(load_image(data, name=address, **limits))
                 with writing:

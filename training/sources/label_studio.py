@@ -164,7 +164,8 @@ def _from_minimal(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def choose_annotation(annotations: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The annotation of a task that counts: the ground truth, else the newest. Raises DataError where none is finished."""
+    """The annotation of a task that counts: the ground truth, else the newest. Raises DataError where none is
+    finished."""
     finished = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
     if not finished:
         raise DataError("skipped by the annotator" if annotations else "not annotated")
