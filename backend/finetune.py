@@ -1,8 +1,8 @@
 """The recipe of a project's fine-tune, and the photos that tell whether old classes were forgotten.
 
 What always holds: the recipe starts from the project's champion, trains on the snapshot's side "train" alone, and
-replays those old sets of the recipe that are on this machine. Without any, the learning rate is lowered (`GENTLER`), since then
-nothing else keeps the old classes, and the report says so.
+replays those old sets of the recipe that are on this machine. Without any, the learning rate is lowered (`GENTLER`),
+since then nothing else keeps the old classes, and the report says so.
 """
 
 import logging

@@ -8,8 +8,8 @@ What always holds:
   decides, and the same photos are divided in the same way on another machine.
 
 How many are held out, of n groups: a fifth; of few groups at least five, but never more than a quarter; 200 are
-enough. So 8 groups have 2 (fewer than `FEWEST` cannot be divided), 20 have 5, 100 have 20. A group of more than a quarter of the
-photos always trains.
+enough. So 8 groups have 2 (fewer than `FEWEST` cannot be divided), 20 have 5, 100 have 20. A group of more than a
+quarter of the photos always trains.
 """
 
 import json

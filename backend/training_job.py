@@ -8,8 +8,8 @@
     REGISTRY/jobs/ID/report/           the gate's report
 
 What always holds: a stage's file is written when the stage is finished, whole; a job that is run again skips
-finished stages, and goes on within training from the last saved step, to the same weights. The champion that the job started from
-is noted in the first stage: if another one serves by the time it ends, the result stays a candidate.
+finished stages, and goes on within training from the last saved step, to the same weights. The champion that the job
+started from is noted in the first stage: if another one serves by the time it ends, the result stays a candidate.
 """
 
 import json
