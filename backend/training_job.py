@@ -19,11 +19,9 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from backend.images import ImageLimits
 from backend.label_studio import LabelStudio, LabelStudioError
@@ -64,22 +62,6 @@ class Access:
 
     label_studio: LabelStudio
     known_as: str = ""
-
-
-def new_job(registry: Path, project: str, reason: str, *, again: bool = False) -> str:
-    """Notes a job and returns its id, which sorts by time.
-
-    Args:
-        registry: The registry's folder.
-        project: Label Studio's number of the project, or its uid.
-        reason: Why it was started, in words.
-        again: Whether it trains also where nothing changed since a version that is there.
-    """
-    now = datetime.now(UTC)
-    id = f"{now:%Y%m%d-%H%M%S}-{project_number(project)}-{uuid4().hex[:4]}"
-    values = {"id": id, "project": project, "reason": reason, "again": again, "created": now.isoformat("T", "seconds")}
-    write_atomically(registry / "jobs" / id / "job.json", json.dumps(values))
-    return id
 
 
 def snapshots_of(settings: Settings, registry: Path, project: str, access: Access) -> Snapshots:
