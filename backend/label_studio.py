@@ -13,7 +13,7 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -40,6 +40,17 @@ _ALL_WITH_VERSIONS = {
         ],
     },
 }
+
+_ANNOTATED = {
+    "ordering": ["tasks:id"],
+    "filters": {
+        "conjunction": "and",
+        "items": [
+            {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0},
+        ],
+    },
+}
+"""The tasks that somebody submitted: Label Studio counts skipped annotations apart."""
 
 
 class LabelStudioError(ServiceError):
@@ -188,17 +199,31 @@ class LabelStudio:
         Cloud addresses are left as they are in the task's data (they are resolved when an image is fetched). A task
         that is deleted or added meanwhile may be missed or seen twice.
         """
+        for task in self._listed(project_id, _ALL_WITH_VERSIONS, page_size):
+            # the list of versions comes as text, "a, b"; a version with a comma in it is never one of ours
+            versions = str(task.get("predictions_model_versions") or "").split(",")
+            yield Task(int(task["id"]), dict(task["data"]), frozenset(v.strip() for v in versions if v.strip()))
+
+    def annotated(self, project_id: int, page_size: int = 500) -> dict[int, str]:
+        """The tasks of a project with a submitted annotation: id -> when anything about the task changed (ISO 8601; a
+        new prediction counts too)."""
+        return {int(t["id"]): str(t["updated_at"]) for t in self._listed(project_id, _ANNOTATED, page_size)}
+
+    def export(self, project_id: int, tasks: Sequence[int], page_size: int = 50) -> Iterator[dict[str, Any]]:
+        """Tasks with all their annotations, as "Export" > JSON gives them, page by page; those without are left out."""
+        for first in range(0, len(tasks), page_size):
+            params = {"exportType": "JSON", "ids[]": list(tasks[first : first + page_size])}
+            yield from self._json("GET", f"/api/projects/{project_id}/export", params=params)
+
+    def _listed(self, project_id: int, query: dict[str, Any], page_size: int) -> Iterator[dict[str, Any]]:
         page = 1
         while True:
-            params = {"fields": "task_only", "resolve_uri": "false", "query": json.dumps(_ALL_WITH_VERSIONS)}
+            params = {"fields": "task_only", "resolve_uri": "false", "query": json.dumps(query)}
             answer = self._json(
                 "GET", "/api/tasks/", params={**params, "project": project_id, "page": page, "page_size": page_size}
             )
             tasks = answer.get("tasks", [])
-            for task in tasks:
-                # the list of versions comes as text, "a, b"; a version with a comma in it is never one of ours
-                versions = str(task.get("predictions_model_versions") or "").split(",")
-                yield Task(int(task["id"]), dict(task["data"]), frozenset(v.strip() for v in versions if v.strip()))
+            yield from tasks
             if not tasks or page * page_size >= int(answer.get("total") or 0):
                 return
             page += 1
