@@ -34,10 +34,11 @@ from backend.holdout import Place, Sides, difference_hash
 from backend.images import ImageLimits, fetch_image, image_address
 from backend.label_studio import LabelStudio, LabelStudioError
 from lasagna.errors import DataError, ImageError
+from lasagna.formats.annotations import choose_annotation
 from lasagna.image import load_image
 from lasagna.labels import parse_label_config
 from lasagna.results import write_atomically
-from training.sources.label_studio import LabelStudioExport, choose_annotation
+from training.sources.label_studio import LabelStudioExport
 
 _REGION = ("id", "from_name", "to_name", "type", "value", "original_width", "original_height", "image_rotation")
 

@@ -14,10 +14,10 @@ from urllib.parse import quote
 
 import cv2
 import numpy as np
-from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from lasagna.masks import mask_to_rings
+from lasagna.pages import page_environment
 from lasagna.palette import Colour, palette
 from lasagna.segmentation import Mask, Segmentation
 
@@ -128,8 +128,7 @@ def render_gallery(cards: Iterable[Card], failures: Iterable[dict[str, str]], **
     for card in cards:
         for name in {shape.name for shape in card.present}:
             counts[name] += 1
-    environment = Environment(loader=PackageLoader("lasagna"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.get_template("gallery.html")
+    template = page_environment().get_template("gallery.html")
     return template.render(cards=cards, failures=list(failures), counts=counts, **about)
 
 

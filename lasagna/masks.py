@@ -5,12 +5,12 @@ column x and row y covers [x, x + 1] x [y, y + 1], so a mask of the whole image 
 height).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from lasagna.brush_rle import encode_brush_rle
@@ -234,3 +234,31 @@ def _bridge(outer: Polygon, holes: list[Polygon]) -> Polygon:
         pieces += [outer[done : at + 1], *detours[at]]
         done = at + 1
     return np.concatenate([*pieces, outer[done:]])
+
+
+def as_polygon(points: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
+    """Corners (n, 2), x and y in pixels. Raises DataError where they are no numbers or lie far outside the photo."""
+    try:
+        polygon = np.asarray(points, np.float64).reshape(-1, 2)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"a polygon is a list of x, y, not {str(points)[:80]}") from error
+    if not (np.abs(polygon) <= 10 * max(size)).all():  # also where they are NaN
+        raise DataError(f"a polygon has corners far outside the photo of {size[1]} x {size[0]}: {str(points)[:80]}")
+    return polygon
+
+
+def polygons_to_mask(polygons: Iterable[ArrayLike], size: tuple[int, int]) -> Mask:
+    """The union of polygons as COCO draws them: a pixel belongs to the mask when its centre is inside (even-odd rule).
+
+    Args:
+        polygons: Each (n, 2) or flat x, y, x, y, ..., in pixels at pixel corners. Those of fewer than three corners,
+            which some data sets contain, have no area.
+        size: (height, width).
+    """
+    from pycocotools.mask import decode, frPyObjects, merge
+
+    rings = [as_polygon(polygon, size) for polygon in polygons]
+    flat = [ring.reshape(-1).tolist() for ring in rings if len(ring) >= 3]
+    if not flat:
+        return np.zeros(size, np.bool_)
+    return np.ascontiguousarray(decode(merge(frPyObjects(flat, *size))), np.bool_)

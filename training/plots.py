@@ -1,4 +1,4 @@
-"""Plots of figures, as SVG files that depend on the figures alone (no date, no random ids).
+"""Plots of figures, as SVG files (or text) that depend on the figures alone (no date, no random ids).
 
 What always holds: a series has one colour in a plot, missing figures leave a gap.
 """
@@ -6,13 +6,13 @@ What always holds: a series has one colour in a plot, missing figures leave a ga
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from training.metrics import Reliability
 
 
 @contextmanager
-def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
+def _figure(path: Path | TextIO, width: float, height: float) -> Iterator[Any]:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -23,7 +23,8 @@ def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
         axes = drawing.add_subplot()
         axes.set_axisbelow(True)
         yield axes
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(path, Path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         drawing.savefig(path, format="svg", metadata={"Date": None})
 
 
@@ -63,7 +64,7 @@ def line_plot(
         axes.legend(fontsize=7)
 
 
-def reliability_plot(path: Path, found: Mapping[str, Reliability], title: str) -> None:
+def reliability_plot(path: Path | TextIO, found: Mapping[str, Reliability], title: str) -> None:
     """Reliability diagrams, one line per data set: on the diagonal, probabilities are frequencies. Larger dots stand
     for more answers."""
     with _figure(path, 4.6, 4.4) as axes:
@@ -77,3 +78,33 @@ def reliability_plot(path: Path, found: Mapping[str, Reliability], title: str) -
             axes.scatter(one.predicted[shown], one.observed[shown], 6 + 150 * share, color=line.get_color())
         axes.set(xlabel="mean probability", ylabel="share that is present", title=title, xlim=(0, 1), ylim=(0, 1))
         axes.legend(fontsize=7, title="calibration error", title_fontsize=7)
+
+
+def change_plot(
+    path: Path | TextIO,
+    names: Sequence[str],
+    before: Sequence[float | None],
+    after: Sequence[float | None],
+    series: tuple[str, str],
+    unit: str,
+    title: str,
+) -> None:
+    """A figure of each item before and after, as two dots on a line that points from the one to the other.
+
+    Args:
+        names: Of the items, the first on top.
+        series: What the two dots are called.
+        unit: Of the figures.
+    """
+    with _figure(path, 6.4, 1.3 + 0.24 * len(names)) as axes:
+        places = range(len(names))
+        for place, old, new in zip(places, before, after, strict=True):
+            if old is not None and new is not None:
+                axes.plot([old, new], [place, place], color="seagreen" if new >= old else "firebrick", linewidth=2)
+        for values, name, style in ((before, series[0], "none"), (after, series[1], "full")):
+            shown = [(value, place) for place, value in zip(places, values, strict=True) if value is not None]
+            x, y = [value for value, _ in shown], [place for _, place in shown]
+            axes.plot(x, y, "o", color="black", fillstyle=style, markersize=5, linestyle="none", label=name)
+        axes.set_yticks(places, names)
+        axes.set(xlabel=unit, title=title, ylim=(len(names) - 0.5, -0.5))
+        axes.figure.legend(fontsize=7, loc="outside lower center", ncols=2)

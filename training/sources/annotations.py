@@ -1,19 +1,20 @@
-"""What readers of JSON annotations share: the files themselves, the size of a photo, polygons and run lengths as masks.
+"""What readers of JSON annotations share: the files themselves, the size of a photo, run lengths as masks.
 
 What always holds: a mask is bool (height, width) of the photo as a viewer shows it (after EXIF orientation), and a mask
 that is damaged raises DataError before a pixel of it is used.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image
 
 from lasagna.errors import DataError
+from lasagna.masks import polygons_to_mask
 
 Mask = NDArray[np.bool_]
 
@@ -41,34 +42,6 @@ def upright_size(path: Path) -> tuple[int, int]:
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: the photo cannot be read ({error}); copy or download it again") from error
     return (width, height) if turned else (height, width)
-
-
-def as_polygon(points: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
-    """Corners (n, 2), x and y in pixels. Raises DataError where they are no numbers or lie far outside the photo."""
-    try:
-        polygon = np.asarray(points, np.float64).reshape(-1, 2)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"a polygon is a list of x, y, not {str(points)[:80]}") from error
-    if not (np.abs(polygon) <= 10 * max(size)).all():  # also where they are NaN
-        raise DataError(f"a polygon has corners far outside the photo of {size[1]} x {size[0]}: {str(points)[:80]}")
-    return polygon
-
-
-def polygons_to_mask(polygons: Iterable[ArrayLike], size: tuple[int, int]) -> Mask:
-    """The union of polygons as COCO draws them: a pixel belongs to the mask when its centre is inside (even-odd rule).
-
-    Args:
-        polygons: Each (n, 2) or flat x, y, x, y, ..., in pixels at pixel corners. Those of fewer than three corners,
-            which some data sets contain, have no area.
-        size: (height, width).
-    """
-    from pycocotools.mask import decode, frPyObjects, merge
-
-    rings = [as_polygon(polygon, size) for polygon in polygons]
-    flat = [ring.reshape(-1).tolist() for ring in rings if len(ring) >= 3]
-    if not flat:
-        return np.zeros(size, np.bool_)
-    return np.ascontiguousarray(decode(merge(frPyObjects(flat, *size))), np.bool_)
 
 
 def runs_to_mask(rle: dict[str, Any], size: tuple[int, int]) -> Mask:

@@ -19,24 +19,19 @@ What always holds:
 - What cannot be used is left out, never guessed, and listed in `skipped`.
 """
 
-import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lasagna.errors import DataError
+from lasagna.formats.annotations import DRAWN, Region, choose_annotation, compact_value, regions_to_masks
 from lasagna.labels import LabelConfig, read_label_config
-from lasagna.masks import brush_rle_to_mask
 from training.records import LabelMap, Record, require_files, stack_masks
-from training.sources.annotations import Mask, polygons_to_mask, read_json, upright_size
+from training.sources.annotations import read_json, upright_size
 
 _WHAT = "a Label Studio export (SPLIT.json, label_config.xml and the photos)"
 _UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")
@@ -163,23 +158,6 @@ def _from_minimal(item: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def choose_annotation(annotations: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The annotation of a task that counts: the ground truth, else the newest. Raises DataError where none is
-    finished."""
-    finished = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
-    if not finished:
-        raise DataError("skipped by the annotator" if annotations else "not annotated")
-    return max(finished, key=lambda a: (bool(a.get("ground_truth")), _changed_at(a), a.get("id") or 0))
-
-
-def _changed_at(annotation: dict[str, Any]) -> datetime:
-    try:
-        time = datetime.fromisoformat(annotation.get("updated_at") or annotation.get("created_at") or "")
-    except ValueError:
-        return datetime.min.replace(tzinfo=UTC)
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
 # --- Photos -----------------------------------------------------------------------------------------------------------
 
 
@@ -229,28 +207,18 @@ class _Names:
         return cls(texts, index)
 
 
-@dataclass(frozen=True)
-class _Region:
-    """One label of one drawn region. `name` says in messages which it is, `value` is Label Studio's."""
-
-    name: str
-    kind: str
-    index: int
-    value: dict[str, Any]
-
-
 def _record(task: _Task, path: Path, config: LabelConfig, names: _Names, export: Path) -> Record:
     annotation = choose_annotation(task.annotations)
     size = upright_size(path)
     found = [region for result in annotation.get("result") or () for region in _regions(result, size, config, names)]
-    regions = [region for region in found if region.kind in _DRAW]
-    pointed = {region.index for region in found if region.kind == "keypoint"} - {region.index for region in regions}
-    undecided = pointed | {region.index for region in found if region.kind == "other"}
+    regions = [region for region in found if region.kind in DRAWN]
+    pointed = {region.key for region in found if region.kind == "keypoint"} - {region.key for region in regions}
+    undecided = pointed | {region.key for region in found if region.kind == "other"}
     kept = [index for index in range(len(names.classes)) if index not in undecided]
     if not kept:
         raise _UnusableError("every label has a region that is neither brush nor polygon nor rectangle")
     position = {index: i for i, index in enumerate(kept)}
-    drawn = [(position[region.index], region) for region in regions if region.index in position]
+    drawn = [replace(region, key=position[region.key]) for region in regions if region.key in position]
     return Record(
         "label_studio",
         task.id,
@@ -261,7 +229,9 @@ def _record(task: _Task, path: Path, config: LabelConfig, names: _Names, export:
     )
 
 
-def _regions(result: dict[str, Any], size: tuple[int, int], config: LabelConfig, names: _Names) -> Iterator[_Region]:
+def _regions(
+    result: dict[str, Any], size: tuple[int, int], config: LabelConfig, names: _Names
+) -> Iterator[Region[int]]:
     """A region for each label of an entry of `result`; of kind "other" where we know no such control (an ellipse, a
     bitmask). Entries without labels (choices, text) give none."""
     value = result.get("value")
@@ -276,9 +246,9 @@ def _regions(result: dict[str, Any], size: tuple[int, int], config: LabelConfig,
     for text in written:
         label = control.label_written(text) if control is not None else None
         index = names.index.get(label.value if label is not None else text)
-        if kind not in _DRAW:
+        if kind not in DRAWN:
             if index is not None:
-                yield _Region(where, kind, index, {})
+                yield Region(where, kind, index, {})
             continue
         if label is None or index is None:
             raise _UnusableError(
@@ -291,54 +261,11 @@ def _regions(result: dict[str, Any], size: tuple[int, int], config: LabelConfig,
             raise _UnusableError(
                 f"{where} was drawn on {width} x {height} pixels, but the photo has {size[1]} x {size[0]}"
             )
-        yield _Region(where, kind, index, _compact(value))
+        yield Region(where, kind, index, compact_value(value))
 
 
-def _compact(value: dict[str, Any]) -> dict[str, Any]:
-    """The value with its run lengths as bytes: as a list of ints they take eight times the memory."""
+def _labels(drawn: list[Region[int]], size: tuple[int, int], where: str) -> LabelMap:
     try:
-        return {**value, "rle": bytes(value["rle"])} if isinstance(value.get("rle"), list) else value
-    except (TypeError, ValueError):
-        return value  # whoever reads the mask is told that it is damaged
-
-
-def _labels(drawn: list[tuple[int, _Region]], size: tuple[int, int], where: str) -> LabelMap:
-    masks: list[tuple[int, Mask]] = []
-    traced: dict[int, Mask] = {}
-    for index, region in sorted(drawn, key=lambda item: item[1].kind == "rectangle"):
-        try:
-            mask = _DRAW[region.kind](region.value, size)
-        except (DataError, KeyError, TypeError, ValueError) as error:
-            what = error if isinstance(error, DataError) else f"not what Label Studio writes ({error!r})"
-            raise DataError(f"{where}, {region.name}: {what}; correct the task and export again") from error
-        if region.kind != "rectangle":
-            traced[index] = traced.get(index, False) | mask
-        elif index in traced and (traced[index] & mask).any():
-            continue
-        masks.append((index, mask))
-    return stack_masks(size, masks)
-
-
-def _draw_brush(value: dict[str, Any], size: tuple[int, int]) -> Mask:
-    return brush_rle_to_mask(value["rle"], size)
-
-
-def _draw_polygon(value: dict[str, Any], size: tuple[int, int]) -> Mask:
-    return polygons_to_mask([_pixels(value["points"], size)], size)
-
-
-def _draw_rectangle(value: dict[str, Any], size: tuple[int, int]) -> Mask:
-    """x and y are the corner that is top left before the rectangle is turned about it, clockwise, by `rotation`."""
-    corner, extent = _pixels([[value["x"], value["y"]], [value["width"], value["height"]]], size)
-    angle = math.radians(value.get("rotation") or 0)
-    along = np.array((math.cos(angle), math.sin(angle))) * extent[0]
-    down = np.array((-math.sin(angle), math.cos(angle))) * extent[1]
-    return polygons_to_mask([np.stack([corner, corner + along, corner + along + down, corner + down])], size)
-
-
-def _pixels(percent: Any, size: tuple[int, int]) -> NDArray[np.float64]:
-    """Points (n, 2) in percent of the width and height as pixels."""
-    return np.asarray(percent, np.float64).reshape(-1, 2) * (size[1] / 100, size[0] / 100)
-
-
-_DRAW = {"brush": _draw_brush, "polygon": _draw_polygon, "rectangle": _draw_rectangle}
+        return stack_masks(size, regions_to_masks(drawn, size))
+    except DataError as error:
+        raise DataError(f"{where}, {error}; correct the task and export again") from error

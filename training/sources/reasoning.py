@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lasagna.errors import DataError
+from lasagna.masks import as_polygon
 from training.records import OTHER, UNKNOWN, LabelMap, Record, require_files
-from training.sources.annotations import as_polygon, read_json, upright_size
+from training.sources.annotations import read_json, upright_size
 
 _WHAT = "ReasonSeg (github.com/dvlab-research/LISA, Dataset)"
 _SPLITS = ("train", "val", "test")
