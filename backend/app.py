@@ -231,6 +231,8 @@ def _event(action: str, body: dict[str, Any]) -> dict[str, str]:
     """The part of a webhook's body that is kept: who and what. The annotations are read from Label Studio."""
     project = body.get("project")
     tasks = body.get("tasks") or body.get("task") or []
+    if action == "TASKS_CREATED":  # an import: of its tasks those count that came with annotations
+        tasks = [task for task in _dicts(tasks) if task.get("total_annotations")]
     annotations = body.get("annotations") or body.get("annotation") or []
     return {
         "action": action,

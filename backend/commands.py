@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from backend.jobs import PREDICTING, QUEUES
 from lasagna.errors import ConfigError, ServiceError
 from lasagna.settings import Settings
 
@@ -104,6 +105,7 @@ def serve(**options: Any) -> None:
 Examples:
   lasagna worker
   lasagna worker --model ./my-checkpoint --device cuda:0 --redis-url redis://redis:6379/0
+  lasagna worker --queues interactive,predict     and on another machine: lasagna worker --queues train
   LASAGNA_LABEL_STUDIO_URL=https://label.example.org LASAGNA_LABEL_STUDIO_TOKEN=... lasagna worker
 
 \b
@@ -116,21 +118,45 @@ queued."""
 @_redis_option
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images per model batch.  [default: 4]")
 @click.option("--label-studio-url", metavar="URL", help="Address of Label Studio.  [default: what /setup says]")
-def worker(**options: Any) -> None:
-    """Run the process that owns the model and works through the queue."""
+@click.option("--queues", metavar="NAMES", default=",".join(QUEUES), show_default=True,
+              help="Which work: train has a process of its own, beside this one where both are named.")  # fmt: skip
+def worker(queues: str, **options: Any) -> None:
+    """Run the process that owns the model and works through the queue, and the one that trains."""
     settings = Settings.load(**options)
+    chosen = {name.strip() for name in queues.split(",")}
+    trains = "train" in chosen
+    if chosen not in ({"train"}, {*PREDICTING}, {*QUEUES}):
+        raise ConfigError(
+            f"--queues is {','.join(QUEUES)}, {','.join(PREDICTING)} or train, not {queues!r}: a process that holds "
+            "the model answers clicks and batches"
+        )
     _start_logging(settings)
     _say_settings(settings)
     url = _redis(settings)
 
+    from backend.training_worker import TrainingProcess, run_training_worker
     from backend.worker import check_label_studio, run_worker
-    from lasagna import Lasagna
 
     click.echo(check_label_studio(settings), err=True)
+    if chosen == {"train"}:
+        run_training_worker(settings, url)
+        logger.info("training worker ended")
+        return
+    from lasagna import Lasagna
+
+    training = TrainingProcess(settings, url) if trains else None
     started = time.monotonic()
     model = Lasagna.from_pretrained(settings["model"], device=settings["device"], dtype=settings["dtype"])
     logger.info("model %s loaded in %.1f s", model.version, time.monotonic() - started)
-    run_worker(settings, url, model)
+    try:
+        if training is not None:
+            training.look_after()
+            run_worker(settings, url, model, training.look_after)
+        else:
+            run_worker(settings, url, model)
+    finally:
+        if training is not None:
+            training.stop()
     logger.info("worker ended")
 
 
@@ -215,7 +241,7 @@ def jobs(context: click.Context, redis_url: str | None, as_json: bool, state: st
         return
     from backend.overview import overview
 
-    report = overview(_store(context.obj), limit=limit, state=state)
+    report = overview(open_store(context.obj), limit=limit, state=state)
     if as_json:
         click.echo(json.dumps(report, indent=2, ensure_ascii=False))
     else:
@@ -230,11 +256,12 @@ def retry(context: click.Context, project: int | None) -> None:
     from backend.overview import retry_failed
 
     settings: Settings = context.obj
-    queued, posted = retry_failed(_store(settings), settings["batch_size"], project)
+    queued, posted = retry_failed(open_store(settings), settings["batch_size"], project)
     click.echo(f"{queued} tasks queued again, {posted} predictions to be posted again")
 
 
-def _store(settings: Settings) -> Any:
+def open_store(settings: Settings) -> Any:
+    """The records in Redis. Raises ServiceError where it cannot be reached."""
     from backend.predictions import connect
     from backend.store import Store
 
@@ -264,6 +291,8 @@ def _print_overview(report: dict[str, Any]) -> None:
         console.print(f"  {name}: {entry['state']}", highlight=False, markup=False)
     counts = "  ".join(f"{state} {count}" for state, count in report["counts"].items())
     console.print(f"Tasks: {counts}", highlight=False)
+    for number, known in report["training"].items():
+        console.print(f"Project {number}: {_training_in_words(known)}", highlight=False, markup=False)
     table = Table(box=None, pad_edge=False)
     for column in ("state", "project", "task", "changed", "attempts", "why"):
         table.add_column(column, overflow="fold", no_wrap=column != "why")
@@ -275,6 +304,23 @@ def _print_overview(report: dict[str, Any]) -> None:
         table.add_row(*(_plain(cell) for cell in row), style=colour)
     if report["tasks"]:
         console.print(table)
+
+
+def _training_in_words(known: dict[str, str]) -> str:
+    """One line about a project's fine-tunes, e.g. "training (20 corrections): train 40 of 160, 3 min left"."""
+    changed = f"; {known['changed']} tasks corrected since" if known["changed"] != "0" else ""
+    if known["state"] == "idle":
+        if not known.get("outcome"):
+            return f"not trained yet{changed}"
+        version = f" {known['version']}" if known.get("version") else ""
+        return f"last fine-tune {known['outcome']}{version}: {known.get('summary', '')}{changed}"
+    if known["state"] == "queued":
+        return f"a fine-tune waits ({known['reason']})"
+    step = f" {known['step']} of {known['steps']}" if known.get("steps", "0") != "0" else ""
+    left = float(known.get("left") or 0)
+    time_left = f", {left:.0f} s left" if 0 < left < 120 else f", {left / 60:.0f} min left" if left else ""
+    again = "; one more afterwards" if known.get("again") else ""
+    return f"training ({known['reason']}): {known.get('stage', '')}{step}{time_left}{again}{changed}"
 
 
 def _plain(cell: Any) -> Any:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 QUEUES = ("interactive", "predict", "train")
+PREDICTING = QUEUES[:2]
+"""Those of the process that holds the model for predictions; `train` has a process of its own."""
 CRASHES = 3
 """How often a job is run again after its worker died; then its tasks have failed."""
 

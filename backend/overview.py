@@ -6,6 +6,7 @@ from rq import Worker
 
 from backend.jobs import QUEUES, enqueue_works, queue
 from backend.store import STATES, Store
+from backend.trainings import Trainings
 
 
 def overview(store: Store, *, limit: int = 20, state: str | None = None) -> dict[str, Any]:
@@ -17,7 +18,8 @@ def overview(store: Store, *, limit: int = 20, state: str | None = None) -> dict
         state: List only this one.
 
     Returns:
-        `model`, `workers` (state by name), `queues` (jobs by name), `counts` (tasks by state) and `tasks`: `state`,
+        `model`, `workers` (state by name), `queues` (jobs by name), `counts` (tasks by state), `training` (by project,
+        see `backend.trainings.Trainings`) and `tasks`: `state`,
         `project`, `task`, `image`, `model_version`, `reason`, `attempts`, `delivery`, `prediction_id`, `seconds_ago`.
     """
     connection, time_there = store.redis, store.now()
@@ -32,6 +34,7 @@ def overview(store: Store, *, limit: int = 20, state: str | None = None) -> dict
         "workers": {w.name: {"state": str(w.get_state()), "pid": w.pid} for w in Worker.all(connection=connection)},
         "queues": {name: queue(connection, name).count for name in QUEUES},
         "counts": store.counts(),
+        "training": Trainings(store).overview(),
         "tasks": tasks,
     }
 

@@ -20,6 +20,7 @@ from backend.jobs import enqueue_click, enqueue_works
 from backend.label_studio import normalise_url
 from backend.registry import Registry
 from backend.store import Project, Registration, Store, Work
+from backend.trainings import Policy
 from lasagna.checkpoint import checkpoint_version, shipped_checkpoints
 from lasagna.errors import CheckpointError, ConfigError, ImageError, ServiceError
 from lasagna.labels import LabelConfig, parse_label_config
@@ -28,7 +29,9 @@ from lasagna.settings import Settings, registry_folder
 logger = logging.getLogger(__name__)
 
 PARAMETERS = ("threshold", "exclusive", "chunk_size")
-"""What a backend's extra parameters may hold; see `Lasagna.segment`."""
+"""What a backend's extra parameters may hold for the model; see `Lasagna.segment`."""
+TRAIN_WHEN = "train_when"
+"""And besides: when the project is trained, as the setting of this name."""
 
 _CLICK_SECONDS = 15.0
 _POLL = (0.02, 0.25)
@@ -69,7 +72,7 @@ def connect(url: str, *, timeout: float = 2.0) -> redis.Redis:
 
 
 def parse_parameters(extra: Any) -> dict[str, Any]:
-    """The model's parameters from a backend's extra parameters: a JSON text (from the UI), an object, or nothing.
+    """The project's parameters from a backend's extra parameters: a JSON text (from the UI), an object, or nothing.
 
     Names that are not ours are left alone.
 
@@ -87,10 +90,11 @@ def parse_parameters(extra: Any) -> dict[str, Any]:
         raise ConfigError(
             f'the extra parameters are a JSON object such as {{"threshold": 0.5}}, not {str(extra)[:80]!r}'
         )
-    unknown = sorted(str(name) for name in extra if name not in PARAMETERS)
+    names = (*PARAMETERS, TRAIN_WHEN)
+    unknown = sorted(str(name) for name in extra if name not in names)
     if unknown:
-        logger.warning("extra parameters not used: %s (known: %s)", ", ".join(unknown), ", ".join(PARAMETERS))
-    found = {name: extra[name] for name in PARAMETERS if extra.get(name) is not None}
+        logger.warning("extra parameters not used: %s (known: %s)", ", ".join(unknown), ", ".join(names))
+    found = {name: extra[name] for name in names if extra.get(name) is not None}
     threshold, exclusive, chunk = (found.get(name) for name in PARAMETERS)
     if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
         raise ConfigError(f"threshold is a number between 0 and 1, not {threshold!r}")
@@ -100,6 +104,8 @@ def parse_parameters(extra: Any) -> dict[str, Any]:
         raise ConfigError(f"exclusive is true or false, not {exclusive!r}")
     if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
         raise ConfigError(f"chunk_size is a whole number from 1, not {chunk!r}")
+    if TRAIN_WHEN in found:
+        Policy.parse(str(found[TRAIN_WHEN]))
     return found
 
 
@@ -137,7 +143,8 @@ class Predictor:
         url = normalise_url(hostname) if hostname else ""
         before = self.store.project(project)
         given = before.given_token if before.url == url else ""
-        self.store.keep_project(project, Project(url, token, given, params))
+        train = str(params.pop(TRAIN_WHEN, ""))
+        self.store.keep_project(project, Project(url, token, given, params, train))
         return self.model_version(project)
 
     def model_version(self, project: str = "") -> str:

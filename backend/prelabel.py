@@ -8,7 +8,7 @@ Resumable by construction: what is predicted and posted is found in Label Studio
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rq import Worker
@@ -16,7 +16,7 @@ from rq import Worker
 from backend.images import image_address
 from backend.label_studio import LabelStudio, Task, project_uid
 from backend.predictions import Predictor
-from backend.store import Project, Work
+from backend.store import Work
 from lasagna.errors import ImageError
 from lasagna.labels import LabelConfig, parse_label_config
 
@@ -69,7 +69,7 @@ class ProjectRun:
         self.version = predictor.model_version(self.uid)
         self.refresh = refresh
         known = predictor.store.project(self.uid)
-        predictor.store.keep_project(self.uid, Project(label_studio.url, known.token, label_studio.token, known.params))
+        predictor.store.keep_project(self.uid, replace(known, url=label_studio.url, given_token=label_studio.token))
         self._config_key = predictor.store.keep_config(self.project["label_config"])
 
     @property

@@ -15,7 +15,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -54,18 +54,25 @@ _MAINTENANCE = 5
 """Seconds between two looks for what dead workers left."""
 _LOST_AFTER = 30
 """Seconds without a change after which it is checked whether a task's job still exists."""
-_MAX_WAIT = 10.0
+MAX_WAIT = 10.0
 """Longest pause between two attempts to reach Redis, in seconds."""
 
 
 class LasagnaWorker(SimpleWorker):
     """RQ's worker without a fork, with heart-beats during a job and quick recovery."""
 
-    max_connection_wait_time = _MAX_WAIT
+    max_connection_wait_time = MAX_WAIT
 
-    def __init__(self, connection: "redis.Redis", store: Store, batch_size: int) -> None:
+    def __init__(
+        self,
+        connection: "redis.Redis",
+        store: Store,
+        batch_size: int,
+        queues: Sequence[str] = jobs.PREDICTING,
+        look_after: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(
-            [jobs.queue(connection, name) for name in jobs.QUEUES],
+            [jobs.queue(connection, name) for name in queues],
             name=f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}",
             connection=connection,
             serializer=JSONSerializer,
@@ -77,6 +84,7 @@ class LasagnaWorker(SimpleWorker):
         self.was_asked_to_stop = False
         self._store = store
         self._batch_size = batch_size
+        self._look_after = look_after
 
     def request_stop(self, signum: Any, frame: Any) -> None:
         self.was_asked_to_stop = True
@@ -116,6 +124,7 @@ class LasagnaWorker(SimpleWorker):
 
     def run_maintenance_tasks(self) -> None:
         """RQ's own would hold a lock for 15 minutes if a worker died in it; this one's ends by itself."""
+        self._look_after()
         if self.connection.set(f"{PREFIX}maintenance", self.name, nx=True, ex=30):
             try:
                 for queue in self.queues:
@@ -216,8 +225,14 @@ def check_label_studio(settings: Settings) -> str:
         return f"Label Studio: {error}"
 
 
-def run_worker(settings: Settings, redis_url: str, model: "Lasagna") -> None:
-    """Works until it is told to stop (SIGTERM, Ctrl-C). The caller has loaded the model."""
+def run_worker(
+    settings: Settings, redis_url: str, model: "Lasagna", look_after: Callable[[], None] = lambda: None
+) -> None:
+    """Works until it is told to stop (SIGTERM, Ctrl-C). The caller has loaded the model.
+
+    Args:
+        look_after: Called every few seconds between jobs, from this thread.
+    """
     connection = connect(redis_url)
     store = Store(connection)
     runtime = Runtime(model, settings, store)
@@ -232,8 +247,8 @@ def run_worker(settings: Settings, redis_url: str, model: "Lasagna") -> None:
             worker = None
             try:
                 store.publish_model({"version": model.version, "name": settings["model"], "pid": os.getpid()})
-                worker = LasagnaWorker(connection, store, settings["batch_size"])
-                logger.info("waiting for jobs in %s", ", ".join(jobs.QUEUES))
+                worker = LasagnaWorker(connection, store, settings["batch_size"], look_after=look_after)
+                logger.info("waiting for jobs in %s", ", ".join(jobs.PREDICTING))
                 pause = 1.0
                 worker.work(logging_level="WARNING")
             except redis.RedisError as error:
@@ -241,7 +256,7 @@ def run_worker(settings: Settings, redis_url: str, model: "Lasagna") -> None:
             if worker is not None and worker.was_asked_to_stop:
                 return
             time.sleep(pause)
-            pause = min(pause * 2, _MAX_WAIT)
+            pause = min(pause * 2, MAX_WAIT)
     except StopRequested:  # RQ's signal handler, where it interrupted something else than its own waiting
         return
     finally:

@@ -71,6 +71,16 @@ TABLE: tuple[Setting, ...] = (
     Setting("max_image_pixels", int, 178_956_970, "largest image that is decoded, in pixels"),
     Setting("image_hosts", str, "", "other hosts that images may come from: host or host:port, separated by commas"),
     Setting("delivery_timeout", float, 600.0, "seconds during which Label Studio is tried again while it is gone"),
+    Setting(
+        "train_when",
+        str,
+        "every 20",
+        "when a project is trained: every N (corrections), cron * * * * *, by hand, never",
+    ),
+    Setting("train_recipe", str, "", "recipe of fine-tunes; empty: the shipped one for the model"),
+    Setting("train_changes", str, "", "what is changed in it: key=value, separated by spaces"),
+    Setting("train_gpu_share", float, 0.5, "share of a GPU's memory that a fine-tune may take"),
+    Setting("replay_data", str, "", "folder of the sets that a fine-tune replays; empty: what the recipe says"),
     Setting("log_level", str, "INFO", "DEBUG, INFO, WARNING or ERROR"),
 )
 

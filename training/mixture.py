@@ -50,6 +50,11 @@ class Batch:
 
 VIEW_SIZE = (384, 384)
 
+UNSHOWN_RATE = 0.1
+"""How often a class that no photo of its set shows is asked as absent. Twenty corrections rarely show all labels of a
+project, and a name that is only ever answered with "absent" is soon answered so everywhere; but a false positive that
+somebody removed has to teach something too."""
+
 
 class Photos:
     """One data set of class lists held in memory.
@@ -60,6 +65,7 @@ class Photos:
         images: uint8 (H, W, 3) each.
         masks: uint8 (H, W) each: indices into `classes`, `BACKGROUND` or `VOID`.
         decided: bool (photos, classes): whether the annotation says if the class is there.
+        shown: bool (classes,): whether any of the photos has the class.
         weights: How often each photo is drawn, relative to the others.
     """
 
@@ -102,6 +108,7 @@ class Photos:
         for i, mask in enumerate(self.masks):
             found = np.unique(mask)
             present[i, found[found < len(self.classes)]] = True
+        self.shown: NDArray[np.bool_] = present.any(0)
         frequency = present.mean(0).clip(1e-6)
         factor = np.sqrt(np.maximum(1.0, 0.15 / frequency)).clip(max=4.0)
         self.weights = np.where(present, factor, 1.0).max(1)
@@ -178,7 +185,8 @@ class Mixture:
         # A sliver at the crop's edge is neither present nor absent.
         positives = [i for i, count in enumerate(counts) if count >= 48]
         names = [photos.classes[i] for i in positives]
-        absent = [photos.classes[i] for i in np.flatnonzero((counts == 0) & photos.decided[index])]
+        certain = np.flatnonzero((counts == 0) & photos.decided[index])
+        absent = [photos.classes[i] for i in certain if photos.shown[i] or rng.random() < UNSHOWN_RATE]
         foreign = self.foreign[photos.name] + implied_absent(absent, self.related[photos.name])
         foreign = [n for n in dict.fromkeys(foreign) if not is_doubtful_negative(n, names)]
         extra = (

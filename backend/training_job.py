@@ -1,0 +1,390 @@
+"""A fine-tune of one project, from its corrections to a judged version, in stages that survive a kill.
+
+    REGISTRY/jobs/ID/job.json          what was asked: project, why
+    REGISTRY/jobs/ID/STAGE.json        what a finished stage found (`STAGES`)
+    REGISTRY/jobs/ID/starts.json       where each attempt began: one that dies too often at one place is given up
+    REGISTRY/jobs/ID/run/              the training run (`training.engine`): states, log, TensorBoard
+    REGISTRY/jobs/ID/checkpoint/       the candidate with its probabilities calibrated
+    REGISTRY/jobs/ID/report/           the gate's report
+
+What always holds: a stage's file is written when the stage is finished, whole; a job that is run again skips
+finished stages, and goes on within training from the last saved step, to the same weights. The champion that the job
+started from is noted in the first stage: if another one serves by the time it ends, the result stays a candidate.
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backend.images import ImageLimits
+from backend.label_studio import LabelStudio, LabelStudioError
+from backend.registry import Registry
+from backend.snapshot import Snapshot, Snapshots
+from backend.versions import project_number
+from lasagna.checkpoint import checkpoint_version, find_checkpoint, load_calibration, write_calibration
+from lasagna.errors import DataError, TrainingError
+from lasagna.results import write_atomically
+from lasagna.settings import Settings
+from training.report import Reporter
+
+if TYPE_CHECKING:
+    from lasagna import Lasagna
+    from training.recipe import Recipe
+    from training.scores import ImageScore
+
+logger = logging.getLogger(__name__)
+
+STAGES = ("snapshot", "train", "calibrate", "score", "judge", "register")
+GIVEN_UP_AFTER = 10
+"""Attempts that began at the same place: the next would end as they did."""
+_LATENCY_PHOTOS = 5
+_PAUSE = 15.0
+"""Seconds between two attempts to reach Label Studio."""
+
+Say = Callable[[str, int, int, float | None], None]
+"""Called with stage, step, number of steps, and the seconds left in the stage where they can be told."""
+
+
+class StoppedError(Exception):
+    """The process was told to end; the job goes on when it is run again."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """The way to a project in Label Studio; `known_as` as for `fetch_image`."""
+
+    label_studio: LabelStudio
+    known_as: str = ""
+
+
+def snapshots_of(settings: Settings, registry: Path, project: str, access: Access) -> Snapshots:
+    """The snapshots of a project."""
+    number = project_number(project)
+    return Snapshots(
+        registry / "snapshots" / number,
+        access.label_studio,
+        int(number),
+        ImageLimits.from_settings(settings),
+        settings["max_image_pixels"],
+        access.known_as,
+    )
+
+
+class TrainingJob:
+    """One job. `run` is called once per process.
+
+    Args:
+        registry: The registry's folder.
+        id: From `new_job`.
+        settings: `model`, `device`, `dtype`, limits on images, `train_*`, `replay_data`.
+        access: The way to Label Studio, asked for in the first stage only.
+        say: Told how far it is.
+        should_stop: Asked between steps and photos.
+    """
+
+    def __init__(
+        self,
+        registry: Path,
+        id: str,
+        settings: Settings,
+        access: Callable[[], Access],
+        say: Say = lambda stage, step, steps, seconds: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.folder = registry / "jobs" / id
+        self.asked = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
+        self.project: str = self.asked["project"]
+        self._root, self._registry = registry, Registry(registry)
+        self._settings, self._access, self._say, self._should_stop = settings, access, say, should_stop
+
+    def run(self) -> dict[str, Any]:
+        """Goes through the stages that are left and returns the last one's result: `outcome` ("promoted", "candidate"
+        or "unchanged"), `version`, `summary`.
+
+        Raises:
+            StoppedError: See there.
+            LasagnaError: It cannot be done: too few corrections, a wrong recipe, no space, Label Studio gone for long.
+        """
+        self._note_start()
+        snapshot = self._stage("snapshot", self._take_snapshot)
+        if snapshot["outcome"]:
+            return dict(snapshot)
+        for name, work in (
+            ("train", self._train),
+            ("calibrate", self._calibrate),
+            ("score", self._score),
+            ("judge", self._judge),
+            ("register", self._register),
+        ):
+            self._stage(name, work)
+        self._clean()
+        return self.result("register")
+
+    def result(self, stage: str) -> dict[str, Any]:
+        """What a finished stage found; {} where it is not finished."""
+        path = self.folder / f"{stage}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def _stage(self, name: str, work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        if not (self.folder / f"{name}.json").exists():
+            self._check_stop()
+            self._say(name, 0, 0, None)
+            began = time.monotonic()
+            found = {**work(), "seconds": round(time.monotonic() - began, 1)}
+            write_atomically(self.folder / f"{name}.json", json.dumps(found, ensure_ascii=False))
+            logger.info("job %s: %s took %.1f s", self.folder.name, name, found["seconds"])
+        return self.result(name)
+
+    def _check_stop(self) -> None:
+        if self._should_stop():
+            raise StoppedError
+
+    def _note_start(self) -> None:
+        """Notes where this attempt begins. Raises TrainingError where too many began here."""
+        path = self.folder / "starts.json"
+        starts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        stage = next((name for name in STAGES if not (self.folder / f"{name}.json").exists()), "end")
+        states = [int(state.name.split("-")[1]) for state in self.folder.glob("run/states/checkpoint-*")]
+        here = [stage, max(states, default=0)]
+        if stage != "end" and starts[-GIVEN_UP_AFTER:] == [here] * GIVEN_UP_AFTER:
+            raise TrainingError(
+                f"the training process ended {GIVEN_UP_AFTER} times in stage {stage!r} after step {here[1]} without a "
+                "word (out of memory?); its log says more. `lasagna train --project` starts anew"
+            )
+        write_atomically(path, json.dumps([*starts, here]))
+
+    # --- stages -------------------------------------------------------------------------------------------------------
+
+    def _take_snapshot(self) -> dict[str, Any]:
+        snapshot = self._patiently(
+            lambda: snapshots_of(self._settings, self._root, self.project, self._access()).take()
+        )
+        champion = self._registry.champion(self.project)
+        start = champion.checkpoint if champion else find_checkpoint(self._settings["model"])
+        parent = champion.id if champion else checkpoint_version(start)
+        found = {**snapshot.as_dict(), "start": str(start), "parent": parent, "is_champion": champion is not None}
+        same = [
+            version
+            for version in self._registry.versions(self.project)
+            if version.snapshot == snapshot.id and (version.parent == parent or version.id == parent)
+        ]
+        if same and not self.asked.get("again"):
+            words = f"nothing has changed since {same[-1].id} was trained"
+            return {**found, "outcome": "unchanged", "version": same[-1].id, "summary": words}
+        return {**found, "outcome": ""}
+
+    def _patiently(self, take: Callable[[], Snapshot]) -> Snapshot:
+        """Tries again while Label Studio is gone, for the setting `delivery_timeout`."""
+        until = time.monotonic() + self._settings["delivery_timeout"]
+        while True:
+            try:
+                return take()
+            except LabelStudioError as error:
+                if not error.is_temporary or time.monotonic() > until:
+                    raise
+                logger.warning("%s; tried again in %.0f s", error, _PAUSE)
+                for _ in range(int(_PAUSE)):
+                    self._check_stop()
+                    time.sleep(1)
+
+    def _train(self) -> dict[str, Any]:
+        from backend.finetune import describe_sets, make_recipe
+        from training.engine import train
+
+        plan = self.folder / "recipe.json"
+        if not plan.exists():  # an attempt that goes on must not see other settings
+            recipe, notes = make_recipe(self._settings, self._start, self._snapshot.folder, self.folder / "run")
+            write_atomically(plan, json.dumps({"values": _recipe_values(recipe), "notes": notes}))
+        recipe, notes = self._recipe, json.loads(plan.read_text(encoding="utf-8"))["notes"]
+        for note in notes:
+            logger.warning("job %s: %s", self.folder.name, note)
+        train(recipe, _device(self._settings), _Progress(recipe.optimiser.steps, self._say, self._check_stop))
+        return {"notes": notes, "steps": recipe.optimiser.steps, "replayed": describe_sets(recipe)}
+
+    def _calibrate(self) -> dict[str, Any]:
+        from training.calibrate import answers_by_class, fit_calibration, fit_class_offsets
+        from training.scores import score_images
+
+        before = load_calibration(self._start)
+        beside = self.folder / "checkpoint.new"
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(self.folder / "run" / "checkpoint", beside)
+        write_calibration(beside, before)
+        model = self._load(beside)
+        records = self._held_out
+        scores = score_images(model, records, self._counter("calibrate", len(records)))
+        answers = answers_by_class(scores, before, model.format.read_text)
+        if not answers:
+            raise DataError(f"no held-out photo of {self._snapshot.folder} could be asked")
+        fitted = fit_class_offsets(answers, fit_calibration(list(answers.values()), before))
+        write_calibration(beside, fitted)
+        folder = self.folder / "checkpoint"
+        shutil.rmtree(folder, ignore_errors=True)
+        beside.rename(folder)
+        return {"temperature": fitted.temperature, "offset": fitted.offset, "class_offsets": fitted.class_offsets}
+
+    def _score(self) -> dict[str, Any]:
+        from backend.finetune import replay_records
+        from training.scores import measure_latency, score_images
+
+        sets = {"holdout": self._held_out, "replay": replay_records(self._recipe)}
+        advance = self._counter("score", 2 * sum(map(len, sets.values())))
+        found: dict[str, Any] = {}
+        for side, model in (("champion", self._champion), ("candidate", self._candidate)):
+            for name, records in sets.items():
+                found[f"{name}_{side}"] = [score.as_dict() for score in score_images(model, records, advance)]
+        latency = measure_latency(self._champion, self._candidate, self._held_out, _LATENCY_PHOTOS)
+        return {**found, "latency": [latency.champion, latency.candidate]}
+
+    def _judge(self) -> dict[str, Any]:
+        from training.gate_report import choose_samples, make_samples, write_report
+
+        from training.gate import judge
+        from training.scores import Latency
+
+        scores, snapshot, trained = self.result("score"), self._snapshot, self.result("train")
+        champion, candidate = (_scores(scores[f"holdout_{side}"]) for side in ("champion", "candidate"))
+        verdict = judge(
+            champion,
+            candidate,
+            _scores(scores["replay_champion"]),
+            _scores(scores["replay_candidate"]),
+            Latency(*scores["latency"]),
+        )
+        chosen = choose_samples(champion, candidate)
+        samples = make_samples(self._held_out, chosen, self._champion, self._candidate)
+        skipped = snapshot.skipped or {}
+        about = {
+            "project": project_number(self.project),
+            "corrections": f"{snapshot.train} trained on, {snapshot.holdout} held out (snapshot {snapshot.id})",
+            "replayed": trained["replayed"],
+        }
+        if snapshot.neither:
+            about["left out"] = f"{len(snapshot.neither)} tasks that look like photos of both sides"
+        if skipped:
+            shown = "; ".join(f"task {task}: {why}" for task, why in list(skipped.items())[:20])
+            about["could not be used"] = f"{len(skipped)} tasks: {shown}"
+        if trained["notes"]:
+            about["note"] = ". ".join(trained["notes"])
+        versions = (self._champion.version, self._candidate.version)
+        write_report(verdict, samples, self.folder / "report", versions=versions, about=about)
+        return verdict.as_dict()
+
+    def _register(self) -> dict[str, Any]:
+        verdict, snapshot, taken = self.result("judge"), self._snapshot, self.result("snapshot")
+        seconds = {name: self.result(name)["seconds"] for name in STAGES[:-1]}
+        version = self._registry.add(
+            self.folder / "checkpoint",
+            project=self.project,
+            parent=taken["parent"],
+            snapshot=snapshot.id,
+            metrics={**verdict["figures"], "passed": verdict["passed"], "summary": verdict["summary"], "took": seconds},
+            reports=sorted((self.folder / "report").glob("report.*")),
+            labels=snapshot.classes,
+        )
+        found = {"version": version.id, "summary": verdict["summary"], "reports": [str(p) for p in version.reports]}
+        serving = self._registry.champion(self.project)
+        if serving is not None and serving.id == version.id:  # promoted by an attempt that was killed here
+            return {**found, "outcome": "promoted"}
+        if not verdict["passed"]:
+            return {**found, "outcome": "candidate"}
+        if (serving.id if serving else "") != (taken["parent"] if taken["is_champion"] else ""):
+            words = f"{version.id} passed, but against {taken['parent']}, and another model serves now: a candidate"
+            return {**found, "outcome": "candidate", "summary": words}
+        self._registry.promote(self.project, version.id, verdict["summary"])
+        return {**found, "outcome": "promoted"}
+
+    def _clean(self) -> None:
+        """What a finished job leaves is its record: states and weights are large, and the version has the weights."""
+        for name in ("run/states", "run/checkpoint", "checkpoint"):
+            with suppress(OSError):
+                shutil.rmtree(self.folder / name)
+
+    # --- what stages share --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _snapshot(self) -> Snapshot:
+        found = self.result("snapshot")
+        return Snapshot.from_dict({name: found[name] for name in Snapshot.__dataclass_fields__})
+
+    @property
+    def _start(self) -> Path:
+        return Path(self.result("snapshot")["start"])
+
+    @cached_property
+    def _recipe(self) -> "Recipe":
+        from training.recipe_file import recipe_from_values
+
+        return recipe_from_values(json.loads((self.folder / "recipe.json").read_text(encoding="utf-8"))["values"])
+
+    @cached_property
+    def _held_out(self) -> list[Any]:
+        from training.sources.label_studio import LabelStudioExport
+
+        source = LabelStudioExport(self._snapshot.folder, "holdout")
+        return [source[i] for i in range(len(source))]
+
+    @cached_property
+    def _champion(self) -> "Lasagna":
+        return self._load(self._start)
+
+    @cached_property
+    def _candidate(self) -> "Lasagna":
+        return self._load(self.folder / "checkpoint")
+
+    def _load(self, folder: Path) -> "Lasagna":
+        from lasagna import Lasagna
+
+        return Lasagna.from_pretrained(folder, device=_device(self._settings), dtype=self._settings["dtype"])
+
+    def _counter(self, stage: str, total: int) -> Callable[[], None]:
+        done, began = 0, time.monotonic()
+
+        def advance() -> None:
+            nonlocal done
+            self._check_stop()
+            done += 1
+            self._say(stage, done, total, (time.monotonic() - began) / done * (total - done))
+
+        return advance
+
+
+class _Progress(Reporter):
+    """Hands the steps of a run on."""
+
+    def __init__(self, steps: int, say: Say, check_stop: Callable[[], None]) -> None:
+        self._steps, self._say, self._check_stop = steps, say, check_stop
+        self._first = (0, time.monotonic())
+
+    def started(self, step: int, steps: int) -> None:
+        self._first = (step, time.monotonic())
+        self._say("train", step, steps, None)
+
+    def step(self, step: int) -> None:
+        self._check_stop()
+        per_step = (time.monotonic() - self._first[1]) / max(1, step - self._first[0])
+        self._say("train", step, self._steps, per_step * (self._steps - step))
+
+
+def _scores(values: list[dict[str, Any]]) -> "list[ImageScore]":
+    from training.scores import ImageScore
+
+    return [ImageScore.from_dict(one) for one in values]
+
+
+def _recipe_values(recipe: "Recipe") -> dict[str, Any]:
+    from training.recipe_file import to_values
+
+    return to_values(recipe)
+
+
+def _device(settings: Settings) -> str:
+    """For the engine, which is told by CUDA_VISIBLE_DEVICES which GPU."""
+    return str(settings["device"]).split(":")[0]
