@@ -89,7 +89,7 @@ def find_checkpoint(name: str | Path) -> Path:
         if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
             raise CheckpointError(
                 f"unknown checkpoint {str(name)!r}: it is neither a shipped one ({', '.join(shipped_checkpoints())}), "
-                "nor a version, nor one that was pulled (`lasagna models list`), nor a folder, nor a hub id (owner/name)"
+                "nor a version nor one that was pulled (`lasagna models list`), nor a folder, nor a hub id (owner/name)"
             )
         from lasagna.hub import download, download_weights
 
