@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -91,14 +91,15 @@ class TrainingRuntime:
         self._triggers.end(number, id, result)
         return result
 
-    def _sayer(self, number: str) -> Any:
-        last = {"stage": "", "at": 0.0}
+    def _sayer(self, number: str) -> Callable[[str, int, int, float | None], None]:
+        last_stage, last_said = "", 0.0
 
         def say(stage: str, step: int, steps: int, seconds: float | None) -> None:
+            nonlocal last_stage, last_said
             now = time.monotonic()
-            if stage == last["stage"] and now - float(last["at"]) < _SAY_EVERY and step != steps:
+            if stage == last_stage and now - last_said < _SAY_EVERY and step != steps:
                 return
-            last.update(stage=stage, at=now)
+            last_stage, last_said = stage, now
             left = "" if seconds is None else f"{seconds:.0f}"
             with suppress(redis.RedisError):  # the job goes on
                 self._triggers.trainings.note(number, stage=stage, step=step, steps=steps, left=left)

@@ -1,12 +1,13 @@
 """When a project is trained: the policy, what is known of each project's fine-tunes, and the one who decides.
 
 Everything that may start a fine-tune comes as an event: Label Studio's webhooks, and what `lasagna train --project`
-asks for. `/webhook` only puts it into a stream of Redis. The training process reads the stream (`Triggers`), counts, and
-starts jobs. What always holds:
+asks for. `/webhook` only puts it into a stream of Redis. The training process reads the stream (`Triggers`), counts,
+and starts jobs. What always holds:
 
 - Per project one job is queued or running. Whatever asks for another meanwhile causes one more afterwards, not several.
-- Events are read in order and each once; what came while nobody read waits in the stream. At its start the process also
-  asks Label Studio what has changed since the newest snapshot, since webhooks are sent once and may have been missed.
+- Events are read in order, and one that is read twice counts once; what came while nobody read waits in the stream. At
+  its start the process also asks Label Studio what has changed since the newest snapshot, since webhooks are sent once
+  and may have been missed.
 - A job's folder (`backend.training_job`) is the truth about it: one without `end.json` is taken up again at the next
   start, also when Redis has forgotten it.
 """
@@ -119,8 +120,9 @@ def unfinished_jobs(registry: Path) -> list[str]:
 class Trainings:
     """What is known of each project's fine-tunes, in Redis.
 
-    The hash `lasagna:training:P` has `state` ("queued", "running", "idle"), `job`, `reason`, `again`, progress (`stage`,
-    `step`, `steps`, `left`) and how the last one ended (`outcome`, `summary`, `version`, `ended`); the set `lasagna:training:P:changed` of tasks that were corrected since.
+    The hash `lasagna:training:P` has `state` ("queued", "running", "idle"), `job`, `reason`, `again`, progress
+    (`stage`, `step`, `steps`, `left`) and how the last one ended (`outcome`, `summary`, `version`, `ended`); the set
+    `lasagna:training:P:changed` has the tasks that were corrected since.
 
     Every method raises `redis.RedisError` where Redis is gone.
     """

@@ -251,8 +251,11 @@ class _Handler(BaseHTTPRequestHandler):
             page, size = int(query["page"][0]), int(query["page_size"][0])
             if "total_annotations" in query["query"][0]:
                 found = [t for t in stub.tasks if any(not a["was_cancelled"] for a in t["annotations"])]
-                chosen = [{"id": t["id"], "updated_at": t["updated_at"]} for t in found[(page - 1) * size : page * size]]
-                return self._send(200, {"tasks": chosen, "total": len(found)})
+                chosen = [
+                    {"id": t["id"], "updated_at": t["updated_at"]} for t in found[(page - 1) * size : page * size]
+                ]
+                self._send(200, {"tasks": chosen, "total": len(found)})
+                return
             chosen = stub.tasks[(page - 1) * size : page * size]
             versions = {t["id"]: ", ".join({p["model_version"] for p in stub.posted(t["id"])}) for t in chosen}
             if "predictions_model_versions" not in query.get("query", [""])[0]:  # as Label Studio does
