@@ -85,12 +85,14 @@ class Project:
         token: The token that came with it, "" if none.
         given_token: A token that a person gave for it (`lasagna prelabel --token`); it is tried before the other.
         params: Parameters of the model from the backend's extra parameters: threshold, exclusive, chunk_size.
+        train: When it is trained, from the same place (`backend.trainings.Policy`); "": as the setting says.
     """
 
     url: str = ""
     token: str = ""
     given_token: str = ""
     params: Mapping[str, Any] | None = None
+    train: str = ""
 
 
 class Registration(NamedTuple):
@@ -239,6 +241,12 @@ class Store:
     def project(self, uid: str) -> Project:
         found = self.redis.get(f"{PREFIX}project:{uid}")
         return Project() if found is None else Project(**json.loads(found))
+
+    def projects(self) -> list[str]:
+        """The projects that were kept, by Label Studio's name for them; the latest of a number first."""
+        start = f"{PREFIX}project:"
+        found = [_text(key).removeprefix(start) for key in self.redis.scan_iter(f"{start}*", count=500)]
+        return sorted(found, key=lambda uid: [int(part) for part in uid.split(".") if part.isdigit()], reverse=True)
 
     def keep_result(self, key: str, prediction: Mapping[str, Any]) -> None:
         self.redis.set(f"{PREFIX}result:{key}", zlib.compress(json.dumps(prediction).encode(), 1), ex=KEEP_RESULT)

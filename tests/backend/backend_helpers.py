@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,6 +57,19 @@ def png(seed: int = 0, size: tuple[int, int] = (64, 48)) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def light_checkpoint(folder: Path, whole: Path, base: Path | str) -> Path:
+    """A checkpoint of one tensor laid over another."""
+    from safetensors.torch import load_file, save_file
+
+    folder.mkdir()
+    for name in ("config.json", "prompt.json", "tokenizer.json", "calibration.json"):
+        shutil.copy(whole / name, folder / name)
+    key, value = sorted(load_file(whole / "model.safetensors").items())[0]
+    save_file({key: value + 1}, folder / "model.safetensors")
+    (folder / "base.json").write_text(json.dumps({"base": str(base)}))
+    return folder
 
 
 # --- Redis ------------------------------------------------------------------------------------------------------------
@@ -119,6 +133,7 @@ class StubLabelStudio:
         self.refresh_token = ""
         self.exchanges = 0
         self.port = free_port()
+        self._clock = 0
         self._server: ThreadingHTTPServer | None = None
 
     @property
@@ -151,6 +166,17 @@ class StubLabelStudio:
             tasks.append({"id": number, "project": 3, "data": {"image": path}, "predictions": [], "annotations": []})
         self.tasks += tasks
         return tasks
+
+    def annotate(self, task: int, regions: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        """A person submits an annotation; `more` replaces what is usual in it."""
+        self._clock += 1
+        at = f"2026-11-24T00:{self._clock // 60:02}:{self._clock % 60:02}.000000Z"
+        found = {"id": 1000 + self._clock, "result": regions, "was_cancelled": False, "ground_truth": False}
+        found |= {"created_at": at, "updated_at": at, "completed_by": 1, "lead_time": 12.5, **more}
+        entry = next(one for one in self.tasks if one["id"] == task)
+        entry["annotations"] = [*(one for one in entry["annotations"] if one["id"] != found["id"]), found]
+        entry["updated_at"] = at
+        return found
 
     def posted(self, task: int) -> list[dict[str, Any]]:
         return [p for p in self.predictions if p["task"] == task]
@@ -218,8 +244,18 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/api/projects/3/":
             project = {"id": 3, "title": "stub", "label_config": stub.label_config, "task_number": len(stub.tasks)}
             self._send(200, {**project, "created_at": "2026-11-23T01:34:34.5Z"})
+        elif path == "/api/projects/3/export":
+            ids = set(map(int, query["ids[]"]))
+            self._send(200, [t for t in stub.tasks if t["id"] in ids and t["annotations"]])
         elif path == "/api/tasks/":
             page, size = int(query["page"][0]), int(query["page_size"][0])
+            if "total_annotations" in query["query"][0]:
+                found = [t for t in stub.tasks if any(not a["was_cancelled"] for a in t["annotations"])]
+                chosen = [
+                    {"id": t["id"], "updated_at": t["updated_at"]} for t in found[(page - 1) * size : page * size]
+                ]
+                self._send(200, {"tasks": chosen, "total": len(found)})
+                return
             chosen = stub.tasks[(page - 1) * size : page * size]
             versions = {t["id"]: ", ".join({p["model_version"] for p in stub.posted(t["id"])}) for t in chosen}
             if "predictions_model_versions" not in query.get("query", [""])[0]:  # as Label Studio does
