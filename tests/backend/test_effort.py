@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
 from backend_helpers import CONFIG, PROJECT, TOKEN, StubLabelStudio
 from click.testing import CliRunner
 
@@ -364,3 +365,36 @@ class TestPage:
         answer = client.get(self.URL)
         assert answer.status_code == 503
         assert words in answer.json["error"]
+
+
+@pytest.mark.label_studio
+def test_with_the_real_label_studio(label_studio: Any) -> None:
+    """What it keeps of a prediction that was submitted: ids, the time, and which prediction was shown."""
+    api, client = label_studio.api(), LabelStudio(label_studio.url, label_studio.login.token)
+    number = api.create_project("effort", CONFIG)
+    api.import_tasks(number, [{"data": {"image": "/data/upload/a.png"}} for _ in range(3)])
+    tasks = [found.id for found in client.tasks(number)]
+    shown = [
+        brush("same", "Cat", square(0, 0)),
+        brush("moved", "Dog", square(20, 20)),
+        brush("gone", "Sky", square(0, 40)),
+    ]
+    submitted = [
+        shown[0] | {"origin": "prediction"},
+        brush("moved", "Dog", square(20, 22)),
+        brush("new", "Sky", square(30, 0)),
+    ]
+    for task in tasks[:2]:
+        old, new = (client.create_prediction(task, prediction(0, r, v)) for r, v in ((shown, "nano-1"), ([], "nano-2")))
+        body: dict[str, Any] = {"result": submitted, "lead_time": 12.25, "was_cancelled": task == tasks[1]}
+        body["parent_prediction"] = old
+        assert new != old
+        url = f"{label_studio.url}/api/tasks/{task}/annotations/"
+        requests.post(url, json=body, headers=client.authorization(), timeout=60).raise_for_status()
+    report = EffortReader().read(client, number)
+    [version] = report.versions
+    assert (version.version, version.tasks, report.skipped) == ("nano-1", 1, {})
+    assert version.regions == RegionCounts(accepted=1, changed=1, added=1, deleted=1)
+    assert version.figures["changed_pixels"].value == pytest.approx(40 + 200)
+    assert version.figures["seconds"].value == pytest.approx(12.25)
+    assert version.since > "2026"
