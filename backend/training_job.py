@@ -244,9 +244,8 @@ class TrainingJob:
         return {**found, "latency": [latency.champion, latency.candidate]}
 
     def _judge(self) -> dict[str, Any]:
-        from training.gate_report import choose_samples, make_samples, write_report
-
         from training.gate import judge
+        from training.gate_report import choose_samples, make_samples, write_report
         from training.scores import Latency
 
         scores, snapshot, trained = self.result("score"), self._snapshot, self.result("train")

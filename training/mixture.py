@@ -108,7 +108,7 @@ class Photos:
         for i, mask in enumerate(self.masks):
             found = np.unique(mask)
             present[i, found[found < len(self.classes)]] = True
-        self.shown: NDArray[np.bool_] = present.any(0)
+        self.shown: NDArray[np.bool_] = np.asarray(present.any(0))
         frequency = present.mean(0).clip(1e-6)
         factor = np.sqrt(np.maximum(1.0, 0.15 / frequency)).clip(max=4.0)
         self.weights = np.where(present, factor, 1.0).max(1)
