@@ -202,6 +202,7 @@ class Bench:
             raise ServiceError(f"{len(outcome.failed)} tasks were not predicted, task {task}: {reason}")
 
     def _shown(self) -> Shown:
+        from backend.effort import edit_effort
         from lasagna.formats.label_studio import region_to_label
         from lasagna.masks import brush_rle_to_mask
 
@@ -222,24 +223,22 @@ class Bench:
                 if found is not None:
                     size = (valid.shape[0], valid.shape[1])
                     drawn[found[1].value] = brush_rle_to_mask(region["value"]["rle"], size) & valid
-            pixels = 0
-            for name in {*truth, *drawn}:
-                wanted, given = truth.get(name), drawn.get(name)
-                empty = np.zeros(valid.shape, bool)
-                one, other = (empty if mask is None else mask for mask in (wanted, given))
-                overlap, union = int((one & other).sum()), int((one | other).sum())
-                both[position[name]] += overlap
+            effort = edit_effort(drawn, truth)
+            for name, one in effort.classes.items():
+                union = (one.before + one.after + one.changed) // 2
+                both[position[name]] += union - one.changed
                 either[position[name]] += union
-                present[position[name]] += wanted is not None
-                pixels += union - overlap
-                said_right += wanted is not None and given is not None
-                said_wrong += wanted is None
-                missed += given is None
-                if wanted is None or given is None:
-                    regions["deleted" if wanted is None else "added"] += 1
+                if one.before and one.after:
+                    right = union - one.changed >= Habits().accept * union
+                    regions["accepted" if right else "changed"] += 1
                 else:
-                    regions["accepted" if overlap >= Habits().accept * union else "changed"] += 1
-            changed.append(pixels / max(1, int(valid.sum())))
+                    regions["deleted" if one.before else "added"] += 1
+            for name in truth:
+                present[position[name]] += 1
+            said_right += len(truth.keys() & drawn.keys())
+            said_wrong += len(drawn.keys() - truth.keys())
+            missed += len(truth.keys() - drawn.keys())
+            changed.append(effort.changed / max(1, int(valid.sum())))
         count = len(self._untouched)
         return Shown(
             ", ".join(sorted(versions)),
