@@ -65,7 +65,7 @@ def test_from_corrections_to_a_version_killed_in_every_stage(
     straight = project.job(project.new()).run()
     version = project.registry.version(straight["version"])
     assert straight["outcome"] in ("candidate", "promoted")
-    assert [stage for stage in dict.fromkeys(stage for stage, _, _ in project.said)] == list(STAGES)
+    assert list(dict.fromkeys(stage for stage, _, _ in project.said)) == list(STAGES)
     assert ("train", 4, 4) in project.said
     assert version.parent == checkpoint_version(checkpoint)
     assert version.labels == ("Cat", "Dog", "Sky")
