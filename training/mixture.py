@@ -108,7 +108,7 @@ class Photos:
         for i, mask in enumerate(self.masks):
             found = np.unique(mask)
             present[i, found[found < len(self.classes)]] = True
-        self.shown: NDArray[np.bool_] = present.any(0)
+        self.shown: NDArray[np.bool_] = np.asarray(present.any(0))
         frequency = present.mean(0).clip(1e-6)
         factor = np.sqrt(np.maximum(1.0, 0.15 / frequency)).clip(max=4.0)
         self.weights = np.where(present, factor, 1.0).max(1)
@@ -186,7 +186,8 @@ class Mixture:
         positives = [i for i, count in enumerate(counts) if count >= 48]
         names = [photos.classes[i] for i in positives]
         certain = np.flatnonzero((counts == 0) & photos.decided[index])
-        absent = [photos.classes[i] for i in certain if photos.shown[i] or rng.random() < UNSHOWN_RATE]
+        asked = [i for i in certain if photos.shown[i] or rng.random() < UNSHOWN_RATE]
+        absent = [photos.classes[i] for i in asked or ([] if names else certain)]  # something has to be asked
         foreign = self.foreign[photos.name] + implied_absent(absent, self.related[photos.name])
         foreign = [n for n in dict.fromkeys(foreign) if not is_doubtful_negative(n, names)]
         extra = (
