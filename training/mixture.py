@@ -186,7 +186,8 @@ class Mixture:
         positives = [i for i, count in enumerate(counts) if count >= 48]
         names = [photos.classes[i] for i in positives]
         certain = np.flatnonzero((counts == 0) & photos.decided[index])
-        absent = [photos.classes[i] for i in certain if photos.shown[i] or rng.random() < UNSHOWN_RATE]
+        asked = [i for i in certain if photos.shown[i] or rng.random() < UNSHOWN_RATE]
+        absent = [photos.classes[i] for i in asked or ([] if names else certain)]  # something has to be asked
         foreign = self.foreign[photos.name] + implied_absent(absent, self.related[photos.name])
         foreign = [n for n in dict.fromkeys(foreign) if not is_doubtful_negative(n, names)]
         extra = (

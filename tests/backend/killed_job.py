@@ -17,6 +17,9 @@ from backend.label_studio import LabelStudio
 from backend.training_job import Access, TrainingJob
 from lasagna.settings import Settings
 
+COUNTED = ("train", "calibrate", "score")
+"""Stages that are killed halfway; the others as they begin."""
+
 
 def attempt(stage: str) -> int:
     """Runs the job in a fork, which kills itself in the middle of the stage; the signal that it died of."""
@@ -24,7 +27,8 @@ def attempt(stage: str) -> int:
     if not child:
 
         def say(at: str, step: int, steps: int, seconds: float | None) -> None:
-            if at == stage and (not steps or step == max(1, steps // 2)):
+            middle = step == max(1, steps // 2) if at in COUNTED else True
+            if at == stage and middle:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         job(say).run()

@@ -165,3 +165,28 @@ def test_everything_together(
     )
     health = requests.get(backend.url + "/health", timeout=10).json()
     assert json.dumps(health["model_version"]) == json.dumps(backend.model_version)
+
+
+def test_annotated_tasks_and_their_export(label_studio: Any, photos: Any) -> None:
+    """What snapshots are made of: submitted, skipped and deleted annotations."""
+    api = label_studio.api()
+    project = api.create_project("annotated", shipped("brush"))
+    tasks = api.upload(project, [photos["cat"], photos["cup"], photos["rocket"]])
+    client = LabelStudio(label_studio.url, label_studio.login.token)
+    assert client.annotated(project) == {}
+
+    def submit(task: int, **more: Any) -> int:
+        return int(client._json("POST", f"/api/tasks/{task}/annotations/", json={"result": [], **more})["id"])
+
+    kept, _ = submit(tasks[0]), submit(tasks[1], was_cancelled=True)
+    gone = submit(tasks[2])
+    before = client.annotated(project)
+    assert list(before) == [tasks[0], tasks[2]]
+    [first, third] = client.export(project, list(before), page_size=1)
+    assert [first["annotations"][0]["id"], third["annotations"][0]["id"]] == [kept, gone]
+    assert first["data"]["image"].startswith("/data/upload/")
+    client._request("DELETE", f"/api/annotations/{gone}/")
+    client._json("PATCH", f"/api/annotations/{kept}/", json={"ground_truth": True})
+    after = client.annotated(project)
+    assert list(after) == [tasks[0]]
+    assert after[tasks[0]] > before[tasks[0]]  # a changed annotation is seen

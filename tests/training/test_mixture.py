@@ -106,3 +106,29 @@ def test_a_near_synonym_is_absent_only_beside_the_word_that_was_annotated(tmp_pa
     assert all("shoes" in classes.names for classes in with_heels)
     assert all(classes.names for classes in lists)
     assert any(classes.names == ("hair",) for classes in lists)
+
+
+@pytest.mark.parametrize("shown", [("red",), ()], ids=["one class of two", "none"])
+def test_a_class_that_no_photo_shows_is_rarely_asked(tmp_path: Path, shown: tuple[str, ...]) -> None:
+    """Else a few corrections teach that the other labels of a project are always absent."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "classes.json").write_text('{"classes": ["backdrop", "red", "blue"], "background_index": 0}')
+    for i in range(4):
+        mask = np.zeros((80, 80), np.uint8)
+        if i % 2 and shown:
+            mask[20:60, 20:60] = 1
+        Image.fromarray(np.full((80, 80, 3), 120, np.uint8)).save(tmp_path / "images" / f"{i}.jpg")
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{i}.png")
+    (tmp_path / "train.txt").write_text("0\n1\n2\n3\n")
+    photos = Photos(FolderDataset(tmp_path, "train"))
+    options = SequenceOptions(lengths=((1.0, 2, 2),))
+    mixture = Mixture([photos], [1.0], options, 1, 64, seed=1, view=(64, 64))
+    lists = [mixture.batch(step).classes[0] for step in range(200)]
+    assert all(one.names for one in lists)
+    blue = sum("blue" in one.names for one in lists)
+    if shown:
+        assert 2 <= blue <= 60
+        assert sum("red" in one.names for one in lists) > 150
+    else:
+        assert blue > 60  # something has to be asked
