@@ -10,6 +10,7 @@ and end with the benchmark; the truth of an untouched photo reaches no other par
 import json
 import os
 import random
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
+import requests
 
 from backend.annotator import Habits, SimulatedAnnotator
 from lasagna.errors import DataError, ServiceError
@@ -98,6 +100,8 @@ def loop(
     with _parts(model, out, console) as parts:
         bench = Bench(parts, wanted.subset(order), measured.subset(chosen.tolist()), console, timeout)
         report = bench.run(corrections, rounds, swap)
+        if out is not None:
+            bench.keep_pages(out, report)
     report |= {"data": data.name, "corrections": corrections, "seed": seed, "swapped": swap, "environment": _machine()}
     if out is not None:
         (out / "loop.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -178,6 +182,14 @@ class Bench:
                 }
             )
         return report
+
+    def keep_pages(self, folder: Path, report: Mapping[str, Any]) -> None:
+        """The page of edit effort that the backend serves, and the gate's report of every round."""
+        page = requests.get(f"{self._parts.backend_url}/report/{self._project}", timeout=120)
+        page.raise_for_status()
+        (folder / "effort.html").write_text(page.text, encoding="utf-8")
+        for number, entry in enumerate(report["rounds"][1:], 1):
+            shutil.copy(self._registry.version(entry["version"]).folder / "report.html", folder / f"gate-{number}.html")
 
     @contextmanager
     def _step(self, what: str) -> Iterator[None]:
