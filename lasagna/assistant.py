@@ -302,7 +302,24 @@ class Lasagna:
         Raises:
             QueryError: The question is blank or too long, or the checkpoint was not trained for the task.
         """
-        features = self.encode_image(image)
+        return self.ask_features(
+            self.encode_image(image),
+            question,
+            task=task,
+            max_new_tokens=max_new_tokens,
+            control_tokens=control_tokens,
+        )
+
+    def ask_features(
+        self,
+        features: ImageFeatures,
+        question: str,
+        *,
+        task: str = "vqa",
+        max_new_tokens: int = 256,
+        control_tokens: bool = False,
+    ) -> Answer:
+        """`ask` about an image that `encode_image` has encoded."""
         with self._lock:
             return ask(
                 self, features, question, task=task, max_new_tokens=max_new_tokens, control_tokens=control_tokens

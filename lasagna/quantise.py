@@ -23,6 +23,10 @@ GROUP = 64
 class Int8Linear(nn.Module):
     """A linear layer with one scale per output: w = scale * q, q in -127 ... 127."""
 
+    values: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         full = weight.detach().float()
@@ -42,6 +46,11 @@ class Int4Linear(nn.Module):
 
     Two values share a byte, the first of them in its lower half.
     """
+
+    values: Tensor
+    step: Tensor
+    low: Tensor
+    bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
