@@ -145,7 +145,8 @@ class Comparison:
             `noise` of the bias.
         noise: The rounding noise of a margin: twice the largest difference between the margins of the two references,
             which do the same sums in products of different shapes.
-        seconds: What `decode_class_by_class` and `decode_token_by_token` took, each once.
+        seconds, processor: What `decode_class_by_class` and `decode_token_by_token` took, each once: on the clock, and
+            of this process's processors.
     """
 
     identical: bool
@@ -153,6 +154,7 @@ class Comparison:
     near_ties: int
     noise: float
     seconds: tuple[float, float]
+    processor: tuple[float, float]
 
 
 def compare_decisions(
@@ -165,20 +167,21 @@ def compare_decisions(
     free = decode_class_by_class(model, prompt, tokens, query, bias)
     device = str(model.device)
     synchronise(device)
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     by_class = decode_class_by_class(model, prompt, tokens, query, bias, given=present)
     synchronise(device)
-    between = time.perf_counter()
+    between, worked_between = time.perf_counter(), time.process_time()
     by_token = decode_token_by_token(model, prompt, tokens, query, bias, given=present)
     synchronise(device)
-    ended = time.perf_counter()
+    ended, worked_ended = time.perf_counter(), time.process_time()
     noise = 2 * float((by_class.margins - by_token.margins).abs().max())
     over = by_class.margins - bias.to(model.device)
     other = (over >= 0) != present.to(model.device)
     near = other & (over.abs() <= noise)
     differing = int((free.present != present.to(model.device)).sum())
     seconds = (between - began, ended - between)
-    return Comparison(bool((other == near).all()), differing, int(near.sum()), noise, seconds)
+    processor = (worked_between - worked, worked_ended - worked_between)
+    return Comparison(bool((other == near).all()), differing, int(near.sum()), noise, seconds, processor)
 
 
 def bias_for_share(

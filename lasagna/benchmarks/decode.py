@@ -10,12 +10,12 @@ import click
 from lasagna.bench import (
     Numbers,
     Row,
+    both_times,
     common_options,
     load_model,
     report,
     sample_classes,
     sample_images,
-    time_interleaved,
 )
 from lasagna.errors import QueryError
 
@@ -159,7 +159,8 @@ def _row(
     decoded = parallel()
     present = torch.stack([found.present for found in decoded.lists])
     found = compare_decisions(network, prompt, tokens, query, bias, present)
-    seconds = time_interleaved({"parallel": parallel, "chunked": chunked}, repeats, str(network.device))
+    times = both_times({"parallel": parallel, "chunked": chunked}, repeats, str(network.device))
+    seconds = {name: wall for name, (wall, _) in times.items()}
     began = time.perf_counter()
     single()
     synchronise(str(network.device))
@@ -178,6 +179,9 @@ def _row(
         "sequential_steps": count,
         "generate_steps": len(query.answer),
         **{f"seconds_{name}": value for name, value in seconds.items()},
+        "processor_parallel": times["parallel"][1],
+        "processor_generate": found.processor[1],
         "times_faster_than_generate": seconds["generate"] / seconds["parallel"],
+        "times_less_processor_than_generate": found.processor[1] / max(times["parallel"][1], 1e-9),
         "times_faster_than_single": seconds["single"] / seconds["parallel"],
     }
