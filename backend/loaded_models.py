@@ -26,12 +26,18 @@ class LoadedModels:
         own: The worker's own model, which serves projects without a champion; never let go of.
         registry: Where the versions are.
         limit: How many versions are held beside it; at least 1.
-        device: For `Lasagna.from_pretrained`.
-        dtype, quantise: For `Lasagna.from_pretrained`.
+        device, dtype, quantise: For `Lasagna.from_pretrained`.
     """
 
     def __init__(
-        self, own: "Lasagna", registry: Registry, limit: int, *, device: str = "auto", dtype: str = "auto", quantise: str = "none"
+        self,
+        own: "Lasagna",
+        registry: Registry,
+        limit: int,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        quantise: str = "none",
     ) -> None:
         self.own = own
         self._registry = registry

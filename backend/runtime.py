@@ -115,6 +115,7 @@ class Runtime:
             settings["loaded_versions"],
             device=settings["device"],
             dtype=settings["dtype"],
+            quantise=settings["quantise"],
         )
         self.store = store
         self.connections = Connections(settings, store)

@@ -77,10 +77,8 @@ class TestAnswers:
 
     def answer(self, runtime: Runtime, text: str, config: str = CONFIG) -> dict[str, Any]:
         key = runtime.store.keep_config(config)
-        image = "/data/upload/3/1.png"
-        return runtime.click(
-            {"project": PROJECT, "task": 1, "image": image, "config": key, "context": [written([text])]}
-        )
+        request = {"project": PROJECT, "version": runtime.model.version, "task": 1, "config": key}
+        return runtime.click({**request, "image": "/data/upload/3/1.png", "context": [written([text])]})
 
     def test_words_are_those_of_ask(self, runtime: Runtime, model: Lasagna, stub: StubLabelStudio) -> None:
         import io
