@@ -59,6 +59,19 @@ def test_memory_counts_the_weights() -> None:
     assert row["gib_peak"] is None or row["gib_peak"] > row["gib_weights"]
 
 
+def test_start_ends_with_an_answer() -> None:
+    rows = {row["stage"]: row["processor_s"] for row in figures("start", "--repeats", 1)["rows"]}
+    whole = rows.pop("all up to the first answer")
+    assert whole == pytest.approx(sum(rows.values()) - rows["second answer"])
+
+
+def test_the_peer_takes_one_concept_per_prompt() -> None:
+    setting = ("--size", "tiny", "--device", "cpu", "--classes", "1,3", "--batch", 2)
+    rows = figures("peer", *setting)["rows"]
+    assert [row["classes"] for row in rows] == [1, 3]
+    assert all(row["seconds"] > row["seconds_vision"] > 0 for row in rows)
+
+
 def test_rle_is_the_sdks() -> None:
     rows = figures("rle", "--size", "96x72", "--repeats", 1)["rows"]
     assert [row["mask"] for row in rows] == ["ellipse", "photo", "noise", "strokes"]
