@@ -115,6 +115,7 @@ queued."""
 @click.option("--model", help="Checkpoint: a shipped name, a folder or a hub id.  [default: nano]")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
+@click.option("--quantise", help="none, int8 or int4: the language model in fewer bits.  [default: none]")
 @_redis_option
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images per model batch.  [default: 4]")
 @click.option("--label-studio-url", metavar="URL", help="Address of Label Studio.  [default: what /setup says]")
@@ -146,7 +147,9 @@ def worker(queues: str, **options: Any) -> None:
 
     training = TrainingProcess(settings, url) if trains else None
     started = time.monotonic()
-    model = Lasagna.from_pretrained(settings["model"], device=settings["device"], dtype=settings["dtype"])
+    model = Lasagna.from_pretrained(
+        settings["model"], device=settings["device"], dtype=settings["dtype"], quantise=settings["quantise"]
+    )
     logger.info("model %s loaded in %.1f s", model.version, time.monotonic() - started)
     try:
         if training is not None:

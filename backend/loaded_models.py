@@ -26,17 +26,23 @@ class LoadedModels:
         own: The worker's own model, which serves projects without a champion; never let go of.
         registry: Where the versions are.
         limit: How many versions are held beside it; at least 1.
-        device: For `Lasagna.from_pretrained`.
-        dtype: For `Lasagna.from_pretrained`.
+        device, dtype, quantise: For `Lasagna.from_pretrained`.
     """
 
     def __init__(
-        self, own: "Lasagna", registry: Registry, limit: int, *, device: str = "auto", dtype: str = "auto"
+        self,
+        own: "Lasagna",
+        registry: Registry,
+        limit: int,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        quantise: str = "none",
     ) -> None:
         self.own = own
         self._registry = registry
         self._limit = limit
-        self._device, self._dtype = device, dtype
+        self._device, self._dtype, self._quantise = device, dtype, quantise
         self._loaded: OrderedDict[str, Lasagna] = OrderedDict()
 
     @property
@@ -94,7 +100,9 @@ class LoadedModels:
         while len(self._loaded) >= self._limit:
             let_go, _ = self._loaded.popitem(last=False)
             logger.info("version %s makes room", let_go)
-        model = Lasagna.from_pretrained(version.checkpoint, device=self._device, dtype=self._dtype, base=self.own)
+        model = Lasagna.from_pretrained(
+            version.checkpoint, device=self._device, dtype=self._dtype, quantise=self._quantise, base=self.own
+        )
         if model.version != version.id:
             raise CheckpointError(
                 f"{version.checkpoint} is {model.version} now: it or what it is laid over was changed; restore it from "

@@ -28,6 +28,7 @@ from backend.images import ImageLimits, fetch_image
 from backend.label_studio import LabelStudio, LabelStudioError
 from backend.loaded_models import LoadedModels
 from backend.prompts import parse_prompt, to_pixels, without_prompts
+from backend.questions import answer_question, parse_question
 from backend.registry import Registry
 from backend.store import Project, Store, Work
 from lasagna.errors import ConfigError, LasagnaError, ServiceError
@@ -114,6 +115,7 @@ class Runtime:
             settings["loaded_versions"],
             device=settings["device"],
             dtype=settings["dtype"],
+            quantise=settings["quantise"],
         )
         self.store = store
         self.connections = Connections(settings, store)
@@ -298,14 +300,19 @@ class Runtime:
 
         Args:
             request: `project`, `version`, `task`, `image`, `config` (key) and `context`: the regions that the annotator
-                drew.
+                drew, or the question that was written into a smart `TextArea`.
         """
         started = time.monotonic()
         try:
             plan = self._plan(request["config"])
-            control, class_name, points, box = parse_prompt(request["context"], plan)
+            question = parse_question(request["context"], plan)
+            prompt = None if question else parse_prompt(request["context"], plan)
             model = self.models.of(request["project"], request["version"])
             features, width, height = self._features_of(model, request["project"], request["image"], request["task"])
+            if question:
+                return {"prediction": answer_question(model, features, question, plan, (height, width))}
+            assert prompt is not None
+            control, class_name, points, box = prompt
             mask, score = model.segment_prompt(
                 features,
                 points=[(x * width / 100, y * height / 100, positive) for x, y, positive in points],

@@ -82,6 +82,7 @@ Exit code: 0 all done, 1 some files failed, 2 nothing could be started, 130 inte
 @click.option("--model", help="Checkpoint: a shipped name, a folder or a hub id.  [default: nano]")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
+@click.option("--quantise", help="none, int8 or int4: the language model in fewer bits.  [default: none]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images per model batch.  [default: 4]")
 @click.option("--threshold", type=click.FloatRange(0, 1, min_open=True, max_open=True),
               help="Probability from which a class is present.  [default: as calibrated]")  # fmt: skip
@@ -102,6 +103,7 @@ def annotate(
     model: str | None,
     device: str | None,
     dtype: str | None,
+    quantise: str | None,
     batch_size: int | None,
     threshold: float | None,
     exclusive: bool,
@@ -112,7 +114,7 @@ def annotate(
     """Pre-label images: folders (searched with all below), glob patterns and single files."""
     from lasagna.checkpoint import checkpoint_version
 
-    settings = Settings.load(model=model, device=device, dtype=dtype, batch_size=batch_size)
+    settings = Settings.load(model=model, device=device, dtype=dtype, quantise=quantise, batch_size=batch_size)
     queries, config, config_xml = _classes(labels, labels_file, label_config)
     found = find_images(images, exclude=[out / name for name in OUTPUT_FOLDERS])
     addresses = _addresses(found, image_root, image_url_prefix)
@@ -123,6 +125,7 @@ def annotate(
         "threshold": threshold,
         "exclusive": exclusive,
         "dtype": settings["dtype"],
+        "quantise": settings["quantise"],
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -169,7 +172,9 @@ def _run(
         console.print(f"Loading {settings['model']}")
         from lasagna.assistant import Lasagna
 
-        return Lasagna.from_pretrained(settings["model"], device=settings["device"], dtype=settings["dtype"])
+        return Lasagna.from_pretrained(
+            settings["model"], device=settings["device"], dtype=settings["dtype"], quantise=settings["quantise"]
+        )
 
     def on_done(outcome: Outcome) -> None:
         advance(f"{len(outcome.failures)} failed" if outcome.failures else "")

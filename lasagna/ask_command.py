@@ -34,6 +34,7 @@ Examples:
 @click.option("--model", help="Checkpoint: a shipped name, a folder or a hub id.")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.")
+@click.option("--quantise", help="none, int8 or int4: the language model in fewer bits.  [default: none]")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=256, show_default=True)
 @click.option(
     "--control-tokens", is_flag=True, help="Control tokens in QUESTION count, as in the released code: for tests."
@@ -47,18 +48,21 @@ def ask(
     model: str | None,
     device: str | None,
     dtype: str | None,
+    quantise: str | None,
     max_new_tokens: int,
     control_tokens: bool,
     out: Path | None,
     as_json: bool,
 ) -> None:
     """Ask QUESTION about IMAGE; the model answers in words, and in masks where it says so."""
-    settings = Settings.load(model=model, device=device, dtype=dtype)
+    settings = Settings.load(model=model, device=device, dtype=dtype, quantise=quantise)
     from lasagna.assistant import Lasagna
     from lasagna.image import load_image
 
     pixels = load_image(image, max_bytes=settings["max_image_bytes"], max_pixels=settings["max_image_pixels"])
-    assistant = Lasagna.from_pretrained(settings["model"], device=settings["device"], dtype=settings["dtype"])
+    assistant = Lasagna.from_pretrained(
+        settings["model"], device=settings["device"], dtype=settings["dtype"], quantise=settings["quantise"]
+    )
     answer = assistant.ask(pixels, question, task=task, max_new_tokens=max_new_tokens, control_tokens=control_tokens)
     files = _write(out, pixels, answer) if out is not None else []
     if as_json:

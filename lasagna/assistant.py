@@ -27,13 +27,14 @@ from lasagna.checkpoint import (
     load_model,
     save_checkpoint,
 )
-from lasagna.decoding import decode_class_lists
+from lasagna.decoding import best_window, decode_class_lists
 from lasagna.dialect import PromptFormat
 from lasagna.errors import ConfigError, ImageError, QueryError
 from lasagna.generate import Answer, ask
 from lasagna.light import can_share, load_over
 from lasagna.model import LasagnaModel
 from lasagna.prompt import Prompt, Query
+from lasagna.quantise import quantise_layers
 from lasagna.segmentation import ClassAnswer, ClassQuery, Mask, Segmentation, class_queries
 from lasagna.tokenizer import LabelTokenizer, load_tokenizer
 from lasagna.vision import EncodedImages, PreparedImage
@@ -94,7 +95,13 @@ class Lasagna:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path = "nano", *, device: str = "auto", dtype: str = "auto", base: "Lasagna | None" = None
+        cls,
+        name: str | Path = "nano",
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        quantise: str = "none",
+        base: "Lasagna | None" = None,
     ) -> "Lasagna":
         """Loads a checkpoint.
 
@@ -102,19 +109,23 @@ class Lasagna:
             name: A shipped checkpoint, a folder, or a hub id.
             device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
             dtype: "auto" (bfloat16 on CUDA, else float32), "float32", "bfloat16" or "float16".
+            quantise: "none", or "int8" or "int4" for the language model's matrices (`lasagna.quantise`).
             base: A loaded checkpoint. One that is laid over it shares its equal weights, device and type, and takes
-                only the memory of what differs.
+                only the memory of what differs; not where matrices are quantised.
 
         Raises:
             CheckpointError: The checkpoint is unknown, incomplete, or does not fit its configuration.
-            ConfigError: The device or dtype cannot be had.
+            ConfigError: The device or dtype cannot be had, or the quantisation is unknown.
         """
         folder = find_checkpoint(name)
-        if base is not None and base.folder is not None and can_share(folder, base.folder, base.model):
-            model = load_over(folder, base.folder, base.model)
+        lower = base.folder if base is not None and quantise == "none" else None
+        if base is not None and lower is not None and can_share(folder, lower, base.model):
+            model = load_over(folder, lower, base.model)
         else:
             place = choose_device(device)
-            model = load_model(folder, place, choose_dtype(dtype, place))
+            # Quantised on the way: a device that has no room for the whole model need never hold it.
+            model = load_model(folder, place if quantise == "none" else "cpu", choose_dtype(dtype, place))
+            model = quantise_layers(model, quantise, place)
         loaded = cls(
             model,
             load_tokenizer(folder),
@@ -291,7 +302,24 @@ class Lasagna:
         Raises:
             QueryError: The question is blank or too long, or the checkpoint was not trained for the task.
         """
-        features = self.encode_image(image)
+        return self.ask_features(
+            self.encode_image(image),
+            question,
+            task=task,
+            max_new_tokens=max_new_tokens,
+            control_tokens=control_tokens,
+        )
+
+    def ask_features(
+        self,
+        features: ImageFeatures,
+        question: str,
+        *,
+        task: str = "vqa",
+        max_new_tokens: int = 256,
+        control_tokens: bool = False,
+    ) -> Answer:
+        """`ask` about an image that `encode_image` has encoded."""
         with self._lock:
             return ask(
                 self, features, question, task=task, max_new_tokens=max_new_tokens, control_tokens=control_tokens
@@ -340,6 +368,7 @@ class Lasagna:
             [chunk.query for chunk in chunks],
             [chunk.image for chunk in chunks],
             [chunk.offsets + raised for chunk in chunks],
+            best_window(self.model.device),
         )
         found: list[dict[str, _Found]] = [{} for _ in texts]
         for chunk, answers in zip(chunks, decoded.lists, strict=True):

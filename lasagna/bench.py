@@ -111,26 +111,37 @@ def common_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def time_interleaved(ways: Mapping[str, Callable[[], Any]], repeats: int, device: str) -> dict[str, float]:
-    """Median seconds of each way of doing something.
+    """Median seconds on the clock of each way of doing something; see `both_times`."""
+    return {name: wall for name, (wall, _) in both_times(ways, repeats, device).items()}
 
-    All ways run once untimed, then in turn, `repeats` rounds: what else the machine does meets all of them alike.
+
+def both_times(ways: Mapping[str, Callable[[], Any]], repeats: int, device: str) -> dict[str, tuple[float, float]]:
+    """Median seconds of each way of doing something: on the clock, and of this process's processors.
+
+    The second says what the work takes even where other work holds the processors; threads count apart, waiting
+    threads may too. All ways run once untimed, then in turn, `repeats` rounds: what else the machine does meets all of
+    them alike.
     """
     import torch
 
-    def run(way: Callable[[], Any]) -> float:
-        began = time.perf_counter()
+    def run(way: Callable[[], Any]) -> tuple[float, float]:
+        began, worked = time.perf_counter(), time.process_time()
         way()
         if device.startswith("cuda"):
             torch.cuda.synchronize()
-        return time.perf_counter() - began
+        return time.perf_counter() - began, time.process_time() - worked
 
     for way in ways.values():
         run(way)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
             seconds[name].append(run(way))
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    medians: dict[str, tuple[float, float]] = {}
+    for name, values in seconds.items():
+        wall, processor = zip(*values, strict=True)
+        medians[name] = (statistics.median(wall), statistics.median(processor))
+    return medians
 
 
 def report(name: str, setting: Row, rows: Sequence[Row], *, device: str, as_json: bool, out: Path | None) -> None:

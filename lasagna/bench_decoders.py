@@ -6,12 +6,15 @@ made once, in order, from everything before it. `decode_class_by_class` runs one
 only, and never `lasagna.decoding`. Images of a batch are asked the same list, so that nothing is padded.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lasagna.benchmarks.measure import synchronise
+from lasagna.llama import KeyValues
 from lasagna.model import LasagnaModel
 from lasagna.prompt import Prompt, Query
 
@@ -37,10 +40,8 @@ class _Reader:
     """Runs the language model forward over a growing sequence, and keeps the last position's hidden state."""
 
     def __init__(self, model: LasagnaModel, prompt: Prompt, tokens: Tensor) -> None:
-        from transformers import DynamicCache
-
         self.model, self.batch = model, len(tokens)
-        self.cache = DynamicCache(config=model.language_model.config)
+        self.cache = KeyValues()
         self.length = self.steps = 0
         self._run(model.prefix(prompt.before_image, tokens))
         self.steps = 0
@@ -144,12 +145,16 @@ class Comparison:
             `noise` of the bias.
         noise: The rounding noise of a margin: twice the largest difference between the margins of the two references,
             which do the same sums in products of different shapes.
+        seconds, processor: What `decode_class_by_class` and `decode_token_by_token` took, each once: on the clock, and
+            of this process's processors.
     """
 
     identical: bool
     differing: int
     near_ties: int
     noise: float
+    seconds: tuple[float, float]
+    processor: tuple[float, float]
 
 
 def compare_decisions(
@@ -160,14 +165,23 @@ def compare_decisions(
     The noise is measured without the decoder that is judged: a wrong one cannot widen its own tolerance.
     """
     free = decode_class_by_class(model, prompt, tokens, query, bias)
+    device = str(model.device)
+    synchronise(device)
+    began, worked = time.perf_counter(), time.process_time()
     by_class = decode_class_by_class(model, prompt, tokens, query, bias, given=present)
+    synchronise(device)
+    between, worked_between = time.perf_counter(), time.process_time()
     by_token = decode_token_by_token(model, prompt, tokens, query, bias, given=present)
+    synchronise(device)
+    ended, worked_ended = time.perf_counter(), time.process_time()
     noise = 2 * float((by_class.margins - by_token.margins).abs().max())
     over = by_class.margins - bias.to(model.device)
     other = (over >= 0) != present.to(model.device)
     near = other & (over.abs() <= noise)
     differing = int((free.present != present.to(model.device)).sum())
-    return Comparison(bool((other == near).all()), differing, int(near.sum()), noise)
+    seconds = (between - began, ended - between)
+    processor = (worked_between - worked, worked_ended - worked_between)
+    return Comparison(bool((other == near).all()), differing, int(near.sum()), noise, seconds, processor)
 
 
 def bias_for_share(

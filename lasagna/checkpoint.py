@@ -271,6 +271,7 @@ def load_model(
         model = LasagnaModel(config)
         load_weights(model, folder)
         model = cast_weights(model.to(device), dtype or torch.float32)
+        model.encoder.to(memory_format=torch.channels_last)  # as its input is; else every call reorders the weights
     return model.eval()
 
 

@@ -18,7 +18,7 @@ from lasagna.config import DecoderConfig, VisionConfig
 from lasagna.errors import CheckpointError
 from lasagna.vision import EncodedImages, PreparedImage, resize
 
-ensure_torchvision()
+ensure_torchvision()  # before segment_anything
 
 from segment_anything.modeling import ImageEncoderViT  # noqa: E402
 from segment_anything.modeling.image_encoder import Attention, get_rel_pos  # noqa: E402

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from lasagna.errors import QueryError
+from lasagna.llama import KeyValues
 from lasagna.model import LasagnaModel
 from lasagna.prompt import Prompt, Turn
 from lasagna.segmentation import Mask
@@ -72,7 +72,7 @@ def generate(
         question: Ids from after the image to where the answer starts.
         max_new_tokens: At least 1; the stop token counts.
     """
-    cache = DynamicCache(config=model.language_model.config)
+    cache = KeyValues()
     embeddings = torch.cat([model.prefix(prompt.before_image, tokens), model.embed(question)[None]], dim=1)
     ids: list[int] = []
     states: list[Tensor] = []

@@ -6,7 +6,7 @@ exactly that name; the only thing taken off is white space around it.
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ _KINDS = {
     "rectanglelabels": "rectangle",
     "keypointlabels": "keypoint",
 }
-_ABSENT = "absent"
+_ABSENT, _ANSWER = "absent", "answer"
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ class LabelConfig:
         classes: What to ask: the labels of the brush, polygon and rectangle controls, each once, by first appearance.
         absent_choices: Name of a `Choices` tag called "absent", which is to list the absent classes, or None.
         absent_values: Class name and what Label Studio writes for it, for each choice of that tag.
+        question_area: Name of the first `TextArea` of that image with smart="true": what is written in it is asked.
+        answer_area: Name of the `TextArea` called "answer", which takes answers in words.
     """
 
     image_name: str
@@ -97,6 +99,8 @@ class LabelConfig:
     classes: tuple[ClassQuery, ...]
     absent_choices: str | None = None
     absent_values: tuple[tuple[str, str], ...] = ()
+    question_area: str | None = None
+    answer_area: str | None = None
 
     def controls_for(self, class_name: str) -> list[tuple[Control, Label]]:
         """The controls in which the class is drawn, with its label there. Keypoint controls only take clicks."""
@@ -201,7 +205,14 @@ def _plan(image: _Element, controls: list[Control], elements: list[_Element]) ->
         classes=tuple(classes.values()),
         absent_choices=name,
         absent_values=values,
+        question_area=_text_area(image, elements, lambda area: area.is_on("smart")),
+        answer_area=_text_area(image, elements, lambda area: area.get("name") == _ANSWER),
     )
+
+
+def _text_area(image: _Element, elements: list[_Element], wanted: Callable[[_Element], bool]) -> str | None:
+    areas = [e for e in elements if e.tag == "textarea" and e.get("toName") == image.get("name") and e.get("name")]
+    return next((area.get("name") for area in areas if wanted(area)), None)
 
 
 def _absent_choices(image: _Element, elements: list[_Element]) -> tuple[str | None, tuple[tuple[str, str], ...]]:

@@ -9,20 +9,15 @@ One class serves every size; `ModelConfig` says which. The hidden state, after t
 a decision gives both the decision and the mask's prompt embedding, as in the released model.
 """
 
-import inspect
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from lasagna.compat import ensure_torchvision
 from lasagna.config import ModelConfig
+from lasagna.llama import KeyValues, Llama, LlamaShape
 from lasagna.segmenter import Segmenter
 from lasagna.vision import build_encoder
-
-ensure_torchvision()
-
-from transformers import DynamicCache, LlamaConfig, LlamaModel  # noqa: E402
 
 
 class LasagnaModel(nn.Module):
@@ -31,19 +26,15 @@ class LasagnaModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        text = LlamaConfig(**config.text)
-        text._attn_implementation = "sdpa"
+        text = LlamaShape.from_config(config.text)
         self.encoder = build_encoder(config.vision, config.decoder)
-        width = int(text.hidden_size)
+        width = text.hidden_size
         if config.projector == "linear":
             self.projector: nn.Module = nn.Linear(self.encoder.token_dim, width)
         else:
             self.projector = nn.Sequential(nn.Linear(self.encoder.token_dim, width), nn.GELU(), nn.Linear(width, width))
-        self.language_model = LlamaModel(text)
-        # transformers 5.24 renamed it.
-        named = inspect.signature(LlamaModel.forward).parameters
-        self._cache_argument = "cache" if "cache" in named else "past_key_values"
-        self.lm_head = nn.Linear(width, int(text.vocab_size), bias=False)
+        self.language_model = Llama(text)
+        self.lm_head = nn.Linear(width, text.vocab_size, bias=False)
         self.prompt_projection = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.decoder.width)
         )
@@ -59,10 +50,7 @@ class LasagnaModel(nn.Module):
         with torch.device("meta"):
             model = cls(config)
         cast_weights(model, dtype).to_empty(device=device)
-        # Buffers that no checkpoint holds.
-        rotary = model.language_model.rotary_emb
-        model.language_model.rotary_emb = type(rotary)(config=model.language_model.config).to(device)
-        if config.vision.kind == "clip-sam":
+        if config.vision.kind == "clip-sam":  # a buffer that no checkpoint holds
             embeddings = model.encoder.clip.embeddings
             embeddings.position_ids.copy_(torch.arange(embeddings.num_positions, device=device))
         return model
@@ -106,7 +94,7 @@ class LasagnaModel(nn.Module):
         image = self.projector(tokens.to(self.dtype))
         return torch.cat([self.embed(ids[:place]), image, self.embed(ids[place + 1 :])])
 
-    def run(self, embeddings: Tensor, mask: Tensor | None, positions: Tensor, cache: DynamicCache | None) -> Tensor:
+    def run(self, embeddings: Tensor, mask: Tensor | None, positions: Tensor, cache: KeyValues | None) -> Tensor:
         """One forward of the language model.
 
         Args:
@@ -118,13 +106,8 @@ class LasagnaModel(nn.Module):
         Returns:
             (R, L, width) hidden states after the final norm.
         """
-        return self.language_model(
-            inputs_embeds=embeddings,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=cache is not None,
-            **{self._cache_argument: cache},
-        ).last_hidden_state
+        hidden: Tensor = self.language_model(embeddings, positions, mask, cache)
+        return hidden
 
     def margins(self, hidden: Tensor, seg: int, neg: int) -> Tensor:
         """logit(<SEG>) - logit(<NEG>) in float32: (..., width) to (...)."""
@@ -133,7 +116,7 @@ class LasagnaModel(nn.Module):
 
 
 def cast_weights(model: LasagnaModel, dtype: torch.dtype) -> LasagnaModel:
-    """Casts weights in place. Buffers (rotary and positional frequencies) and batch statistics stay float32: in half
+    """Casts weights in place. Buffers (positional frequencies) and batch statistics stay float32: in half
     precision they would move every position."""
     kept = {id(p) for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
     for parameter in model.parameters():

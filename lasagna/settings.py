@@ -47,6 +47,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("model", str, "nano", "checkpoint that the worker loads: a shipped name, a folder or a hub id"),
     Setting("device", str, "auto", "auto, cpu, cuda or cuda:N"),
     Setting("dtype", str, "auto", "auto, float32, bfloat16 or float16"),
+    Setting("quantise", str, "none", "none, int8 or int4: the language model's matrices, to save memory"),
     Setting("redis_url", str, "", "Redis for jobs and caches; empty: one is started and kept by lasagna itself"),
     Setting(
         "state_dir",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from lasagna.compat import ensure_torchvision
+from lasagna.compat import create_timm_model
 from lasagna.config import DecoderConfig, VisionConfig
 from lasagna.errors import CheckpointError
 
@@ -100,12 +100,9 @@ class PyramidEncoder(nn.Module):
 
     def __init__(self, vision: VisionConfig, decoder: DecoderConfig) -> None:
         super().__init__()
-        ensure_torchvision()
-        import timm
-
         self.backbone: Any
         try:
-            self.backbone = timm.create_model(vision.backbone, num_classes=0, global_pool="")
+            self.backbone = create_timm_model(vision.backbone, num_classes=0, global_pool="")
         except RuntimeError as error:
             raise CheckpointError(f"unknown backbone {vision.backbone!r} ({error}); it is a name of timm") from error
         c4, c8, c16, _ = [int(stage["num_chs"]) for stage in self.backbone.feature_info][-4:]

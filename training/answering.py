@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from lasagna.assistant import ImageLike, Lasagna
+from lasagna.llama import KeyValues
 from lasagna.prompt import Name
 from lasagna.segmentation import ClassAnswer, ClassQuery, Segmentation, class_queries
 
@@ -107,7 +107,7 @@ class FreeAnswers:
             second = query.answer[query.slots[0] + 1 : query.slots[1]]
             between = second[: len(second) - len(names[1])]
         ends = {prompt.stop, *query.answer[query.slots[-1] + 1 :][:1]}
-        cache = DynamicCache(config=network.language_model.config)
+        cache = KeyValues()
         prefix = network.prefix(prompt.before_image, tokens)
         embeddings = torch.cat([prefix, network.embed(query.question)[None]], dim=1)
         found: dict[str, tuple[float, torch.Tensor | None]] = {}

@@ -52,11 +52,7 @@ def cast_frozen(model: LasagnaModel, dtype: torch.dtype) -> None:
 
 def checkpoint_gradients(model: LasagnaModel) -> None:
     """The language model's activations are computed again in the backward."""
-    network, options = model.language_model, {"use_reentrant": False}
-    if hasattr(network, "activation_checkpointing_enable"):  # transformers 5.24 renamed it
-        network.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
-    else:
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+    model.language_model.checkpointing = True
 
 
 def trained_rule(model: LasagnaModel, trained: Trained) -> Callable[[str], bool]:

@@ -1,6 +1,7 @@
 """`lasagna bench decode`: ways of decoding the same class lists, side by side."""
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +10,12 @@ import click
 from lasagna.bench import (
     Numbers,
     Row,
+    both_times,
     common_options,
     load_model,
     report,
     sample_classes,
     sample_images,
-    time_interleaved,
 )
 from lasagna.errors import QueryError
 
@@ -49,6 +50,11 @@ Examples:
     help="Share of the classes that is to be present: the threshold is set for it.",
 )
 @click.option("--chunk", type=click.IntRange(1), default=20, show_default=True, help="Classes per chunk of 'chunked'.")
+@click.option(
+    "--window",
+    type=click.IntRange(0),
+    help="Tokens of the answer that run at once; 0: all. [default: what the device is best with]",
+)
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="ms per image against classes (.png).")
 @common_options
 def decode(
@@ -56,6 +62,7 @@ def decode(
     batch: int,
     share: float,
     chunk: int,
+    window: int | None,
     plot: Path | None,
     model_name: str,
     random_weights: str | None,
@@ -77,6 +84,9 @@ def decode(
 
     identical: every decision is the one that the class-by-class decoder makes after the same decisions. Near ties,
     whose margin is within the rounding noise of the number format, are counted apart. Exit code 1 when it is not so.
+
+    parallel and chunked are the median of --repeats; the slow ways, thousands of forwards each, are timed once, while
+    they are compared with.
     """
     dialects = ("paper", "released") if random_weights is not None and dialect is None else (dialect,)
     rows: list[Row] = []
@@ -84,7 +94,7 @@ def decode(
         for dtype in dtypes:
             model = load_model(model_name, random_weights, wording, device, dtype, max(counts))
             rows += [
-                {"dialect": wording or "own", **_row(model, dtype, count, batch, share, chunk, repeats)}
+                {"dialect": wording or "own", **_row(model, dtype, count, batch, share, chunk, window, repeats)}
                 for count in counts
             ]
     name = random_weights or model.version
@@ -107,12 +117,15 @@ def _plot(path: Path, rows: list[Row], batch: int, name: str) -> None:
     plot_times(path, [row["classes"] for row in first], series, f"decoding, {name}, {rows[0]['dtype']}")
 
 
-def _row(model: "Lasagna", dtype: str, count: int, batch: int, share: float, chunk: int, repeats: int) -> Row:
+def _row(
+    model: "Lasagna", dtype: str, count: int, batch: int, share: float, chunk: int, window: int | None, repeats: int
+) -> Row:
     """One line: `count` classes asked of `batch` images."""
     import torch
 
-    from lasagna.bench_decoders import bias_for_share, compare_decisions, decode_class_by_class, decode_token_by_token
-    from lasagna.decoding import decode_class_lists
+    from lasagna.bench_decoders import bias_for_share, compare_decisions
+    from lasagna.benchmarks.measure import synchronise
+    from lasagna.decoding import best_window, decode_class_lists
 
     network, prompt = model.model, model.prompt
     names = [prompt.encode_name(name) for name in sample_classes(count)]
@@ -127,36 +140,32 @@ def _row(model: "Lasagna", dtype: str, count: int, batch: int, share: float, chu
     plan = prompt.plan_chunks(names, chunk)
     chunks = [prompt.query([names[i] for i in members]) for members in plan]
     tokens = torch.cat([model.encode_image(image).encoded.tokens for image in sample_images(batch)])
-    bias = bias_for_share(network, prompt, tokens, query, share)
+    bias = bias_for_share(network, prompt, tokens, query, share, rounds=2)
+
+    width = best_window(network.device) if window is None else window or None
 
     def parallel() -> Any:
-        return decode_class_lists(network, prompt, tokens, [query] * batch, range(batch), [bias] * batch)
+        return decode_class_lists(network, prompt, tokens, [query] * batch, range(batch), [bias] * batch, width)
 
     def chunked() -> Any:
         owners = [image for image in range(batch) for _ in chunks]
-        return decode_class_lists(network, prompt, tokens, chunks * batch, owners, [bias[m] for m in plan] * batch)
+        biases = [bias[members] for members in plan] * batch
+        return decode_class_lists(network, prompt, tokens, chunks * batch, owners, biases, width)
 
     def single() -> None:
         for i, asked in enumerate(singles):
             decode_class_lists(network, prompt, tokens, [asked] * batch, range(batch), [bias[i : i + 1]] * batch)
 
-    def sequential() -> Any:
-        return decode_class_by_class(network, prompt, tokens, query, bias)
-
-    def generate() -> Any:
-        return decode_token_by_token(network, prompt, tokens, query, bias)
-
     decoded = parallel()
     present = torch.stack([found.present for found in decoded.lists])
     found = compare_decisions(network, prompt, tokens, query, bias, present)
-    ways = {
-        "parallel": parallel,
-        "chunked": chunked,
-        "single": single,
-        "sequential": sequential,
-        "generate": generate,
-    }
-    seconds = time_interleaved(ways, repeats, str(network.device))
+    times = both_times({"parallel": parallel, "chunked": chunked}, repeats, str(network.device))
+    seconds = {name: wall for name, (wall, _) in times.items()}
+    began = time.perf_counter()
+    single()
+    synchronise(str(network.device))
+    seconds["single"] = time.perf_counter() - began
+    seconds["sequential"], seconds["generate"] = found.seconds
     return {
         "classes": count,
         "dtype": dtype,
@@ -170,6 +179,9 @@ def _row(model: "Lasagna", dtype: str, count: int, batch: int, share: float, chu
         "sequential_steps": count,
         "generate_steps": len(query.answer),
         **{f"seconds_{name}": value for name, value in seconds.items()},
+        "processor_parallel": times["parallel"][1],
+        "processor_generate": found.processor[1],
         "times_faster_than_generate": seconds["generate"] / seconds["parallel"],
+        "times_less_processor_than_generate": found.processor[1] / max(times["parallel"][1], 1e-9),
         "times_faster_than_single": seconds["single"] / seconds["parallel"],
     }

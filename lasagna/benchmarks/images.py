@@ -10,12 +10,12 @@ import click
 from lasagna.bench import (
     Numbers,
     Row,
+    both_times,
     common_options,
     load_model,
     report,
     sample_classes,
     sample_images,
-    time_interleaved,
 )
 
 if TYPE_CHECKING:
@@ -105,10 +105,10 @@ def _rows(model: "Lasagna", dtype: str, count: int, batches: tuple[int, ...], re
         return run
 
     ways = {str(batch): way(batch) for batch in batches}
-    seconds = time_interleaved(ways, repeats, device)
+    seconds = both_times(ways, repeats, device)
     rows: list[Row] = []
     for batch in batches:
-        each = seconds[str(batch)] / batch
+        each, processor = (value / batch for value in seconds[str(batch)])
         stages = _stages(model, photos[:batch], classes)
         rows.append(
             {
@@ -118,6 +118,7 @@ def _rows(model: "Lasagna", dtype: str, count: int, batches: tuple[int, ...], re
                 "same_answers": [_presence(one) for one in kept[batch]] == alone[:batch],
                 "present": sum(map(sum, alone[:batch])) / (count * batch),
                 "seconds_per_image": each,
+                "processor_seconds_per_image": processor,
                 "images_per_second": 1 / each,
                 **{f"ms_{name}": 1000 * value / batch for name, value in stages.items()},
                 "gib": peak_memory(ways[str(batch)], device)[1],

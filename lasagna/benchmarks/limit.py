@@ -107,9 +107,9 @@ def limit_rows(
         bandwidth: Bytes per second.
     """
     import torch
-    from transformers import DynamicCache
 
     from lasagna.dialect import RELEASED, PromptFormat
+    from lasagna.llama import KeyValues
     from lasagna.model import LasagnaModel
     from lasagna.prompt import Prompt
     from lasagna.random_weights import word_tokenizer
@@ -122,10 +122,10 @@ def limit_rows(
     query = prompt.query([prompt.encode_name(name) for name in names])
     start, answer = len(prompt.before_image) + prompt.image_tokens, len(query.answer)
     first = len(query.question) + answer
-    width = int(model.language_model.config.hidden_size)
+    width = model.language_model.shape.hidden_size
 
     def run(length: int, cached: int) -> Callable[[], Any]:
-        cache = DynamicCache(config=model.language_model.config)
+        cache = KeyValues(cached + length)
         if cached:
             model.run(torch.empty(batch, cached, width, device="meta"), None, _positions(batch, 0, cached), cache)
         embeddings = torch.empty(batch, length, width, device="meta")

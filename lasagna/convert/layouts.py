@@ -14,6 +14,7 @@ from typing import Any
 from lasagna.config import DecoderConfig, ModelConfig, VisionConfig
 from lasagna.convert.source import Piece
 from lasagna.errors import CheckpointError
+from lasagna.llama import LlamaShape
 
 _TO_LLAVA = (
     # peft, around a whole model
@@ -130,13 +131,12 @@ def _described(what: str, kind: Any, values: dict[str, Any]) -> Any:
 
 def text_config(config: Mapping[str, Any], vocabulary: int) -> dict[str, Any]:
     """`LlamaConfig` values of a LLaVA configuration, transformers' defaults filled in."""
-    from transformers import LlamaConfig
-
     given = config.get("text_config") or config
     values = {key: given[key] for key in _TEXT_KEYS if given.get(key) is not None}
-    defaults = _described("language model", LlamaConfig, values)
-    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-    return {**{key: int(getattr(defaults, key)) for key in sizes}, **values, "vocab_size": vocabulary}
+    shape = LlamaShape.from_config(values)
+    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    filled = {key: int(getattr(shape, key)) for key in sizes} | {"num_key_value_heads": shape.key_value_heads}
+    return {**filled, **values, "vocab_size": vocabulary}
 
 
 def clip_layer(config: Mapping[str, Any]) -> int:

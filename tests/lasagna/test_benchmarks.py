@@ -31,13 +31,8 @@ def figures(*args: object) -> dict[str, Any]:
 
 def test_decode_is_exact_in_both_dialects(tmp_path: Path) -> None:
     plot = tmp_path / "decode.png"
-    rows = figures("decode", *TINY, "--classes", "3,8", "--chunk", 4, "--plot", plot)["rows"]
-    assert [(row["dialect"], row["classes"]) for row in rows] == [
-        ("paper", 3),
-        ("paper", 8),
-        ("released", 3),
-        ("released", 8),
-    ]
+    rows = figures("decode", *TINY, "--classes", "6", "--chunk", 4, "--window", 8, "--plot", plot)["rows"]
+    assert [(row["dialect"], row["classes"]) for row in rows] == [("paper", 6), ("released", 6)]
     assert all(row["identical"] and row["near_ties"] == 0 for row in rows)
     assert all(row["seconds_single"] > 0 and row["seconds_chunked"] > 0 for row in rows)
     assert plot.read_bytes().startswith(b"\x89PNG")
@@ -62,6 +57,19 @@ def test_memory_counts_the_weights() -> None:
     row = figures("memory", *TINY, "--batch", 1, "--classes", 3)["rows"][0]
     assert row["gib_weights"] * 2**30 == pytest.approx(4 * row["parameters"])
     assert row["gib_peak"] is None or row["gib_peak"] > row["gib_weights"]
+
+
+def test_start_ends_with_an_answer() -> None:
+    rows = {row["stage"]: row["processor_s"] for row in figures("start", "--repeats", 1)["rows"]}
+    whole = rows.pop("all up to the first answer")
+    assert whole == pytest.approx(sum(rows.values()) - rows["second answer"])
+
+
+def test_the_peer_takes_one_concept_per_prompt() -> None:
+    setting = ("--size", "tiny", "--device", "cpu", "--classes", "1,3", "--batch", 2)
+    rows = figures("peer", *setting)["rows"]
+    assert [row["classes"] for row in rows] == [1, 3]
+    assert all(row["seconds"] > row["seconds_vision"] > 0 for row in rows)
 
 
 def test_rle_is_the_sdks() -> None:
@@ -120,7 +128,7 @@ def test_options_that_cannot_be_used(args: list[str], words: str) -> None:
 
 
 def test_all_runs_each_with_the_options_it_takes() -> None:
-    skip = "features,decode,encoder,images,limit,memory,rle"
+    skip = "features,decode,encoder,images,limit,memory,peer,quantise,rle,start"
     results = json.loads(bench("all", *TINY, "--skip", skip, "--json").stdout)
     assert [result["benchmark"] for result in results] == ["masks"]
     assert results[0]["setting"] == {"model": "lasagna-7b-tiny", "repeats": 1}
