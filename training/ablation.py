@@ -98,6 +98,24 @@ def row_suite(recipe: Recipe, row: Row, run: Path, sets: Sequence[str], limit: i
     )
 
 
+def is_finished(recipe: Recipe, row: Row, seed: int, out: Path, sets: Sequence[str], limit: int | None) -> bool:
+    """Whether `run_row` would find everything in its folder."""
+    run = out / f"{row.preset}-seed{seed}"
+    if not _is_trained(run, row_recipe(recipe, row.preset, seed, run)):
+        return False
+    runner = Runner(row_suite(recipe, row, run, sets, limit), device="auto")
+    return all(runner.finished(part) is not None for part in runner.parts)
+
+
+def _wanted(recipe: Recipe) -> str:
+    return json.dumps(to_values(recipe), sort_keys=True, default=str)
+
+
+def _is_trained(run: Path, recipe: Recipe) -> bool:
+    finished = run / "finished.json"
+    return finished.exists() and finished.read_text(encoding="utf-8") == _wanted(recipe)
+
+
 def run_row(
     recipe: Recipe,
     row: Row,
@@ -119,10 +137,9 @@ def run_row(
     """
     run = out / f"{row.preset}-seed{seed}"
     trained = row_recipe(recipe, row.preset, seed, run)
-    finished, wanted = run / "finished.json", json.dumps(to_values(trained), sort_keys=True, default=str)
-    if not finished.exists() or finished.read_text(encoding="utf-8") != wanted:
+    if not _is_trained(run, trained):
         train(trained)
-        finished.write_text(wanted, encoding="utf-8")
+        (run / "finished.json").write_text(_wanted(trained), encoding="utf-8")
     runner = Runner(row_suite(recipe, row, run, sets, limit), device="auto")
     runner.check()
     found: dict[str, dict[str, Any]] = {}

@@ -60,6 +60,9 @@ Examples:
 @FROM
 @click.option("--seeds", default=2, show_default=True, type=click.IntRange(1), help="Runs per row: seeds 1, 2, ...")
 @click.option("--rows", help="Only these, with commas: lisa, class_list, random_list, negatives, order.")
+@click.option(
+    "--finished", is_flag=True, help="Train and score nothing: a table of the runs that are finished in --out."
+)
 @click.option("--vision-from", help="A checkpoint whose image encoder and mask decoder every run starts with.")
 @LIMIT
 @DEVICE
@@ -71,6 +74,7 @@ def ablation(
     path: Path,
     seeds: int,
     rows: str | None,
+    finished: bool,
     vision_from: str | None,
     limit: int | None,
     device: str,
@@ -80,7 +84,8 @@ def ablation(
 ) -> None:
     """The paper's Table 5: one recipe trained once per strategy and seed, and what each gives."""
     from lasagna.checkpoint import find_checkpoint
-    from training.ablation import EXACT, ROWS, ablation_table, run_row, summarise, vision_start
+    from lasagna.errors import DataError
+    from training.ablation import EXACT, ROWS, ablation_table, is_finished, run_row, summarise, vision_start
     from training.plots import bar_plot
     from training.recipe_file import read_recipe
     from training.sequences import PRESETS
@@ -97,9 +102,11 @@ def ablation(
         if vision_from:
             recipe = vision_start(recipe, find_checkpoint(vision_from), out / f"start-seed{seed}")
         for row in (*ROWS, *EXACT):
-            if row.preset in wanted:
+            if row.preset in wanted and (not finished or is_finished(recipe, row, seed, out, sets, limit)):
                 found = run_row(recipe, row, seed, out, sets, limit, lambda one: _train(one, device), _watch)
                 results.append(found)
+    if not results:
+        raise DataError(f"{out}: no run of this recipe is finished; leave --finished out to go on with them")
     order = [row.title for row in (*ROWS, *EXACT)]
     summary = summarise(sorted(results, key=lambda one: order.index(one["row"])), sets)
     table = ablation_table(summary, sets)

@@ -131,6 +131,13 @@ def test_the_command_trains_scores_and_goes_on(
     assert again.exit_code == 0, again.output
     assert json.loads(again.stdout)["summary"] == report["summary"]
 
+    finished = run("--recipe", tiny_file, "--out", out, "--seeds", 2, "--finished", *changes, "--json")
+    assert finished.exit_code == 0, finished.output
+    assert json.loads(finished.stdout)["summary"] == report["summary"]
+    nothing = run("--recipe", tiny_file, "--out", out, "--finished", *changes, "optimiser.steps=3")
+    assert nothing.exit_code == 2
+    assert "no run of this recipe is finished" in nothing.stderr
+
 
 def test_an_unknown_row_is_named() -> None:
     result = run("--out", "x", "--rows", "lisa,list")
