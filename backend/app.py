@@ -6,6 +6,7 @@
 | POST /setup | 3 s | `{"model_version": ...}`; a labelling configuration that cannot be used is refused |
 | POST /predict | 100 s | `{"results": [one entry per task], ...}` within the setting `predict_deadline` |
 | POST /webhook | 1 s | 201 at once; the event is noted for the learning loop |
+| GET /report/PROJECT | not called | the page of edit effort (`backend.effort_page`), for people |
 | GET /versions | 3 s | `{"versions": [...]}`, of `?project=12` or of the worker's own model |
 
 An error is JSON, `{"error": words}`, with the words in the status line too: that line is all of it that Label Studio
@@ -19,6 +20,7 @@ import json
 import logging
 import threading
 import time
+from functools import cache
 from typing import Any
 
 import redis
@@ -159,6 +161,23 @@ def create_app(settings: Settings) -> Flask:
     def versions() -> dict[str, Any]:
         # Label Studio does not say which project it asks for
         return {"versions": [predictor.model_version(request.args.get("project", ""))], "message": None}
+
+    @cache
+    def effort_reader() -> Any:
+        from backend.effort_report import EffortReader
+        from backend.runtime import Connections
+
+        return Connections(settings, store), EffortReader()
+
+    @app.get("/report/<int:project>")
+    def report(project: int) -> Response:
+        from backend.effort_page import render_effort
+
+        connections, efforts = effort_reader()  # loads OpenCV and SciPy, which nothing else here needs
+        uid = next((uid for uid in store.projects() if uid.partition(".")[0] == str(project)), str(project))
+        found = efforts.read(connections.of(uid)[0], project)
+        g.said = f"{sum(version.tasks for version in found.versions)} tasks compared"
+        return Response(render_effort(found), mimetype="text/html")
 
     @app.errorhandler(_UnauthorisedError)
     def unauthorised(error: _UnauthorisedError) -> Response:

@@ -175,10 +175,17 @@ Exit code: 0 every task has its prediction, 1 some failed, 2 nothing could be st
 @click.argument("project", type=click.IntRange(min=1))
 @click.option("--url", metavar="URL", help="Address of Label Studio.  [default: LASAGNA_LABEL_STUDIO_URL]")
 @click.option("--token", help="Personal or legacy token.  [default: LASAGNA_LABEL_STUDIO_TOKEN]")
-@click.option("--refresh", is_flag=True, help="Replace predictions of the current version too.")
+@click.option(
+    "--refresh",
+    is_flag=True,
+    help="Also tasks with a prediction of this version, which is replaced, and annotated ones.",
+)
 @_redis_option
 def prelabel(project: int, url: str | None, token: str | None, refresh: bool, redis_url: str | None) -> None:
-    """Predict every task of PROJECT (its number in Label Studio) that has no prediction of the current version."""
+    """Predict every task of PROJECT (its number in Label Studio) that has no prediction of the version that serves it.
+
+    After a promotion or a rollback it renews the tasks that nobody has annotated yet.
+    """
     from backend.label_studio import LabelStudio
     from backend.predictions import Predictor, connect
     from backend.prelabel import ProjectRun
@@ -200,7 +207,9 @@ def prelabel(project: int, url: str | None, token: str | None, refresh: bool, re
     with progress_bar(console, "Pre-labelling", run.total) as advance:
         outcome = run.run(lambda reason: advance(note=_cut(reason)))
     console.print(
-        f"{outcome.done} predicted, {outcome.had_one} had a prediction already, {len(outcome.failed)} failed",
+        f"{outcome.done} predicted, {outcome.had_one} had a prediction already, "
+        + (f"{outcome.annotated} annotated keep an older one, " if outcome.annotated else "")
+        + f"{len(outcome.failed)} failed",
         highlight=False,
     )
     for task, reason in list(outcome.failed.items())[:20]:

@@ -216,12 +216,12 @@ class Demo:
         """Waits for one part, and notices at once if any has ended."""
 
         def looked() -> bool:
-            self._check()
+            self.check()
             return ready()
 
         service.wait_until(looked, _START_SECONDS)
 
-    def _check(self) -> None:
+    def check(self) -> None:
         for service in self.services:
             service.check()
 
@@ -290,10 +290,10 @@ class Demo:
                 if time.monotonic() > deadline:
                     answer.error = "no prediction within the time limit (--timeout)"
                     return None
-                self._check()
+                self.check()
                 time.sleep(0.2)
         except LasagnaError as error:
-            self._check()
+            self.check()
             answer.error = str(error)
             return None
 
@@ -306,7 +306,7 @@ class Demo:
     def stay(self) -> None:
         """Until a signal comes; raises ServiceError if a part ends by itself."""
         while True:
-            self._check()
+            self.check()
             time.sleep(0.5)
 
 

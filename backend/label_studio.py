@@ -69,11 +69,19 @@ class LabelStudioError(ServiceError):
 
 @dataclass(frozen=True)
 class Task:
-    """A task of a project: its id, data, and the model versions that it has predictions of."""
+    """A task of a project.
+
+    Attributes:
+        id: Its number.
+        data: What was imported.
+        model_versions: Of the predictions that it has.
+        is_annotated: Whether somebody has submitted an annotation (one that was skipped is none).
+    """
 
     id: int
     data: dict[str, Any]
     model_versions: frozenset[str]
+    is_annotated: bool
 
 
 def token_kind(token: str) -> TokenKind:
@@ -202,7 +210,12 @@ class LabelStudio:
         for task in self._listed(project_id, _ALL_WITH_VERSIONS, page_size):
             # the list of versions comes as text, "a, b"; a version with a comma in it is never one of ours
             versions = str(task.get("predictions_model_versions") or "").split(",")
-            yield Task(int(task["id"]), dict(task["data"]), frozenset(v.strip() for v in versions if v.strip()))
+            yield Task(
+                id=int(task["id"]),
+                data=dict(task["data"]),
+                model_versions=frozenset(v.strip() for v in versions if v.strip()),
+                is_annotated=bool(task.get("total_annotations")),
+            )
 
     def annotated(self, project_id: int, page_size: int = 500) -> dict[int, str]:
         """The tasks of a project with a submitted annotation: id -> when anything about the task changed (ISO 8601; a

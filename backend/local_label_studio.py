@@ -149,7 +149,7 @@ class Projects(LabelStudio):
 
     def start_training(self, connection: int) -> None:
         """What "Start Training" under Settings > Model does: START_TRAINING to the backend's webhook."""
-        self._json("POST", f"/api/ml/{connection}/train", json={})
+        self._request("POST", f"/api/ml/{connection}/train", json={})
 
     def import_tasks(self, project: int, tasks: Sequence[dict[str, Any]]) -> None:
         """Imports tasks given as JSON, with their predictions."""

@@ -1,4 +1,7 @@
-"""Predictions for every task of a project that has none of the current model version, through the queue.
+"""Predictions for every task of a project that has none of the version that serves it, through the queue.
+
+A task that is annotated keeps the prediction that its annotator was shown: a newer one would help nobody, and what a
+correction changed is measured against the one that was shown.
 
 Resumable by construction: what is predicted and posted is found in Label Studio, what is under way in the queue.
 """
@@ -25,10 +28,18 @@ _MAX_OUTSTANDING = 2000
 
 @dataclass
 class Outcome:
-    """How a run ended: tasks that have a prediction now, that had one before, and the reason of each that failed."""
+    """How a run ended.
+
+    Attributes:
+        done: Tasks that have a prediction now.
+        had_one: Tasks that had one of the version before.
+        annotated: Tasks that are annotated and were left with the prediction of another version.
+        failed: The reason of each that failed, by the task.
+    """
 
     done: int = 0
     had_one: int = 0
+    annotated: int = 0
     failed: dict[int, str] = field(default_factory=dict)
 
 
@@ -39,7 +50,8 @@ class ProjectRun:
         predictor: The queue.
         label_studio: The project's Label Studio, with a token that works.
         project_id: The project.
-        refresh: Also tasks that have a prediction of the current version; the new one replaces it.
+        refresh: Also tasks that have a prediction of the current version, which the new one replaces, and annotated
+            ones.
 
     Raises:
         ConfigError: The project's labelling configuration cannot be used.
@@ -94,6 +106,10 @@ class ProjectRun:
             has_one = self.version in task.model_versions
             if has_one and not self.refresh:
                 outcome.had_one += 1
+                advance("")
+                continue
+            if task.is_annotated and task.model_versions and not self.refresh:
+                outcome.annotated += 1
                 advance("")
                 continue
             try:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.images import ImageLimits
 from backend.label_studio import LabelStudio, LabelStudioError
+from backend.mlflow_log import log_version
 from backend.registry import Registry
 from backend.snapshot import Snapshot, Snapshots
 from backend.versions import project_number
@@ -244,9 +245,8 @@ class TrainingJob:
         return {**found, "latency": [latency.champion, latency.candidate]}
 
     def _judge(self) -> dict[str, Any]:
-        from training.gate_report import choose_samples, make_samples, write_report
-
         from training.gate import judge
+        from training.gate_report import choose_samples, make_samples, write_report
         from training.scores import Latency
 
         scores, snapshot, trained = self.result("score"), self._snapshot, self.result("train")
@@ -285,10 +285,14 @@ class TrainingJob:
             project=self.project,
             parent=taken["parent"],
             snapshot=snapshot.id,
-            metrics={**verdict["figures"], "passed": verdict["passed"], "summary": verdict["summary"], "took": seconds},
+            metrics={
+                **{name: verdict[name] for name in ("passed", "summary", "figures", "classes")},
+                "took": seconds,
+            },
             reports=sorted((self.folder / "report").glob("report.*")),
             labels=snapshot.classes,
         )
+        log_version(version)
         found = {"version": version.id, "summary": verdict["summary"], "reports": [str(p) for p in version.reports]}
         serving = self._registry.champion(self.project)
         if serving is not None and serving.id == version.id:  # promoted by an attempt that was killed here

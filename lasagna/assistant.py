@@ -31,7 +31,7 @@ from lasagna.decoding import decode_class_lists
 from lasagna.dialect import PromptFormat
 from lasagna.errors import ConfigError, ImageError, QueryError
 from lasagna.generate import Answer, ask
-from lasagna.light import is_laid_over, load_over
+from lasagna.light import can_share, load_over
 from lasagna.model import LasagnaModel
 from lasagna.prompt import Prompt, Query
 from lasagna.segmentation import ClassAnswer, ClassQuery, Mask, Segmentation, class_queries
@@ -110,7 +110,7 @@ class Lasagna:
             ConfigError: The device or dtype cannot be had.
         """
         folder = find_checkpoint(name)
-        if base is not None and base.folder is not None and is_laid_over(folder, base.folder):
+        if base is not None and base.folder is not None and can_share(folder, base.folder, base.model):
             model = load_over(folder, base.folder, base.model)
         else:
             place = choose_device(device)

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from lasagna.config import ModelConfig
 from lasagna.errors import CheckpointError
-from lasagna.settings import cache_folder
+from lasagna.settings import cache_folder, registry_folder
 
 if TYPE_CHECKING:
     import torch
@@ -71,13 +71,16 @@ def shipped_checkpoints() -> list[str]:
 
 
 def find_checkpoint(name: str | Path) -> Path:
-    """The folder of a shipped name, of a path, or of a hub id (downloaded, or from the local cache).
+    """The folder of a shipped name, of a path, of a fine-tuned version's id, of a checkpoint that was pulled, or of a
+    hub id (downloaded, or from the local cache).
 
     Raises CheckpointError that says what was looked for.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir() and str(name) in shipped_checkpoints():
         folder = SHIPPED / str(name)
+    elif not folder.is_dir() and (version := _version_folder(str(name))) is not None:
+        folder = version
     elif not folder.is_dir() and (pulled_folder() / str(name) / "config.json").exists():
         folder = pulled_folder() / str(name)
     elif not folder.is_dir():
@@ -86,7 +89,7 @@ def find_checkpoint(name: str | Path) -> Path:
         if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
             raise CheckpointError(
                 f"unknown checkpoint {str(name)!r}: it is neither a shipped one ({', '.join(shipped_checkpoints())}), "
-                "nor one that was pulled (`lasagna models list`), nor a folder, nor a hub id (owner/name)"
+                "nor a version nor one that was pulled (`lasagna models list`), nor a folder, nor a hub id (owner/name)"
             )
         from lasagna.hub import download, download_weights
 
@@ -103,6 +106,13 @@ def find_checkpoint(name: str | Path) -> Path:
     if missing:
         raise CheckpointError(f"{folder}: not a complete checkpoint, it has no {', '.join(missing)}")
     return folder
+
+
+def _version_folder(id: str) -> Path | None:
+    """The checkpoint of a version in the registry, which lies in versions/ID/NAME, where ID is NAME-DIGEST."""
+    name = id.rpartition("-")[0]
+    folder = registry_folder() / "versions" / id / name
+    return folder if name and "/" not in id and (folder / "config.json").exists() else None
 
 
 def pulled_folder() -> Path:

@@ -7,6 +7,7 @@ import contextlib
 import copy
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from lasagna.adapter import load_adapter
@@ -16,16 +17,18 @@ from lasagna.errors import CheckpointError
 from lasagna.model import LasagnaModel
 
 
-def is_laid_over(folder: Path, base: Path) -> bool:
-    """Whether a checkpoint holds only what differs from another, directly or through one between them."""
-    return base.resolve() in [layer.resolve() for layer in checkpoint_layers(folder)[:-1]]
+def can_share(folder: Path, base: Path, network: LasagnaModel) -> bool:
+    """Whether `load_over` can be used: a checkpoint holds only what differs from that of a network, directly or through
+    one between them, and the network's weights have not been rounded since an adapter would have been added."""
+    exact = network.dtype == torch.float32 or network.config.vision.kind == "clip-sam"  # as `load_model` goes about it
+    return exact and base.resolve() in [layer.resolve() for layer in checkpoint_layers(folder)[:-1]]
 
 
 def load_over(folder: Path, base: Path, network: LasagnaModel) -> LasagnaModel:
     """The network of a folder, in eval mode, on the device and in the type of another.
 
     Args:
-        folder: Laid over `base` (`is_laid_over`).
+        folder: Laid over `base`; see `can_share`.
         network: That of `base`. The two share every weight that the folders above the base do not change, so neither
             may be changed in place.
 
@@ -65,3 +68,40 @@ def _put(model: nn.Module, key: str, value: Tensor) -> None:
         module._parameters[leaf] = nn.Parameter(value, requires_grad=False)
     else:
         module._buffers[leaf] = value
+
+
+class LayeredWeights:
+    """The weights of a checkpoint folder, whole or light, one at a time and without a network.
+
+    Args:
+        folder: The checkpoint.
+        stack: Closes the files.
+    """
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self._layers = [
+            (layer.resolve(), open_weights(layer, stack), load_adapter(layer)) for layer in checkpoint_layers(folder)
+        ]
+
+    def keys(self) -> list[str]:
+        return sorted({key for _, contents, _ in self._layers for key in contents})
+
+    def origin(self, key: str) -> tuple[Path, ...]:
+        """The folders that decide a weight: where these are the same for two checkpoints, the weight is."""
+        found: tuple[Path, ...] = ()
+        for layer, contents, adapter in self._layers:
+            if key in contents:
+                found = (layer,)
+            elif adapter and key.removeprefix("language_model.") in adapter.factors:
+                found = (*found, layer)
+        return found
+
+    def get(self, key: str) -> Tensor:
+        """A weight in float32, with every adapter added."""
+        value = Tensor()
+        for _, contents, adapter in self._layers:
+            if key in contents:
+                value = contents[key].get_tensor(key).float()
+            if adapter and key.startswith("language_model."):
+                value = adapter.merge(key.removeprefix("language_model."), value)
+        return value

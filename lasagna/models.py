@@ -1,26 +1,27 @@
-"""The commands `lasagna models`: which checkpoints there are, fetching and converting them.
+"""The commands `lasagna models`: fetching and converting checkpoints, and which there are.
 
-A group that other packages may add to. Nothing here imports torch before a command runs.
+A group to which other packages add theirs through the entry-point group `lasagna.models` (name = click command).
+Nothing here imports torch before a command runs.
 """
 
-import json
 import resource
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from lasagna.checkpoint import checkpoint_version, find_checkpoint, pulled_folder, shipped_checkpoints
+from lasagna.commands import EntryPointGroup
 from lasagna.errors import LasagnaError
 
 LARGE = 1_000_000_000
 """Bytes from which on a version is named only where checksums are noted: reading the file would take a while."""
 
 
-@click.group()
+@click.group(cls=EntryPointGroup, entry_point_group="lasagna.models")
 def models() -> None:
-    """Checkpoints: what is here, fetch, convert."""
+    """Checkpoints: what is here, fetch, convert; and the fine-tuned versions that serve each project."""
 
 
 @dataclass(frozen=True)
@@ -32,24 +33,6 @@ class Entry:
     size: int
     dialect: str
     version: str
-
-
-@models.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON list instead of the table.")
-def list_models(as_json: bool) -> None:
-    """The checkpoints on this machine: shipped, pulled, and in the hub's cache."""
-    entries = list(find_entries())
-    if as_json:
-        click.echo(json.dumps([asdict(entry) for entry in entries], indent=2))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("name", "from", "size", "dialect", "version")
-    for entry in entries:
-        size = f"{entry.size / 1e9:.2f} GB" if entry.size >= LARGE else f"{entry.size / 1e6:.1f} MB"
-        table.add_row(entry.name, entry.origin, size, entry.dialect, entry.version)
-    Console().print(table)
 
 
 def find_entries() -> Iterator[Entry]:

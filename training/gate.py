@@ -215,10 +215,10 @@ def _no_false_positives(held: Pair, classes: Sequence[ClassChange], limits: Limi
             text = f"{one.name} is said in {_count(new, 'photo')} more that lack it, and in {gone} fewer"
             reasons.append(Reason("false positives", False, f"{text}: more than chance."))
     if not reasons:
-        words = (
-            f"of the absent classes are said {rate.in_words()}" if rate.champion is not None else "nothing is absent"
+        words = f"their share is {rate.in_words()}" if rate.champion is not None else "nothing is absent"
+        reasons.append(
+            Reason("false positives", True, f"Absent classes are not said more often beyond chance: {words}.")
         )
-        reasons.append(Reason("false positives", True, f"Not more false positives beyond chance: {words}."))
     return reasons
 
 

@@ -143,6 +143,19 @@ class TestPrelabel:
             (2, "tiny-1", "new"),
         ]
 
+    def test_tasks_that_nobody_has_annotated_are_renewed(self, stub: StubLabelStudio) -> None:
+        tasks = [*stub.add_tasks(2), *stub.add_tasks(2, first=4), *stub.add_tasks(1, first=7)]
+        for task, annotations in zip(tasks, (0, 1, 0, 1, 1), strict=True):
+            task["total_annotations"] = annotations
+        old = {"result": [{"id": "old"}], "score": 0.0}
+        stub.predictions += [
+            {"id": number, "task": task, "model_version": version, **old}
+            for number, (task, version) in enumerate([(1, "tiny-0"), (2, "tiny-0"), (5, "tiny-1")], start=1)
+        ]
+        assert "3 predicted, 1 had a prediction already, 1 annotated keep an older one" in self.command(stub).output
+        renewed = {p["task"] for p in stub.predictions if p["result"][0]["id"] == "new"}
+        assert renewed == {1, 4, 7}  # 7 is annotated and had none
+
     def test_failures_are_listed_and_set_the_exit_code(self, stub: StubLabelStudio) -> None:
         stub.add_tasks(3)
         stub.tasks[0]["data"] = {"text": "x"}

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import requests
-from backend_helpers import Backend, Process, RedisServer, StubLabelStudio, wait_until
+from backend_helpers import PROJECT, Backend, Process, RedisServer, StubLabelStudio, wait_until
 
 from backend.predictions import connect
+from backend.registry import Registry
 from backend.store import Store
+from lasagna import Lasagna
 from lasagna.checkpoint import checkpoint_version
 
 
@@ -68,6 +70,27 @@ def test_predictions_come_with_the_answer(running: Running, stub: StubLabelStudi
     assert [entry["model_version"] for entry in answer["results"]] == [running.version] * 5
     time.sleep(1)
     assert stub.predictions == []  # delivered, so not posted
+
+
+def test_a_version_serves_without_a_restart(running: Running, stub: StubLabelStudio, tmp_path: Path) -> None:
+    other = tmp_path / "random"
+    Lasagna.random(seed=1).save_pretrained(other)
+    registry = Registry(running.backend.folder / "registry")
+    version = registry.add(other, project=PROJECT, parent=running.version, snapshot="", metrics={})
+    [task] = running.add_tasks(stub, 1)
+
+    def answer() -> dict[str, Any]:
+        [entry] = running.backend.predict([task]).json()["results"]
+        assert running.backend.setup(stub.url).json() == {"model_version": entry["model_version"]}
+        return entry
+
+    before = answer()
+    registry.promote(PROJECT, version.id, "")
+    after = answer()
+    registry.rollback(PROJECT, "")
+    assert (before["model_version"], after["model_version"]) == (running.version, version.id)
+    assert answer() == before
+    assert running.worker.process.poll() is None
 
 
 def test_a_click_is_answered_at_once(running: Running, stub: StubLabelStudio) -> None:

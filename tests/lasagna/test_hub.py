@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -51,6 +52,11 @@ def run(*arguments: str) -> str:
     return f"{result.exit_code} {result.output}"
 
 
+def listed() -> list[dict[str, Any]]:
+    """The checkpoints of `lasagna models list`."""
+    return list(json.loads(run("list", "--json")[2:])["checkpoints"])
+
+
 def test_ours_is_used_from_the_cache(cache: Path, tmp_path: Path) -> None:
     Lasagna.random(0).save_pretrained(tmp_path / "random")
     snapshot = put(cache, "someone/random", tmp_path / "random")
@@ -58,7 +64,7 @@ def test_ours_is_used_from_the_cache(cache: Path, tmp_path: Path) -> None:
     assert found.startswith("0 ")
     assert "have the right checksum" in found
     assert find_checkpoint("someone/random") == snapshot
-    (entry,) = [e for e in json.loads(run("list", "--json")[2:]) if e["origin"] == "hub cache"]
+    (entry,) = [e for e in listed() if e["origin"] == "hub cache"]
     assert (entry["name"], entry["dialect"]) == ("someone/random", "paper")
     assert entry["version"].startswith("random-")
     assert entry["size"] == (tmp_path / "random" / "model.safetensors").stat().st_size
@@ -81,7 +87,7 @@ def test_the_papers_model_by_its_short_name(released: Path, tmp_path: Path) -> N
     folder = tmp_path / "ours" / "models" / "lasagna-7b"
     assert find_checkpoint("lasagna-7b") == folder
     assert Lasagna.from_pretrained("lasagna-7b", device="cpu").version.startswith("lasagna-7b-")
-    (entry,) = [e for e in json.loads(run("list", "--json")[2:]) if e["origin"] == "pulled"]
+    (entry,) = [e for e in listed() if e["origin"] == "pulled"]
     assert (entry["name"], entry["dialect"]) == ("lasagna-7b", "released")
     assert entry["version"].startswith("lasagna-7b-")
     assert "lasagna-7b" in run("list")
@@ -120,12 +126,12 @@ def test_a_broken_checkpoint_is_listed_as_such(cache: Path, tmp_path: Path) -> N
     folder = tmp_path / "ours" / "models" / "broken"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    (entry,) = [e for e in json.loads(run("list", "--json")[2:]) if e["name"] == "broken"]
+    (entry,) = [e for e in listed() if e["name"] == "broken"]
     assert entry["version"].startswith("not usable")
 
 
 def test_shipped_ones_are_listed(cache: Path) -> None:
-    (entry,) = json.loads(run("list", "--json")[2:])
+    (entry,) = listed()
     assert (entry["name"], entry["origin"], entry["dialect"]) == ("nano", "shipped", "paper")
 
 

@@ -1,0 +1,260 @@
+"""Kills the parts of the learning loop in the middle of their work, and looks for what was lost.
+
+    python -m tools.faults --kills 20
+
+A real Label Studio, Redis, web process, worker and training process run with a tiny model. A simulated annotator
+corrects one photo after another, each few corrections start a fine-tune, and meanwhile one part after another is ended
+with SIGKILL and started again, as a supervisor would. At the end it must hold, else the exit code is 1:
+
+- the loop finishes: the last fine-tune ends with a version or with nothing to do;
+- every correction is in the newest snapshot;
+- every version is whole: its weights have the content that its id says;
+- every task has a prediction of the version that serves, and none has two of one version.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import redis
+from PIL import Image
+
+from backend.annotator import SimulatedAnnotator
+from backend.label_studio import LabelStudioError
+from backend.local_label_studio import LocalLabelStudio
+from backend.predictions import Predictor, connect
+from backend.prelabel import ProjectRun
+from backend.registry import Registry
+from backend.services import Service, free_port, port_is_free, redis_command
+from backend.store import Store
+from backend.trainings import Trainings
+from lasagna import Lasagna
+from lasagna.checkpoint import checkpoint_version
+from lasagna.labels import make_label_config, parse_label_config
+from lasagna.segmentation import ClassQuery
+from lasagna.settings import Settings, registry_folder
+
+PARTS = ("training", "worker", "redis", "label-studio")
+CLASSES = ("red square", "nothing")
+# A fine-tune of seconds, with a state after every step, so that a kill finds it anywhere.
+QUICK = (
+    "optimiser.steps=6 optimiser.batch_size=2 optimiser.micro_batch=1 optimiser.warmup=1 optimiser.log_every=1 "
+    "optimiser.save_every=1 optimiser.precision=float32 augment.view=[64,64] tensorboard=false"
+)
+_PATIENCE = 900.0
+"""Seconds for anything to come back; a loaded machine needs minutes for a Label Studio."""
+
+
+class Loop:
+    """All processes, each of which can be killed and started again.
+
+    Args:
+        folder: For their data and logs.
+        corrections: How many photos are corrected in all.
+    """
+
+    def __init__(self, folder: Path, corrections: int) -> None:
+        self.folder = folder
+        Lasagna.random().save_pretrained(folder / "tiny")
+        self.redis_port, self.web_port, self.label_studio_port = free_port(), free_port(), free_port()
+        redis_url = f"redis://127.0.0.1:{self.redis_port}/0"
+        given = {
+            "LASAGNA_STATE_DIR": str(folder / "state"),
+            "LASAGNA_REDIS_URL": redis_url,
+            "LASAGNA_MODEL": str(folder / "tiny"),
+            "LASAGNA_PORT": str(self.web_port),
+            "LASAGNA_TRAIN_WHEN": "every 4",
+            "LASAGNA_TRAIN_CHANGES": QUICK,
+            "LASAGNA_REPLAY_DATA": str(folder / "none"),
+        }
+        self.settings = Settings.load(given)
+        self._given = given
+        self.services: dict[str, Service] = {}
+        self.kills = dict.fromkeys(PARTS, 0)
+        self._start_redis()
+        self._start_label_studio()
+        self._env = {
+            **os.environ,
+            **given,
+            "LASAGNA_LABEL_STUDIO_URL": self.label_studio.url,
+            "LASAGNA_LABEL_STUDIO_TOKEN": self.label_studio.login.token,
+            "OMP_NUM_THREADS": "1",
+        }
+        for name in ("serve", "worker", "training"):
+            self._start_ours(name)
+        self.store = Store(connect(redis_url, timeout=30.0))
+        self.registry = Registry(registry_folder(self.settings))
+        xml = make_label_config([ClassQuery(name) for name in CLASSES])
+        self.api = self.label_studio.api()
+        self.project = self.api.create_project("faults", xml)
+        self.annotator = SimulatedAnnotator(self.api, parse_label_config(xml))
+        photos, self._truth = _photos(folder / "photos", corrections)
+        self.tasks = self.api.upload(self.project, photos)
+        _until(lambda: not port_is_free(self.web_port), "the web process")
+        self.api.connect_backend(self.project, f"http://127.0.0.1:{self.web_port}")
+
+    def stop(self) -> None:
+        for service in reversed(self.services.values()):
+            service.stop()
+
+    def correct(self, index: int) -> None:
+        """One correction. Where Label Studio is gone, a person presses "Submit" again."""
+
+        def submit() -> bool:
+            try:
+                if not any(a for a in self.api.open_task(self.project, self.tasks[index])["annotations"]):
+                    self.annotator.correct(self.tasks[index], self._truth[index])
+            except LabelStudioError:
+                return False
+            return True
+
+        _until(submit, f"correction {index + 1}", pause=1.0)
+
+    def kill(self, part: str) -> None:
+        """SIGKILL to a part and its children, and its start anew."""
+        process = self.services[part].process
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        self.kills[part] += 1
+        if part == "redis":
+            self._start_redis()
+        elif part == "label-studio":
+            self._start_label_studio()
+        else:
+            self._start_ours(part)
+
+    def finish(self) -> dict[str, str]:
+        """Asks for a last fine-tune and waits until nothing is left to do; how it ended."""
+        trainings, number = Trainings(self.store), str(self.project)
+
+        def idle() -> bool:
+            try:
+                return trainings.of(number)["state"] == "idle"
+            except redis.RedisError:
+                return False
+
+        _until(idle, "the running fine-tune", pause=1.0)
+        before = trainings.of(number).get("ended", "")
+        trainings.ask(number, again=True)
+        _until(lambda: idle() and trainings.of(number).get("ended", "") != before, "the last fine-tune", pause=1.0)
+        return trainings.of(number)
+
+    def problems(self, ended: dict[str, str]) -> list[str]:
+        """What was lost or broken, in words."""
+        found = []
+        if ended.get("outcome") not in ("promoted", "candidate", "unchanged"):
+            found.append(f"the last fine-tune ended as {ended.get('outcome')}: {ended.get('summary')}")
+        for version in self.registry.versions(str(self.project)):
+            if checkpoint_version(version.checkpoint) != version.id:
+                found.append(f"version {version.id} is not whole")
+        seen = registry_folder(self.settings) / "snapshots" / str(self.project) / "seen.json"
+        kept = {int(task) for task in json.loads(seen.read_text())["tasks"]} if seen.exists() else set()
+        if lost := set(self.tasks) - kept:
+            found.append(f"{len(lost)} of {len(self.tasks)} corrections are not in the newest snapshot: {sorted(lost)}")
+        predictor = Predictor(self.settings, self.store)
+        run = ProjectRun(predictor, self.api, self.project)
+        if failed := run.run(lambda _: None).failed:
+            found.append(f"{len(failed)} tasks were not predicted: {failed}")
+        for task in self.tasks:
+            versions = [one["model_version"] for one in self.api.predictions(task)]
+            if len(set(versions)) != len(versions):
+                found.append(f"task {task} has predictions of {versions}")
+        return found
+
+    def _start_redis(self) -> None:
+        data = self.folder / "redis"
+        data.mkdir(exist_ok=True)
+        options = ["--port", self.redis_port, "--bind", "127.0.0.1", "--dir", data, "--save", "", "--appendonly", "yes"]
+        command = [str(part) for part in (redis_command()[0], *options, "--appendfsync", "always")]
+        self.services["redis"] = Service("Redis", command, log=self.folder / "redis.log")
+        _until(lambda: not port_is_free(self.redis_port), "Redis")
+
+    def _start_label_studio(self) -> None:
+        self.label_studio = LocalLabelStudio(
+            self.settings, self.folder / "label-studio", port=self.label_studio_port
+        ).wait()
+        self.services["label-studio"] = self.label_studio.service
+
+    def _start_ours(self, name: str) -> None:
+        queues = {"serve": [], "worker": ["--queues", "interactive,predict"], "training": ["--queues", "train"]}[name]
+        verb = "serve" if name == "serve" else "worker"
+        program = [sys.executable, "-c", "from lasagna.cli import main; main()", verb, *queues]
+        self.services[name] = Service(f"lasagna {verb}", program, env=self._env, log=self.folder / f"{name}.log")
+
+
+def _photos(folder: Path, count: int) -> tuple[list[Path], list[dict[str, Any]]]:
+    """Photos of a red square on noise, every third without it, and the truth."""
+    folder.mkdir(parents=True)
+    paths, truth = [], []
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        pixels = rng.integers(60, 200, (10, 12, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+        mask = np.zeros(pixels.shape[:2], bool)
+        if number % 3:
+            left, top = int(rng.integers(0, 56)), int(rng.integers(0, 40))
+            mask[top : top + 36, left : left + 36] = True
+            pixels[mask] = (220, 20, 20)
+        paths.append(folder / f"{number:03}.png")
+        Image.fromarray(pixels).save(paths[-1])
+        truth.append({CLASSES[0]: mask})
+    return paths, truth
+
+
+def _until(ready: Callable[[], bool], what: str, pause: float = 0.1) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not ready():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"waited {_PATIENCE:.0f} s for {what} in vain")
+        time.sleep(pause)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, help="of each part")
+    parser.add_argument("--parts", default=",".join(PARTS), help="which, separated by commas")
+    parser.add_argument("--corrections", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--keep", type=Path, help="folder for data and logs; default: a temporary one")
+    given = parser.parse_args()
+    parts = given.parts.split(",")
+    if unknown := [part for part in parts if part not in PARTS]:
+        parser.error(f"--parts: {', '.join(unknown)} is none of {', '.join(PARTS)}")
+    rng = random.Random(given.seed)
+    order = [part for part in parts for _ in range(given.kills)]
+    rng.shuffle(order)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        loop = Loop(folder, given.corrections)
+        try:
+            # Corrections and kills in one stream, evenly mixed.
+            events = [("kill", part) for part in order]
+            step = max(1, len(events) // given.corrections)
+            for index in range(given.corrections):
+                loop.correct(index)
+                for _, part in events[index * step : (index + 1) * step if index < given.corrections - 1 else None]:
+                    time.sleep(rng.uniform(0.2, 3.0))
+                    loop.kill(part)
+                    print(f"{time.monotonic() - began:6.0f} s  killed {part} ({loop.kills[part]})", flush=True)
+            ended = loop.finish()
+            problems = loop.problems(ended)
+        finally:
+            loop.stop()
+    versions = ended.get("version") or "none"
+    print(f"kills: {loop.kills}; {given.corrections} corrections; last fine-tune: {ended.get('outcome')}, {versions}")
+    print("\n".join(f"problem: {problem}" for problem in problems) or "nothing was lost, doubled or half-written")
+    return bool(problems)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
