@@ -178,11 +178,13 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _be_nice() -> None:
-    """Low priority, also where the kernel shares out time by session first (autogroup, sched(7))."""
+    """Low priority, also where the kernel shares out time by session first (autogroup, sched(7)): of a session of our
+    own only, as a child of `lasagna worker` has it, since it would slow down everything else in a terminal's."""
     with suppress(OSError):
         os.nice(_NICE)
-    with suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(_NICE))
+    if os.getsid(0) == os.getpid():
+        with suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(_NICE))
 
 
 def _choose_gpu(settings: Settings) -> None:

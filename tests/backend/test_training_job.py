@@ -151,7 +151,7 @@ def test_another_champion_meanwhile_keeps_the_candidate_waiting(project: Project
     project.registry.promote(PROJECT, new.id, "by hand")
     job = project.job(id)
     (job.folder / "checkpoint").symlink_to(checkpoint)
-    passed = {"figures": {}, "passed": True, "summary": "Passed", "seconds": 0.0}
+    passed = {"figures": {}, "classes": [], "passed": True, "summary": "Passed", "seconds": 0.0}
     for stage in STAGES[1:-1]:
         (job.folder / f"{stage}.json").write_text(json.dumps(passed))
     result = job.run()

@@ -1,5 +1,6 @@
 """The real training process: what it missed, killed in the middle, beside a worker."""
 
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -50,4 +51,5 @@ def test_a_worker_has_one_beside_it_and_takes_it_along(loop: Backend, stub: Stub
     wait_until(lambda: log.exists() and "waiting for jobs in train" in log.read_text(), SECONDS, "the training process")
     assert "waiting for jobs in interactive, predict" in worker.output()
     assert worker.stop() == 0
-    assert "training worker ended" in log.read_text()
+    with (tmp_path / "registry" / "jobs" / "lock").open() as lock:  # it has let go of the registry
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
