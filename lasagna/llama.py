@@ -137,6 +137,14 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
+class _Norm(nn.RMSNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        """As transformers does: a scale of another type, as in training, makes its type the result's."""
+        if x.dtype == self.weight.dtype:
+            return super().forward(x)
+        return self.weight * F.rms_norm(x, self.normalized_shape, None, self.eps)
+
+
 class _Attention(nn.Module):
     def __init__(self, shape: LlamaShape, index: int) -> None:
         super().__init__()
@@ -184,8 +192,8 @@ class _Layer(nn.Module):
         super().__init__()
         self.self_attn = _Attention(shape, index)
         self.mlp = _MLP(shape)
-        self.input_layernorm = nn.RMSNorm(shape.hidden_size, shape.rms_norm_eps)
-        self.post_attention_layernorm = nn.RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+        self.input_layernorm = _Norm(shape.hidden_size, shape.rms_norm_eps)
+        self.post_attention_layernorm = _Norm(shape.hidden_size, shape.rms_norm_eps)
 
     def forward(
         self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool, cache: KeyValues | None
@@ -207,7 +215,7 @@ class Llama(nn.Module):
         self.shape, self.checkpointing = shape, False
         self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden_size)
         self.layers = nn.ModuleList(_Layer(shape, i) for i in range(shape.num_hidden_layers))
-        self.norm = nn.RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+        self.norm = _Norm(shape.hidden_size, shape.rms_norm_eps)
         for part in self.modules():
             if isinstance(part, nn.Linear | nn.Embedding):
                 nn.init.normal_(part.weight, std=shape.initializer_range)
