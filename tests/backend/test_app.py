@@ -259,7 +259,10 @@ EVENTS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ),
     ({"action": "ANNOTATIONS_CREATED", "annotation": [ANNOTATION]}, {"tasks": [73], "annotations": [10]}),
     ({"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 6}]}, {"tasks": [], "annotations": [6]}),
-    ({"action": "TASKS_CREATED", "tasks": [{"id": 76}, {"id": 77}]}, {"tasks": [76, 77], "annotations": []}),
+    (  # an import: the tasks that came with an annotation count
+        {"action": "TASKS_CREATED", "tasks": [{"id": 76, "total_annotations": 1}, {"id": 77, "total_annotations": 0}]},
+        {"tasks": [76], "annotations": []},
+    ),
     ({"action": "TASKS_DELETED", "tasks": [{"id": 73}]}, {"tasks": [73], "annotations": []}),
     ({"action": "PROJECT_UPDATED"}, {"tasks": [], "annotations": []}),
     ({"action": "START_TRAINING"}, {"tasks": [], "annotations": []}),
