@@ -261,7 +261,7 @@ def bench(context: click.Context) -> None:
 @common_options
 @click.pass_context
 def all_benchmarks(context: click.Context, skip: str, as_json: bool, out: Path | None, **options: Any) -> None:
-    """Run every benchmark; each takes those of the options that it has. --json prints a list."""
+    """Run every benchmark that needs no option; each takes those of the options that it has. --json prints a list."""
     assert isinstance(context.parent, click.Context)
     group = context.parent.command
     assert isinstance(group, EntryPointGroup)
@@ -274,7 +274,7 @@ def all_benchmarks(context: click.Context, skip: str, as_json: bool, out: Path |
     results = context.meta[_COLLECTED] = []
     failed = []
     for name, command in commands.items():
-        if command is None or name in skip.split(","):
+        if command is None or name in skip.split(",") or any(parameter.required for parameter in command.params):
             continue
         given = {**options, "as_json": as_json}
         names = {parameter.name for parameter in command.params}

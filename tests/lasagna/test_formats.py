@@ -99,7 +99,7 @@ def test_prediction_version_and_score(prediction: dict[str, Any], scene: Segment
     assert prediction["score"] == pytest.approx(task_score(scene), abs=1e-6)
     nothing = Segmentation((4, 4), (ClassAnswer("sky", 0.2, None),))
     empty = segmentation_to_label_studio(nothing, parse_label_config(CONFIG), "k", "v")
-    assert empty == {"model_version": "v", "score": 1.0, "result": []}
+    assert empty == {"model_version": "v", "score": pytest.approx(1 / 1.2, abs=1e-6), "result": []}
 
 
 def test_every_control_that_names_a_class_gets_it(prediction: dict[str, Any]) -> None:

@@ -207,6 +207,8 @@ def test_the_numbers_are_the_papers(shared_data: Path) -> None:
 def test_shipped_suites_are_valid_and_name_data_that_is_there(path: Path, shared_data: Path) -> None:
     suite = read_suite(path, {"data": str(shared_data)})
     parts = Runner(suite).parts
-    assert len(parts) > 10
+    assert len(parts) >= 5
     assert all((shared_data / part.data / "val.txt").exists() for part in parts)
-    assert {spec.checkpoint for spec in suite.models.values()} == {"nano"}
+    # Open-set figures are of a model that has not seen the sets, which an experiment trains.
+    trained = {"unseen": "runs/unseen/run/checkpoint"}.get(path.stem, "nano")
+    assert {spec.checkpoint for spec in suite.models.values()} == {trained}
