@@ -12,6 +12,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,9 +81,43 @@ class Dtypes(click.ParamType):
         return names
 
 
-def common_options(command: Callable[..., None]) -> Callable[..., None]:
+@dataclass(frozen=True)
+class ModelOptions:
+    """What `common_options` gives a benchmark; the help of the options says what each is."""
+
+    model_name: str
+    random_weights: str | None
+    dialect: str | None
+    device: str
+    dtypes: tuple[str, ...]
+    repeats: int
+    as_json: bool
+    out: Path | None
+
+    def load(self, dtype: str, classes: int = 500, dialect: str | None = None) -> "Lasagna":
+        """The model; a random one knows the first `classes` of `sample_classes`, in the dialect that is given, else the
+        one of --dialect."""
+        from lasagna.assistant import Lasagna
+
+        if self.random_weights is None:
+            if self.dialect is not None:
+                raise click.UsageError("--dialect is for --random-weights; a checkpoint has its own")
+            return Lasagna.from_pretrained(self.model_name, device=self.device, dtype=dtype)
+        from lasagna.random_weights import random_lasagna
+
+        wording = dialect or self.dialect or "released"
+        return random_lasagna(self.random_weights, wording, sample_classes(classes), self.device, dtype)
+
+
+def common_options(function: Callable[..., None]) -> Callable[..., None]:
     """The options of a benchmark of a model: which one (--model, --random-weights, --dialect), --device, --dtype,
-    --repeats, --json, --out."""
+    --repeats, --json, --out. The function gets them as `chosen`, a `ModelOptions`."""
+
+    @wraps(function)
+    def command(**given: Any) -> None:
+        chosen = ModelOptions(**{field.name: given.pop(field.name) for field in fields(ModelOptions)})
+        function(chosen=chosen, **given)
+
     for option in reversed(
         (
             click.option(
@@ -220,21 +256,6 @@ def sample_classes(count: int) -> list[str]:
     return [name if i == 1 else f"{name} {i}" for i in rounds for name in CLASS_NAMES][:count]
 
 
-def load_model(
-    model_name: str, random_weights: str | None, dialect: str | None, device: str, dtype: str, classes: int = 500
-) -> "Lasagna":
-    """The model that the options name; a random one knows the first `classes` of `sample_classes`."""
-    from lasagna.assistant import Lasagna
-
-    if random_weights is None:
-        if dialect is not None:
-            raise click.UsageError("--dialect is for --random-weights; a checkpoint has its own")
-        return Lasagna.from_pretrained(model_name, device=device, dtype=dtype)
-    from lasagna.random_weights import random_lasagna
-
-    return random_lasagna(random_weights, dialect or "released", sample_classes(classes), device, dtype)
-
-
 @click.group(
     cls=EntryPointGroup,
     entry_point_group="lasagna.benchmarks",
@@ -260,7 +281,7 @@ def bench(context: click.Context) -> None:
 )
 @common_options
 @click.pass_context
-def all_benchmarks(context: click.Context, skip: str, as_json: bool, out: Path | None, **options: Any) -> None:
+def all_benchmarks(context: click.Context, skip: str, chosen: ModelOptions) -> None:
     """Run every benchmark that needs no option; each takes those of the options that it has. --json prints a list."""
     assert isinstance(context.parent, click.Context)
     group = context.parent.command
@@ -276,17 +297,17 @@ def all_benchmarks(context: click.Context, skip: str, as_json: bool, out: Path |
     for name, command in commands.items():
         if command is None or name in skip.split(",") or any(parameter.required for parameter in command.params):
             continue
-        given = {**options, "as_json": as_json}
+        given = {**vars(chosen), "out": None}
         names = {parameter.name for parameter in command.params}
         try:
             context.invoke(command, **{key: value for key, value in given.items() if key in names})
         except SystemExit:
             failed.append(name)
     text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
-    if as_json:
+    if chosen.as_json:
         click.echo(text)
-    if out is not None:
-        write_figures(out, text)
+    if chosen.out is not None:
+        write_figures(chosen.out, text)
     if failed:
         click.secho(f"error: what {', '.join(failed)} measured is not right", fg="red", err=True)
         sys.exit(1)

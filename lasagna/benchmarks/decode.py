@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lasagna.bench import (
+    ModelOptions,
     Numbers,
     Row,
     both_times,
     common_options,
-    load_model,
     report,
     sample_classes,
     sample_images,
@@ -64,14 +64,7 @@ def decode(
     chunk: int,
     window: int | None,
     plot: Path | None,
-    model_name: str,
-    random_weights: str | None,
-    dialect: str | None,
-    device: str,
-    dtypes: tuple[str, ...],
-    repeats: int,
-    as_json: bool,
-    out: Path | None,
+    chosen: ModelOptions,
 ) -> None:
     """Decode class lists in five ways.
 
@@ -88,18 +81,20 @@ def decode(
     parallel and chunked are the median of --repeats; the slow ways, thousands of forwards each, are timed once, while
     they are compared with.
     """
-    dialects = ("paper", "released") if random_weights is not None and dialect is None else (dialect,)
+    dialects = (
+        ("paper", "released") if chosen.random_weights is not None and chosen.dialect is None else (chosen.dialect,)
+    )
     rows: list[Row] = []
     for wording in dialects:
-        for dtype in dtypes:
-            model = load_model(model_name, random_weights, wording, device, dtype, max(counts))
+        for dtype in chosen.dtypes:
+            model = chosen.load(dtype, max(counts), wording)
             rows += [
-                {"dialect": wording or "own", **_row(model, dtype, count, batch, share, chunk, window, repeats)}
+                {"dialect": wording or "own", **_row(model, dtype, count, batch, share, chunk, window, chosen.repeats)}
                 for count in counts
             ]
-    name = random_weights or model.version
-    setting: Row = {"model": name, "images": batch, "chunk": chunk, "repeats": repeats}
-    report("decode", setting, rows, device=str(model.model.device), as_json=as_json, out=out)
+    name = chosen.random_weights or model.version
+    setting: Row = {"model": name, "images": batch, "chunk": chunk, "repeats": chosen.repeats}
+    report("decode", setting, rows, device=str(model.model.device), as_json=chosen.as_json, out=chosen.out)
     if plot is not None:
         _plot(plot, rows, batch, name)
     if not all(row["identical"] for row in rows):

@@ -2,12 +2,19 @@
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lasagna.bench import Numbers, Row, common_options, load_model, report, sample_images, time_interleaved
+from lasagna.bench import (
+    ModelOptions,
+    Numbers,
+    Row,
+    common_options,
+    report,
+    sample_images,
+    time_interleaved,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,14 +37,7 @@ Examples:
 @common_options
 def encoder(
     batches: tuple[int, ...],
-    model_name: str,
-    random_weights: str | None,
-    dialect: str | None,
-    device: str,
-    dtypes: tuple[str, ...],
-    repeats: int,
-    as_json: bool,
-    out: Path | None,
+    chosen: ModelOptions,
 ) -> None:
     """Encode prepared images.
 
@@ -50,11 +50,11 @@ def encoder(
     same: the embeddings of all ways are alike up to rounding. Exit code 1 when they are not.
     """
     rows: list[Row] = []
-    for dtype in dtypes:
-        model = load_model(model_name, random_weights, dialect, device, dtype)
-        rows += [_row(model, dtype, batch, repeats) for batch in batches]
-    setting: Row = {"model": random_weights or model.version, "repeats": repeats}
-    report("encoder", setting, rows, device=str(model.model.device), as_json=as_json, out=out)
+    for dtype in chosen.dtypes:
+        model = chosen.load(dtype)
+        rows += [_row(model, dtype, batch, chosen.repeats) for batch in batches]
+    setting: Row = {"model": chosen.random_weights or model.version, "repeats": chosen.repeats}
+    report("encoder", setting, rows, device=str(model.model.device), as_json=chosen.as_json, out=chosen.out)
     if not all(row["same"] for row in rows):
         click.secho("error: the ways of encoding do not agree", fg="red", err=True)
         sys.exit(1)

@@ -2,17 +2,16 @@
 
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lasagna.bench import (
+    ModelOptions,
     Numbers,
     Row,
     both_times,
     common_options,
-    load_model,
     report,
     sample_classes,
     sample_images,
@@ -60,14 +59,7 @@ def images(
     batches: tuple[int, ...],
     counts: tuple[int, ...],
     share: float | None,
-    model_name: str,
-    random_weights: str | None,
-    dialect: str | None,
-    device: str,
-    dtypes: tuple[str, ...],
-    repeats: int,
-    as_json: bool,
-    out: Path | None,
+    chosen: ModelOptions,
 ) -> None:
     """Answer whole images: preparing, encoding, decoding, masks at the image's size, brush RLE.
 
@@ -76,14 +68,14 @@ def images(
     threshold may differ, in float32 the exit code is 1 when one does.
     """
     rows: list[Row] = []
-    for dtype in dtypes:
-        model = load_model(model_name, random_weights, dialect, device, dtype, max(counts))
+    for dtype in chosen.dtypes:
+        model = chosen.load(dtype, max(counts))
         for count in counts:
-            if share is not None or random_weights is not None:
+            if share is not None or chosen.random_weights is not None:
                 set_threshold(model, sample_classes(count), share or 0.2)
-            rows += _rows(model, dtype, count, batches, repeats)
-    setting: Row = {"model": random_weights or model.version, "repeats": repeats}
-    report("images", setting, rows, device=str(model.model.device), as_json=as_json, out=out)
+            rows += _rows(model, dtype, count, batches, chosen.repeats)
+    setting: Row = {"model": chosen.random_weights or model.version, "repeats": chosen.repeats}
+    report("images", setting, rows, device=str(model.model.device), as_json=chosen.as_json, out=chosen.out)
     if not all(row["same_answers"] for row in rows if row["dtype"] == "float32"):
         click.secho("error: an image's answer depends on the others of its batch", fg="red", err=True)
         sys.exit(1)

@@ -1,16 +1,15 @@
 """`lasagna bench masks`: the present classes' masks in one batch, against one after the other and against all."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from lasagna.bench import (
+    ModelOptions,
     Numbers,
     Row,
     common_options,
-    load_model,
     report,
     sample_images,
     time_interleaved,
@@ -36,25 +35,18 @@ Examples:
 def masks(
     counts: tuple[int, ...],
     classes: int,
-    model_name: str,
-    random_weights: str | None,
-    dialect: str | None,
-    device: str,
-    dtypes: tuple[str, ...],
-    repeats: int,
-    as_json: bool,
-    out: Path | None,
+    chosen: ModelOptions,
 ) -> None:
     """Decode masks of one image: the present classes in one batch (ours), one by one, and of every class of the list.
 
     same: the logits of a batch are those of one by one, up to rounding. Exit code 1 when they are not.
     """
     rows: list[Row] = []
-    for dtype in dtypes:
-        model = load_model(model_name, random_weights, dialect, device, dtype)
-        rows += [_row(model, dtype, count, classes, repeats) for count in counts]
-    setting: Row = {"model": random_weights or model.version, "repeats": repeats}
-    report("masks", setting, rows, device=str(model.model.device), as_json=as_json, out=out)
+    for dtype in chosen.dtypes:
+        model = chosen.load(dtype)
+        rows += [_row(model, dtype, count, classes, chosen.repeats) for count in counts]
+    setting: Row = {"model": chosen.random_weights or model.version, "repeats": chosen.repeats}
+    report("masks", setting, rows, device=str(model.model.device), as_json=chosen.as_json, out=chosen.out)
     if not all(row["same"] for row in rows):
         click.secho("error: masks of a batch are not those of one by one", fg="red", err=True)
         sys.exit(1)

@@ -1,11 +1,10 @@
 """`lasagna bench memory`: what a model takes, and what a batch takes on top of it."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from lasagna.bench import Numbers, Row, common_options, load_model, report, sample_classes, sample_images
+from lasagna.bench import ModelOptions, Numbers, Row, common_options, report, sample_classes, sample_images
 
 if TYPE_CHECKING:
     from lasagna.assistant import Lasagna
@@ -24,14 +23,7 @@ Examples:
 def memory(
     batches: tuple[int, ...],
     counts: tuple[int, ...],
-    model_name: str,
-    random_weights: str | None,
-    dialect: str | None,
-    device: str,
-    dtypes: tuple[str, ...],
-    repeats: int,
-    as_json: bool,
-    out: Path | None,
+    chosen: ModelOptions,
 ) -> None:
     """Memory of the weights, and the peak while images are answered with a fifth of the classes present.
 
@@ -39,13 +31,13 @@ def memory(
     answer is not measured, since libraries are loaded then. The largest of the repeats counts.
     """
     rows: list[Row] = []
-    for dtype in dtypes:
-        model = load_model(model_name, random_weights, dialect, device, dtype, max(counts))
+    for dtype in chosen.dtypes:
+        model = chosen.load(dtype, max(counts))
         place = str(model.model.device)
-        rows += [_row(model, dtype, count, batch, repeats) for count in counts for batch in sorted(batches)]
+        rows += [_row(model, dtype, count, batch, chosen.repeats) for count in counts for batch in sorted(batches)]
         del model  # before the next is loaded
-    setting: Row = {"model": random_weights or model_name, "repeats": repeats}
-    report("memory", setting, rows, device=place, as_json=as_json, out=out)
+    setting: Row = {"model": chosen.random_weights or chosen.model_name, "repeats": chosen.repeats}
+    report("memory", setting, rows, device=place, as_json=chosen.as_json, out=chosen.out)
 
 
 def _row(model: "Lasagna", dtype: str, count: int, batch: int, repeats: int) -> Row:

@@ -1,11 +1,10 @@
 """`lasagna bench quantise`: what 8 and 4 bits change in the answers, and what they save."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from lasagna.bench import Numbers, Row, common_options, load_model, report, sample_classes, sample_images
+from lasagna.bench import ModelOptions, Numbers, Row, common_options, report, sample_classes, sample_images
 
 if TYPE_CHECKING:
     from lasagna.assistant import Lasagna
@@ -29,14 +28,7 @@ Examples:
 def quantise(
     count: int,
     counts: tuple[int, ...],
-    model_name: str,
-    random_weights: str | None,
-    dialect: str | None,
-    device: str,
-    dtypes: tuple[str, ...],
-    repeats: int,
-    as_json: bool,
-    out: Path | None,
+    chosen: ModelOptions,
 ) -> None:
     """Answer the same photos with the language model's matrices in full, in 8 and in 4 bits.
 
@@ -50,16 +42,14 @@ def quantise(
     fits_gb            the smallest card of 12, 16, 24, 40 and 80 GB that has 1.5 GiB left beside gib_7b
     """
     rows: list[Row] = []
-    for dtype in dtypes:
+    for dtype in chosen.dtypes:
         for classes in counts:
-            rows += _rows(model_name, random_weights, dialect, device, dtype, classes, count)
-    setting: Row = {"model": random_weights or model_name, "images": count}
-    report("quantise", setting, rows, device=device, as_json=as_json, out=out)
+            rows += _rows(chosen, dtype, classes, count)
+    setting: Row = {"model": chosen.random_weights or chosen.model_name, "images": count}
+    report("quantise", setting, rows, device=chosen.device, as_json=chosen.as_json, out=chosen.out)
 
 
-def _rows(
-    model_name: str, shape: str | None, dialect: str | None, device: str, dtype: str, classes: int, count: int
-) -> list[Row]:
+def _rows(chosen: ModelOptions, dtype: str, classes: int, count: int) -> list[Row]:
     from lasagna.benchmarks.images import set_threshold
     from lasagna.quantise import KINDS, quantise_layers, weight_bytes
 
@@ -68,8 +58,8 @@ def _rows(
     full: list[Segmentation] = []
     calibration = None
     for kind in KINDS:
-        model = load_model(model_name, shape, dialect, device, dtype, classes)
-        if shape is not None and calibration is None:
+        model = chosen.load(dtype, classes)
+        if chosen.random_weights is not None and calibration is None:
             set_threshold(model, names, 0.2)
         calibration = calibration or model.calibration
         model.calibration = calibration
