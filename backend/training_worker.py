@@ -26,7 +26,7 @@ from backend.runtime import Connections
 from backend.services import Service, state_dir
 from backend.store import Store
 from backend.trainings import Triggers
-from backend.worker import MAX_WAIT, LasagnaWorker, connect
+from backend.worker import LasagnaWorker, connect, work_until_stopped
 from lasagna.errors import LasagnaError
 from lasagna.settings import TABLE, Settings, registry_folder
 
@@ -127,27 +127,19 @@ def run_training_worker(settings: Settings, redis_url: str) -> None:
         store = Store(connect(redis_url))
         triggers = Triggers(settings, Store(connect(redis_url)), registry, lambda project: runtime.changed(project))
         runtime = _runtime = TrainingRuntime(settings, store, triggers)
-        is_resumed, pause = False, 1.0
+        is_started = False
+
+        def make() -> LasagnaWorker:
+            nonlocal is_started
+            triggers.resume()
+            if not is_started:
+                triggers.start()
+                is_started = True
+            logger.info("waiting for jobs in train")
+            return _TrainingWorker(store.redis, store, settings["batch_size"], runtime)
+
         try:
-            while True:
-                worker = None
-                try:
-                    triggers.resume()
-                    if not is_resumed:
-                        triggers.start()
-                        is_resumed = True
-                    worker = _TrainingWorker(store.redis, store, settings["batch_size"], runtime)
-                    logger.info("waiting for jobs in train")
-                    pause = 1.0
-                    worker.work(logging_level="WARNING")
-                except redis.RedisError as error:
-                    logger.warning("Redis is gone (%s); trying again in %.0f s", error, pause)
-                if worker is not None and worker.was_asked_to_stop:
-                    return
-                time.sleep(pause)
-                pause = min(pause * 2, MAX_WAIT)
-        except StopRequested:
-            return
+            work_until_stopped(make)
         finally:
             triggers.stop()
             _runtime = None

@@ -54,14 +54,14 @@ _MAINTENANCE = 5
 """Seconds between two looks for what dead workers left."""
 _LOST_AFTER = 30
 """Seconds without a change after which it is checked whether a task's job still exists."""
-MAX_WAIT = 10.0
+_MAX_WAIT = 10.0
 """Longest pause between two attempts to reach Redis, in seconds."""
 
 
 class LasagnaWorker(SimpleWorker):
     """RQ's worker without a fork, with heart-beats during a job and quick recovery."""
 
-    max_connection_wait_time = MAX_WAIT
+    max_connection_wait_time = _MAX_WAIT
 
     def __init__(
         self,
@@ -225,6 +225,30 @@ def check_label_studio(settings: Settings) -> str:
         return f"Label Studio: {error}"
 
 
+def work_until_stopped(make: Callable[[], LasagnaWorker]) -> None:
+    """Works until a worker is told to stop (SIGTERM, Ctrl-C), with a new worker whenever Redis was gone.
+
+    Args:
+        make: Makes a worker, after what else has to be done each time that Redis is there.
+    """
+    pause = 1.0
+    try:
+        while True:
+            worker = None
+            try:
+                worker = make()
+                pause = 1.0
+                worker.work(logging_level="WARNING")
+            except redis.RedisError as error:
+                logger.warning("Redis is gone (%s); trying again in %.0f s", error, pause)
+            if worker is not None and worker.was_asked_to_stop:
+                return
+            time.sleep(pause)
+            pause = min(pause * 2, _MAX_WAIT)
+    except StopRequested:  # RQ's signal handler, where it interrupted something else than its own waiting
+        return
+
+
 def run_worker(
     settings: Settings, redis_url: str, model: "Lasagna", look_after: Callable[[], None] = lambda: None
 ) -> None:
@@ -241,24 +265,14 @@ def run_worker(
     jobs.install(runtime)
     delivery = Delivery(settings, Store(connect(redis_url)))
     delivery.start()
-    pause = 1.0
+
+    def make() -> LasagnaWorker:
+        store.publish_model({"version": model.version, "name": settings["model"], "pid": os.getpid()})
+        logger.info("waiting for jobs in %s", ", ".join(jobs.PREDICTING))
+        return LasagnaWorker(connection, store, settings["batch_size"], look_after=look_after)
+
     try:
-        while True:
-            worker = None
-            try:
-                store.publish_model({"version": model.version, "name": settings["model"], "pid": os.getpid()})
-                worker = LasagnaWorker(connection, store, settings["batch_size"], look_after=look_after)
-                logger.info("waiting for jobs in %s", ", ".join(jobs.PREDICTING))
-                pause = 1.0
-                worker.work(logging_level="WARNING")
-            except redis.RedisError as error:
-                logger.warning("Redis is gone (%s); trying again in %.0f s", error, pause)
-            if worker is not None and worker.was_asked_to_stop:
-                return
-            time.sleep(pause)
-            pause = min(pause * 2, MAX_WAIT)
-    except StopRequested:  # RQ's signal handler, where it interrupted something else than its own waiting
-        return
+        work_until_stopped(make)
     finally:
         delivery.stop()
         jobs.install(None)
