@@ -17,7 +17,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,6 +53,8 @@ _CHANGES = {
     "TASKS_CREATED",
     "TASKS_DELETED",
 }
+_ASK_AGAIN = 30.0
+"""Seconds after which projects are asked again that could not be asked what was missed."""
 _WAIT = 2.0
 """Seconds for which events are waited for before schedules are looked at."""
 
@@ -207,19 +209,20 @@ class Triggers:
         self._thread.join(_WAIT + 1)
 
     def _run(self) -> None:
-        caught_up = False
+        unasked, ask_at = None, 0.0
         while not self._stopped.is_set():
             try:
-                if not caught_up:
-                    self.catch_up()
-                    caught_up = True
+                # Label Studio may be starting as we are: those that did not answer are asked again.
+                if (unasked is None or unasked) and time.monotonic() >= ask_at:
+                    unasked = self.catch_up(unasked)
+                    ask_at = time.monotonic() + _ASK_AGAIN
                 self.read_events(_WAIT)
                 self.look_at_schedules()
             except redis.RedisError as error:
                 logger.warning("Redis is gone (%s)", error)
                 self._stopped.wait(_WAIT)
-            except LasagnaError as error:
-                logger.error("%s", error)
+            except Exception:  # the thread lives as long as the process: nobody else would start a fine-tune
+                logger.exception("what starts a fine-tune failed; it goes on")
                 self._stopped.wait(_WAIT)
 
     # --- events -------------------------------------------------------------------------------------------------------
@@ -231,7 +234,13 @@ class Triggers:
         found = self._store.redis.xread({key: last}, count=500, block=max(1, int(seconds * 1000)))
         events = found[0][1] if found else []
         for id, event in events:
-            self.handle({_text(k): _text(v) for k, v in event.items()})
+            read = {_text(k): _text(v) for k, v in event.items()}
+            try:
+                self.handle(read)
+            except (LasagnaError, ValueError) as error:  # one project's, which must not hold up the others
+                logger.error(
+                    "event %s of project %s is passed over: %s", read.get("action"), read.get("project"), error
+                )
             self._store.redis.set(mark, id)
         return len(events)
 
@@ -263,24 +272,35 @@ class Triggers:
                 if self.trainings.changed(number):
                     self.request(number, f"schedule {cron}")
 
-    def catch_up(self) -> None:
-        """Asks Label Studio what was missed. A project that cannot be reached is left to its next event."""
-        for uid in self._store.projects() if self._changed is not None else ():
+    def catch_up(self, projects: Iterable[str] | None = None) -> list[str]:
+        """Asks Label Studio what was missed.
+
+        Args:
+            projects: Uids; None: all that are known.
+
+        Returns:
+            Those that could not be asked.
+        """
+        unasked: list[str] = []
+        if self._changed is None:
+            return unasked
+        for uid in self._store.projects() if projects is None else projects:
             number = uid.split(".")[0]
-            policy = self._policy(number)
-            if not (policy.every or policy.cron):
-                continue
             try:
-                assert self._changed is not None
+                policy = self._policy(number)
+                if not (policy.every or policy.cron):
+                    continue
                 missed = self._changed(uid)
             except LasagnaError as error:
                 logger.warning("project %s: what was corrected meanwhile is not known: %s", number, error)
+                unasked.append(uid)
                 continue
             count = self.trainings.add_changes(number, [str(task) for task in missed])
             if missed:
                 logger.info("project %s: %d tasks were corrected since the last snapshot", number, len(missed))
             if policy.every and count >= policy.every:
                 self.request(number, f"{count} corrections")
+        return unasked
 
     def _policy(self, number: str) -> Policy:
         own = self._store.project(self._uid(number)).train

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backend_helpers import CONFIG, PROJECT
+from backend_helpers import CONFIG, PROJECT, wait_until
 from click.testing import CliRunner
 
 from backend.app import create_app
@@ -223,7 +223,33 @@ def test_a_project_that_cannot_be_asked_stops_nothing(loop: Loop) -> None:
     def gone(project: str) -> set[int]:
         raise ServiceError("gone")
 
-    Triggers(loop.settings, loop.store, loop.folder, gone).catch_up()
+    assert Triggers(loop.settings, loop.store, loop.folder, gone).catch_up() == [PROJECT]
+    loop.submit(1, 2, 3)
+    assert loop.state()["state"] == "queued"
+
+
+def test_a_project_that_could_not_be_asked_is_asked_again(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.trainings._ASK_AGAIN", 0.0)
+    monkeypatch.setattr("backend.trainings._WAIT", 0.05)
+    asked: list[str] = []
+
+    def starting(project: str) -> set[int]:
+        asked.append(project)
+        if len(asked) == 1:
+            raise ServiceError("Label Studio is starting")
+        return {1, 2, 3}
+
+    triggers = Triggers(loop.settings, loop.store, loop.folder, starting)
+    triggers.start()
+    try:
+        wait_until(lambda: loop.jobs(), what="the job for what was missed")
+    finally:
+        triggers.stop()
+    assert len(asked) == 2
+
+
+def test_an_event_that_cannot_be_handled_holds_up_no_other(loop: Loop, store: Store) -> None:
+    store.record_event({"action": "ANNOTATION_CREATED", "project": NUMBER, "tasks": "no JSON", "annotations": "[]"})
     loop.submit(1, 2, 3)
     assert loop.state()["state"] == "queued"
 
