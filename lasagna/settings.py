@@ -28,14 +28,6 @@ class Setting:
         return "LASAGNA_" + self.name.upper()
 
 
-def _flag(text: str) -> bool:
-    if text.lower() in {"1", "true", "yes", "on"}:
-        return True
-    if text.lower() in {"0", "false", "no", "off", ""}:
-        return False
-    raise ValueError("expected true or false")
-
-
 def _at_least_one(text: str) -> int:
     number = int(text)
     if number < 1:
