@@ -36,13 +36,13 @@ from backend.versions import RECORD, Aliases, Event, Version, project_number
 from lasagna.checkpoint import (
     BASE,
     CONTENT,
-    LABELS,
     base_checkpoint,
     checkpoint_digest,
     checkpoint_version,
     find_checkpoint,
     load_labels,
     version_name,
+    write_labels,
 )
 from lasagna.errors import RegistryError
 from lasagna.results import flush_to_disk, write_atomically
@@ -149,7 +149,7 @@ class Registry:
             CheckpointError: The folder is not a complete checkpoint, or its base is not there.
         """
         source = find_checkpoint(checkpoint)
-        name = _slug(name or parent.rpartition("-")[0] or source.resolve().name)
+        name = name_after(parent, name, source.resolve().name)
         for report in reports:
             if report.name in (name, RECORD):
                 raise RegistryError(f"a report cannot be called {report.name}: the registry has a file of that name")
@@ -193,7 +193,7 @@ class Registry:
             elif json.loads((target / BASE).read_text(encoding="utf-8"))["base"].startswith("."):
                 _write_json(target / BASE, {"base": str(base)})
         if labels:
-            _write_json(target / LABELS, list(labels))
+            write_labels(target, labels)
 
     def _identity(self, checkpoint: Path) -> tuple[str, str]:
         """Id and digest of what is about to be a version."""
@@ -351,6 +351,12 @@ class Registry:
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def name_after(parent: str, name: str | None = None, folder: str = "") -> str:
+    """What a version is called, the first part of its id: the name that is given, else its parent's, else its folder's.
+    A checkpoint in a folder of this name has the version's id already before it is added, if its labels are noted."""
+    return _slug(name or parent.rpartition("-")[0] or folder)
 
 
 def _slug(text: str) -> str:

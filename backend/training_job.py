@@ -4,7 +4,7 @@
     REGISTRY/jobs/ID/STAGE.json        what a finished stage found (`STAGES`)
     REGISTRY/jobs/ID/starts.json       where each attempt began: one that dies too often at one place is given up
     REGISTRY/jobs/ID/run/              the training run (`training.engine`): states, log, TensorBoard
-    REGISTRY/jobs/ID/checkpoint/       the candidate with its probabilities calibrated
+    REGISTRY/jobs/ID/checkpoint/NAME/  the candidate with its probabilities calibrated
     REGISTRY/jobs/ID/report/           the gate's report
 
 What always holds: a stage's file is written when the stage is finished, whole; a job that is run again skips
@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 from backend.images import ImageLimits
 from backend.label_studio import LabelStudio, LabelStudioError
 from backend.mlflow_log import log_version
-from backend.registry import Registry
+from backend.registry import Registry, name_after
 from backend.snapshot import Snapshot, Snapshots
 from backend.versions import project_number
-from lasagna.checkpoint import checkpoint_version, find_checkpoint, load_calibration, write_calibration
+from lasagna.checkpoint import checkpoint_version, find_checkpoint, load_calibration, write_calibration, write_labels
 from lasagna.errors import DataError, TrainingError
 from lasagna.results import write_atomically
 from lasagna.settings import Settings
@@ -226,9 +226,10 @@ class TrainingJob:
             raise DataError(f"no held-out photo of {self._snapshot.folder} could be asked")
         fitted = fit_class_offsets(answers, fit_calibration(list(answers.values()), before))
         write_calibration(beside, fitted)
-        folder = self.folder / "checkpoint"
-        shutil.rmtree(folder, ignore_errors=True)
-        beside.rename(folder)
+        write_labels(beside, self._snapshot.classes)
+        shutil.rmtree(self._checkpoint.parent, ignore_errors=True)
+        self._checkpoint.parent.mkdir()
+        beside.rename(self._checkpoint)
         return {"temperature": fitted.temperature, "offset": fitted.offset, "class_offsets": fitted.class_offsets}
 
     def _score(self) -> dict[str, Any]:
@@ -281,7 +282,7 @@ class TrainingJob:
         verdict, snapshot, taken = self.result("judge"), self._snapshot, self.result("snapshot")
         seconds = {name: self.result(name)["seconds"] for name in STAGES[:-1]}
         version = self._registry.add(
-            self.folder / "checkpoint",
+            self._checkpoint,
             project=self.project,
             parent=taken["parent"],
             snapshot=snapshot.id,
@@ -341,7 +342,12 @@ class TrainingJob:
 
     @cached_property
     def _candidate(self) -> "Lasagna":
-        return self._load(self.folder / "checkpoint")
+        return self._load(self._checkpoint)
+
+    @property
+    def _checkpoint(self) -> Path:
+        """The calibrated candidate, under the name that the registry gives it: its version is the later one's id."""
+        return self.folder / "checkpoint" / name_after(self.result("snapshot")["parent"])
 
     def _load(self, folder: Path) -> "Lasagna":
         from lasagna import Lasagna

@@ -23,6 +23,7 @@ import contextlib
 import hashlib
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -203,6 +204,13 @@ def load_labels(folder: Path) -> tuple[str, ...]:
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise CheckpointError(f"{path}: not a list of names")
     return tuple(labels)
+
+
+def write_labels(folder: Path, labels: Sequence[str]) -> None:
+    """Notes the label set that a checkpoint was fine-tuned for, as part of its content."""
+    path = folder / LABELS
+    path.unlink(missing_ok=True)  # a copy may be read-only
+    path.write_text(json.dumps(list(labels), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load_calibration(folder: Path) -> Calibration:

@@ -87,6 +87,7 @@ def test_from_corrections_to_a_version_killed_in_every_stage(
     assert load_calibration(version.checkpoint).class_offsets.keys() <= {"cat", "dog", "sky", "Cat", "Dog", "Sky"}
     report = json.loads(next(path for path in version.reports if path.suffix == ".json").read_text())
     assert "task 1: " in report["about"]["could not be used"]
+    assert (report["champion"], report["candidate"]) == (version.parent, version.id)
     assert "nothing is replayed" in report["about"]["note"]
     end = project.job(project.new()).run()  # nothing changed since
     assert (end["outcome"], end["version"]) == ("unchanged", version.id)
@@ -162,7 +163,9 @@ def test_another_champion_meanwhile_keeps_the_candidate_waiting(project: Project
     new = project.registry.add(checkpoint, **values, labels=("other",))
     project.registry.promote(PROJECT, new.id, "by hand")
     job = project.job(id)
-    (job.folder / "checkpoint").symlink_to(checkpoint)
+    (job.folder / "checkpoint").mkdir()
+    name = job.result("snapshot")["parent"].rpartition("-")[0]
+    (job.folder / "checkpoint" / name).symlink_to(checkpoint)
     passed = {"figures": {}, "classes": [], "passed": True, "summary": "Passed", "seconds": 0.0}
     for stage in STAGES[1:-1]:
         (job.folder / f"{stage}.json").write_text(json.dumps(passed))
