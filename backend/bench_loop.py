@@ -13,6 +13,7 @@ import random
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,15 +24,19 @@ import numpy as np
 import requests
 
 from backend.annotator import Habits, SimulatedAnnotator
+from backend.label_studio import project_uid
 from lasagna.errors import DataError, ServiceError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from backend.demo import Demo
-    from lasagna.labels import LabelConfig
     from lasagna.segmentation import Mask
     from training.data import FolderDataset
+
+
+_EVENTS, _AT_ONCE = 500, 8
+"""A burst of webhook events while the model trains, and how many come at the same time."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,7 @@ class Bench:
             began = time.monotonic()
             with self._step("training job"):
                 self._api.start_training(self._connection)
+                meanwhile = self._meanwhile(self._to_correct[at[0]])
                 ended = self._wait_for_training(str(report["rounds"][-1].get("ended", "")))
             seconds = time.monotonic() - began
             version = self._registry.version(ended["version"])
@@ -178,6 +184,7 @@ class Bench:
                     "training_seconds": round(seconds, 1),
                     "stages": version.metrics.get("took"),
                     "ended": ended["ended"],
+                    "meanwhile": meanwhile,
                     "shown": asdict(self._shown()),
                 }
             )
@@ -259,6 +266,54 @@ class Bench:
             float(np.mean(changed)),
             {key: value / count for key, value in regions.items()},
         )
+
+    def _meanwhile(self, task: int) -> dict[str, float]:
+        """While the model trains: a burst of webhook events of another project, and a photo to predict.
+
+        Args:
+            task: A corrected task, whose annotation is what each event carries, as Label Studio sends it in full.
+
+        Returns:
+            `events`, `webhook_median_ms`, `webhook_worst_ms`, and `prediction_s`: of one photo, asked meanwhile.
+        """
+        while not int(self._trainings.of(str(self._project)).get("step") or 0):
+            self._parts.check()
+            time.sleep(0.5)
+        from lasagna.labels import make_label_config
+        from lasagna.segmentation import ClassQuery
+
+        opened = self._api.open_task(self._project, task)
+        annotation = {**opened["annotations"][0], "task": task}
+        event = {"action": "ANNOTATION_UPDATED", "project": {"id": 0}, "annotation": annotation, "task": {"id": task}}
+
+        def send(_: int) -> float:
+            began = time.perf_counter()
+            requests.post(f"{self._parts.backend_url}/webhook", json=event, timeout=60).raise_for_status()
+            return 1000 * (time.perf_counter() - began)
+
+        # A label that was not asked yet, so that no result is known; a task without an id is answered and not stored.
+        asked = make_label_config([ClassQuery(name) for name in (*self._wanted.classes, "not asked yet")])
+        project = project_uid(self._api.project(self._project))
+        body = {"tasks": [{"data": opened["data"]}], "project": project, "label_config": asked, "params": {}}
+        with ThreadPoolExecutor(_AT_ONCE + 1) as pool:
+            began = time.perf_counter()
+            predicted = pool.submit(requests.post, f"{self._parts.backend_url}/predict", json=body, timeout=120)
+            times = list(pool.map(send, range(_EVENTS)))
+            answer = predicted.result()
+            answer.raise_for_status()
+            if not answer.json()["results"][0]:
+                raise ServiceError(f"no prediction while the model trains: {answer.json()['errors'] or 'too late'}")
+            seconds = answer.elapsed.total_seconds()
+        self._console.print(
+            f"  {_EVENTS} events, {_AT_ONCE} at once, in {time.perf_counter() - began:.1f} s: median "
+            f"{np.median(times):.0f} ms, worst {max(times):.0f} ms; a prediction meanwhile took {seconds:.1f} s"
+        )
+        return {
+            "events": _EVENTS,
+            "webhook_median_ms": float(np.median(times)),
+            "webhook_worst_ms": max(times),
+            "prediction_s": seconds,
+        }
 
     def _wait_for_training(self, before: str) -> dict[str, str]:
         """How the training job ended (`backend.trainings.Trainings`).
