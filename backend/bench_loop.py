@@ -136,7 +136,7 @@ class Bench:
         self._parts, self._wanted, self._measured = parts, wanted, measured
         self._console, self._timeout = console, timeout
         xml = make_label_config([ClassQuery(name) for name in wanted.classes])
-        self._config: LabelConfig = parse_label_config(xml)
+        self._config = parse_label_config(xml)
         self._api = parts.api
         self._registry, self._trainings = Registry(registry_folder(parts.settings)), Trainings(parts.store)
         self._project = self._api.create_project(f"bench loop: {wanted.name}", xml)
