@@ -7,6 +7,7 @@ their newest predictions. What always holds: the processes are those of producti
 and end with the benchmark; the truth of an untouched photo reaches no other part.
 """
 
+import hashlib
 import json
 import os
 import random
@@ -24,8 +25,10 @@ import numpy as np
 import requests
 
 from backend.annotator import Habits, SimulatedAnnotator
+from backend.holdout import Sides, difference_hash
 from backend.label_studio import project_uid
 from lasagna.errors import DataError, ServiceError
+from lasagna.image import load_image
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +77,12 @@ Examples:
 @click.option("--rounds", default=2, show_default=True, type=click.IntRange(1), help="Fine-tunes, one after another.")
 @click.option("--untouched", default=100, show_default=True, type=click.IntRange(1), help="Photos that are measured.")
 @click.option("--model", help="The checkpoint to begin with.  [default: nano]")
-@click.option("--swap", is_flag=True, help="Correct with the classes swapped, so that the gate has to refuse.")
+@click.option(
+    "--swap",
+    is_flag=True,
+    help="Swap the classes in every correction that is trained on, so that the gate, "
+    "whose photos are corrected rightly, has to refuse.",
+)
 @click.option("--seed", default=1, show_default=True, help="Of the choice of photos.")
 @click.option("--timeout", default=3600.0, show_default=True, help="Seconds to wait for one training job.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the report of each round, logs and state.")
@@ -152,13 +160,15 @@ class Bench:
         self._prelabel()
         report["rounds"].append({"corrected": 0, "shown": asdict(self._shown())})
         annotator = SimulatedAnnotator(self._api, self._config, Habits())
+        sides = Sides(Path(self._parts.settings["state_dir"]) / "bench-sides.json")  # the job's will be the same
         for number in range(rounds):
             at = range(number * corrections, (number + 1) * corrections)
             counts = dict.fromkeys(("accepted", "changed", "added", "deleted"), 0)
+            wrong = self._trained(sides, at.stop) if swap else set()
             with self._step(f"round {number + 1}: {corrections} corrections"):
                 for index in at:
                     wanted = _truth(self._wanted, index)
-                    wanted = _swapped(wanted, self._wanted.classes) if swap else wanted
+                    wanted = _swapped(wanted, self._wanted.classes) if index in wrong else wanted
                     done = annotator.correct(self._to_correct[index], wanted)
                     for key in counts:
                         counts[key] += getattr(done, key)
@@ -189,6 +199,15 @@ class Bench:
                 }
             )
         return report
+
+    def _trained(self, sides: Sides, count: int) -> set[int]:
+        """Those of the first `count` photos to correct that the job will train on, and not hold out."""
+        contents = [self._wanted[index].image_path.read_bytes() for index in range(count)]
+        photos = [hashlib.sha256(content).hexdigest() for content in contents]
+        places = sides.divide(
+            {photo: difference_hash(load_image(c)) for photo, c in zip(photos, contents, strict=True)}
+        )
+        return {index for index, photo in enumerate(photos) if places[photo].side == "train"}
 
     def keep_pages(self, folder: Path, report: Mapping[str, Any]) -> None:
         """The page of edit effort that the backend serves, and the gate's report of every round."""
