@@ -3,6 +3,7 @@
 | endpoint | Label Studio allows | answer |
 |---|---|---|
 | GET /health (and /) | 1 s | 200 `{"status": "UP", ...}` while this process lives; says whether Redis is there |
+| GET /ready | not called | 200 where predictions can be made now, else 503; `checks` says what is missing |
 | POST /setup | 3 s | `{"model_version": ...}`; a labelling configuration that cannot be used is refused |
 | POST /predict | 100 s | `{"results": [one entry per task], ...}` within the setting `predict_deadline` |
 | POST /webhook | 1 s | 201 at once; the event is noted for the learning loop |
@@ -20,15 +21,16 @@ import json
 import logging
 import threading
 import time
+from dataclasses import asdict
 from functools import cache
 from typing import Any
 
 import redis
 from flask import Flask, Response, g, request
-from rq import Worker
 from werkzeug.exceptions import HTTPException
 
 from backend.predictions import Predictor, connect
+from backend.readiness import predicting_workers, readiness
 from backend.store import Store
 from lasagna.errors import ConfigError, LasagnaError, ServiceError
 from lasagna.settings import Settings
@@ -92,11 +94,19 @@ def create_app(settings: Settings) -> Flask:
         answer: dict[str, Any] = {"status": "UP", "model_class": "LasagnaBackend"}
         try:
             model = store.model()
-            workers = Worker.count(connection=store.redis)
+            workers = len(predicting_workers(store))
             answer.update(redis="up", workers=workers, model_version=model["version"] if model else None)
         except redis.RedisError as error:
             answer.update(redis=f"down: {error}", workers=None, model_version=None)
         return answer
+
+    @app.get("/ready")
+    def ready() -> tuple[dict[str, Any], int]:
+        checks = readiness(settings, store)
+        is_ready = all(check.ok for check in checks.values())
+        g.said = ", ".join(f"{name}: {check.words}" for name, check in checks.items() if not check.ok)
+        answer = {"ready": is_ready, "checks": {name: asdict(check) for name, check in checks.items()}}
+        return answer, 200 if is_ready else 503
 
     @app.post("/setup")
     def setup() -> dict[str, Any]:

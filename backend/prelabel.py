@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rq import Worker
-
 from backend.images import image_address
 from backend.label_studio import LabelStudio, Task, project_uid
 from backend.predictions import Predictor
+from backend.readiness import predicting_workers
 from backend.store import Work
 from lasagna.errors import ImageError
 from lasagna.labels import LabelConfig, parse_label_config
@@ -78,7 +77,7 @@ class ProjectRun:
         return int(self.project.get("task_number") or 0)
 
     def has_worker(self) -> bool:
-        return Worker.count(connection=self.predictor.store.redis) > 0
+        return bool(predicting_workers(self.predictor.store))
 
     def run(self, advance: Callable[[str], None]) -> Outcome:
         """Asks for what is missing and waits until every task is done or has failed.

@@ -70,6 +70,7 @@ class LasagnaWorker(SimpleWorker):
         batch_size: int,
         queues: Sequence[str] = jobs.PREDICTING,
         look_after: Callable[[], None] = lambda: None,
+        model_version: str = "",
     ) -> None:
         super().__init__(
             [jobs.queue(connection, name) for name in queues],
@@ -85,6 +86,12 @@ class LasagnaWorker(SimpleWorker):
         self._store = store
         self._batch_size = batch_size
         self._look_after = look_after
+        self._model_version = model_version
+
+    def register_birth(self) -> None:
+        """RQ's record of this worker, which ends with it, also says what it has loaded (`backend.readiness`)."""
+        super().register_birth()
+        self.connection.hset(self.key, "model_version", self._model_version)
 
     def request_stop(self, signum: Any, frame: Any) -> None:
         self.was_asked_to_stop = True
@@ -269,7 +276,9 @@ def run_worker(
     def make() -> LasagnaWorker:
         store.publish_model({"version": model.version, "name": settings["model"], "pid": os.getpid()})
         logger.info("waiting for jobs in %s", ", ".join(jobs.PREDICTING))
-        return LasagnaWorker(connection, store, settings["batch_size"], look_after=look_after)
+        return LasagnaWorker(
+            connection, store, settings["batch_size"], look_after=look_after, model_version=model.version
+        )
 
     try:
         work_until_stopped(make)

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from backend_helpers import CONFIG, PROJECT, TOKEN, wait_until
+from backend_helpers import CONFIG, PROJECT, TOKEN, StubLabelStudio, wait_until
 from flask.testing import FlaskClient
 
 from backend import jobs
 from backend.app import create_app
-from backend.store import Store
+from backend.store import Project, Store
+from backend.worker import LasagnaWorker
 from lasagna.checkpoint import checkpoint_version
 from lasagna.errors import ConfigError
 from lasagna.settings import Settings
@@ -78,6 +79,85 @@ class TestHealth:
         assert answer.status_code == 200
         assert answer.json["redis"].startswith("down")
         assert time.monotonic() - started < 1  # Label Studio waits no longer
+
+
+class TestReady:
+    @pytest.fixture
+    def living(self, store: Store) -> Iterator[LasagnaWorker]:
+        """A worker as Redis knows it once its model is loaded."""
+        worker = LasagnaWorker(store.redis, store, 1, model_version="tiny-1")
+        worker.register_birth()
+        yield worker
+        worker.register_death()
+
+    @pytest.fixture
+    def training(self, store: Store) -> Iterator[LasagnaWorker]:
+        worker = LasagnaWorker(store.redis, store, 1, ["train"])
+        worker.register_birth()
+        yield worker
+        worker.register_death()
+
+    def test_with_everything(
+        self, redis_db: str, checkpoint: Any, store: Store, living: LasagnaWorker, stub: StubLabelStudio
+    ) -> None:
+        stub.images["/health"] = b"{}"
+        stub.tokens = {""}
+        store.keep_project(PROJECT, Project(stub.url, TOKEN))
+        answer = create_app(app_settings(redis_db, checkpoint)).test_client().get("/ready")
+        assert answer.status_code == 200
+        assert answer.json == {
+            "ready": True,
+            "checks": {
+                "redis": {"ok": True, "words": "answers"},
+                "worker": {"ok": True, "words": "1 with the model tiny-1"},
+                "label_studio": {"ok": True, "words": f"answers: {stub.url}"},
+            },
+        }
+
+    def test_without_a_label_studio_so_far(self, client: FlaskClient, living: LasagnaWorker) -> None:
+        answer = client.get("/ready")
+        assert answer.status_code == 200
+        assert answer.json["checks"]["label_studio"]["words"].startswith("not known yet")
+
+    def test_a_worker_that_trains_predicts_nothing(self, client: FlaskClient, training: LasagnaWorker) -> None:
+        answer = client.get("/ready")
+        assert answer.status_code == 503
+        assert [name for name, check in answer.json["checks"].items() if not check["ok"]] == ["worker"]
+        assert "lasagna worker" in answer.json["checks"]["worker"]["words"]
+
+    def test_a_worker_that_was_killed(self, client: FlaskClient, store: Store, living: LasagnaWorker) -> None:
+        store.redis.hset(living.key, "last_heartbeat", "2026-01-01T00:00:00.000000Z")
+        assert client.get("/ready").status_code == 503
+
+    def test_label_studio_is_gone(self, redis_db: str, checkpoint: Any, living: LasagnaWorker) -> None:
+        settings = app_settings(redis_db, checkpoint, LASAGNA_LABEL_STUDIO_URL="http://ann:secret@127.0.0.1:1")
+        answer = create_app(settings).test_client().get("/ready")
+        assert answer.status_code == 503
+        said = answer.json["checks"]["label_studio"]
+        assert not said["ok"]
+        assert "http://***@127.0.0.1:1 cannot be reached: connection refused" in said["words"]
+        assert "secret" not in answer.text
+
+    def test_label_studio_hangs(
+        self, redis_db: str, checkpoint: Any, living: LasagnaWorker, stub: StubLabelStudio
+    ) -> None:
+        stub.delay["/health"] = 30
+        settings = app_settings(redis_db, checkpoint, LASAGNA_LABEL_STUDIO_URL=stub.url)
+        started = time.monotonic()
+        answer = create_app(settings).test_client().get("/ready")
+        assert time.monotonic() - started < 10
+        assert "no answer within the time limit" in answer.json["checks"]["label_studio"]["words"]
+
+    def test_without_redis(self, checkpoint: Any) -> None:
+        answer = create_app(app_settings("redis://:hidden@127.0.0.1:1/0", checkpoint)).test_client().get("/ready")
+        assert answer.status_code == 503
+        assert not answer.json["checks"]["redis"]["ok"]
+        assert "hidden" not in answer.text
+
+    def test_wants_the_password(self, redis_db: str, checkpoint: Any) -> None:
+        client = create_app(app_settings(redis_db, checkpoint, LASAGNA_BASIC_AUTH="ann:studio")).test_client()
+        assert client.get("/ready").status_code == 401
+        assert client.get("/ready", auth=("ann", "studio")).status_code == 503
 
 
 class TestSetup:
