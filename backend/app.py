@@ -11,12 +11,9 @@
 | GET /versions | 3 s | `{"versions": [...]}`, of `?project=12` or of the worker's own model |
 
 An error is JSON, `{"error": words}`, with the words in the status line too: that line is all of it that Label Studio
-shows (under Settings > Model). With Basic Auth, `/health` and the annotation events of `/webhook` stay open: Label
-Studio's webhooks carry no credentials, and they only say that something changed. START_TRAINING, which Label Studio
-sends with the backend's credentials, needs them.
+shows (under Settings > Model). With a password, every route but `/health` wants it (`backend.access`).
 """
 
-import hmac
 import json
 import logging
 import threading
@@ -27,8 +24,9 @@ from typing import Any
 
 import redis
 from flask import Flask, Response, g, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
+from backend.access import SECRET_HEADER, Access
 from backend.predictions import Predictor, connect
 from backend.readiness import predicting_workers, readiness
 from backend.store import Store
@@ -41,10 +39,11 @@ MAX_WAITING_REQUESTS = 24
 """Requests that may wait for predictions at the same time, below the number of threads (`backend._wsgi`), so that
 `/health` is always answered. One more gets at once what is ready, and the rest is posted."""
 
-_MAX_BODY = 1 << 30
-"""Bytes. Label Studio sends all tasks in one request, with their older predictions."""
-
 _OPEN = {"health"}
+_WEBHOOK_HINT = (
+    "in Label Studio, under Settings > Webhooks, give it the address http://USER:PASSWORD@HOST:PORT/webhook, or a "
+    f"header {SECRET_HEADER} with the value of LASAGNA_WEBHOOK_SECRET"
+)
 
 
 def create_app(settings: Settings) -> Flask:
@@ -57,13 +56,13 @@ def create_app(settings: Settings) -> Flask:
         ConfigError: `redis_url` or `basic_auth` cannot be used.
     """
     app = Flask(__name__)
-    app.config["MAX_CONTENT_LENGTH"] = _MAX_BODY
+    app.config["MAX_CONTENT_LENGTH"] = settings["max_request_bytes"]
     app.json.sort_keys = False  # type: ignore[attr-defined]
     if not settings["redis_url"]:
         raise ConfigError(
             "no Redis is configured: set LASAGNA_REDIS_URL, or start with `lasagna serve`, which runs one"
         )
-    credentials = _credentials(settings["basic_auth"])
+    access = Access.from_settings(settings)
     store = Store(connect(settings["redis_url"]))
     predictor = Predictor(settings, store)
     places = threading.BoundedSemaphore(MAX_WAITING_REQUESTS)
@@ -71,11 +70,15 @@ def create_app(settings: Settings) -> Flask:
     @app.before_request
     def start() -> Response | None:
         g.started = time.monotonic()
-        if request.endpoint in _OPEN or request.endpoint == "webhook" or _is_authorised(credentials):
+        if request.endpoint in _OPEN or access.lets_in(request, webhook=request.endpoint == "webhook"):
             return None
-        response = _problem(
-            401, "this backend wants a user name and password: enter them for the model in Label Studio"
-        )
+        if request.endpoint == "webhook":
+            logger.warning("a webhook came without the password and was refused: %s", _WEBHOOK_HINT)
+            response = _problem(401, f"this backend wants a user name and password: {_WEBHOOK_HINT}")
+        else:
+            response = _problem(
+                401, "this backend wants a user name and password: enter them for the model in Label Studio"
+            )
         response.headers["WWW-Authenticate"] = 'Basic realm="lasagna"'
         return response
 
@@ -127,6 +130,11 @@ def create_app(settings: Settings) -> Flask:
         tasks = body.get("tasks")
         if not isinstance(tasks, list):
             raise ConfigError('the request has no list of "tasks"')
+        if len(tasks) > settings["max_request_tasks"]:
+            raise ConfigError(
+                f"the request has {len(tasks)} tasks, the limit is {settings['max_request_tasks']} "
+                "(LASAGNA_MAX_REQUEST_TASKS); `lasagna prelabel` takes a project of any size"
+            )
         g.tasks = len(tasks)
         params = body.get("params") or {}
         context = params.get("context") if isinstance(params, dict) else None
@@ -157,8 +165,6 @@ def create_app(settings: Settings) -> Flask:
     def webhook() -> tuple[dict[str, Any], int]:
         body = _body()
         action = str(body.get("action") or "")
-        if action == "START_TRAINING" and not _is_authorised(credentials):
-            raise _UnauthorisedError("START_TRAINING needs the user name and password of this backend")
         g.said = action
         try:
             store.record_event(_event(action, body))
@@ -189,10 +195,6 @@ def create_app(settings: Settings) -> Flask:
         g.said = f"{sum(version.tasks for version in found.versions)} tasks compared"
         return Response(render_effort(found), mimetype="text/html")
 
-    @app.errorhandler(_UnauthorisedError)
-    def unauthorised(error: _UnauthorisedError) -> Response:
-        return _problem(401, str(error))
-
     @app.errorhandler(LasagnaError)
     def refused(error: LasagnaError) -> Response:
         return _problem(503 if isinstance(error, ServiceError) else 400, str(error))
@@ -201,6 +203,11 @@ def create_app(settings: Settings) -> Flask:
     def without_redis(error: redis.RedisError) -> Response:
         logger.warning("Redis is gone: %s", error)
         return _problem(503, f"the backend cannot reach its Redis ({error}); start it, or correct LASAGNA_REDIS_URL")
+
+    @app.errorhandler(RequestEntityTooLarge)
+    def too_large(error: RequestEntityTooLarge) -> Response:
+        limit = settings["max_request_bytes"]
+        return _problem(413, f"the request has more than {limit} bytes, the limit (LASAGNA_MAX_REQUEST_BYTES)")
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
@@ -214,31 +221,11 @@ def create_app(settings: Settings) -> Flask:
     return app
 
 
-class _UnauthorisedError(Exception):
-    """The request needs credentials that it does not carry."""
-
-
-def _credentials(text: str) -> tuple[str, str] | None:
-    if not text:
-        return None
-    user, colon, password = text.partition(":")
-    if not (user and colon and password):
-        raise ConfigError("LASAGNA_BASIC_AUTH is USER:PASSWORD, both not empty")
-    return user, password
-
-
-def _is_authorised(credentials: tuple[str, str] | None) -> bool:
-    if credentials is None:
-        return True
-    given = request.authorization
-    if given is None or given.type != "basic":
-        return False
-    ours, theirs = "\0".join(credentials), "\0".join((given.username or "", given.password or ""))
-    return hmac.compare_digest(ours.encode(), theirs.encode())
-
-
 def _body() -> dict[str, Any]:
-    body = request.get_json(silent=True)
+    try:
+        body = request.get_json(silent=True)
+    except RecursionError as error:
+        raise ConfigError("the body of the request is nested too deeply") from error
     if not isinstance(body, dict):
         raise ConfigError("the body of the request is not a JSON object")
     return body

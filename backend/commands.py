@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from backend.access import HideSecrets, check_exposure
 from backend.jobs import PREDICTING, QUEUES
 from lasagna.errors import ConfigError, ServiceError
 from lasagna.settings import Settings
@@ -19,7 +20,9 @@ logger = logging.getLogger(__name__)
 
 def _start_logging(settings: Settings) -> None:
     """One line per event: time, level where it matters, words."""
-    logging.basicConfig(level=settings["log_level"].upper(), handlers=[_handler()], force=True)
+    handler = _handler()
+    handler.addFilter(HideSecrets(settings))
+    logging.basicConfig(level=settings["log_level"].upper(), handlers=[handler], force=True)
     for noisy in ("rq.worker", "rq.registry", "rq.job", "urllib3", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("rq.worker").addFilter(_shorten)
@@ -43,10 +46,8 @@ def _shorten(record: logging.LogRecord) -> bool:
 
 
 def _say_settings(settings: Settings) -> None:
-    from backend.services import hide_password
-
     click.echo("Settings (value, where it comes from):", err=True)
-    click.echo(hide_password(settings.describe()), err=True)
+    click.echo(settings.describe(), err=True)
 
 
 def _redis(settings: Settings) -> str:
@@ -60,6 +61,10 @@ _redis_option = click.option(
     "--redis-url", metavar="URL", help="Redis, e.g. redis://127.0.0.1:6379/0.  [default: one that lasagna runs itself]"
 )
 
+_print_config_option = click.option(
+    "--print-config", is_flag=True, help="Print every setting and where it comes from, secrets as ***; start nothing."
+)
+
 
 @click.command(
     epilog="""\b
@@ -67,6 +72,7 @@ Examples:
   lasagna serve
   lasagna serve --host 0.0.0.0 --port 9090 --redis-url redis://redis:6379/0
   LASAGNA_BASIC_AUTH=label:studio lasagna serve
+  lasagna serve --print-config
 
 \b
 Then connect http://HOST:PORT in Label Studio, under Settings > Model. A Label Studio that shall reach a backend on the
@@ -80,7 +86,8 @@ Predictions need a worker: lasagna worker."""
 @click.option("--label-studio-url", metavar="URL", help="Address of Label Studio.  [default: what /setup says]")
 @click.option("--predict-deadline", type=click.FloatRange(min=0), metavar="SECONDS",
               help="Answer /predict with what is done after that time.  [default: 45]")  # fmt: skip
-def serve(**options: Any) -> None:
+@_print_config_option
+def serve(print_config: bool, **options: Any) -> None:
     """Run the web process that Label Studio talks to. It loads no model."""
     from dataclasses import replace
 
@@ -89,6 +96,10 @@ def serve(**options: Any) -> None:
     from backend.worker import check_label_studio
 
     settings = Settings.load(**options)
+    if print_config:
+        click.echo(settings.describe())
+        return
+    check_exposure(settings)
     _start_logging(settings)
     _say_settings(settings)
     url = _redis(settings)
@@ -121,9 +132,13 @@ queued."""
 @click.option("--label-studio-url", metavar="URL", help="Address of Label Studio.  [default: what /setup says]")
 @click.option("--queues", metavar="NAMES", default=",".join(QUEUES), show_default=True,
               help="Which work: train has a process of its own, beside this one where both are named.")  # fmt: skip
-def worker(queues: str, **options: Any) -> None:
+@_print_config_option
+def worker(queues: str, print_config: bool, **options: Any) -> None:
     """Run the process that owns the model and works through the queue, and the one that trains."""
     settings = Settings.load(**options)
+    if print_config:
+        click.echo(settings.describe())
+        return
     chosen = {name.strip() for name in queues.split(",")}
     trains = "train" in chosen
     if chosen not in ({"train"}, {*PREDICTING}, {*QUEUES}):

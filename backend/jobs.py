@@ -1,18 +1,22 @@
 """The jobs in the queue: what is put in by the web process, and what the worker runs.
 
 Three queues, in order of priority: `interactive` (a person waits), `predict`, `train`. A job of the first two holds
-keys of works or a small JSON request; its functions are named by their path, so that enqueuing imports no model. RQ's
-JSON serializer is used throughout: no pickle enters or leaves Redis.
+keys of works or a small JSON request; its functions are named by their path, so that enqueuing imports no model.
+
+What always holds: no pickle enters or leaves Redis (RQ's default serializer is pickle; ours is JSON), and a worker
+calls `FUNCTIONS` and nothing else, whatever a job in Redis asks for (`ListedJob`). RQ would import and call any name,
+so that whoever writes to Redis could run commands on the machines of the workers.
 
 The functions find the loaded model in the `Runtime` that the worker installed; they run in no other process.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from rq import Queue, Retry, get_current_job
+from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from backend.store import KEEP_WORK, Store
@@ -27,6 +31,8 @@ logger = logging.getLogger(__name__)
 QUEUES = ("interactive", "predict", "train")
 PREDICTING = QUEUES[:2]
 """Those of the process that holds the model for predictions; `train` has a process of its own."""
+FUNCTIONS = frozenset({"backend.jobs.predict_batch", "backend.jobs.answer_click", "backend.training_worker.run_job"})
+"""All that a job may call."""
 CRASHES = 3
 """How often a job is run again after its worker died; then its tasks have failed."""
 
@@ -36,11 +42,40 @@ _SECONDS_PER_CLICK = 60
 _runtime: "Runtime | None" = None
 
 
+class ListedJob(Job):
+    """A job of RQ that calls one of `FUNCTIONS`; one that asks for anything else fails with the reason.
+
+    What else RQ would do on a job's behalf (callbacks by name, requests to addresses that it calls webhooks, a method
+    of an object in the job) is dropped: none of our jobs has any.
+    """
+
+    def restore(self, raw_data: Any) -> Any:
+        found = super().restore(raw_data)
+        self._success_callback_name = self._failure_callback_name = self._stopped_callback_name = None
+        self.webhooks = []
+        return found
+
+    @property
+    def func(self) -> Callable[..., Any]:
+        if self.func_name not in FUNCTIONS or self.instance is not None:
+            raise PermissionError(
+                f"a job in Redis asks for {str(self.func_name)[:80]!r}, which is none of ours and was not called; who "
+                "else writes to this Redis?"
+            )
+        return super().func
+
+
 def queue(connection: "redis.Redis", name: str) -> Queue:
     """One of `QUEUES`."""
     if name not in QUEUES:
         raise ValueError(f"no queue is called {name!r}; there are {QUEUES}")
-    return Queue(name, connection=connection, serializer=JSONSerializer)
+    return Queue(name, connection=connection, serializer=JSONSerializer, job_class=ListedJob)
+
+
+def find_jobs(connection: "redis.Redis", ids: Sequence[str]) -> list[ListedJob | None]:
+    """The jobs with these ids; None where there is none."""
+    found = ListedJob.fetch_many(list(ids), connection=connection, serializer=JSONSerializer)
+    return [job if isinstance(job, ListedJob) else None for job in found]
 
 
 def enqueue_works(store: Store, keys: Sequence[str], batch_size: int, *, urgent: bool = False) -> int:

@@ -138,7 +138,7 @@ class Predictor:
             ConfigError: The labelling configuration or the parameters cannot be used.
             ServiceError: There is no model version yet.
         """
-        label_config(config)
+        self._plan(config)
         params = parse_parameters(extra)
         url = normalise_url(hostname) if hostname else ""
         before = self.store.project(project)
@@ -146,6 +146,15 @@ class Predictor:
         train = str(params.pop(TRAIN_WHEN, ""))
         self.store.keep_project(project, Project(url, token, given, params, train))
         return self.model_version(project)
+
+    def _plan(self, config: str) -> LabelConfig:
+        plan = label_config(config)
+        if len(plan.classes) > self.settings["max_labels"]:
+            raise ConfigError(
+                f"the labelling configuration has {len(plan.classes)} classes, the limit is "
+                f"{self.settings['max_labels']} (LASAGNA_MAX_LABELS)"
+            )
+        return plan
 
     def model_version(self, project: str = "") -> str:
         """The version that serves a project: its champion, else the worker's own model.
@@ -192,7 +201,7 @@ class Predictor:
             ServiceError: There is no model version yet.
             redis.RedisError: Redis is gone.
         """
-        plan = label_config(config)
+        plan = self._plan(config)
         seconds = self.settings["predict_deadline"] if deadline is None else deadline
         if context and context.get("result"):
             return self._click(tasks, config, project, context, min(seconds, _CLICK_SECONDS))

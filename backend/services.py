@@ -32,7 +32,7 @@ from typing import IO
 import redis
 
 from lasagna.errors import ServiceError
-from lasagna.settings import Settings, state_folder
+from lasagna.settings import Settings, hide_password, state_folder
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -239,11 +239,6 @@ def _ping(url: str, seconds: float = 5.0) -> None:
             f"Redis at {hide_password(url)} does not answer ({error}); start it, correct LASAGNA_REDIS_URL, or unset "
             "it to let lasagna run its own"
         ) from error
-
-
-def hide_password(url: str) -> str:
-    """`redis://:secret@host:1` as `redis://***@host:1`, for messages."""
-    return re.sub(r"//[^@/]*@", "//***@", url)
 
 
 def _answers(address: Path) -> bool:

@@ -27,9 +27,6 @@ from uuid import uuid4
 
 import redis
 from rq.cron import CronJob
-from rq.exceptions import NoSuchJobError
-from rq.job import Job
-from rq.serializers import JSONSerializer
 
 from backend import jobs
 from backend.store import KEEP_WORK, PREFIX, Store
@@ -358,8 +355,8 @@ class Triggers:
 
     def _enqueue(self, number: str, id: str, reason: str) -> None:
         rq_id = f"train-{id}"
-        with suppress(NoSuchJobError):  # of a process that died; it is known nowhere else
-            Job.fetch(rq_id, connection=self._store.redis, serializer=JSONSerializer).delete()
+        if (left := jobs.find_jobs(self._store.redis, [rq_id])[0]) is not None:
+            left.delete()  # of a process that died; it is known nowhere else
         self.trainings.note(number, state="queued", job=id, reason=reason, again="")
         jobs.queue(self._store.redis, "train").enqueue(
             "backend.training_worker.run_job",

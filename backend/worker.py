@@ -76,6 +76,7 @@ class LasagnaWorker(SimpleWorker):
             [jobs.queue(connection, name) for name in queues],
             name=f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}",
             connection=connection,
+            job_class=jobs.ListedJob,
             serializer=JSONSerializer,
             worker_ttl=_LOOK_UP + 15,  # RQ's rule: it waits for a job that much shorter
             maintenance_interval=_MAINTENANCE,
@@ -174,7 +175,7 @@ def recover(store: Store, batch_size: int) -> int:
 
 def _job_status(connection: "redis.Redis", job_id: str) -> tuple[str, str]:
     """("alive" | "gone" | "failed", reason) of a job that a task is waiting for."""
-    job = Job.fetch_many([job_id], connection=connection, serializer=JSONSerializer)[0] if job_id else None
+    job = jobs.find_jobs(connection, [job_id])[0] if job_id else None
     if job is None:
         return "gone", ""
     status = job.get_status(refresh=False)

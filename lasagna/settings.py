@@ -5,6 +5,7 @@ all of them once; `describe` prints each resolved value and where it came from.
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,12 @@ def _at_least_one(text: str) -> int:
     return number
 
 
+def _yes_or_no(text: str) -> bool:
+    if text.strip().lower() not in ("yes", "no", "true", "false", "1", "0", ""):
+        raise ValueError("expected yes or no")
+    return text.strip().lower() in ("yes", "true", "1")
+
+
 TABLE: tuple[Setting, ...] = (
     Setting("model", str, "nano", "checkpoint that the worker loads: a shipped name, a folder or a hub id"),
     Setting("device", str, "auto", "auto, cpu, cuda or cuda:N"),
@@ -57,6 +64,11 @@ TABLE: tuple[Setting, ...] = (
     Setting("host", str, "127.0.0.1", "address that the web process listens on"),
     Setting("port", int, 9090, "port that the web process listens on"),
     Setting("basic_auth", str, "", "user:password that Label Studio must send; empty: none", secret=True),
+    Setting("webhook_secret", str, "", "what a webhook may send in place of the password", secret=True),
+    Setting("without_password", _yes_or_no, False, "yes: listen beyond this machine without basic_auth"),
+    Setting("max_request_bytes", _at_least_one, 1 << 30, "largest request; Label Studio sends all tasks in one"),
+    Setting("max_request_tasks", _at_least_one, 100_000, "most tasks in one request"),
+    Setting("max_labels", _at_least_one, 2000, "most classes in a labelling configuration"),
     Setting("batch_size", int, 4, "images per model batch"),
     Setting("predict_deadline", float, 45.0, "seconds in which /predict answers with what is done"),
     Setting("image_timeout", float, 30.0, "seconds to fetch one image"),
@@ -76,6 +88,11 @@ TABLE: tuple[Setting, ...] = (
     Setting("replay_data", str, "", "folder of the sets that a fine-tune replays; empty: what the recipe says"),
     Setting("log_level", str, "INFO", "DEBUG, INFO, WARNING or ERROR"),
 )
+
+
+def hide_password(url: str) -> str:
+    """`redis://user:secret@host:1` as `redis://***@host:1`, for messages."""
+    return re.sub(r"//[^/\s]*@", "//***@", url)
 
 
 def cache_folder(settings: "Settings | None" = None) -> Path:
@@ -137,10 +154,10 @@ class Settings:
         return self.values[name]
 
     def describe(self) -> str:
-        """One line per setting: value and origin; secrets are masked."""
+        """One line per setting: value and origin; secrets are masked, also in addresses."""
         lines = []
         for setting in TABLE:
             value = self.values[setting.name]
-            shown = "***" if setting.secret and value else repr(value)
+            shown = "***" if setting.secret and value else hide_password(repr(value))
             lines.append(f"{setting.name:20} {shown:32} {self.origins[setting.name]}")
         return "\n".join(lines)

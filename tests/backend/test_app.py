@@ -387,20 +387,78 @@ class TestBasicAuth:
     def test_lets_in(self, client: FlaskClient) -> None:
         assert client.get("/versions", auth=("label", "st:udio")).status_code == 200
 
-    def test_webhooks_come_without_credentials(self, client: FlaskClient, store: Store) -> None:
+    def test_health_alone_is_open(self, client: FlaskClient) -> None:
+        rules = [rule for rule in client.application.url_map.iter_rules() if rule.endpoint != "health"]
+        assert len(rules) > 4
+        for rule in rules:
+            path = "/".join("1" if part.startswith("<") else part for part in rule.rule.split("/"))
+            for method in rule.methods or ():
+                assert client.open(path, method=method).status_code == 401, (method, path)
         assert client.get("/health").status_code == 200
-        assert client.post("/webhook", json={"action": "ANNOTATION_CREATED"}).status_code == 201
-        assert len(store.events()) == 1
+        assert client.get("/nothing").status_code == 401
 
-    def test_training_is_not_started_by_strangers(self, client: FlaskClient, store: Store) -> None:
-        assert client.post("/webhook", json={"action": "START_TRAINING"}).status_code == 401
-        assert store.events() == []
-        assert client.post("/webhook", json={"action": "START_TRAINING"}, auth=("label", "st:udio")).status_code == 201
+    @pytest.mark.parametrize("action", ["ANNOTATION_CREATED", "START_TRAINING"])
+    @pytest.mark.parametrize(
+        ("request_", "status"),
+        [
+            ({}, 401),
+            ({"headers": {"X-Lasagna-Secret": "other"}}, 401),
+            ({"headers": {"X-Lasagna-Secret": ""}}, 401),
+            ({"query_string": {"secret": "s3cret "}}, 401),
+            ({"auth": ("label", "wrong")}, 401),
+            ({"auth": ("label", "st:udio")}, 201),  # what Label Studio sends to http://label:st:udio@host/webhook
+            ({"headers": {"X-Lasagna-Secret": "s3cret"}}, 201),
+            ({"query_string": {"secret": "s3cret"}}, 201),
+        ],
+        ids=str,
+    )
+    def test_a_webhook_needs_the_password_or_the_secret(
+        self, redis_db: str, checkpoint: Any, store: Store, action: str, request_: dict[str, Any], status: int
+    ) -> None:
+        given = {"LASAGNA_BASIC_AUTH": "label:st:udio", "LASAGNA_WEBHOOK_SECRET": "s3cret"}
+        client = create_app(app_settings(redis_db, checkpoint, **given)).test_client()
+        answer = client.post("/webhook", json={"action": action}, **request_)
+        assert answer.status_code == status
+        assert len(store.events()) == (status == 201)
+        assert status == 201 or "Settings > Webhooks" in answer.json["error"]
+
+    def test_the_secret_opens_the_webhook_alone(self, redis_db: str, checkpoint: Any) -> None:
+        given = {"LASAGNA_BASIC_AUTH": "label:st:udio", "LASAGNA_WEBHOOK_SECRET": "s3cret"}
+        client = create_app(app_settings(redis_db, checkpoint, **given)).test_client()
+        assert client.get("/versions", headers={"X-Lasagna-Secret": "s3cret"}).status_code == 401
+        assert client.get("/versions", query_string={"secret": "s3cret"}).status_code == 401
+
+    def test_a_secret_without_a_password_is_refused(self, redis_db: str, checkpoint: Any) -> None:
+        with pytest.raises(ConfigError, match="LASAGNA_BASIC_AUTH=USER:PASSWORD too"):
+            create_app(app_settings(redis_db, checkpoint, LASAGNA_WEBHOOK_SECRET="s3cret"))
 
     @pytest.mark.parametrize("text", ["user", "user:", ":password"])
     def test_setting_that_cannot_be_read(self, redis_db: str, checkpoint: Any, text: str) -> None:
         with pytest.raises(ConfigError, match="USER:PASSWORD"):
             create_app(app_settings(redis_db, checkpoint, LASAGNA_BASIC_AUTH=text))
+
+
+class TestLimits:
+    @pytest.mark.parametrize(
+        ("limit", "status", "words"),
+        [
+            ({"LASAGNA_MAX_REQUEST_TASKS": "2"}, 400, "has 3 tasks, the limit is 2 (LASAGNA_MAX_REQUEST_TASKS)"),
+            ({"LASAGNA_MAX_REQUEST_BYTES": "100"}, 413, "more than 100 bytes, the limit (LASAGNA_MAX_REQUEST_BYTES)"),
+            ({"LASAGNA_MAX_LABELS": "2"}, 400, "has 3 classes, the limit is 2 (LASAGNA_MAX_LABELS)"),
+        ],
+        ids=["tasks", "bytes", "labels"],
+    )
+    def test_say_what_was_too_much(
+        self, redis_db: str, checkpoint: Any, limit: dict[str, str], status: int, words: str
+    ) -> None:
+        client = create_app(app_settings(redis_db, checkpoint, **limit)).test_client()
+        answer = predict(client, [task(1), task(2), task(3)])
+        assert answer.status_code == status
+        assert words in answer.json["error"]
+
+    def test_a_deeply_nested_body(self, client: FlaskClient) -> None:
+        body = b'{"tasks": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+        assert client.post("/predict", data=body, content_type="application/json").status_code == 400
 
 
 class TestOther:

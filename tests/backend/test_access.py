@@ -1,0 +1,76 @@
+"""Who is let in, where the process may listen, and what a log may hold."""
+
+import logging
+
+import pytest
+from click.testing import CliRunner
+
+from backend.access import HideSecrets, check_exposure
+from backend.commands import serve, worker
+from lasagna.errors import ConfigError
+from lasagna.settings import Settings
+
+SECRETS = {
+    "LASAGNA_BASIC_AUTH": "label:pass-word-1",
+    "LASAGNA_WEBHOOK_SECRET": "hook-secret-2",
+    "LASAGNA_LABEL_STUDIO_TOKEN": "token-3-with-more",
+    "LASAGNA_REDIS_URL": "redis://user:redis-pass-4@127.0.0.1:1/0",
+    "LASAGNA_LABEL_STUDIO_URL": "http://ann:url-pass-5@127.0.0.1:1",
+}
+WORDS = ("pass-word-1", "hook-secret-2", "token-3-with-more", "redis-pass-4", "url-pass-5")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.5", "192.168.1.2", "203.0.113.5", "gpu.example.org", ""])
+class TestExposure:
+    def test_is_refused_without_a_password(self, host: str) -> None:
+        with pytest.raises(ConfigError, match="LASAGNA_BASIC_AUTH=USER:PASSWORD"):
+            check_exposure(Settings.load({}, host=host))
+
+    @pytest.mark.parametrize("given", [{"LASAGNA_BASIC_AUTH": "a:b"}, {"LASAGNA_WITHOUT_PASSWORD": "yes"}], ids=str)
+    def test_is_allowed_with_one_or_where_it_is_said(self, host: str, given: dict[str, str]) -> None:
+        check_exposure(Settings.load(given, host=host))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_this_machine_needs_no_password(host: str) -> None:
+    check_exposure(Settings.load({}, host=host))
+
+
+def test_serve_does_not_start_where_it_is_exposed() -> None:
+    result = CliRunner().invoke(serve, ["--host", "0.0.0.0", "--redis-url", "redis://127.0.0.1:1/0"], env={})
+    assert isinstance(result.exception, ConfigError)
+    assert "can be reached from other machines" in str(result.exception)
+
+
+@pytest.mark.parametrize("command", [serve, worker])
+def test_print_config_shows_no_secret(command: object) -> None:
+    result = CliRunner().invoke(command, ["--print-config"], env=SECRETS)  # type: ignore[arg-type]
+    assert result.exit_code == 0
+    assert "LASAGNA_BASIC_AUTH" in result.output
+    assert "redis://***@127.0.0.1:1/0" in result.output
+    assert [word for word in WORDS if word in result.output] == []
+
+
+def test_a_log_shows_no_secret() -> None:
+    settings = Settings.load(SECRETS)
+    lines: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(self.format(record))
+
+    handler = Keep()
+    handler.addFilter(HideSecrets(settings))
+    log = logging.Logger("test")
+    log.addHandler(handler)
+    for word in WORDS[:4]:
+        log.warning("asked for %s", f"http://x/?q={word}")
+        try:
+            raise ValueError(f"it was {word}")
+        except ValueError:
+            log.exception("failed")
+    log.warning("nothing secret, %d %%", 5)
+    assert lines[0] == "asked for http://x/?q=***"
+    assert "ValueError: it was ***" in lines[1]
+    assert lines[-1] == "nothing secret, 5 %"
+    assert [word for word in WORDS[:4] if word in "\n".join(lines)] == []
