@@ -4,7 +4,8 @@ A task's data is written by whoever imports tasks, so an address in it is not to
 
 - from the project's own Label Studio (same scheme, host and port), below the paths that serve files, with its token;
 - from cloud storage (s3://, gs://, azure-blob://) through Label Studio, which looks up the project's storages and
-  either passes the bytes on or redirects to a presigned address; that address must be a public one;
+  either passes the bytes on or redirects to a presigned address; that address must be a public one, which is looked at
+  when the connection is made, so that a name which means another address a moment later (DNS rebinding) gains nothing;
 - from hosts that the setting `image_hosts` lists, without the token.
 
 Anything else (another port of this machine, file://, a redirect elsewhere) is refused in words. Every fetch is limited
@@ -17,12 +18,16 @@ import re
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 import requests
 import urllib3.exceptions
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from backend.label_studio import LabelStudio, LabelStudioError
 from lasagna.errors import ImageError
@@ -36,6 +41,10 @@ _MAX_REDIRECTS = 3
 _UNKNOWN_UPLOAD = b"object has no attribute 'has_permission'"
 """What Label Studio 1.23 says, with a status of 500, where an uploaded file is not known (any more)."""
 _CHUNK = 256 * 1024
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+"""IPv4 behind a translator (RFC 6052)."""
+_PROTOCOL = ipaddress.ip_network("192.0.0.0/24")
+"""For protocols (RFC 6890); Python takes some of it for public."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ def fetch_image(
     elif parts.scheme in ("http", "https") and _origin(parts) == _origin(urlsplit(label_studio.url)):
         response = _open_own(label_studio, _path(parts))
     elif parts.scheme in ("http", "https") and _is_listed(parts, limits):
-        response = _open_elsewhere(address, limits)
+        response = _open_elsewhere(address, limits, public_only=False)
     else:
         raise ImageError(
             f"{_shown(address)} is not fetched: images come from the project's own Label Studio ({label_studio.url}), "
@@ -126,12 +135,20 @@ def _open_own(label_studio: LabelStudio, path: str) -> requests.Response:
     prefix = urlsplit(label_studio.url).path
     if prefix and path.startswith(prefix + "/"):
         path = path[len(prefix) :]
-    if ".." in path.split("?")[0].split("/") or not _FILE_PATHS.match(path):
+    if _climbs(path.split("?")[0]) or not _FILE_PATHS.match(path):
         raise ImageError(
             f"{_shown(path)} is not fetched: on Label Studio itself only files are (/data/upload/..., "
             "/data/local-files/?d=..., /storage-data/..., /tasks/ID/resolve/...)"
         )
     return label_studio.get_stream(path)
+
+
+def _climbs(path: str) -> bool:
+    """Whether a path goes up a folder, also in disguise: "%2e%2e" is ".." to requests, which then resolves it, and
+    "%252e" or a backslash may be one to a proxy on the way."""
+    while (plain := unquote(path)) != path:
+        path = plain
+    return ".." in re.split(r"[/\\]", path)
 
 
 def _open_cloud(label_studio: LabelStudio, address: str, task_id: int | None) -> requests.Response:
@@ -141,12 +158,14 @@ def _open_cloud(label_studio: LabelStudio, address: str, task_id: int | None) ->
     return label_studio.get_stream(f"/tasks/{task_id}/resolve/", {"fileuri": encoded})
 
 
-def _open_elsewhere(address: str, limits: ImageLimits) -> requests.Response:
+def _open_elsewhere(address: str, limits: ImageLimits, public_only: bool) -> requests.Response:
+    session = requests.Session()
+    session.auth = lambda request: request  # adds nothing: else requests would add what ~/.netrc has for that host
+    if public_only:
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, _PublicOnly())
     try:
-        # `auth` that adds nothing: else requests would add what ~/.netrc has for that host
-        return requests.get(
-            address, timeout=min(limits.seconds, 10.0), stream=True, allow_redirects=False, auth=lambda request: request
-        )
+        return session.get(address, timeout=min(limits.seconds, 10.0), stream=True, allow_redirects=False)
     except requests.RequestException as error:
         raise LabelStudioError(f"{_shown(address)} cannot be reached: {type(error).__name__}") from error
 
@@ -164,15 +183,21 @@ def _follow(
         parts = _split(target)
         if _origin(parts) == _origin(urlsplit(label_studio.url)):
             response = _open_own(label_studio, _path(parts))
-        elif parts.scheme in ("http", "https") and (_is_listed(parts, limits) or (trust_target and _is_public(parts))):
-            response = _open_elsewhere(target, limits)
+        elif parts.scheme in ("http", "https") and _is_listed(parts, limits):
+            response = _open_elsewhere(target, limits, public_only=False)
+        elif parts.scheme in ("http", "https") and trust_target:
+            response = _open_elsewhere(target, limits, public_only=True)
         else:
-            raise ImageError(
-                f"the image is redirected to {parts.scheme}://{parts.hostname}, which is not fetched (another host, or "
-                "an address in a private network); list it in LASAGNA_IMAGE_HOSTS if that is your storage"
-            )
+            raise _refused_redirect(parts.scheme, parts.hostname)
     response.close()
     raise ImageError(f"the image is redirected more than {_MAX_REDIRECTS} times")
+
+
+def _refused_redirect(scheme: str, host: str | None) -> ImageError:
+    return ImageError(
+        f"the image is redirected to {scheme}://{host}, which is not fetched (another host, or an address in a private "
+        "network); list it in LASAGNA_IMAGE_HOSTS if that is your storage"
+    )
 
 
 def _check_status(label_studio: LabelStudio, response: requests.Response, address: str, is_cloud: bool) -> None:
@@ -250,13 +275,61 @@ def _is_listed(parts: SplitResult, limits: ImageLimits) -> bool:
     return f"{host}:{port}" in limits.hosts or (default and host in limits.hosts)
 
 
-def _is_public(parts: SplitResult) -> bool:
-    """Whether every address of the host is a public one. Unknown hosts are not."""
-    try:
-        found = socket.getaddrinfo(parts.hostname, _origin(parts)[2], type=socket.SOCK_STREAM)
-    except OSError:
-        return False
-    return bool(found) and all(ipaddress.ip_address(str(entry[4][0]).split("%")[0]).is_global for entry in found)
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the public internet, also where an IPv6 address wraps an IPv4 one."""
+    ip = ipaddress.ip_address(address.split("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        wrapped = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
+        if wrapped is None and ip in _NAT64:
+            wrapped = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if wrapped is not None:
+            return is_public(str(wrapped))
+        if ip.is_site_local:
+            return False
+    return ip.is_global and not ip.is_multicast and ip not in _PROTOCOL
+
+
+class _OnlyToPublic(HTTPConnection):
+    """A connection that looks its host up once, and goes to what was found, where all of that is public."""
+
+    def _new_conn(self) -> socket.socket:
+        name = self._dns_host
+        try:
+            found = socket.getaddrinfo(name, self.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise urllib3.exceptions.NewConnectionError(self, "its name cannot be looked up") from error
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        if not all(map(is_public, addresses)):
+            raise _refused_redirect("https" if isinstance(self, HTTPSConnection) else "http", self.host)
+        try:
+            for address in addresses[:-1]:
+                self._dns_host = address
+                with suppress(urllib3.exceptions.HTTPError):
+                    return super()._new_conn()
+            self._dns_host = addresses[-1]
+            return super()._new_conn()
+        finally:
+            self._dns_host = name  # what the certificate is checked against
+
+
+class _OnlyToPublicTls(_OnlyToPublic, HTTPSConnection):
+    pass
+
+
+class _HttpPool(HTTPConnectionPool):
+    ConnectionCls = _OnlyToPublic
+
+
+class _HttpsPool(HTTPSConnectionPool):
+    ConnectionCls = _OnlyToPublicTls
+
+
+class _PublicOnly(HTTPAdapter):
+    """requests over such connections. A proxy that the environment names looks names up itself and is trusted to."""
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
 
 
 def _shown(address: str) -> str:

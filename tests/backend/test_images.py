@@ -1,5 +1,6 @@
 """Fetching images: only from where they may come, and within limits."""
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from backend_helpers import TOKEN, StubLabelStudio, png
 
-from backend.images import ImageLimits, fetch_image, image_address
+from backend.images import ImageLimits, fetch_image, image_address, is_public
 from backend.label_studio import LabelStudio, LabelStudioError
 from lasagna.errors import ImageError
 from lasagna.settings import Settings
@@ -111,6 +112,11 @@ class TestFetch:
             "/etc/passwd",
             "/api/projects/",
             "/data/upload/../../api/projects/",
+            "/data/upload/%2e%2e/%2E./api/projects/",
+            "/data/upload/%252e%252e/api/projects/",
+            "/data/upload/..%2f..%2fapi/projects/",
+            "/data/upload/..\\..\\api/projects/",
+            "/data/upload/./.%2e/api/projects/",
             "//127.0.0.1:1/data/upload/x.png",
             "http://127.0.0.1:1/data/upload/x.png",
             "http://localhost:6379/",
@@ -180,6 +186,51 @@ class TestFetch:
         assert caught.value.is_temporary
 
 
+def names(monkeypatch: pytest.MonkeyPatch, meaning: dict[str, list[list[str]]]) -> list[str]:
+    """Lets names mean addresses, others at each lookup (the last for ever after); the names that were looked up."""
+    asked: list[str] = []
+    real = socket.getaddrinfo
+
+    def look_up(host: Any, port: Any, *args: Any, **options: Any) -> Any:
+        if host not in meaning:
+            return real(host, port, *args, **options)
+        found = meaning[host][min(asked.count(host), len(meaning[host]) - 1)]
+        asked.append(host)
+        return [entry for address in found for entry in real(address, port, *args, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("address", "is_public_one"),
+    [
+        ("8.8.8.8", True),
+        ("2606:4700::1", True),
+        ("::ffff:8.8.8.8", True),
+        ("10.1.2.3", False),
+        ("127.0.0.1", False),
+        ("0.0.0.0", False),
+        ("100.64.0.1", False),
+        ("169.254.169.254", False),
+        ("192.0.0.8", False),
+        ("224.0.0.1", False),
+        ("::1", False),
+        ("::", False),
+        ("fe80::1%eth0", False),
+        ("fd00:ec2::254", False),
+        ("fec0::1", False),
+        ("ff02::1", False),
+        ("::ffff:10.0.0.1", False),
+        ("2002:a00:1::", False),
+        ("64:ff9b::a00:1", False),
+        ("2001:0:4136:e378:8000:63bf:f5ff:fffe", False),
+    ],
+)
+def test_public_addresses(address: str, is_public_one: bool) -> None:
+    assert is_public(address) == is_public_one
+
+
 class TestCloud:
     RESOLVE = "/tasks/7/resolve/?fileuri=czM6Ly9idWNrZXQvYS5wbmc%3D"
 
@@ -202,6 +253,46 @@ class TestCloud:
         with pytest.raises(ImageError, match="list it in LASAGNA_IMAGE_HOSTS"):
             fetch_image(client, "s3://bucket/a.png", 7, LIMITS)
         assert other.asked == []
+
+    @pytest.mark.parametrize(
+        "answers",
+        [["127.0.0.1"], ["8.8.8.8", "127.0.0.1"], ["::ffff:127.0.0.1"]],
+        ids=["a private address", "one private among public ones", "a wrapped one"],
+    )
+    def test_a_name_that_means_this_machine_is_refused(
+        self,
+        stub: StubLabelStudio,
+        client: LabelStudio,
+        other: Any,
+        monkeypatch: pytest.MonkeyPatch,
+        answers: list[str],
+    ) -> None:
+        names(monkeypatch, {"storage.example.org": [answers]})
+        stub.redirects[self.RESOLVE] = f"http://storage.example.org:{other.server_port}/a.png"
+        with pytest.raises(ImageError, match=r"redirected to http://storage\.example\.org, which is not fetched"):
+            fetch_image(client, "s3://bucket/a.png", 7, LIMITS)
+        assert other.asked == []
+
+    def test_a_public_address_is_looked_up_once_and_asked_without_the_token(
+        self, stub: StubLabelStudio, client: LabelStudio, other: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lookups = names(monkeypatch, {"storage.example.org": [["127.0.0.1"]]})
+        monkeypatch.setattr("backend.images.is_public", lambda address: address == "127.0.0.1")
+        stub.redirects[self.RESOLVE] = f"http://storage.example.org:{other.server_port}/a.png"
+        assert fetch_image(client, "s3://bucket/a.png", 7, LIMITS) == png()
+        assert other.asked == [("/a.png", "")]
+        assert lookups == ["storage.example.org"]
+
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_a_name_that_changes_its_meaning_gains_nothing(
+        self, stub: StubLabelStudio, client: LabelStudio, other: Any, monkeypatch: pytest.MonkeyPatch, scheme: str
+    ) -> None:
+        lookups = names(monkeypatch, {"rebind.example.org": [["192.88.99.1"], ["127.0.0.1"]]})
+        stub.redirects[self.RESOLVE] = f"{scheme}://rebind.example.org:{other.server_port}/a.png"
+        with pytest.raises(LabelStudioError, match="cannot be reached"):  # nobody is at the public address
+            fetch_image(client, "s3://bucket/a.png", 7, ImageLimits(0.3, 1_000_000))
+        assert other.asked == []
+        assert lookups == ["rebind.example.org"]
 
     @pytest.mark.parametrize("address", ["s3://bucket/a.png", "gs://bucket/a.png", "azure-blob://container/a.png"])
     def test_without_storage(self, client: LabelStudio, address: str) -> None:
