@@ -5,7 +5,8 @@
 
 gunicorn, because it replaces a process that hangs and ends gracefully (requests that wait get their answer); threads,
 because a request mostly waits: 600 tasks in one `/predict` hold one thread for the deadline.
-One process, because everything that requests share is in Redis: more processes work as well.
+One process: everything that requests share is in Redis, so more work as well, but each on a port of its own, since each
+counts its own requests (`backend.metrics`).
 """
 
 import functools
@@ -14,6 +15,7 @@ from typing import Any
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
 
 from backend.app import MAX_WAITING_REQUESTS, create_app
 from lasagna.settings import Settings
@@ -29,6 +31,16 @@ def _from_environment() -> Flask:
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """The WSGI application, made from the environment at the first request."""
     return _from_environment()(environ, start_response)
+
+
+class _Logger(Logger):
+    """gunicorn's log without handlers of its own: the process's handlers print it."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        for handler in list(self.error_log.handlers):
+            self.error_log.removeHandler(handler)
+        self.error_log.propagate = True
 
 
 class WebServer(BaseApplication):
@@ -52,6 +64,7 @@ class WebServer(BaseApplication):
             "control_socket_disable": True,
             "proc_name": "lasagna-serve",
             "loglevel": "warning",
+            "logger_class": _Logger,
         }.items():
             if name in self.cfg.settings:
                 self.cfg.set(name, value)

@@ -6,22 +6,20 @@ What always holds:
 - a webhook may send `webhook_secret` instead, in the header `X-Lasagna-Secret` or as `?secret=...`: Label Studio makes
   its webhook from the backend's address, with the password if that was given as `http://user:password@host:9090`, and
   else without any credentials;
-- without a password the process listens on this machine's own addresses alone, unless `without_password` is set;
-- no secret is written to a log (`HideSecrets`).
+- without a password the process listens on this machine's own addresses alone, unless `without_password` is set.
+
+What a log may hold: `backend.logs`.
 """
 
 import hashlib
 import hmac
 import ipaddress
-import logging
-import re
 from dataclasses import dataclass
-from urllib.parse import quote
 
 from werkzeug.wrappers import Request
 
 from lasagna.errors import ConfigError
-from lasagna.settings import TABLE, Settings
+from lasagna.settings import Settings
 
 SECRET_HEADER = "X-Lasagna-Secret"
 
@@ -73,30 +71,6 @@ def check_exposure(settings: Settings) -> None:
         f"{host!r} can be reached from other machines, and there is no password: set LASAGNA_BASIC_AUTH=USER:PASSWORD, "
         "or listen on 127.0.0.1, or, where only trusted machines share the network, set LASAGNA_WITHOUT_PASSWORD=yes"
     )
-
-
-class HideSecrets(logging.Filter):
-    """Replaces the values of secret settings in log records by ***, whoever wrote them (a library's error, say)."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__()
-        found = {str(settings[setting.name]) for setting in TABLE if setting.secret}
-        found |= {found.partition(":")[2] for found in [settings["basic_auth"]]}
-        found |= {match[1] for match in [re.search(r"//[^@/:]*:([^@/]+)@", settings["redis_url"])] if match}
-        words = sorted((word for word in found | {quote(word) for word in found} if len(word) > 3), key=len)
-        self._secrets = re.compile("|".join(map(re.escape, reversed(words)))) if words else None
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if self._secrets is not None:
-            said = record.getMessage()
-            if self._secrets.search(said):
-                record.msg, record.args = self._secrets.sub("***", said), ()
-            if record.exc_info:
-                # formatted here, because the text of a traceback can hold them too
-                record.exc_text = logging.Formatter().formatException(record.exc_info)
-            if record.exc_text:
-                record.exc_text = self._secrets.sub("***", record.exc_text)
-        return True
 
 
 def _equal(given: str, expected: str) -> bool:

@@ -8,6 +8,7 @@
 | POST /predict | 100 s | `{"results": [one entry per task], ...}` within the setting `predict_deadline` |
 | POST /webhook | 1 s | 201 at once; the event is noted for the learning loop |
 | GET /report/PROJECT | not called | the page of edit effort (`backend.effort_page`), for people |
+| GET /metrics | not called | for Prometheus (`backend.metrics`) |
 | GET /versions | 3 s | `{"versions": [...]}`, of `?project=12` or of the worker's own model |
 
 An error is JSON, `{"error": words}`, with the words in the status line too: that line is all of it that Label Studio
@@ -27,6 +28,8 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from backend.access import SECRET_HEADER, Access
+from backend.logs import logged
+from backend.metrics import add_metrics
 from backend.predictions import Predictor, connect
 from backend.readiness import predicting_workers, readiness
 from backend.store import Store
@@ -66,6 +69,7 @@ def create_app(settings: Settings) -> Flask:
     store = Store(connect(settings["redis_url"]))
     predictor = Predictor(settings, store)
     places = threading.BoundedSemaphore(MAX_WAITING_REQUESTS)
+    add_metrics(app, store, predictor.registry)
 
     @app.before_request
     def start() -> Response | None:
@@ -85,9 +89,10 @@ def create_app(settings: Settings) -> Flask:
     @app.after_request
     def log(response: Response) -> Response:
         seconds = time.monotonic() - g.started if "started" in g else 0.0
-        level = logging.DEBUG if request.endpoint == "health" else logging.INFO
-        said = g.get("said", "")
-        logger.log(level, "%s %s %d %.2f s %s", request.method, request.path, response.status_code, seconds, said)
+        level = logging.DEBUG if request.endpoint in ("health", "metrics.metrics") else logging.INFO
+        with logged(project=g.get("project")):
+            words = (request.method, request.path, response.status_code, seconds, g.get("said", ""))
+            logger.log(level, "%s %s %d %.2f s %s", *words)
         return response
 
     @app.get("/")
@@ -121,6 +126,7 @@ def create_app(settings: Settings) -> Flask:
             token=str(body.get("access_token") or ""),
             extra=body.get("extra_params"),
         )
+        g.project = _number(body.get("project"))
         g.said = f"project {body.get('project')}, {version}"
         return {"model_version": version}
 
@@ -135,7 +141,7 @@ def create_app(settings: Settings) -> Flask:
                 f"the request has {len(tasks)} tasks, the limit is {settings['max_request_tasks']} "
                 "(LASAGNA_MAX_REQUEST_TASKS); `lasagna prelabel` takes a project of any size"
             )
-        g.tasks = len(tasks)
+        g.tasks, g.project = len(tasks), _number(body.get("project"))
         params = body.get("params") or {}
         context = params.get("context") if isinstance(params, dict) else None
         may_wait = places.acquire(blocking=False)
@@ -153,7 +159,9 @@ def create_app(settings: Settings) -> Flask:
         predicted = sum(1 for entry in answer.results if entry)
         g.said = f"{predicted} of {len(tasks)} tasks predicted, {answer.waiting} waiting, {len(answer.errors)} failed"
         for position, reason in answer.errors.items():
-            logger.warning("task %s: %s", _task_name(tasks, position), reason)
+            name = _task_name(tasks, position)
+            with logged(project=g.project, task=name):
+                logger.warning("task %s: %s", name, reason)
         return {
             "results": answer.results,
             "model_version": answer.model_version,
@@ -190,8 +198,7 @@ def create_app(settings: Settings) -> Flask:
         from backend.effort_page import render_effort
 
         connections, efforts = effort_reader()  # loads OpenCV and SciPy, which nothing else here needs
-        uid = next((uid for uid in store.projects() if uid.partition(".")[0] == str(project)), str(project))
-        found = efforts.read(connections.of(uid)[0], project)
+        found = efforts.read(connections.of(store.uid(str(project)))[0], project)
         g.said = f"{sum(version.tasks for version in found.versions)} tasks compared"
         return Response(render_effort(found), mimetype="text/html")
 
@@ -236,6 +243,11 @@ def _text(body: dict[str, Any], name: str) -> str:
     if not isinstance(text, str) or not text.strip():
         raise ConfigError(f'the request has no labelling configuration ("{name}")')
     return text
+
+
+def _number(project: Any) -> str | None:
+    """Label Studio's number of a project, of the name that it sends."""
+    return str(project or "").split(".")[0] or None
 
 
 def _task_name(tasks: list[Any], position: int) -> str:

@@ -10,44 +10,25 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from backend.access import HideSecrets, check_exposure
+from backend.access import check_exposure
 from backend.jobs import PREDICTING, QUEUES
+from backend.logs import mask, start_logging
 from lasagna.errors import ConfigError, ServiceError
 from lasagna.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
-def _start_logging(settings: Settings) -> None:
-    """One line per event: time, level where it matters, words."""
-    handler = _handler()
-    handler.addFilter(HideSecrets(settings))
-    logging.basicConfig(level=settings["log_level"].upper(), handlers=[handler], force=True)
-    for noisy in ("rq.worker", "rq.registry", "rq.job", "urllib3", "PIL"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("rq.worker").addFilter(_shorten)
-
-
-def _handler() -> logging.Handler:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    return handler
-
-
-def _shorten(record: logging.LogRecord) -> bool:
-    """RQ prints a traceback of a hundred lines when Redis goes away; what happened fits into one."""
-    import redis
-
-    error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, redis.RedisError):
-        record.msg, record.args = "Redis is gone: %s", (error,)
-        record.exc_info = record.exc_text = None
-    return True
-
-
 def _say_settings(settings: Settings) -> None:
-    click.echo("Settings (value, where it comes from):", err=True)
-    click.echo(settings.describe(), err=True)
+    _say(settings, "Settings (value, where it comes from):\n" + settings.describe())
+
+
+def _say(settings: Settings, words: str) -> None:
+    """To the person who started this; a log store gets it as any other line."""
+    if settings["log_format"] == "json":
+        logger.info("%s", words)
+    else:
+        click.echo(mask(words), err=True)
 
 
 def _redis(settings: Settings) -> str:
@@ -100,14 +81,14 @@ def serve(print_config: bool, **options: Any) -> None:
         click.echo(settings.describe())
         return
     check_exposure(settings)
-    _start_logging(settings)
+    start_logging(settings)
     _say_settings(settings)
     url = _redis(settings)
     if not settings["redis_url"]:
         settings = replace(settings, values={**settings.values, "redis_url": url})
-    click.echo(check_label_studio(settings), err=True)
+    _say(settings, check_label_studio(settings))
     app = create_app(settings)
-    click.echo(f"Listening on http://{settings['host']}:{settings['port']} (Ctrl-C ends)", err=True)
+    _say(settings, f"Listening on http://{settings['host']}:{settings['port']} (Ctrl-C ends)")
     WebServer(app, settings).run()
 
 
@@ -146,14 +127,14 @@ def worker(queues: str, print_config: bool, **options: Any) -> None:
             f"--queues is {','.join(QUEUES)}, {','.join(PREDICTING)} or train, not {queues!r}: a process that holds "
             "the model answers clicks and batches"
         )
-    _start_logging(settings)
+    start_logging(settings)
     _say_settings(settings)
     url = _redis(settings)
 
     from backend.training_worker import TrainingProcess, run_training_worker
     from backend.worker import check_label_studio, run_worker
 
-    click.echo(check_label_studio(settings), err=True)
+    _say(settings, check_label_studio(settings))
     if chosen == {"train"}:
         run_training_worker(settings, url)
         logger.info("training worker ended")
@@ -211,7 +192,7 @@ def prelabel(project: int, url: str | None, token: str | None, refresh: bool, re
     from lasagna.progress import progress_bar
 
     settings = Settings.load(label_studio_url=url, label_studio_token=token, redis_url=redis_url)
-    _start_logging(settings)
+    start_logging(settings)
     if not settings["label_studio_url"]:
         raise ConfigError("where is Label Studio? give --url or set LASAGNA_LABEL_STUDIO_URL")
     console = Console(stderr=True)

@@ -12,8 +12,10 @@ from collections.abc import Callable
 
 import redis
 
+from backend.counters import Meter, reason_of
 from backend.jobs import enqueue_works
 from backend.label_studio import LabelStudio, LabelStudioError
+from backend.logs import logged
 from backend.runtime import Connections
 from backend.store import Post, Store
 from lasagna.errors import LasagnaError
@@ -32,6 +34,7 @@ class Delivery(threading.Thread):
         super().__init__(name="delivery", daemon=True)
         self._settings = settings
         self._store = store
+        self._meter = Meter(store.redis)
         self._connections = Connections(settings, store)
         self._stopping = threading.Event()
         self._redis_is_gone = False
@@ -64,7 +67,11 @@ class Delivery(threading.Thread):
         post = self._store.take_post()
         if post is None:
             return bool(due)
-        self._deliver(post)
+        try:
+            with logged(project=post.work.project.split(".")[0], task=post.work.task):
+                self._deliver(post)
+        finally:
+            self._meter.flush()
         return True
 
     def _deliver(self, post: Post) -> None:
@@ -73,16 +80,17 @@ class Delivery(threading.Thread):
             return
         try:
             label_studio, _ = self._connections.of(post.work.project)
-            prediction_id = deliver(label_studio, post.work.task, post)
+            with self._meter.stage("post", 1):
+                prediction_id = deliver(label_studio, post.work.task, post)
         except LabelStudioError as error:
             if not error.is_temporary:
-                self._store.fail(post.key, _refusal(post.work.task, error))
+                self._store.fail(post.key, _refusal(post.work.task, error), reason_of(error))
                 logger.warning("task %s: %s", post.work.task, error)
                 return
             state = self._store.try_later(post.key, str(error), self._settings["delivery_timeout"])
             logger.warning("task %s: %s; %s", post.work.task, error, "tried again" if state == "later" else "given up")
         except LasagnaError as error:
-            self._store.fail(post.key, str(error))
+            self._store.fail(post.key, str(error), reason_of(error))
         else:
             self._store.posted(post.key, prediction_id)
             logger.info("task %s: prediction %d posted", post.work.task, prediction_id)

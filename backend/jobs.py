@@ -19,6 +19,7 @@ from rq import Queue, Retry, get_current_job
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
+from backend.logs import logged
 from backend.store import KEEP_WORK, Store
 
 if TYPE_CHECKING:
@@ -155,7 +156,11 @@ def predict_batch(keys: list[str]) -> dict[str, int]:
 def answer_click(key: str, request: dict[str, Any]) -> None:
     """A job: answers one interactive request."""
     runtime = _installed()
-    runtime.store.answer(key, runtime.click(request))
+    with logged(project=str(request["project"]).split(".")[0], task=request.get("task")):
+        answer = runtime.click(request)
+    runtime.store.answer(key, answer)
+    runtime.meter.count(f"clicks:{'refused' if 'error' in answer else 'answered'}")
+    runtime.meter.flush()
 
 
 def _installed() -> "Runtime":

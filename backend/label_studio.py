@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from backend.logs import keep_secret
 from lasagna.errors import ConfigError, ServiceError
 
 TokenKind = Literal["personal", "access", "legacy"]
@@ -131,6 +132,7 @@ class LabelStudio:
     def __init__(self, url: str, token: str, *, timeout: float = 30.0) -> None:
         self.url = normalise_url(url)
         self.token = token.strip()
+        keep_secret(self.token)
         self.kind = token_kind(self.token)
         self.timeout = timeout
         self._local = threading.local()

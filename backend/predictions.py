@@ -256,7 +256,7 @@ class Predictor:
     def _refuse(self, works: Sequence[Work], reasons: Sequence[str]) -> None:
         """Tasks that cannot be asked are recorded as failed, so that `lasagna jobs` says why."""
         for entry, reason in zip(self.store.register(works, 0), reasons, strict=True):
-            self.store.fail(entry.key, reason)
+            self.store.fail(entry.key, reason, "image")
 
     def _click(
         self, tasks: Sequence[Any], config: str, project: str, context: Mapping[str, Any], seconds: float

@@ -24,9 +24,11 @@ import numpy as np
 from PIL import Image
 from rq.timeouts import JobTimeoutException
 
+from backend.counters import BATCH_BOUNDS, Meter, reason_of
 from backend.images import ImageLimits, fetch_image
 from backend.label_studio import LabelStudio, LabelStudioError
 from backend.loaded_models import LoadedModels
+from backend.logs import logged
 from backend.prompts import parse_prompt, to_pixels, without_prompts
 from backend.questions import answer_question, parse_question
 from backend.registry import Registry
@@ -118,6 +120,7 @@ class Runtime:
             quantise=settings["quantise"],
         )
         self.store = store
+        self.meter = Meter(store.redis)
         self.connections = Connections(settings, store)
         self._settings = settings
         self._limits = ImageLimits.from_settings(settings)
@@ -154,12 +157,17 @@ class Runtime:
             groups.setdefault((work.project, work.version), []).append((key, work))
         try:
             for (project, version), group in groups.items():
-                self._predict(group, project, version, counts)
+                with logged(project=project.split(".")[0]):
+                    self._predict(group, project, version, counts)
         except JobTimeoutException as error:
             states = self.store.states([key for key, _ in taken])
-            for (key, _), state in zip(taken, states, strict=True):
+            for (key, work), state in zip(taken, states, strict=True):
                 if state == "running":
-                    self._failed(key, f"it took too long ({error})", counts)
+                    self._failed(key, work, f"it took too long ({error})", "timeout", counts)
+        finally:
+            self.meter.count("images:computed", counts["predicted"])
+            self.meter.count("images:reused", counts["cached"])
+            self.meter.flush()
         if taken:
             logger.info(
                 "%d tasks of project %s: %s, %.1f s",
@@ -181,26 +189,34 @@ class Runtime:
             if not isinstance(error, LasagnaError):
                 logger.exception("version %s cannot be loaded", version)
             reason = str(error) if isinstance(error, LasagnaError) else f"{type(error).__name__}: {error}"
-            for key, _ in taken:
-                self._failed(key, f"version {version} cannot be used: {reason}", counts)
+            for key, work in taken:
+                self._failed(key, work, f"version {version} cannot be used: {reason}", "version", counts)
             return
+        started, before = time.monotonic(), counts["predicted"]
         pieces = self._fetch(taken, model.version, counts)
         self._compute(self._from_cache(pieces, counts), model, counts)
+        if counts["predicted"] > before:
+            self.meter.pace(model.version, counts["predicted"] - before, time.monotonic() - started)
 
     def _fetch(self, taken: Sequence[tuple[str, Work]], version: str, counts: dict[str, int]) -> list[_Piece]:
         """Fetches the images side by side."""
-        with ThreadPoolExecutor(max_workers=min(8, len(taken)), thread_name_prefix="fetch") as pool:
+        with (
+            self.meter.stage("fetch", len(taken)),
+            ThreadPoolExecutor(max_workers=min(8, len(taken)), thread_name_prefix="fetch") as pool,
+        ):
             outcomes = list(pool.map(self._piece, taken, itertools.repeat(version)))
         pieces = []
-        for (key, _), outcome in zip(taken, outcomes, strict=True):
+        for (key, work), outcome in zip(taken, outcomes, strict=True):
             if isinstance(outcome, _Piece):
                 pieces.append(outcome)
             elif isinstance(outcome, LabelStudioError) and outcome.is_temporary:
                 state = self.store.try_later(key, str(outcome), self._settings["delivery_timeout"])
                 counts[state] = counts.get(state, 0) + 1
-                logger.warning("task %s: %s; %s", key, outcome, "tried again" if state == "later" else "given up")
+                with logged(task=work.task):
+                    words = "tried again" if state == "later" else "given up"
+                    logger.warning("task %s: %s; %s", work.task, outcome, words)
             else:
-                self._failed(key, str(outcome), counts)
+                self._failed(key, work, str(outcome), reason_of(outcome), counts)
         return pieces
 
     def _piece(self, item: tuple[str, Work], version: str) -> _Piece | LasagnaError:
@@ -236,10 +252,11 @@ class Runtime:
         images: dict[str, Image.Image] = {}
         for result_key, group in list(groups.items()):
             try:
-                images[result_key] = self._load(group[0].data, group[0].work.image)
+                with self.meter.stage("open", 1):
+                    images[result_key] = self._load(group[0].data, group[0].work.image)
             except LasagnaError as error:
                 for piece in groups.pop(result_key):
-                    self._failed(piece.key, str(error), counts)
+                    self._failed(piece.key, piece.work, str(error), reason_of(error), counts)
         batches: dict[str, list[str]] = {}
         for result_key, group in groups.items():
             batches.setdefault(json.dumps(group[0].params, sort_keys=True), []).append(result_key)
@@ -255,10 +272,12 @@ class Runtime:
     ) -> None:
         """One model batch; where it fails, each image by itself."""
         firsts = [groups[key][0] for key in images]
+        self.meter.observe("batch", "", len(images), BATCH_BOUNDS)
         try:
-            answers = model.segment_batch(
-                list(images.values()), [piece.plan.classes for piece in firsts], **firsts[0].params
-            )
+            with self.meter.stage("model", len(images)):
+                answers = model.segment_batch(
+                    list(images.values()), [piece.plan.classes for piece in firsts], **firsts[0].params
+                )
         except JobTimeoutException:
             raise
         except Exception as error:
@@ -271,21 +290,24 @@ class Runtime:
             if not isinstance(error, LasagnaError):
                 logger.exception("the model failed on %s", firsts[0].work.image)
             reason = str(error) if isinstance(error, LasagnaError) else f"{type(error).__name__}: {error}"
+            kind = "configuration" if reason_of(error) == "configuration" else "model"
             for piece in groups[firsts[0].result_key]:
-                self._failed(piece.key, f"the model failed: {reason}", counts)
+                self._failed(piece.key, piece.work, f"the model failed: {reason}", kind, counts)
             return
         for (key, _), answer, piece in zip(images.items(), answers, firsts, strict=True):
-            prediction = segmentation_to_label_studio(answer, piece.plan, piece.image_key, model.version)
+            with self.meter.stage("regions", 1):
+                prediction = segmentation_to_label_studio(answer, piece.plan, piece.image_key, model.version)
             self.store.keep_result(key, prediction)
             for each in groups[key]:
                 self.store.finish(each.key, prediction)
             counts["predicted"] += 1
             counts["cached"] += len(groups[key]) - 1
 
-    def _failed(self, key: str, reason: str, counts: dict[str, int]) -> None:
-        self.store.fail(key, reason)
+    def _failed(self, key: str, work: Work, reason: str, kind: str, counts: dict[str, int]) -> None:
+        self.store.fail(key, reason, kind)
         counts["failed"] += 1
-        logger.warning("task %s failed: %s", key, reason)
+        with logged(task=work.task):
+            logger.warning("task %s failed: %s", work.task, reason)
 
     def _plan(self, config_key: str) -> LabelConfig:
         xml = self.store.config(config_key)

@@ -5,6 +5,8 @@ made from `PREFIX`, so one Redis (not a cluster) holds them all.
 """
 
 PREFIX = "lasagna:"
+COUNTERS = f"{PREFIX}counters"
+"""The hash of `backend.counters`."""
 _DAY = 24 * 3600
 KEEP_WORK = 7 * _DAY
 """Seconds for which finished work is listed."""
@@ -32,7 +34,9 @@ local function move(id, state)
     redis.call('PERSIST', key)
   end
 end
-local function fail(id, reason)
+local function count(name) redis.call('HINCRBYFLOAT', '{COUNTERS}', name, 1) end
+local function fail(id, reason, kind)
+  if redis.call('HGET', prefix .. 'work:' .. id, 'state') ~= 'failed' then count('failures:' .. kind) end
   redis.call('ZREM', prefix .. 'outbox', id)
   redis.call('ZREM', prefix .. 'later', id)
   redis.call('HSET', prefix .. 'work:' .. id, 'reason', reason)
@@ -98,10 +102,10 @@ return 'ready'
 """
 
 FAIL = """
-local id, reason = ARGV[1], ARGV[2]
+local id, reason, kind = ARGV[1], ARGV[2], ARGV[3]
 local state = redis.call('HGET', prefix .. 'work:' .. id, 'state')
 if not state or state == 'done' then return state end
-fail(id, reason)
+fail(id, reason, kind)
 return 'failed'
 """
 
@@ -116,9 +120,10 @@ redis.call('HSETNX', key, 'since', text(t))
 local attempts = redis.call('HINCRBY', key, 'attempts', 1)
 local tried = t - tonumber(redis.call('HGET', key, 'since'))
 if tried >= timeout then
-  fail(id, reason .. ' (tried ' .. attempts .. ' times in ' .. math.floor(tried) .. ' s)')
+  fail(id, reason .. ' (tried ' .. attempts .. ' times in ' .. math.floor(tried) .. ' s)', 'unreachable')
   return 'failed'
 end
+count('postponed')
 redis.call('HSET', key, 'reason', reason)
 local at = t + math.min(60, 2 ^ (attempts - 1))
 if state == 'ready' then
@@ -142,6 +147,7 @@ if state == 'ready' and redis.call('HGET', key, 'delivery') == '' then
   redis.call('HDEL', key, 'prediction')
   redis.call('ZREM', prefix .. 'outbox', id)
   move(id, 'done')
+  count('delivered:answered')
   return {'prediction', prediction}
 end
 if redis.call('HGET', key, 'lease') == lease then
@@ -177,6 +183,7 @@ local key = prefix .. 'work:' .. id
 redis.call('HSET', key, 'delivery', 'posted', 'prediction_id', ARGV[2])
 redis.call('HDEL', key, 'prediction', 'reason', 'since', 'attempts')
 redis.call('ZREM', prefix .. 'outbox', id)
+if redis.call('HGET', key, 'state') ~= 'done' then count('delivered:posted') end
 move(id, 'done')
 return 'done'
 """

@@ -148,8 +148,9 @@ class Store:
     def finish(self, key: str, prediction: Mapping[str, Any]) -> None:
         self._scripts["finish"](args=[key, json.dumps(prediction)])
 
-    def fail(self, key: str, reason: str) -> None:
-        self._scripts["fail"](args=[key, reason.encode("utf-8", "replace")])
+    def fail(self, key: str, reason: str, kind: str = "other") -> None:
+        """Records why a task failed: in words, and of which kind that is (`backend.counters.REASONS`)."""
+        self._scripts["fail"](args=[key, reason.encode("utf-8", "replace"), kind])
 
     def try_later(self, key: str, reason: str, timeout: float) -> str:
         """Label Studio is gone: "later", or "failed" where that lasts longer than `timeout` seconds."""
@@ -247,6 +248,10 @@ class Store:
         start = f"{PREFIX}project:"
         found = [_text(key).removeprefix(start) for key in self.redis.scan_iter(f"{start}*", count=500)]
         return sorted(found, key=lambda uid: [int(part) for part in uid.split(".") if part.isdigit()], reverse=True)
+
+    def uid(self, number: str) -> str:
+        """Label Studio's name of a project towards backends, of its number; the number where no `/setup` was seen."""
+        return next((uid for uid in self.projects() if uid.split(".")[0] == number), number)
 
     def keep_result(self, key: str, prediction: Mapping[str, Any]) -> None:
         self.redis.set(f"{PREFIX}result:{key}", zlib.compress(json.dumps(prediction).encode(), 1), ex=KEEP_RESULT)

@@ -22,6 +22,7 @@ from typing import Any
 import redis
 from rq.exceptions import StopRequested
 
+from backend.logs import logged
 from backend.runtime import Connections
 from backend.services import Service, state_dir
 from backend.store import Store
@@ -63,6 +64,10 @@ class TrainingRuntime:
 
     def run(self, number: str, id: str) -> dict[str, Any]:
         """Runs a job to its end, or until this process is told to stop: then it goes on at the next start."""
+        with logged(project=number, job=id):
+            return self._run(number, id)
+
+    def _run(self, number: str, id: str) -> dict[str, Any]:
         from backend.training_job import Access, StoppedError, TrainingJob
 
         def access() -> Access:

@@ -29,6 +29,7 @@ import redis
 from rq.cron import CronJob
 
 from backend import jobs
+from backend.counters import Meter
 from backend.store import KEEP_WORK, PREFIX, Store
 from backend.versions import project_number
 from lasagna.errors import ConfigError, LasagnaError
@@ -193,6 +194,7 @@ class Triggers:
     ) -> None:
         self.trainings = Trainings(store)
         self._settings, self._store, self._registry, self._changed = settings, store, registry, changed
+        self._meter = Meter(store.redis)
         self._lock = threading.RLock()  # a job ends in another thread than that of the events
         self._schedules: dict[str, CronJob] = {}
         self._stopped = threading.Event()
@@ -300,12 +302,8 @@ class Triggers:
         return unasked
 
     def _policy(self, number: str) -> Policy:
-        own = self._store.project(self._uid(number)).train
+        own = self._store.project(self._store.uid(number)).train
         return Policy.parse(own or self._settings["train_when"])
-
-    def _uid(self, number: str) -> str:
-        """What Label Studio calls a project towards backends; its number where no `/setup` was seen."""
-        return next((uid for uid in self._store.projects() if uid.split(".")[0] == number), number)
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
@@ -318,7 +316,7 @@ class Triggers:
             if known["state"] == "running":
                 self.trainings.note(number, again=reason)
                 return
-            self._enqueue(number, new_job(self._registry, self._uid(number), reason, again=again), reason)
+            self._enqueue(number, new_job(self._registry, self._store.uid(number), reason, again=again), reason)
 
     def resume(self) -> None:
         """Queues what an earlier process left. Called before any job runs."""
@@ -347,6 +345,8 @@ class Triggers:
             self.trainings.drop_taken(number, put_back=failed)
             shown = {name: result.get(name, "") for name in ("outcome", "summary", "version")}
             self.trainings.note(number, state="idle", again="", stage="", left="", ended=f"{time.time():.0f}", **shown)
+            self._meter.count(f"trainings:{result['outcome']}")
+            self._meter.flush()
             count, every = self.trainings.changed(number), self._policy(number).every
             if wanted:
                 self.request(number, wanted)

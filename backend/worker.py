@@ -29,8 +29,10 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 
 from backend import jobs
+from backend.counters import WAIT_BOUNDS, Meter, note_gpu
 from backend.delivery import Delivery
 from backend.label_studio import LabelStudio, LabelStudioError
+from backend.logs import logged
 from backend.runtime import Runtime
 from backend.store import PREFIX, Store
 from lasagna.errors import ServiceError
@@ -85,6 +87,7 @@ class LasagnaWorker(SimpleWorker):
         self.log_result_lifespan = False
         self.was_asked_to_stop = False
         self._store = store
+        self._meter = Meter(connection)
         self._batch_size = batch_size
         self._look_after = look_after
         self._model_version = model_version
@@ -102,8 +105,11 @@ class LasagnaWorker(SimpleWorker):
         return _DEAD_AFTER
 
     def execute_job(self, job: Job, queue: "Queue") -> None:
+        if job.enqueued_at is not None:  # clocks of machines may differ by a little
+            self._meter.observe("wait", queue.name, max(0.0, (now() - job.enqueued_at).total_seconds()), WAIT_BOUNDS)
+            self._meter.flush()
         execution = self.prepare_execution(job)
-        with self._beating(job, execution):
+        with self._beating(job, execution), logged(job=job.id):
             self.perform_job(job, queue, execution)
         self.set_state("idle")
 
@@ -133,6 +139,7 @@ class LasagnaWorker(SimpleWorker):
     def run_maintenance_tasks(self) -> None:
         """RQ's own would hold a lock for 15 minutes if a worker died in it; this one's ends by itself."""
         self._look_after()
+        note_gpu(self.connection)
         if self.connection.set(f"{PREFIX}maintenance", self.name, nx=True, ex=30):
             try:
                 for queue in self.queues:
@@ -162,7 +169,7 @@ def recover(store: Store, batch_size: int) -> int:
                 continue
             status, reason = _job_status(store.redis, fields.get("job", ""))
             if status == "failed":
-                store.fail(key, reason)
+                store.fail(key, reason, "crash")
                 failed += 1
             elif status == "gone":
                 lost.append(key)

@@ -42,6 +42,15 @@ def _yes_or_no(text: str) -> bool:
     return text.strip().lower() in ("yes", "true", "1")
 
 
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"expected {' or '.join(choices)}")
+        return text
+
+    return parse
+
+
 TABLE: tuple[Setting, ...] = (
     Setting("model", str, "nano", "checkpoint that the worker loads: a shipped name, a folder or a hub id"),
     Setting("device", str, "auto", "auto, cpu, cuda or cuda:N"),
@@ -87,6 +96,7 @@ TABLE: tuple[Setting, ...] = (
     Setting("train_gpu_share", float, 0.5, "share of a GPU's memory that a fine-tune may take"),
     Setting("replay_data", str, "", "folder of the sets that a fine-tune replays; empty: what the recipe says"),
     Setting("log_level", str, "INFO", "DEBUG, INFO, WARNING or ERROR"),
+    Setting("log_format", _one_of("text", "json"), "text", "text: lines for people; json: one JSON object per line"),
 )
 
 
