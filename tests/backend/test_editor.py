@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from backend.questions import MAX_NEW_TOKENS
+from lasagna import Lasagna
 from lasagna.checkpoint import shipped_checkpoints
 from lasagna.formats.label_studio import segmentation_to_label_studio
 from lasagna.image import load_image
@@ -64,6 +66,22 @@ class Editor:
         return self.browser.execute_script(
             "return Htx.annotationStore.selected.regions.map(r => [r.type, r.labels || [], r.score])"
         )
+
+    def ask(self, project, task, placeholder, question):
+        """Opens a task, turns on Auto-Annotation, and types the question and Enter into the field."""
+        self.browser.get_log("browser")
+        self.browser.get(f"{self.url}/projects/{project}/data?task={task}")
+        self._wait.until(lambda _: self._stage() is not None)
+        self._settle()
+        self.browser.find_element(self._by.XPATH, "//*[text()='Auto-Annotation']").click()
+        self._wait.until(lambda _: self.browser.execute_script("return Htx.autoAnnotation"))
+        field = self.browser.find_element(self._by.CSS_SELECTOR, f"[placeholder='{placeholder}']")
+        field.send_keys(question + "\n")
+
+    def texts(self, name):
+        """What is in a text field of the annotation."""
+        regions = self.browser.execute_script("return Htx.annotationStore.selected.serializeAnnotation()")
+        return [text for region in regions if region["from_name"] == name for text in region["value"]["text"]]
 
     def _stage(self):
         """The element that the regions are drawn on, which covers the image, once the image is loaded."""
@@ -214,3 +232,22 @@ def test_brush_polygon_and_rectangle_of_the_model_are_in_the_editor(
     assert editor.errors() == []
     if name == "rocket" and (target := pytestconfig.getoption("--screenshot")):
         editor.browser.save_screenshot(target)
+
+
+def test_a_question_in_the_smart_text_field_is_answered_in_the_other(
+    editor, label_studio, start_backend, photos, tmp_path, eventually
+):
+    """label_config/question.xml as its comment says, with a random model, which answers freely."""
+    model = Lasagna.random(0, "released")
+    model.save_pretrained(tmp_path / "model")
+    api = label_studio.api()
+    config = (files("label_config") / "question.xml").read_text(encoding="utf-8")
+    project = api.create_project("Questions", config)
+    [task] = api.upload(project, [photos["person"]])
+    api.connect_backend(project, start_backend(str(tmp_path / "model")).url, interactive=True)
+    editor.ask(project, task, placeholder="the person on the left", question="What is there?")
+    written = eventually(lambda: editor.texts("answer"), 120, "an answer in the editor")
+    expected = model.ask(load_image(photos["person"]), "What is there?", max_new_tokens=MAX_NEW_TOKENS)
+    assert written == [expected.text]
+    assert editor.texts("question") == ["What is there?"]
+    assert editor.errors() == []
