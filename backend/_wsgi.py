@@ -18,6 +18,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from backend.app import MAX_WAITING_REQUESTS, create_app
+from backend.prelabel_jobs import PrelabelRunner
 from lasagna.settings import Settings
 
 THREADS = MAX_WAITING_REQUESTS + 8
@@ -25,7 +26,10 @@ THREADS = MAX_WAITING_REQUESTS + 8
 
 @functools.cache
 def _from_environment() -> Flask:
-    return create_app(Settings.load())
+    settings = Settings.load()
+    application = create_app(settings)
+    PrelabelRunner(settings).start()
+    return application
 
 
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -70,4 +74,6 @@ class WebServer(BaseApplication):
                 self.cfg.set(name, value)
 
     def load(self) -> Flask:
+        """Called in the process that answers, each time that one is started."""
+        PrelabelRunner(self._settings).start()
         return self._application

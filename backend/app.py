@@ -8,6 +8,7 @@
 | POST /predict | 100 s | `{"results": [one entry per task], ...}` within the setting `predict_deadline` |
 | POST /webhook | 1 s | 201 at once; the event is noted for the learning loop |
 | GET /report/PROJECT | not called | the page of edit effort (`backend.effort_page`), for people |
+| POST /jobs, GET /jobs, /jobs/ID | not called | pre-labels a whole project (`backend.prelabel_jobs`) |
 | GET /metrics | not called | for Prometheus (`backend.metrics`) |
 | GET /versions | 3 s | `{"versions": [...]}`, of `?project=12` or of the worker's own model |
 
@@ -31,6 +32,7 @@ from backend.access import SECRET_HEADER, Access
 from backend.logs import logged
 from backend.metrics import add_metrics
 from backend.predictions import Predictor, connect
+from backend.prelabel_jobs import prelabel_routes
 from backend.readiness import predicting_workers, readiness
 from backend.store import Store
 from lasagna.errors import ConfigError, LasagnaError, ServiceError
@@ -70,6 +72,7 @@ def create_app(settings: Settings) -> Flask:
     predictor = Predictor(settings, store)
     places = threading.BoundedSemaphore(MAX_WAITING_REQUESTS)
     add_metrics(app, store, predictor.registry)
+    app.register_blueprint(prelabel_routes(settings, store))
 
     @app.before_request
     def start() -> Response | None:
@@ -188,8 +191,8 @@ def create_app(settings: Settings) -> Flask:
 
     @cache
     def effort_reader() -> Any:
+        from backend.connections import Connections
         from backend.effort_report import EffortReader
-        from backend.runtime import Connections
 
         return Connections(settings, store), EffortReader()
 

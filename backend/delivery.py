@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 import redis
 
+from backend.connections import Connections
 from backend.counters import Meter, reason_of
 from backend.jobs import enqueue_works
 from backend.label_studio import LabelStudio, LabelStudioError
 from backend.logs import logged
-from backend.runtime import Connections
 from backend.store import Post, Store
 from lasagna.errors import LasagnaError
 from lasagna.settings import Settings

@@ -219,6 +219,31 @@ class LabelStudio:
                 is_annotated=bool(task.get("total_annotations")),
             )
 
+    def tabs(self, project_id: int) -> dict[int, str]:
+        """The tabs of a project's Data Manager: number, as in the address of the page (`?tab=7`) -> title."""
+        return {int(tab["id"]): str((tab.get("data") or {}).get("title") or "") for tab in self._tabs(project_id)}
+
+    def tasks_in_tab(self, project_id: int, tab: int, page_size: int = 1000) -> set[int]:
+        """The tasks that the filters of a tab let through; what is ticked in it plays no part.
+
+        Raises:
+            ConfigError: The project has no such tab.
+        """
+        found = {int(each["id"]): each.get("data") or {} for each in self._tabs(project_id)}
+        if tab not in found:
+            there = ", ".join(f"{number} ({title})" for number, title in self.tabs(project_id).items())
+            raise ConfigError(
+                f"project {project_id} has no tab {tab}; it has {there or 'none yet'}. The number of a tab is in the "
+                "address of its page: ?tab=7"
+            )
+        query = {"ordering": ["tasks:id"]}
+        if filters := found[tab].get("filters"):
+            query["filters"] = filters
+        return {int(task["id"]) for task in self._listed(project_id, query, page_size)}
+
+    def _tabs(self, project_id: int) -> list[dict[str, Any]]:
+        return list(self._json("GET", "/api/dm/views/", params={"project": project_id}))
+
     def annotated(self, project_id: int, page_size: int = 500) -> dict[int, str]:
         """The tasks of a project with a submitted annotation: id -> when anything about the task changed (ISO 8601; a
         new prediction counts too)."""

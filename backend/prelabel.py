@@ -1,21 +1,25 @@
 """Predictions for every task of a project that has none of the version that serves it, through the queue.
 
-A task that is annotated keeps the prediction that its annotator was shown: a newer one would help nobody, and what a
-correction changed is measured against the one that was shown.
+What `lasagna prelabel` and `POST /jobs` (`backend.prelabel_jobs`) do. What always holds:
 
-Resumable by construction: what is predicted and posted is found in Label Studio, what is under way in the queue.
+- Human work is left alone: no annotation or draft is written or read, and a task that is annotated keeps the prediction
+  that its annotator was shown. A newer one would help nobody, and what a correction changed is measured against the one
+  that was shown.
+- Resumable by construction: what is predicted and posted is found in Label Studio, what is under way in the queue. A
+  run that was killed, or two at the same time, make no second prediction.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
+from backend.counters import pace_of, read_counters
 from backend.images import image_address
 from backend.label_studio import LabelStudio, Task, project_uid
 from backend.predictions import Predictor
 from backend.readiness import predicting_workers
-from backend.store import Work
+from backend.store import Store, Work
 from lasagna.errors import ImageError
 from lasagna.labels import LabelConfig, parse_label_config
 
@@ -23,6 +27,11 @@ _ASK_AT_ONCE = 200
 _LOOK_EVERY = 0.5
 _MAX_OUTSTANDING = 2000
 """Tasks that are in the queue at the same time, so that a project of any size fits into Redis."""
+
+Fate = Literal["missing", "outdated", "replaced", "had_one", "annotated"]
+"""Of a task. The first three are predicted: it has no prediction, none of the version that serves, or (with refresh)
+one of it, which is replaced. "had_one": it has one of that version; "annotated": it keeps an older one."""
+_PREDICTED: tuple[Fate, ...] = ("missing", "outdated", "replaced")
 
 
 @dataclass
@@ -32,7 +41,7 @@ class Outcome:
     Attributes:
         done: Tasks that have a prediction now.
         had_one: Tasks that had one of the version before.
-        annotated: Tasks that are annotated and were left with the prediction of another version.
+        annotated: Tasks that are annotated and were left with the prediction that they had.
         failed: The reason of each that failed, by the task.
     """
 
@@ -42,6 +51,38 @@ class Outcome:
     failed: dict[int, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        version: The version that serves the project.
+        total: Tasks that are looked at: the sum of the next five, which are numbers of tasks by `Fate`.
+        workers: That run now.
+        seconds_per_task: Of one worker so far, by its predictions of this version; None where there are none yet.
+        seconds: How long it would take the workers (one, where none runs); None where that is not known.
+    """
+
+    version: str
+    total: int
+    missing: int
+    outdated: int
+    replaced: int
+    had_one: int
+    annotated: int
+    workers: int
+    seconds_per_task: float | None
+    seconds: float | None
+
+    @property
+    def to_predict(self) -> int:
+        return self.missing + self.outdated + self.replaced
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**asdict(self), "to_predict": self.to_predict}
+
+
 class ProjectRun:
     """Pre-labelling of one project.
 
@@ -49,16 +90,23 @@ class ProjectRun:
         predictor: The queue.
         label_studio: The project's Label Studio, with a token that works.
         project_id: The project.
-        refresh: Also tasks that have a prediction of the current version, which the new one replaces, and annotated
-            ones.
+        tab: Only the tasks of this tab of its Data Manager, as its filters have them now.
+        refresh: Also tasks that have a prediction of the current version and are not annotated: the new one replaces
+            it.
 
     Raises:
-        ConfigError: The project's labelling configuration cannot be used.
+        ConfigError: The project's labelling configuration cannot be used, or it has no such tab.
         ServiceError: Label Studio cannot be reached or does not know the project, or no model version is known.
     """
 
     def __init__(
-        self, predictor: Predictor, label_studio: LabelStudio, project_id: int, *, refresh: bool = False
+        self,
+        predictor: Predictor,
+        label_studio: LabelStudio,
+        project_id: int,
+        *,
+        tab: int | None = None,
+        refresh: bool = False,
     ) -> None:
         self.predictor = predictor
         self.label_studio = label_studio
@@ -67,27 +115,46 @@ class ProjectRun:
         self.uid = project_uid(self.project)
         self.version = predictor.model_version(self.uid)
         self.refresh = refresh
+        # Listed before anything is asked: a filter such as "no predictions" lets ever fewer tasks through.
+        self._chosen = None if tab is None else label_studio.tasks_in_tab(project_id, tab)
         known = predictor.store.project(self.uid)
         predictor.store.keep_project(self.uid, replace(known, url=label_studio.url, given_token=label_studio.token))
         self._config_key = predictor.store.keep_config(self.project["label_config"])
 
     @property
     def total(self) -> int:
-        """Tasks of the project."""
-        return int(self.project.get("task_number") or 0)
+        """Tasks that are looked at."""
+        return int(self.project.get("task_number") or 0) if self._chosen is None else len(self._chosen)
 
     def has_worker(self) -> bool:
         return bool(predicting_workers(self.predictor.store))
 
-    def run(self, advance: Callable[[str], None]) -> Outcome:
+    def dry_run(self, advance: Callable[[str], None] = lambda reason: None) -> Plan:
+        """What `run` would do; nothing is asked for.
+
+        Args:
+            advance: Called once per task.
+        """
+        fates = dict.fromkeys(("missing", "outdated", "replaced", "had_one", "annotated"), 0)
+        for task in self._tasks():
+            fates[self._fate(task)] += 1
+            advance("")
+        workers = len(predicting_workers(self.predictor.store))
+        each = seconds_per_task(self.predictor.store, self.version)
+        wanted = sum(fates[fate] for fate in _PREDICTED)
+        seconds = None if each is None else wanted * each / max(1, workers)
+        return Plan(self.version, sum(fates.values()), **fates, workers=workers, seconds_per_task=each, seconds=seconds)
+
+    def run(self, advance: Callable[[str], None], outcome: Outcome | None = None) -> Outcome:
         """Asks for what is missing and waits until every task is done or has failed.
 
         Args:
             advance: Called once per task, with the reason if it failed.
+            outcome: Is filled in; one that the caller may look at meanwhile.
         """
-        outcome = Outcome()
+        outcome = outcome or Outcome()
         outstanding: dict[str, int] = {}
-        tasks = self.label_studio.tasks(self.project["id"])
+        tasks = self._tasks()
         exhausted = False
         while outstanding or not exhausted:
             while not exhausted and len(outstanding) < _MAX_OUTSTANDING:
@@ -99,16 +166,25 @@ class ProjectRun:
                 self._look(outstanding, outcome, advance)
         return outcome
 
+    def _tasks(self) -> Iterator[Task]:
+        for task in self.label_studio.tasks(self.project["id"]):
+            if self._chosen is None or task.id in self._chosen:
+                yield task
+
+    def _fate(self, task: Task) -> Fate:
+        if task.is_annotated and task.model_versions:
+            return "had_one" if self.version in task.model_versions else "annotated"
+        if self.version in task.model_versions:
+            return "replaced" if self.refresh else "had_one"
+        return "outdated" if task.model_versions else "missing"
+
     def _ask(self, tasks: list[Task], outcome: Outcome, advance: Callable[[str], None]) -> dict[str, int]:
         works: list[Work] = []
         for task in tasks:
-            has_one = self.version in task.model_versions
-            if has_one and not self.refresh:
-                outcome.had_one += 1
-                advance("")
-                continue
-            if task.is_annotated and task.model_versions and not self.refresh:
-                outcome.annotated += 1
+            fate = self._fate(task)
+            if fate in ("had_one", "annotated"):
+                outcome.had_one += fate == "had_one"
+                outcome.annotated += fate == "annotated"
                 advance("")
                 continue
             try:
@@ -117,7 +193,7 @@ class ProjectRun:
                 outcome.failed[task.id] = str(error)
                 advance(f"task {task.id}: {error}")
                 continue
-            works.append(Work(self.uid, task.id, image, self._config_key, self.version, replace=has_one))
+            works.append(Work(self.uid, task.id, image, self._config_key, self.version, replace=fate == "replaced"))
         self.predictor.ask(works, lease=0)
         return {work.key: work.task for work in works if work.task is not None}
 
@@ -133,6 +209,19 @@ class ProjectRun:
             else:
                 outcome.failed[task] = fields.get("reason") or "its record is gone from Redis"
                 advance(f"task {task}: {outcome.failed[task]}")
+
+
+def seconds_per_task(store: Store, version: str) -> float | None:
+    """How long one worker took for a task of a version so far; None where it has predicted nothing.
+
+    Posting goes on beside the model, so the slower of the two counts.
+    """
+    numbers = read_counters(store.redis)
+    predicting = pace_of(numbers, version).seconds_per_image
+    if predicting is None:
+        return None
+    posted = numbers.get("stage_images:post", 0.0)
+    return max(predicting, numbers.get("seconds:post", 0.0) / posted if posted else 0.0)
 
 
 def _take(tasks: Iterator[Task], count: int) -> list[Task]:

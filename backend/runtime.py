@@ -24,16 +24,17 @@ import numpy as np
 from PIL import Image
 from rq.timeouts import JobTimeoutException
 
+from backend.connections import Connections
 from backend.counters import BATCH_BOUNDS, Meter, reason_of
 from backend.images import ImageLimits, fetch_image
-from backend.label_studio import LabelStudio, LabelStudioError
+from backend.label_studio import LabelStudioError
 from backend.loaded_models import LoadedModels
 from backend.logs import logged
 from backend.prompts import parse_prompt, to_pixels, without_prompts
 from backend.questions import answer_question, parse_question
 from backend.registry import Registry
-from backend.store import Project, Store, Work
-from lasagna.errors import ConfigError, LasagnaError, ServiceError
+from backend.store import Store, Work
+from lasagna.errors import ConfigError, LasagnaError
 from lasagna.formats.label_studio import segmentation_to_label_studio
 from lasagna.image import load_image
 from lasagna.labels import Control, LabelConfig, parse_label_config
@@ -50,39 +51,6 @@ _WARM_UP = """<View><Image name="i" value="$i"/>
 <BrushLabels name="b" toName="i"><Label value="warm"/></BrushLabels>
 <PolygonLabels name="p" toName="i"><Label value="warm"/></PolygonLabels>
 <RectangleLabels name="r" toName="i"><Label value="warm"/></RectangleLabels></View>"""
-
-
-class Connections:
-    """The Label Studio of each project: one client per address and token, so that access tokens are shared.
-
-    The configured token is sent to the configured address only. Without a configured address, a project's own token
-    (from its `/setup`) goes to the address that came with it.
-    """
-
-    def __init__(self, settings: Settings, store: Store) -> None:
-        self._settings = settings
-        self._store = store
-        self._clients: dict[tuple[str, str], LabelStudio] = {}
-
-    def of(self, project: str) -> tuple[LabelStudio, Project]:
-        """The client of a project and what its `/setup` said.
-
-        Raises:
-            ServiceError: Nobody said where its Label Studio is.
-        """
-        known = self._store.project(project)
-        url, token = self._settings["label_studio_url"], self._settings["label_studio_token"]
-        if not url:
-            url, token = known.url, known.given_token or known.token
-        if not url:
-            raise ServiceError(
-                f"the address of Label Studio for project {project} is not known: Label Studio sends it with /setup "
-                "(Settings > Model > Validate and save), or set LASAGNA_LABEL_STUDIO_URL"
-            )
-        token = token or known.token
-        if (url, token) not in self._clients:
-            self._clients[url, token] = LabelStudio(url, token, timeout=self._settings["image_timeout"])
-        return self._clients[url, token], known
 
 
 @dataclass

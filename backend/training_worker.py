@@ -22,8 +22,8 @@ from typing import Any
 import redis
 from rq.exceptions import StopRequested
 
+from backend.connections import Connections
 from backend.logs import logged
-from backend.runtime import Connections
 from backend.services import Service, state_dir
 from backend.store import Store
 from backend.trainings import Triggers

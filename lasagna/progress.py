@@ -1,4 +1,4 @@
-"""The progress bar of long commands: how many of how many, the rate, the time left."""
+"""The progress bar of long commands (how many of how many, the rate, the time left), and durations in words."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +16,13 @@ class _RateColumn(ProgressColumn):
         if not speed:
             return Text("")
         return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
+
+
+def in_time(seconds: float) -> str:
+    """A duration in words: "40 s", "12 min", "3.5 h"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager

@@ -37,6 +37,7 @@ CONFIG = """<View>
   <RectangleLabels name="box" toName="image" smart="true"><Label value="Cat"/><Label value="Dog"/></RectangleLabels>
 </View>"""
 PROJECT = "3.1795397674"
+PREDICTION = {"model_version": "tiny-1", "score": 0.0, "result": [{"id": "new"}]}
 TOKEN = "legacytoken000000000000000000000000000001"
 
 
@@ -312,6 +313,10 @@ class Process:
         return self.log.read_text(errors="replace")
 
     def kill(self) -> None:
+        """SIGKILL, to its children first (gunicorn's would go on until they miss their parent)."""
+        pid = self.process.pid
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
 

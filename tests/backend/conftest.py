@@ -2,13 +2,15 @@
 
 import itertools
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
-from backend_helpers import Backend, RedisServer, StubLabelStudio
+from backend_helpers import PREDICTION, Backend, RedisServer, StubLabelStudio
 
+from backend.delivery import Delivery
 from backend.predictions import connect
 from backend.registry import Registry
 from backend.store import Store
@@ -88,3 +90,27 @@ def make(checkpoint: Path, tmp_path: Path) -> Callable[[float], Path]:
         return folder
 
     return copy
+
+
+@pytest.fixture
+def working(store: Store, redis_db: str) -> Iterator[None]:
+    """Finishes what is queued and posts it, like a worker without a model; tasks 3, 6, 9... fail."""
+    store.publish_model({"version": "tiny-1"})
+    delivery = Delivery(Settings.load({"LASAGNA_REDIS_URL": redis_db}), store)
+    delivery.start()
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(0.02):
+            for key, found in store.start(store.keys("queued"), "job"):
+                if found.task and found.task % 3 == 0:
+                    store.fail(key, "the image is broken")
+                else:
+                    store.finish(key, PREDICTION)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
+    delivery.stop()

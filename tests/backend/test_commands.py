@@ -1,21 +1,18 @@
 """The commands: help, `lasagna jobs`, `lasagna prelabel`."""
 
 import json
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from backend_helpers import CONFIG, PROJECT, TOKEN, StubLabelStudio
+from backend_helpers import CONFIG, PREDICTION, PROJECT, TOKEN, StubLabelStudio
 from click.testing import CliRunner, Result
 
 from backend.commands import jobs, prelabel, serve, worker
-from backend.delivery import Delivery
+from backend.counters import Meter
 from backend.prelabel import ProjectRun
+from backend.prelabel_jobs import PrelabelJobs
 from backend.store import Project, Store, Work
 from lasagna.settings import Settings
-
-PREDICTION = {"model_version": "tiny-1", "score": 0.0, "result": [{"id": "new"}]}
 
 
 @pytest.fixture(autouse=True)
@@ -89,34 +86,13 @@ def test_jobs_without_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "LASAGNA_REDIS_URL" in result.output
 
 
-@pytest.fixture
-def working(store: Store, redis_db: str) -> Iterator[None]:
-    """Finishes what is queued and posts it, like a worker without a model; tasks 3, 6, 9... fail."""
-    store.publish_model({"version": "tiny-1"})
-    delivery = Delivery(Settings.load({"LASAGNA_REDIS_URL": redis_db}), store)
-    delivery.start()
-    ended = threading.Event()
-
-    def work() -> None:
-        while not ended.wait(0.02):
-            for key, found in store.start(store.keys("queued"), "job"):
-                if found.task and found.task % 3 == 0:
-                    store.fail(key, "the image is broken")
-                else:
-                    store.finish(key, PREDICTION)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    yield
-    ended.set()
-    thread.join()
-    delivery.stop()
-
-
 @pytest.mark.usefixtures("working")
 class TestPrelabel:
     def command(self, stub: StubLabelStudio, *more: str) -> Result:
-        return run(prelabel, "3", "--url", stub.url, "--token", TOKEN, *more)
+        return run(prelabel, *self.arguments(stub, *more))
+
+    def arguments(self, stub: StubLabelStudio, *more: str) -> list[str]:
+        return ["3", "--url", stub.url, "--token", TOKEN, *more]
 
     def test_every_task_gets_its_prediction(self, stub: StubLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("backend.prelabel._ASK_AT_ONCE", 2)
@@ -155,6 +131,54 @@ class TestPrelabel:
         assert "3 predicted, 1 had a prediction already, 1 annotated keep an older one" in self.command(stub).output
         renewed = {p["task"] for p in stub.predictions if p["result"][0]["id"] == "new"}
         assert renewed == {1, 4, 7}  # 7 is annotated and had none
+
+    def test_an_annotated_task_keeps_its_prediction_also_with_refresh(self, stub: StubLabelStudio) -> None:
+        tasks = stub.add_tasks(2)
+        tasks[0]["total_annotations"] = 1
+        old = {"result": [{"id": "old"}], "score": 0.0, "model_version": "tiny-1"}
+        stub.predictions += [{"id": number, "task": number, **old} for number in (1, 2)]
+        assert "1 predicted, 1 had a prediction already, 0 failed" in self.command(stub, "--refresh").output
+        assert [(p["task"], p["result"][0]["id"]) for p in stub.predictions] == [(1, "old"), (2, "new")]
+
+    def test_dry_run(self, stub: StubLabelStudio, store: Store) -> None:
+        tasks = [*stub.add_tasks(2), *stub.add_tasks(2, first=4), *stub.add_tasks(1, first=7)]
+        for task, annotations in zip(tasks, (0, 1, 0, 1, 1), strict=True):
+            task["total_annotations"] = annotations
+        versions = [(1, "tiny-0"), (2, "tiny-0"), (5, "tiny-1")]
+        stub.predictions += [
+            {"id": number, "task": task, "model_version": version, "result": []}
+            for number, (task, version) in enumerate(versions, start=1)
+        ]
+        said = self.command(stub, "--dry-run").output
+        assert "3 of 5 tasks would be predicted: 2 without a prediction, 1 with one of another version" in said
+        assert "Left alone: 1 that have one of tiny-1, 1 annotated." in said
+        assert "is not known before tiny-1 has predicted something here" in said
+        meter = Meter(store.redis)
+        meter.pace("tiny-1", 10, 25.0)
+        meter.flush()
+        plan = json.loads(CliRunner().invoke(prelabel, self.arguments(stub, "--dry-run", "--json")).stdout)
+        assert plan == {
+            "version": "tiny-1", "total": 5, "missing": 2, "outdated": 1, "replaced": 0, "had_one": 1, "annotated": 1,
+            "workers": 0, "seconds_per_task": 2.5, "seconds": 7.5, "to_predict": 3,
+        }  # fmt: skip
+        assert len(stub.predictions) == 3
+        assert sum(store.counts().values()) == 0
+
+    def test_json(self, stub: StubLabelStudio) -> None:
+        stub.add_tasks(3)
+        found = json.loads(CliRunner().invoke(prelabel, self.arguments(stub, "--json")).stdout)
+        failed = {"3": "the image is broken"}
+        assert found == {"version": "tiny-1", "total": 3, "done": 2, "had_one": 0, "annotated": 0, "failed": failed}
+
+    def test_leaves_a_record_of_the_run(self, stub: StubLabelStudio, store: Store) -> None:
+        stub.add_tasks(3)
+        self.command(stub)
+        [job] = PrelabelJobs(store).recent()
+        assert {name: job[name] for name in ("by", "state", "project", "total", "predicted", "failed", "through")} == {
+            "by": "command", "state": "done", "project": 3, "total": 3, "predicted": 2, "failed": 1, "through": 3,
+        }  # fmt: skip
+        assert job["failures"] == {"3": "the image is broken"}
+        assert job["rate"] > 0
 
     def test_failures_are_listed_and_set_the_exit_code(self, stub: StubLabelStudio) -> None:
         stub.add_tasks(3)
