@@ -102,6 +102,7 @@ def serve(print_config: bool, **options: Any) -> None:
 Examples:
   lasagna worker
   lasagna worker --model ./my-checkpoint --device cuda:0 --redis-url redis://redis:6379/0
+  lasagna worker --check                          for health checks
   lasagna worker --queues interactive,predict     and on another machine: lasagna worker --queues train
   LASAGNA_LABEL_STUDIO_URL=https://label.example.org LASAGNA_LABEL_STUDIO_TOKEN=... lasagna worker
 
@@ -118,8 +119,10 @@ queued."""
 @click.option("--label-studio-url", metavar="URL", help="Address of Label Studio.  [default: what /setup says]")
 @click.option("--queues", metavar="NAMES", default=",".join(QUEUES), show_default=True,
               help="Which work: train has a process of its own, beside this one where both are named.")  # fmt: skip
+@click.option("--check", is_flag=True,
+              help="Start nothing: exit code 0 where such a worker of this machine is alive, else 1.")  # fmt: skip
 @_print_config_option
-def worker(queues: str, print_config: bool, **options: Any) -> None:
+def worker(queues: str, check: bool, print_config: bool, **options: Any) -> None:
     """Run the process that owns the model and works through the queue, and the one that trains."""
     settings = Settings.load(**options)
     if print_config:
@@ -132,6 +135,12 @@ def worker(queues: str, print_config: bool, **options: Any) -> None:
             f"--queues is {','.join(QUEUES)}, {','.join(PREDICTING)} or train, not {queues!r}: a process that holds "
             "the model answers clicks and batches"
         )
+    if check:
+        from backend.worker import alive_here
+
+        found = alive_here(open_store(settings), [name for name in QUEUES if name in chosen])
+        click.echo("alive" if found else "no worker of this machine has given a sign of life")
+        sys.exit(not found)
     start_logging(settings)
     _say_settings(settings)
     url = _redis(settings)

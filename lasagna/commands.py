@@ -5,10 +5,16 @@ from typing import Any
 
 import click
 
+from lasagna.errors import ConfigError
+
 
 class EntryPointGroup(click.Group):
     """A group whose sub-commands are its own and those of an entry-point group (name = click command), which are
-    loaded when they are used."""
+    loaded when they are used.
+
+    Where a command needs a package that is not installed (the image of the web process has no torch), that command says
+    so, and the others work.
+    """
 
     def __init__(self, *args: Any, entry_point_group: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -23,4 +29,19 @@ class EntryPointGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         own = super().get_command(ctx, cmd_name)
         point = self._entry_points().get(cmd_name)
-        return point.load() if own is None and point is not None else own
+        if own is not None or point is None:
+            return own
+        try:
+            return point.load()
+        except ModuleNotFoundError as error:
+            return _missing(cmd_name, str(error.name))
+
+
+def _missing(name: str, module: str) -> click.Command:
+    words = f"needs the package {module}, which is not installed here"
+
+    def refuse() -> None:
+        raise ConfigError(f"this command {words}; use an installation of lasagna-assist with all its dependencies")
+
+    settings = {"ignore_unknown_options": True, "allow_extra_args": True}
+    return click.Command(name, callback=refuse, help=f"({words})", context_settings=settings, add_help_option=False)
