@@ -9,6 +9,7 @@
 | POST /webhook | 1 s | 201 at once; the event is noted for the learning loop |
 | GET /report/PROJECT | not called | the page of edit effort (`backend.effort_page`), for people |
 | POST /jobs, GET /jobs, /jobs/ID | not called | pre-labels a whole project (`backend.prelabel_jobs`) |
+| GET /status, /gate/VERSION | not called | what runs and what failed, and a version's report, for people |
 | GET /metrics | not called | for Prometheus (`backend.metrics`) |
 | GET /versions | 3 s | `{"versions": [...]}`, of `?project=12` or of the worker's own model |
 
@@ -29,11 +30,13 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from backend.access import SECRET_HEADER, Access
+from backend.cross_site import is_cross_site
 from backend.logs import logged
 from backend.metrics import add_metrics
 from backend.predictions import Predictor, connect
 from backend.prelabel_jobs import prelabel_routes
 from backend.readiness import predicting_workers, readiness
+from backend.status_page import status_routes
 from backend.store import Store
 from lasagna.errors import ConfigError, LasagnaError, ServiceError
 from lasagna.settings import Settings
@@ -73,10 +76,13 @@ def create_app(settings: Settings) -> Flask:
     places = threading.BoundedSemaphore(MAX_WAITING_REQUESTS)
     add_metrics(app, store, predictor.registry)
     app.register_blueprint(prelabel_routes(settings, store))
+    app.register_blueprint(status_routes(settings, store, predictor.registry))
 
     @app.before_request
     def start() -> Response | None:
         g.started = time.monotonic()
+        if is_cross_site(request):
+            return _problem(403, "a page of another site sent this request; open the backend's own page and try there")
         if request.endpoint in _OPEN or access.lets_in(request, webhook=request.endpoint == "webhook"):
             return None
         if request.endpoint == "webhook":

@@ -19,8 +19,8 @@ def overview(store: Store, *, limit: int = 20, state: str | None = None) -> dict
 
     Returns:
         `model`, `workers` (state by name), `queues` (jobs by name), `counts` (tasks by state), `training` (by project,
-        see `backend.trainings.Trainings`) and `tasks`: `state`,
-        `project`, `task`, `image`, `model_version`, `reason`, `attempts`, `delivery`, `prediction_id`, `seconds_ago`.
+        see `backend.trainings.Trainings`) and `tasks`: `state`, `project`, `task`, `image`, `model_version`, `reason`,
+        `kind` (of reason), `attempts`, `delivery`, `prediction_id`, `seconds_ago`.
     """
     connection, time_there = store.redis, store.now()
     tasks: list[dict[str, Any]] = []
@@ -39,13 +39,16 @@ def overview(store: Store, *, limit: int = 20, state: str | None = None) -> dict
     }
 
 
-def retry_failed(store: Store, batch_size: int, project: int | None = None) -> tuple[int, int]:
-    """Puts failed tasks back; returns how many are queued again, and how many are only to be posted."""
+def retry_failed(store: Store, batch_size: int, project: int | None = None, kind: str | None = None) -> tuple[int, int]:
+    """Puts failed tasks back, all or those of a project or a kind of reason; returns how many are queued again, and how
+    many are only to be posted."""
     keys = store.keys("failed")
     chosen = [
         key
         for key, fields in zip(keys, store.fields(keys), strict=True)
-        if fields and (project is None or fields["project"].split(".")[0] == str(project))
+        if fields
+        and (project is None or fields["project"].split(".")[0] == str(project))
+        and kind in (None, fields.get("kind", "other"))
     ]
     states = {key: store.retry(key) for key in chosen}
     queued = [key for key, state in states.items() if state == "queued"]
@@ -62,6 +65,7 @@ def _described(key: str, fields: dict[str, str], time_there: float) -> dict[str,
         "image": fields.get("image") or None,
         "model_version": fields.get("version"),
         "reason": fields.get("reason") or None,
+        "kind": fields.get("kind") if fields["state"] == "failed" else None,
         "attempts": int(fields.get("attempts") or 0),
         "delivery": fields.get("delivery") or None,
         "prediction_id": int(fields["prediction_id"]) if fields.get("prediction_id") else None,

@@ -39,7 +39,7 @@ local function fail(id, reason, kind)
   if redis.call('HGET', prefix .. 'work:' .. id, 'state') ~= 'failed' then count('failures:' .. kind) end
   redis.call('ZREM', prefix .. 'outbox', id)
   redis.call('ZREM', prefix .. 'later', id)
-  redis.call('HSET', prefix .. 'work:' .. id, 'reason', reason)
+  redis.call('HSET', prefix .. 'work:' .. id, 'reason', reason, 'kind', kind)
   move(id, 'failed')
 end
 """
