@@ -346,7 +346,10 @@ def _photos(images: Path | None) -> list[Path]:
     if images is not None:
         from lasagna.folder import find_images
 
-        return [file.path for file in find_images([str(images)]).files]
+        found = find_images([str(images)])
+        if not found.all_on_disk:
+            raise ConfigError(f"Label Studio cannot show images in an archive: unpack {images} and name the folder")
+        return [file.path for file in found.files if file.path is not None]
     from importlib.resources import files
 
     data = Path(str(files("skimage").joinpath("data")))

@@ -16,7 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -36,6 +36,7 @@ from backend.registry import Registry
 from backend.store import Store, Work
 from lasagna.errors import ConfigError, LasagnaError
 from lasagna.formats.label_studio import segmentation_to_label_studio
+from lasagna.hygiene import Hygiene, clean_segmentation, limit_region_bytes
 from lasagna.image import load_image
 from lasagna.labels import Control, LabelConfig, parse_label_config
 from lasagna.segmentation import ClassAnswer, Segmentation
@@ -91,6 +92,7 @@ class Runtime:
         self.meter = Meter(store.redis)
         self.connections = Connections(settings, store)
         self._settings = settings
+        self._hygiene = Hygiene.of(settings)
         self._limits = ImageLimits.from_settings(settings)
         self._features: OrderedDict[tuple[str, str], Any] = OrderedDict()  # by version and image
         self._hashes: dict[tuple[str, str, int | None], tuple[str, float]] = {}
@@ -197,7 +199,7 @@ class Runtime:
             return error
         params = project.params or {}
         image_key = hashlib.sha256(data).hexdigest()
-        result_key = _result_key(image_key, plan, params, version)
+        result_key = _result_key(image_key, plan, params, version, self._hygiene)
         return _Piece(key, work, plan, params, image_key, result_key, data)
 
     def _from_cache(self, pieces: Sequence[_Piece], counts: dict[str, int]) -> list[_Piece]:
@@ -264,12 +266,23 @@ class Runtime:
             return
         for (key, _), answer, piece in zip(images.items(), answers, firsts, strict=True):
             with self.meter.stage("regions", 1):
-                prediction = segmentation_to_label_studio(answer, piece.plan, piece.image_key, model.version)
+                prediction = self._prediction(answer, piece, model.version)
             self.store.keep_result(key, prediction)
             for each in groups[key]:
                 self.store.finish(each.key, prediction)
             counts["predicted"] += 1
             counts["cached"] += len(groups[key]) - 1
+
+    def _prediction(self, answer: Segmentation, piece: _Piece, version: str) -> dict[str, Any]:
+        """The prediction of an answer, without what the settings of `Hygiene` leave out."""
+        clean, left_out = clean_segmentation(answer, self._hygiene)
+        prediction = segmentation_to_label_studio(clean, piece.plan, piece.image_key, version)
+        prediction, shrunk = limit_region_bytes(prediction, piece.plan, self._hygiene.max_region_bytes)
+        counts = {name: number for name, number in asdict(left_out + shrunk).items() if number}
+        if counts:
+            with logged(task=piece.work.task):
+                logger.info("left out of the prediction of task %s: %s", piece.work.task, counts)
+        return prediction
 
     def _failed(self, key: str, work: Work, reason: str, kind: str, counts: dict[str, int]) -> None:
         self.store.fail(key, reason, kind)
@@ -354,9 +367,9 @@ def _drawn(control: Control) -> list[Any]:
     return [control.name, control.kind, control.to_name, [(label.value, label.written) for label in control.labels]]
 
 
-def _result_key(image_key: str, plan: LabelConfig, params: Mapping[str, Any], version: str) -> str:
-    """Identifies a prediction: image, query as far as it changes the answer, parameters, version."""
+def _result_key(image_key: str, plan: LabelConfig, params: Mapping[str, Any], version: str, hygiene: Hygiene) -> str:
+    """Identifies a prediction: image, query as far as it changes the answer, parameters, version, what is left out."""
     query = [plan.image_name, [_drawn(control) for control in plan.controls], plan.absent_values]
     asked = [(c.name, c.reads_as) for c in plan.classes]
-    identity = [image_key, query, asked, dict(params), version]
+    identity = [image_key, query, asked, dict(params), version, asdict(hygiene)]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:40]

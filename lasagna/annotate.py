@@ -1,25 +1,25 @@
-"""`lasagna annotate`: pre-labels for folders of images, without a server.
+"""`lasagna annotate`: pre-labels for folders, lists, archives and buckets of images, without a server.
 
 What always holds:
 
-- A result is on disk as soon as its batch is done (`lasagna.results`); a run that was killed, run again, computes only
+- A result is on disk as soon as it is computed (`lasagna.results`); a run that was killed, run again, computes only
   what is missing.
-- The files in OUT are assembled from the results when every image is done or has failed (`lasagna.export`), and are
-  each complete or not there.
+- The files of the whole set grow as the images come in, and appear in OUT when every image is done or has failed
+  (`lasagna.export`): they are each complete or not there. Memory does not grow with them.
+- The files are the same for any number of workers.
 - A file that cannot be annotated fails alone, is listed with its reason, and makes the exit code 1.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-from rich.console import Console
 
-from lasagna.batch import Annotator, Outcome
-from lasagna.errors import ConfigError, LasagnaError
-from lasagna.export import OUTPUT_FOLDERS, WRITERS, Addresses, Job, assemble
-from lasagna.folder import ImageSet, find_images
+from lasagna.annotate_run import Asked, Run
+from lasagna.batch import default_workers
+from lasagna.export import OUTPUT_FOLDERS, WRITERS, Addresses, Job
+from lasagna.folder import ImageSet, find_images, read_list
+from lasagna.hygiene import Hygiene
 from lasagna.labels import (
     LabelConfig,
     make_label_config,
@@ -28,19 +28,9 @@ from lasagna.labels import (
     read_labels,
     read_labels_file,
 )
-from lasagna.progress import progress_bar
-from lasagna.results import OutputFolder, ResultStore
 from lasagna.segmentation import ClassQuery
 from lasagna.settings import Settings
-
-if TYPE_CHECKING:
-    from lasagna.assistant import Lasagna
-
-
-class TooManyFailuresError(LasagnaError):
-    """More files failed than `--max-failures` allows."""
-
-    exit_code = 1
+from lasagna.sources import close_archives
 
 
 def _formats(context: click.Context, parameter: click.Parameter, text: str) -> list[str]:
@@ -57,6 +47,11 @@ Examples:
   lasagna annotate photos --labels sky,road,cat --out out
   lasagna annotate 'photos/**/*.jpg' extra.png --labels-file names.txt --out out --format coco,masks
   lasagna annotate photos --label-config project.xml --out out --format label-studio
+  lasagna annotate s3://bucket/photos/ photos.zip --list more.txt --labels sky,road --out out
+
+\b
+IMAGES: folders (searched with all below), patterns, files, archives (.zip, .tar, .tar.gz, ...; read in place), and
+addresses: s3:// gs:// az:// and http(s)://, as one image, a folder that ends in "/", a pattern or an archive.
 
 \b
 Labels, in --labels: separated by commas; one that contains a comma goes in double quotes: 'sky,"bag, purse"'.
@@ -67,12 +62,16 @@ OUT then holds gallery.html (open it in a browser), report.json, and per format
   label-studio  tasks.json with predictions, label_config.xml, IMPORT.md (how to import them)
   coco          coco.json (RLE), coco_polygons.json
   masks         masks/*.png (class indices with a palette), masks/classes.json
+  instances     instances/*.png (numbers of parts), instances/instances.json
   yolo          yolo/ (polygons)          voc           voc/*.xml (boxes)
 
 A run that was interrupted goes on where it was when the same command is run again.
 Exit code: 0 all done, 1 some files failed, 2 nothing could be started, 130 interrupted."""
 )
-@click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
+@click.argument("images", nargs=-1, metavar="IMAGES...")
+@click.option("--list", "lists", multiple=True, type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+              metavar="FILE",
+              help="File with an image, folder, archive or address per line; - is standard input.")  # fmt: skip
 @click.option("--labels", metavar="A,B,C", help="The classes to ask for.")
 @click.option("--labels-file", type=click.Path(path_type=Path), help="Text file with one class per line.")
 @click.option("--label-config", type=click.Path(path_type=Path), help="Label Studio labelling configuration (XML).")
@@ -87,108 +86,80 @@ Exit code: 0 all done, 1 some files failed, 2 nothing could be started, 130 inte
 @click.option("--threshold", type=click.FloatRange(0, 1, min_open=True, max_open=True),
               help="Probability from which a class is present.  [default: as calibrated]")  # fmt: skip
 @click.option("--exclusive", is_flag=True, help="Give each pixel to at most one class.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N",
+              help="Threads that read, and as many that write.  [default: the cores, 2 to 8]")  # fmt: skip
+@click.option("--min-area", type=click.IntRange(min=0), metavar="PIXELS",
+              help="Leave out parts of masks with fewer pixels.  [default: 0]")  # fmt: skip
+@click.option("--min-width", type=click.FloatRange(min=0), metavar="PIXELS",
+              help="Leave out parts that are nowhere as wide.  [default: 0]")  # fmt: skip
+@click.option("--duplicate-iou", type=click.FloatRange(0, 1), metavar="IOU",
+              help="Leave out the less probable of two parts that overlap so much.  [default: 0]")  # fmt: skip
+@click.option("--max-regions", type=click.IntRange(min=0), metavar="N",
+              help="Keep the N largest parts of an image.  [default: 0, all]")  # fmt: skip
+@click.option("--max-region-bytes", type=click.IntRange(min=0), metavar="N",
+              help="Leave out larger brush regions of Label Studio where a polygon shows the same; 0: never.  "
+                   "[default: 300000]")  # fmt: skip
+@click.option("--gallery/--no-gallery", default=True, help="Whether to make pages to look at.  [default: yes]")
 @click.option("--max-failures", type=click.IntRange(min=0), metavar="N",
               help="Stop when more than N files have failed.  [default: never]")  # fmt: skip
 @click.option("--image-root", type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="Folder that addresses in tasks.json start at.  [default: the one above the images]")  # fmt: skip
 @click.option("--image-url-prefix", metavar="URL",
-              help="Put before each image's path in tasks.json.  [default: Label Studio's local files]")  # fmt: skip
+              help="Put before each image's path in tasks.json.  [default: Label Studio's local files; "
+                   "of s3://, http:// and so on: the image's own address]")  # fmt: skip
 def annotate(
     images: tuple[str, ...],
+    lists: tuple[Path, ...],
     labels: str | None,
     labels_file: Path | None,
     label_config: Path | None,
     out: Path,
     formats: list[str],
-    model: str | None,
-    device: str | None,
-    dtype: str | None,
-    quantise: str | None,
-    batch_size: int | None,
     threshold: float | None,
     exclusive: bool,
+    workers: int | None,
+    gallery: bool,
     max_failures: int | None,
     image_root: Path | None,
     image_url_prefix: str | None,
+    **chosen: Any,
 ) -> None:
-    """Pre-label images: folders (searched with all below), glob patterns and single files."""
+    """Pre-label images in folders, lists, archives and buckets."""
     from lasagna.checkpoint import checkpoint_version
 
-    settings = Settings.load(model=model, device=device, dtype=dtype, quantise=quantise, batch_size=batch_size)
+    if not images and not lists:
+        raise click.UsageError("Missing argument 'IMAGES...': name images, or give a --list of them")
+    settings = Settings.load(**chosen)
     queries, config, config_xml = _classes(labels, labels_file, label_config)
-    found = find_images(images, exclude=[out / name for name in OUTPUT_FOLDERS])
-    addresses = _addresses(found, image_root, image_url_prefix)
     version = checkpoint_version(settings["model"])
-    options = {
-        "model_version": version,
-        "classes": [[query.name, query.text] for query in queries],
-        "threshold": threshold,
-        "exclusive": exclusive,
-        "dtype": settings["dtype"],
-        "quantise": settings["quantise"],
-    }
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        store = ResultStore(out, options)
-    except OSError as error:
-        raise ConfigError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
-    job = Job(OutputFolder(out), [q.name for q in queries], version, found, config, config_xml, addresses)
-    with store:
-        outcome = Outcome(failures=dict(found.unreadable))
-        try:
-            report = _run(job, formats, queries, store, outcome, settings, options, max_failures)
-        except KeyboardInterrupt:
-            click.secho(
-                f"interrupted: {len(outcome.contents)} of {len(found.files)} images are done and kept in "
-                f"{out / '.results'}; run the same command again to go on from there",
-                fg="yellow",
-                err=True,
-            )
-            raise SystemExit(130) from None
-    _summary(report, outcome, out)
-    if outcome.failures:
-        raise SystemExit(1)
-
-
-def _run(
-    job: Job,
-    formats: Sequence[str],
-    queries: Sequence[ClassQuery],
-    store: ResultStore,
-    outcome: Outcome,
-    settings: Settings,
-    options: dict[str, Any],
-    max_failures: int | None,
-) -> dict[str, Any]:
-    """Computes, then assembles. Returns the report."""
-    for name in formats:  # a format that cannot be written for these images says so now, not after hours
-        WRITERS[name](job)
-    console = Console(stderr=True)
-    changed = store.changed_options()
-    if changed:
-        console.print(f"Since the last run into {job.out.path}: other {', '.join(sorted(changed))}.")
-
-    def load_model() -> "Lasagna":
-        console.print(f"Loading {settings['model']}")
-        from lasagna.assistant import Lasagna
-
-        return Lasagna.from_pretrained(
-            settings["model"], device=settings["device"], dtype=settings["dtype"], quantise=settings["quantise"]
+        listed = [line for path in lists for line in read_list(path)]
+        found = find_images(images, listed=listed, exclude=[out / name for name in OUTPUT_FOLDERS])
+        job = Job(
+            out=out.absolute(),
+            class_names=[query.name for query in queries],
+            model_version=version,
+            label_config=config,
+            label_config_xml=config_xml,
+            addresses=_addresses(found, image_root, image_url_prefix),
+            hygiene=Hygiene.of(settings),
         )
-
-    def on_done(outcome: Outcome) -> None:
-        advance(f"{len(outcome.failures)} failed" if outcome.failures else "")
-        if max_failures is not None and len(outcome.failures) > max_failures:
-            raise TooManyFailuresError(_stopped(outcome, job.images, max_failures))
-
-    files = job.images.files
-    annotator = Annotator(
-        load_model, queries, store, job.out.path, settings, options["threshold"], options["exclusive"]
-    )
-    with progress_bar(console, "Annotating", len(files)) as advance:
-        annotator.run(files, outcome, on_done)
-    with progress_bar(console, "Writing", len(outcome.contents)) as advance:
-        return assemble(job, formats, store, outcome, options, advance)
+        run = Run(
+            job,
+            found,
+            formats,
+            Asked(queries, threshold, exclusive),
+            settings,
+            workers=workers or default_workers(),
+            gallery=gallery,
+            max_failures=max_failures,
+        )
+        report = run()
+    finally:
+        close_archives()
+    _summary(report, run, out)
+    if run.failures:
+        raise SystemExit(1)
 
 
 def _classes(
@@ -210,25 +181,20 @@ def _classes(
 
 
 def _addresses(images: ImageSet, root: Path | None, prefix: str | None) -> Addresses:
-    if prefix is None:
+    folder = root or images.folder
+    if prefix is None and root is None and folder is not None:
         # Label Studio serves files of storages, and a storage must lie strictly below the document root.
-        return Addresses((root or images.root.parent).absolute(), "/data/local-files/?d=")
-    return Addresses((root or images.root).absolute(), prefix)
+        folder = folder.parent
+    return Addresses(None if folder is None else folder.absolute(), prefix)
 
 
-def _stopped(outcome: Outcome, images: ImageSet, max_failures: int) -> str:
-    reasons = "".join(f"\n  {reason}" for reason in outcome.failures.values())
-    return (
-        f"stopped: {len(outcome.failures)} files failed, more than --max-failures {max_failures} allows. "
-        f"{len(outcome.contents)} of {len(images.files)} images are done and kept; repair or remove these files, or "
-        f"raise --max-failures, and run the same command again:{reasons}"
-    )
-
-
-def _summary(report: dict[str, Any], outcome: Outcome, out: Path) -> None:
-    done = len(report["images"])
-    click.echo(f"{done} images annotated ({outcome.computed} now, {outcome.reused} known before or the same), in {out}")
-    if done:
+def _summary(report: dict[str, Any], run: Run, out: Path) -> None:
+    done = report["images"]
+    click.echo(f"{done} images annotated ({run.computed} now, {run.reused} known before or the same), in {out}")
+    left_out = [f"{number} {name.replace('_', ' ')}" for name, number in report["left_out"].items() if number]
+    if left_out:
+        click.echo(f"  left out: {', '.join(left_out)}")
+    if done and run.gallery:
         click.echo(f"  look at {out / 'gallery.html'}")
     for failure in report["failures"]:
         click.secho(f"failed: {failure['reason']}", fg="red", err=True)

@@ -1,12 +1,14 @@
 """`gallery.html`: every photo with its coloured masks, legend, probabilities and, folded away, the absent classes.
 
-One page that opens from the file system. The photos lie beside it as thumbnails and load when they come into view; the
-masks are SVG outlines inside the page, so that pointing at a class shows where it is. Labels and names are escaped.
+A page that opens from the file system. The photos lie beside it as thumbnails and load when they come into view; the
+masks are SVG outlines inside the page, so that pointing at a class shows where it is. Labels and names are escaped. A
+large run has several pages of `PAGE_SIZE` photos: a browser holds no more.
 """
 
+import functools
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from urllib.parse import quote
 
 import cv2
 import numpy as np
+from jinja2 import Template
+from markupsafe import Markup
 from PIL import Image
 
 from lasagna.masks import mask_to_rings
@@ -46,6 +50,10 @@ def thumbnail_size(size: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
+PAGE_SIZE = 500
+"""Photos on a page of a large run."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """A class on a card: its place in the query, name, probability, colour, and outline (None where absent)."""
@@ -75,13 +83,13 @@ class Card:
 
 
 def make_card(
-    name: str, photo: Path, thumbnail: str, page_folder: Path, segmentation: Segmentation, seconds: float
+    name: str, photo: Path | str, thumbnail: str, page_folder: Path, segmentation: Segmentation, seconds: float
 ) -> Card:
     """The card of an image.
 
     Args:
         name: What the photo is called on the page.
-        photo: The image file, linked to.
+        photo: The image file, linked to; or an address, as it is.
         thumbnail: Address of the thumbnail, relative to the page's folder.
         page_folder: Where the page will lie.
         segmentation: The answers.
@@ -103,7 +111,7 @@ def make_card(
     ]
     return Card(
         name=name,
-        photo=quote(os.fsencode(os.path.relpath(photo, page_folder))),
+        photo=photo if isinstance(photo, str) else quote(os.fsencode(os.path.relpath(photo, page_folder))),
         thumbnail=quote(thumbnail),
         width=segmentation.size[1],
         height=segmentation.size[0],
@@ -114,22 +122,82 @@ def make_card(
     )
 
 
-def render_gallery(cards: Iterable[Card], failures: Iterable[dict[str, str]], **about: Any) -> str:
-    """The page.
+@dataclass(frozen=True)
+class Page:
+    """A page of the gallery, as its siblings link to it: numbers of its first and last photo, from 1."""
+
+    address: str
+    first: int
+    last: int
+    current: bool
+
+
+def card_to_html(card: Card, *, with_seconds: bool) -> str:
+    """The card's part of a page.
 
     Args:
-        cards: One per photo, in order.
-        failures: `{"path", "reason"}` of what could not be annotated.
-        **about: `class_names`, and `model_version` and `seconds` of the whole run; no model version where people
-            annotated.
+        with_seconds: Whether it says what the image took.
     """
+    template = _template("gallery_card.html")
+    return template.render(card=card, with_seconds=with_seconds)
+
+
+def render_page(
+    fragments: Iterable[str],
+    shown: int,
+    counts: Mapping[str, int],
+    failures: Iterable[dict[str, str]],
+    *,
+    model_version: str | None,
+    seconds: float,
+    count: int,
+    pages: Sequence[Page] = (),
+) -> Iterator[str]:
+    """A page, piece by piece.
+
+    Args:
+        fragments: What `card_to_html` gave, in order.
+        shown: Cards on this page.
+        counts: Of each class the cards of this page that have it, in query order.
+        failures: `{"path", "reason"}` of what could not be annotated.
+        model_version: None where people annotated.
+        seconds, count: Of the whole run.
+        pages: All pages, where there are several.
+    """
+    yield from _template("gallery.html").generate(
+        cards=map(Markup, fragments),
+        shown=shown,
+        counts=counts,
+        failures=list(failures),
+        model_version=model_version,
+        seconds=seconds,
+        count=count,
+        pages=pages,
+    )
+
+
+def render_gallery(
+    cards: Iterable[Card],
+    failures: Iterable[dict[str, str]],
+    *,
+    class_names: Iterable[str],
+    model_version: str | None,
+    seconds: float,
+) -> str:
+    """All cards on one page; arguments as for `render_page`."""
     cards = list(cards)
-    counts: dict[str, int] = dict.fromkeys(about["class_names"], 0)
+    counts: dict[str, int] = dict.fromkeys(class_names, 0)
     for card in cards:
         for name in {shape.name for shape in card.present}:
             counts[name] += 1
-    template = page_environment().get_template("gallery.html")
-    return template.render(cards=cards, failures=list(failures), counts=counts, **about)
+    fragments = (card_to_html(card, with_seconds=model_version is not None) for card in cards)
+    about: dict[str, Any] = {"model_version": model_version, "seconds": seconds, "count": len(cards)}
+    return "".join(render_page(fragments, len(cards), counts, failures, **about))
+
+
+@functools.cache
+def _template(name: str) -> Template:
+    return page_environment().get_template(name)
 
 
 def _outline(mask: Mask, size: tuple[int, int]) -> str:

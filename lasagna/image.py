@@ -63,7 +63,7 @@ def load_image(
     """
     name = name if name is not None else _name_of(source)
     data = source if isinstance(source, bytes) else read_image_bytes(source, max_bytes=max_bytes, name=name)
-    _check_bytes(len(data), max_bytes, name)
+    check_bytes(len(data), max_bytes, name)
     # Decoders raise what they please on damaged data (OSError, SyntaxError, ValueError, struct.error, zlib.error, ...),
     # so everything but our own errors is the file's fault here.
     try:
@@ -107,17 +107,18 @@ def read_image_bytes(
                 raise ImageError(f"{name} is not a file but a {'folder' if path.is_dir() else 'special file'}")
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                _check_bytes(size, max_bytes, name)
+                check_bytes(size, max_bytes, name)
                 data = file.read(max_bytes + 1)
         else:
             data = source.read(max_bytes + 1)
     except OSError as error:
         raise ImageError(f"{name} cannot be read: {error.strerror or error}") from error
-    _check_bytes(len(data), max_bytes, name)
+    check_bytes(len(data), max_bytes, name)
     return data
 
 
-def _check_bytes(size: int, max_bytes: int, name: str) -> None:
+def check_bytes(size: int, max_bytes: int, name: str) -> None:
+    """Raises ImageError for a file of no bytes, or of more than the limit."""
     if size == 0:
         raise ImageError(f"{name} is empty (0 bytes)")
     if size > max_bytes:

@@ -10,7 +10,10 @@ import hashlib
 import io
 import json
 import os
+import shutil
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,7 +29,8 @@ def write_atomically(path: Path, data: bytes | str, *, durable: bool = False) ->
         durable: Whether it is on the disk when this returns, so that a power failure cannot undo it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:100]}.tmp")  # always the same, so that a killed run leaves only one
+    # its own for each thread, for two may write the same file
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}-{threading.get_ident():x}.tmp")
     temporary.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8"))
     if durable:
         flush_to_disk(temporary)
@@ -49,12 +53,34 @@ def content_hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
+@dataclass(frozen=True)
+class Results:
+    """The results in one folder, one per image content. Can be pickled; threads and processes may use it at once, for
+    a result depends on its key alone."""
+
+    folder: Path
+
+    def get(self, content: str) -> dict[str, Any] | None:
+        """The record of an image content, or None. A file that is not a whole record counts as none."""
+        try:
+            record = json.loads((self.folder / f"{content}.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        return record if isinstance(record, dict) else None
+
+    def put(self, content: str, record: dict[str, Any]) -> None:
+        write_atomically(self.folder / f"{content}.json", json.dumps(record))
+
+
 class ResultStore:
-    """The results of one set of options in one output folder. Use it in a `with` statement.
+    """The results of one set of options in one output folder, for one run at a time. Use it in a `with` statement.
 
     Args:
         out: The output folder.
         options: Everything the answers depend on besides the image, JSON-ready: model version, class list, parameters.
+
+    Attributes:
+        results: Where they are.
 
     Raises:
         ConfigError: Another run is writing into the folder.
@@ -63,7 +89,7 @@ class ResultStore:
     def __init__(self, out: Path, options: dict[str, Any]) -> None:
         text = json.dumps([_LAYOUT, options], sort_keys=True)
         self._root = out / ".results"
-        self._folder = self._root / hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.results = Results(self._root / hashlib.sha256(text.encode()).hexdigest()[:16])
         self._options = options
         self._lock = self._take_lock()
 
@@ -87,17 +113,6 @@ class ResultStore:
         """Lets another run into the folder."""
         self._lock.close()
 
-    def get(self, content: str) -> dict[str, Any] | None:
-        """The record of an image content, or None. A file that is not a whole record counts as none."""
-        try:
-            record = json.loads((self._folder / f"{content}.json").read_bytes())
-        except (OSError, ValueError):
-            return None
-        return record if isinstance(record, dict) else None
-
-    def put(self, content: str, record: dict[str, Any]) -> None:
-        write_atomically(self._folder / f"{content}.json", json.dumps(record))
-
     def changed_options(self) -> list[str]:
         """The names of the options that differ from those of the last run into this folder; then remembers these."""
         path = self._root / "options.json"
@@ -112,8 +127,45 @@ class ResultStore:
         return [name for name in ours.keys() | last.keys() if ours.get(name) != last.get(name)]
 
 
+class Part:
+    """A file of the output that grows while images come in, and is moved into place when it is complete.
+
+    Args:
+        path: Where it grows. What an earlier run left there is overwritten.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._file = path.open("w", encoding="utf-8", newline="")
+        self.entries = 0
+
+    def add(self, text: str) -> None:
+        """An entry; a comma and a new line go before every one but the first."""
+        self._file.write(f",\n{text}" if self.entries else text)
+        self.entries += 1
+
+    def write(self, text: str) -> None:
+        """Text as it is."""
+        self._file.write(text)
+
+    def copy_to(self, other: "Part") -> None:
+        """Appends what is here, which is closed, to another part."""
+        self.close()
+        with self.path.open(encoding="utf-8", newline="") as file:
+            shutil.copyfileobj(file, other._file, 1 << 20)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def remove(self) -> None:
+        """Takes it away: it was part of another."""
+        self.close()
+        self.path.unlink()
+
+
 class OutputFolder:
-    """The files that are assembled from the results.
+    """The files of the output.
 
     Remembers which ones it wrote, so that the next run takes away those of images that are no longer there. Nothing
     else is ever deleted, and what a run with other formats wrote stays.
@@ -123,6 +175,7 @@ class OutputFolder:
         self.path = out
         self._list = out / ".results" / "written.json"
         self._written: set[str] = set()
+        self._parts: list[Part] = []
 
     def write(self, name: str, data: bytes | str) -> None:
         """Writes OUT/name, where name is relative and has "/"."""
@@ -134,6 +187,24 @@ class OutputFolder:
         file = io.BytesIO()
         save(file)
         self.write(name, file.getvalue())
+
+    def part(self, name: str) -> Part:
+        """OUT/name to be written piece by piece, in a place of its own; `put` makes it appear."""
+        part = Part(self.path / ".results" / "parts" / f"{name}.part")
+        self._parts.append(part)
+        return part
+
+    def put(self, part: Part, name: str) -> None:
+        """The part, complete, as OUT/name."""
+        part.close()
+        (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(part.path, self.path / name)
+        self._written.add(name)
+
+    def close(self) -> None:
+        """Closes what a run that stops leaves half written."""
+        for part in self._parts:
+            part.close()
 
     def link(self, name: str, target: Path) -> None:
         """Makes OUT/name a symbolic link, in place of an older link."""
@@ -154,7 +225,12 @@ class OutputFolder:
         except (OSError, ValueError):
             before = set()
         folders = {name.partition("/")[0] for name in self._written if "/" in name}
-        stale = {name for name in before - self._written if "/" in name and name.partition("/")[0] in folders}
+        stale = {name for name in before - self._written if name.partition("/")[0] in folders or _is_page(name)}
         for name in stale:
             (self.path / name).unlink(missing_ok=True)
         write_atomically(self._list, json.dumps(sorted(before - stale | self._written)))
+
+
+def _is_page(name: str) -> bool:
+    """Whether it is a page of the gallery after the first, of which there may be fewer now."""
+    return name.startswith("gallery-") and name.endswith(".html")

@@ -51,6 +51,27 @@ def _one_of(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+def _at_least_zero(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError("expected 0 or more")
+    return number
+
+
+def _pixels(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise ValueError("expected 0 or more")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise ValueError("expected a number from 0 to 1")
+    return number
+
+
 TABLE: tuple[Setting, ...] = (
     Setting("model", str, "nano", "checkpoint that the worker loads: a shipped name, a folder or a hub id"),
     Setting("device", str, "auto", "auto, cpu, cuda or cuda:N"),
@@ -79,6 +100,21 @@ TABLE: tuple[Setting, ...] = (
     Setting("max_request_tasks", _at_least_one, 100_000, "most tasks in one request"),
     Setting("max_labels", _at_least_one, 2000, "most classes in a labelling configuration"),
     Setting("batch_size", int, 4, "images per model batch"),
+    Setting("min_area", _at_least_zero, 0, "pixels below which a part of a mask is left out; 0: none is"),
+    Setting("min_width", _pixels, 0.0, "pixels: parts nowhere as wide as this (slivers) are left out; 0: none is"),
+    Setting(
+        "duplicate_iou",
+        _share,
+        0.0,
+        "IoU from which of two parts of different classes the less probable is left out; 0: none is",
+    ),
+    Setting("max_regions", _at_least_zero, 0, "parts of masks kept per image, the largest; 0: all"),
+    Setting(
+        "max_region_bytes",
+        _at_least_zero,
+        300_000,
+        "JSON bytes from which a brush region is left out where a polygon shows the same; 0: never",
+    ),
     Setting("predict_deadline", float, 45.0, "seconds in which /predict answers with what is done"),
     Setting("image_timeout", float, 30.0, "seconds to fetch one image"),
     Setting("max_image_bytes", int, 64 * 1024 * 1024, "largest image file that is read"),

@@ -59,30 +59,17 @@ def segmentation_to_coco(
     return annotations
 
 
-class CocoDataset:
-    """A whole data set: `add` each image, then write `to_dict` as JSON. Ids count from 1 in the order of adding."""
+def coco_category_ids(class_names: Sequence[str]) -> dict[str, int]:
+    """Class name to category id: from 1, in the order of the names."""
+    return {name: i for i, name in enumerate(dict.fromkeys(class_names), start=1)}
 
-    def __init__(self, class_names: Sequence[str], model_version: str, variant: Variant = "rle") -> None:
-        self._variant: Variant = variant
-        self._category_ids = {name: i for i, name in enumerate(dict.fromkeys(class_names), start=1)}
-        self._info = {"description": f"pre-labels of LaSagnA, model {model_version}", "version": model_version}
-        self._images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
 
-    def add(self, file_name: str, segmentation: Segmentation) -> None:
-        """Adds an image under its path relative to the image folder."""
-        image_id = len(self._images) + 1
-        height, width = segmentation.size
-        self._images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
-        self._annotations += segmentation_to_coco(
-            segmentation, self._category_ids, image_id, len(self._annotations) + 1, variant=self._variant
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "info": self._info,
-            "licenses": [],
-            "images": self._images,
-            "annotations": self._annotations,
-            "categories": [{"id": i, "name": name, "supercategory": ""} for name, i in self._category_ids.items()],
-        }
+def coco_frame(class_names: Sequence[str], model_version: str) -> dict[str, Any]:
+    """What a data set holds besides its `images` and `annotations`."""
+    return {
+        "info": {"description": f"pre-labels of LaSagnA, model {model_version}", "version": model_version},
+        "licenses": [],
+        "categories": [
+            {"id": i, "name": name, "supercategory": ""} for name, i in coco_category_ids(class_names).items()
+        ],
+    }

@@ -1,24 +1,32 @@
-"""Semantic masks: one PNG per image whose pixels are class indices.
+"""Masks as PNG: semantic, whose pixels are class indices, and instances, whose pixels are numbers of parts.
 
-Index 0 is "no class", index i + 1 class i of the query; `classes.json` beside the PNGs has the names and colours. Up to
-255 classes the PNG has 8 bits and a palette, so that it can be looked at; with more it has 16 bits of grey.
+Semantic. Index 0 is "no class", index i + 1 class i of the query; `classes.json` beside the PNGs has the names and
+colours. Up to 255 classes the PNG has 8 bits and a palette, so that it can be looked at; with more it has 16 bits of
+grey.
 
 Masks of one image may overlap, a pixel of the PNG has one class: masks are painted from the largest to the smallest
 (ties: in query order), so that a small object on a large ground stays visible.
+
+Instances. 16 bits of grey: 0 is "none", and each connected part of a class has a number from 1 on; a table says which
+class it is of. As COCO's panoptic format (https://cocodataset.org/#format-data), but with the number in one channel.
+LaSagnA answers classes, so objects of one class that touch are one part.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import find_objects
 
 from lasagna.palette import palette
 from lasagna.segmentation import Segmentation
 
 UNLABELLED = 0
 _MOST_WITH_PALETTE = 255
+_MOST_INSTANCES = 65535
 
 
 def segmentation_to_indices(segmentation: Segmentation) -> NDArray[np.uint16]:
@@ -28,6 +36,47 @@ def segmentation_to_indices(segmentation: Segmentation) -> NDArray[np.uint16]:
     for i, answer in sorted(present, key=lambda pair: -pair[1].area):
         indices[answer.mask] = i
     return indices
+
+
+def segmentation_to_instances(segmentation: Segmentation) -> tuple[NDArray[np.uint16], list[dict[str, Any]]]:
+    """(height, width): 0 where there is nothing, else the number of a part; and a row per part.
+
+    Parts are painted from the largest to the smallest, as classes are, and numbered in this order; beyond 65535 they
+    are left out. A row: `id`, `class`, `probability`, and of what is seen of it `area` in pixels and `bbox` (x, y,
+    width, height); a part that is wholly covered has no row.
+    """
+    found: list[tuple[int, int, int, list[int], NDArray[np.integer]]] = []
+    for i, answer in enumerate(segmentation.classes):
+        if answer.mask is not None and answer.mask.any():
+            _, labels, rows, _ = cv2.connectedComponentsWithStats(answer.mask.view(np.uint8), connectivity=8)
+            parts = enumerate(np.asarray(rows).tolist())
+            found += [(-row[cv2.CC_STAT_AREA], i, part, row[:4], np.asarray(labels)) for part, row in parts if part]
+    numbers = np.zeros(segmentation.size, np.uint16)
+    found.sort(key=lambda one: one[:3])
+    for number, (_, _, part, (left, top, width, height), labels) in enumerate(found[:_MOST_INSTANCES], start=1):
+        box = slice(top, top + height), slice(left, left + width)
+        numbers[box][labels[box] == part] = number
+    table = []
+    for (down, across), number, area in _seen(numbers):
+        answer = segmentation.classes[found[number - 1][1]]
+        table.append(
+            {
+                "id": number,
+                "class": answer.name,
+                "probability": round(float(answer.probability), 6),
+                "area": area,
+                "bbox": [across.start, down.start, across.stop - across.start, down.stop - down.start],
+            }
+        )
+    return numbers, table
+
+
+def _seen(numbers: NDArray[np.uint16]) -> Iterator[tuple[tuple[slice, slice], int, int]]:
+    """Of each number in the picture: rows and columns that it lies in, itself, its pixels."""
+    areas = np.bincount(numbers.reshape(-1))
+    for number, box in enumerate(find_objects(numbers.astype(np.int32)), start=1):
+        if box is not None:
+            yield box, number, int(areas[number])
 
 
 def indices_to_png(indices: NDArray[np.uint16], class_count: int) -> Image.Image:

@@ -109,6 +109,24 @@ class TestBatches:
         predict(runtime, again)
         assert model.batches == [1, 1]
 
+    def test_what_the_settings_leave_out(
+        self, model: Any, settings: Settings, store: Store, stub: StubLabelStudio, runtime: Runtime
+    ) -> None:
+        tasks = stub.add_tasks(1)
+        predict(runtime, ask(runtime, tasks))
+        whole = store.take_post()
+        strict = replace(settings, values={**settings.values, "max_regions": 2, "max_region_bytes": 10})
+        predict(Runtime(model, strict, store), ask(runtime, [{**tasks[0], "id": 9}]))
+        limited = store.take_post()
+        assert whole is not None
+        assert limited is not None
+        assert model.batches == [1, 1], "what is left out is part of the cache's key"
+        kinds = [{region["type"] for region in post.prediction["result"]} for post in (whole, limited)]
+        assert "brushlabels" in kinds[0]
+        assert "polygonlabels" in kinds[1]
+        parts = [sum(r["type"] == "polygonlabels" for r in post.prediction["result"]) for post in (whole, limited)]
+        assert parts[0] > parts[1]
+
     def test_only_what_changes_the_answer_counts(self, runtime: Runtime, model: Any, stub: StubLabelStudio) -> None:
         tasks = stub.add_tasks(1)
         predict(runtime, ask(runtime, tasks))

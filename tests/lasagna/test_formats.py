@@ -20,7 +20,6 @@ from pycocotools.coco import COCO
 from skimage.draw import polygon2mask
 
 from lasagna.formats import (
-    CocoDataset,
     indices_to_png,
     record_to_segmentation,
     segmentation_to_coco,
@@ -30,6 +29,7 @@ from lasagna.formats import (
     segmentation_to_voc,
     segmentation_to_yolo,
 )
+from lasagna.formats.coco import coco_category_ids, coco_frame
 from lasagna.formats.label_studio import region_to_label
 from lasagna.formats.png import class_table
 from lasagna.formats.yolo import yolo_data_yaml
@@ -180,9 +180,9 @@ def test_odd_labels_survive_label_studio(label: str) -> None:
 # --- COCO -------------------------------------------------------------------------------------------------------------
 
 
-def read_with_pycocotools(dataset: CocoDataset, tmp_path: Path) -> COCO:
+def read_with_pycocotools(dataset: dict[str, Any], tmp_path: Path) -> COCO:
     path = tmp_path / "coco.json"
-    path.write_text(json.dumps(dataset.to_dict()))
+    path.write_text(json.dumps(dataset))
     with contextlib.redirect_stdout(io.StringIO()):
         return COCO(str(path))
 
@@ -190,9 +190,18 @@ def read_with_pycocotools(dataset: CocoDataset, tmp_path: Path) -> COCO:
 @pytest.mark.parametrize(("variant", "least_iou"), [("rle", 1.0), ("polygons", 0.93)])
 def test_coco(variant: Any, least_iou: float, scene: Segmentation, tmp_path: Path) -> None:
     names = [answer.name for answer in scene.classes]
-    dataset = CocoDataset(names, "nano-12345678", variant)
-    dataset.add("a/x.jpg", scene)
-    dataset.add("b/x.jpg", scene)
+    files = ["a/x.jpg", "b/x.jpg"]
+    dataset = {
+        **coco_frame(names, "nano-12345678"),
+        "images": [
+            {"id": i, "file_name": name, "width": WIDTH, "height": HEIGHT} for i, name in enumerate(files, start=1)
+        ],
+        "annotations": [
+            annotation
+            for i in (1, 2)
+            for annotation in segmentation_to_coco(scene, coco_category_ids(names), i, 3 * i - 2, variant=variant)
+        ],
+    }
     coco = read_with_pycocotools(dataset, tmp_path)
     assert [c["name"] for c in coco.loadCats(coco.getCatIds())] == names
     assert [(i["file_name"], i["width"], i["height"]) for i in coco.loadImgs(coco.getImgIds())] == [

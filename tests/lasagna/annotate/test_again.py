@@ -78,8 +78,8 @@ def started(photos: Path, out: Path, model: Path, least: int) -> Iterator[subpro
     words = [str(photos), "--labels", ",".join(CLASSES), "--out", str(out), "--model", str(model), "--batch-size", "1"]
     # A pause per image, so that the signal meets the run in its middle on any machine.
     slow = (
-        "import time; from lasagna.batch import Annotator as A; answer = A._answer\n"
-        "A._answer = lambda *a: (time.sleep(0.2), answer(*a))[1]\n"
+        "import time; import lasagna.batch as batch; answer = batch.answer_batch\n"
+        "batch.answer_batch = lambda *a: (time.sleep(0.2), answer(*a))[1]\n"
         "from lasagna.cli import main; main()"
     )
     process = subprocess.Popen(
