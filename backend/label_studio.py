@@ -59,12 +59,14 @@ class LabelStudioError(ServiceError):
 
     Attributes:
         status: HTTP status, or None where no answer came.
+        detail: What Label Studio itself said, "" where it said nothing.
         is_temporary: Trying again later can help (no answer, overload, error in the server).
     """
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    def __init__(self, message: str, status: int | None = None, detail: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.detail = detail
         self.is_temporary = status is None or status == 429 or status >= 500
 
 
@@ -91,7 +93,7 @@ def token_kind(token: str) -> TokenKind:
     A personal access token is a JWT of type "refresh", which is exchanged for access tokens that live for five minutes;
     an access token is a JWT too; a legacy token is plain hexadecimal.
     """
-    claims = _claims(token)
+    claims = token_claims(token)
     if claims is None:
         return "legacy"
     return "personal" if claims.get("token_type") == "refresh" else "access"
@@ -181,13 +183,14 @@ class LabelStudio:
         if response.status_code in (400, 401, 403):
             raise LabelStudioError(
                 f"Label Studio at {self.url} does not accept the personal access token "
-                f"({response.status_code}: {_detail(response)}); it may have been revoked or belong to another "
+                f"({response.status_code}: {error_detail(response)}); it may have been revoked or belong to another "
                 "Label Studio: make a new one and set LASAGNA_LABEL_STUDIO_TOKEN",
                 response.status_code,
+                error_detail(response),
             )
         self._raise_for_status(response, "the exchange of the personal access token")
         access = str(self._decoded(response, "the exchange of the personal access token").get("access") or "")
-        claims = _claims(access) or {}
+        claims = token_claims(access) or {}
         return access, float(claims.get("exp") or time.time() + 240)
 
     def _forget_access_token(self) -> bool:
@@ -334,19 +337,21 @@ class LabelStudio:
         if status in (401, 403):
             message = (
                 f"Label Studio at {self.url} does not accept the {self._kind_in_words()} ({status}: "
-                f"{_detail(response)}); set LASAGNA_LABEL_STUDIO_URL and LASAGNA_LABEL_STUDIO_TOKEN to an address and "
+                f"{error_detail(response)}); set LASAGNA_LABEL_STUDIO_URL and LASAGNA_LABEL_STUDIO_TOKEN to an "
+                f"address and "
                 "a token that belong together (legacy tokens may be switched off: use a personal access token)"
             )
             if not self.token:
                 message = f"Label Studio at {self.url} wants a token ({status}); set LASAGNA_LABEL_STUDIO_TOKEN"
-            raise LabelStudioError(message, status)
+            raise LabelStudioError(message, status, error_detail(response))
         if status < 400:
             raise LabelStudioError(
                 f"{what}: Label Studio at {self.url} redirects to {response.headers.get('Location')!r}; give the "
                 "address that it redirects to as LASAGNA_LABEL_STUDIO_URL",
                 status,
             )
-        raise LabelStudioError(f"{what}: Label Studio at {self.url} answered {status}: {_detail(response)}", status)
+        detail = error_detail(response)
+        raise LabelStudioError(f"{what}: Label Studio at {self.url} answered {status}: {detail}", status, detail)
 
     def _decoded(self, response: requests.Response, what: str) -> Any:
         try:
@@ -359,7 +364,7 @@ class LabelStudio:
             ) from error
 
 
-def _claims(token: str) -> dict[str, Any] | None:
+def token_claims(token: str) -> dict[str, Any] | None:
     """The claims of a JWT, not verified; None where the token is no JWT."""
     parts = token.split(".")
     if len(parts) != 3:
@@ -371,7 +376,7 @@ def _claims(token: str) -> dict[str, Any] | None:
     return claims if isinstance(claims, dict) else None
 
 
-def _detail(response: requests.Response) -> str:
+def error_detail(response: requests.Response) -> str:
     """The reason that Label Studio gives in an error's body, in one line."""
     try:
         body = response.json()

@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,18 @@ class Login:
 class LocalLabelStudio:
     """A running Label Studio with its data in `folder`. Use as a context manager, or call `stop`.
 
+    Args:
+        folder: Where its data is, and stays.
+        port: Default: a free one.
+        environ: Settings of Label Studio, over those that it gets from us.
+
     Raises:
         ServiceError: It is not installed, the port is taken, or it ended while it started.
     """
 
-    def __init__(self, settings: Settings, folder: Path, *, port: int | None = None) -> None:
+    def __init__(
+        self, settings: Settings, folder: Path, *, port: int | None = None, environ: Mapping[str, str] | None = None
+    ) -> None:
         home = cache_folder(settings) / "label-studio"
         program = home / "venv" / "bin" / "label-studio"
         if not program.is_file():
@@ -62,7 +69,7 @@ class LocalLabelStudio:
                 *("start", "--no-browser", "--internal-host", "127.0.0.1", "--port", self.url.rsplit(":", 1)[1]),
                 *("--data-dir", folder, "--enable-legacy-api-token"),
             ],
-            env=_environment(self.url, self.login),
+            env=_environment(self.url, self.login) | dict(environ or {}),
             log=folder / "label-studio.log",
         )
 

@@ -243,6 +243,11 @@ class Store:
         found = self.redis.get(f"{PREFIX}project:{uid}")
         return Project() if found is None else Project(**json.loads(found))
 
+    def told(self, uid: str) -> float | None:
+        """Seconds since a project was kept last; None where it never was."""
+        left = int(self.redis.ttl(f"{PREFIX}project:{uid}"))
+        return float(KEEP_PROJECT - left) if left >= 0 else None
+
     def projects(self) -> list[str]:
         """The projects that were kept, by Label Studio's name for them; the latest of a number first."""
         start = f"{PREFIX}project:"

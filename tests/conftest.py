@@ -102,8 +102,15 @@ def installed_label_studio() -> Settings:
 def label_studio(
     installed_label_studio: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LocalLabelStudio]:
-    """A running Label Studio with an empty database; `label_studio.api()` is a client of it."""
-    with LocalLabelStudio(installed_label_studio, tmp_path_factory.mktemp("label-studio")) as running:
+    """A running Label Studio with an empty database; `label_studio.api()` is a client of it. It refuses ML backends at
+    127.0.0.2, as one that nobody set up refuses every private address."""
+    environ = {
+        "ML_BLOCK_LOCAL_IP": "true",
+        "USE_DEFAULT_BANNED_SUBNETS": "false",
+        "USER_ADDITIONAL_BANNED_SUBNETS": "127.0.0.2/32",
+    }
+    folder = tmp_path_factory.mktemp("label-studio")
+    with LocalLabelStudio(installed_label_studio, folder, environ=environ) as running:
         yield running.wait()
 
 

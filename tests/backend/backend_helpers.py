@@ -282,6 +282,33 @@ def make_jwt(token_type: str, end: float, number: int = 0) -> str:
     return ".".join([*encoded, "c2lnbmF0dXJl"])
 
 
+# --- the real Label Studio --------------------------------------------------------------------------------------------
+
+
+def browser_session(label_studio: Any) -> requests.Session:
+    """Logged in as a person is: what needs no token."""
+    session = requests.Session()
+    login = label_studio.url + "/user/login/"
+    session.get(login, timeout=60)
+    form = {"email": label_studio.login.user, "password": label_studio.login.password}
+    form["csrfmiddlewaretoken"] = session.cookies["csrftoken"]
+    session.post(login, data=form, headers={"Referer": login}, timeout=60)
+    session.headers.update({"X-CSRFToken": session.cookies["csrftoken"], "Referer": login})
+    return session
+
+
+def personal_token(label_studio: Any) -> str:
+    """A personal access token, made as the Account & Settings page does. A user has one; an older one is revoked."""
+    session, address = browser_session(label_studio), label_studio.url + "/api/token/"
+    answer = session.post(address, timeout=60)
+    if answer.status_code == 409:
+        for old in session.get(address, timeout=60).json():
+            session.post(address + "blacklist/", json={"refresh": old["token"]}, timeout=60)
+        answer = session.post(address, timeout=60)
+    answer.raise_for_status()
+    return str(answer.json()["token"])
+
+
 # --- our processes ----------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import requests
+from backend_helpers import personal_token
 from click.testing import CliRunner
 
 from backend.commands import prelabel
@@ -25,25 +26,6 @@ LIMITS = ImageLimits(30.0, 10_000_000)
 
 def shipped(name: str) -> str:
     return (files("label_config") / f"{name}.xml").read_text()
-
-
-def personal_token(label_studio: Any) -> str:
-    """A personal access token, made as the Account & Settings page does. A user has one; an older one is revoked."""
-    session = requests.Session()
-    login = label_studio.url + "/user/login/"
-    session.get(login, timeout=60)
-    form = {"email": label_studio.login.user, "password": label_studio.login.password}
-    form["csrfmiddlewaretoken"] = session.cookies["csrftoken"]
-    session.post(login, data=form, headers={"Referer": login}, timeout=60)
-    session.headers.update({"X-CSRFToken": session.cookies["csrftoken"], "Referer": login})
-    address = label_studio.url + "/api/token/"
-    answer = session.post(address, timeout=60)
-    if answer.status_code == 409:
-        for old in session.get(address, timeout=60).json():
-            session.post(address + "blacklist/", json={"refresh": old["token"]}, timeout=60)
-        answer = session.post(address, timeout=60)
-    answer.raise_for_status()
-    return str(answer.json()["token"])
 
 
 @pytest.mark.parametrize("name", SHIPPED)
