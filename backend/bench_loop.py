@@ -110,7 +110,7 @@ def loop(
         raise DataError(f"{data}: {corrections} corrections in each of {rounds} rounds; it has {len(wanted)} photos")
     order = random.Random(seed).sample(range(len(wanted)), corrections * rounds)
     chosen = np.linspace(0, len(measured) - 1, min(untouched, len(measured))).round().astype(int)
-    with _parts(model, out, console) as parts:
+    with running_product(model, out, console) as parts:
         bench = Bench(parts, wanted.subset(order), measured.subset(chosen.tolist()), console, timeout)
         report = bench.run(corrections, rounds, swap)
         if out is not None:
@@ -381,8 +381,8 @@ def table(report: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _parts(model: str | None, out: Path | None, console: "Console") -> "Iterator[Demo]":
-    """The processes of the product, in a state folder of their own."""
+def running_product(model: str | None, out: Path | None, console: "Console") -> "Iterator[Demo]":
+    """The processes of the product, in a state folder of their own: in `out`, else one that is removed."""
     import tempfile
     from contextlib import ExitStack
 

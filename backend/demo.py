@@ -153,6 +153,7 @@ class Demo:
         self.api: Projects
         self.store: Store
         self.backend_url = ""
+        self.environ: dict[str, str] = {}
         self.model_version = ""
 
     def __enter__(self) -> "Demo":
@@ -171,7 +172,7 @@ class Demo:
     def _start(self) -> None:
         from backend.local_label_studio import LocalLabelStudio
         from backend.predictions import connect
-        from backend.services import Service, ensure_redis, free_port, port_is_free, release_redis
+        from backend.services import ensure_redis, free_port, port_is_free, release_redis
         from backend.store import Store
 
         # Label Studio is the slowest: it starts while the others do.
@@ -184,7 +185,7 @@ class Demo:
             self.store = Store(connect(ensure_redis(self.settings), timeout=30.0))
         backend_port = free_port()
         self.backend_url = f"http://127.0.0.1:{backend_port}"
-        env = {
+        self.environ = {
             **os.environ,
             "LASAGNA_STATE_DIR": str(self.folder),
             "LASAGNA_REGISTRY": "",  # the demo's own: its projects have the numbers of others
@@ -196,21 +197,28 @@ class Demo:
             "LASAGNA_LABEL_STUDIO_TOKEN": self.label_studio.login.token,
         }
 
-        def command(name: str) -> Service:
-            program = [sys.executable, "-c", "from lasagna.cli import main; main()", name]
-            service = Service(f"lasagna {name}", program, env=env, log=self.folder / f"{name}.log")
-            self._stack.callback(service.stop)
-            self.services.append(service)
-            return service
-
-        web, worker = command("serve"), command("worker")
+        web, worker = self.command("serve"), self.command("worker")
+        self.services += [web, worker]
         with self._step(f"Worker with the model {self.settings['model']}"):
-            self._wait(worker, lambda: self._loaded_by(worker.process.pid))
+            self.wait_for_worker(worker)
         with self._step("Backend"):
             self._wait(web, lambda: not port_is_free(backend_port))
         with self._step("Label Studio"):
             self._wait(self.label_studio.service, self.label_studio.answers)
             self.api = self.label_studio.api()
+
+    def command(self, *arguments: str) -> "Service":
+        """Starts a `lasagna` command with the settings of these parts; it ends with them."""
+        from backend.services import Service
+
+        program = [sys.executable, "-c", "from lasagna.cli import main; main()", *arguments]
+        service = Service(f"lasagna {arguments[0]}", program, env=self.environ, log=self.folder / f"{arguments[0]}.log")
+        self._stack.callback(service.stop)
+        return service
+
+    def wait_for_worker(self, worker: "Service") -> None:
+        """Until it has loaded its model."""
+        self._wait(worker, lambda: self._loaded_by(worker.process.pid))
 
     def _wait(self, service: "Service", ready: Callable[[], bool]) -> None:
         """Waits for one part, and notices at once if any has ended."""

@@ -275,9 +275,9 @@ def bench(context: click.Context) -> None:
 @bench.command("all")
 @click.option(
     "--skip",
-    default="features",
+    default="features,load,prelabel",
     show_default=True,
-    help="Benchmarks to leave out, separated by commas; features trains 7B shapes, which takes 60 GB.",
+    help="Benchmarks to leave out; features trains 7B shapes (60 GB), load and prelabel run Label Studio.",
 )
 @common_options
 @click.pass_context
