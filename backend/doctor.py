@@ -196,7 +196,8 @@ def _made(check: Check, case: Case) -> Finding:
     except SkippedError as error:
         return Finding(check.name, "skipped", str(error))
     except LabelStudioError as error:  # it went away, or refused what it should not
-        return _as(check, finding("label-studio-gone", error=str(error)))
+        trouble = "label-studio-gone" if error.status is None else "label-studio-failed"
+        return _as(check, finding(trouble, error=cause(error)))
     except redis.RedisError as error:
         return _as(check, finding("redis-gone", error=f"Redis went away: {error}"))
 
@@ -232,7 +233,7 @@ def _worker(case: Case) -> str:
 
 def _others(store: Store) -> str:
     count = Worker.count(connection=store.redis)
-    return f"{count} that only train, or have been silent for a minute" if count else "and no other"
+    return f"there are {count} that only train or have been silent for a minute" if count else "and no other"
 
 
 def _label_studio(case: Case) -> str:

@@ -33,8 +33,8 @@ class Inspection(LabelStudio):
         return sorted(found, key=lambda backend: int(backend["id"]))
 
     def webhooks(self, project: int) -> list[dict[str, Any]]:
-        """The webhooks of a project."""
-        return list(self._json("GET", "/api/webhooks/", params={"project": project}))
+        """The webhooks of a project, and those of the whole organisation (`project` is None)."""
+        return [each for each in self._json("GET", "/api/webhooks/") if each["project"] in (None, project)]
 
     def refuses_backend(self, project: int, url: str) -> tuple[int, str] | None:
         """The status and words with which Label Studio refuses a backend's address; None where it takes it.

@@ -12,16 +12,18 @@ from urllib.parse import urlsplit, urlunsplit
 import requests
 
 from backend.doctor import Case, Check, SkippedError, cause
-from backend.label_studio import LabelStudio, LabelStudioError, project_uid
+from backend.label_studio import LabelStudio, LabelStudioError, connection_fault, project_uid
 from lasagna.errors import ConfigError
 from lasagna.labels import parse_label_config
 
 _CORRECTIONS = {"ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED"}
 """The events without which corrections go unnoticed."""
 _DRAWN = ("brushlabels", "polygonlabels", "rectanglelabels")
-_EVENT_SECONDS = 3.0
+_EVENT_SECONDS = 5.0
 """Longest wait for an event: Label Studio has waited for the answer to it already."""
 _JUST_NOW = 60.0
+_GATEWAY_SECONDS = 55.0
+"""Gateways often end a request after 60 s, Label Studio itself after 100 s."""
 _HERE = (2.0, 3.0)
 """Limits of a request to the backend from here: for the connection and the answer, in seconds."""
 
@@ -88,7 +90,7 @@ def _backend(case: Case) -> str:
         _say_why_refused(case, url)
         if is_ours is None:
             case.wrong("backend-down", url=url, detail=found)
-        case.wrong("backend-unreachable", url=url)
+        case.wrong("backend-password" if found else "backend-unreachable", url=url)
     if backend["state"] == "ER":
         said = str(backend.get("error_message") or "")
         if said.startswith("401"):
@@ -101,6 +103,8 @@ def _backend(case: Case) -> str:
             case.wrong("backend-redis", url=url, redis=case.redis_url)
     plan = case.plan
     is_smart = plan is not None and (any(control.smart for control in plan.controls) or plan.question_area is not None)
+    if case.settings["predict_deadline"] > _GATEWAY_SECONDS:
+        case.note("note-deadline", seconds=case.settings["predict_deadline"])
     if is_smart and not backend.get("is_interactive"):
         case.note("note-interactive")
     if case.project.get("start_training_on_annotation_update"):
@@ -118,17 +122,19 @@ def _say_why_refused(case: Case, url: str) -> None:
 
 
 def _look_at(url: str) -> tuple[bool | None, str]:
-    """Whether a backend is ours (None: it cannot be seen from here), and what was found there."""
+    """Whether a backend is ours (None: it cannot be seen from here), and what else was found there."""
     try:
         answer = requests.get(url.rstrip("/") + "/health", timeout=_HERE, allow_redirects=False)
     except requests.RequestException as error:
-        return None, type(error).__name__
+        return None, connection_fault(error)
     try:
         said = answer.json().get("model_class")
     except (ValueError, AttributeError):
         said = None
-    if said == "LasagnaBackend" or answer.status_code in (401, 403):  # a gateway wants a password
+    if said == "LasagnaBackend":
         return True, ""
+    if answer.status_code in (401, 403):
+        return True, "a gateway that wants a password"
     return False, f"it says that it is {said}" if said else f"/health is answered with {answer.status_code}"
 
 
@@ -163,13 +169,17 @@ def _webhook(case: Case) -> str:
     if all(faults.values()):
         case.wrong("webhook-off", url=url, what=next(iter(faults.values())))
     webhook = next(webhook for webhook in ours if not faults[webhook["url"]])
-    if webhook["send_for_all_actions"] or "PROJECT_UPDATED" in webhook["actions"]:
+    tells = webhook["send_for_all_actions"] or "PROJECT_UPDATED" in webhook["actions"]
+    if tells:
         _send(case, webhook)
     places = {_place(str(one["url"]).rstrip("/") + "/webhook") for one in case.connected}
     for other in webhooks:
-        if other["url"].endswith("/webhook") and _place(other["url"]) not in places:
-            case.note("note-webhook-stale", url=other["url"])
-    return f"to {url}; an event that Label Studio sent arrived"
+        place = _place(other["url"])
+        if other["project"] is not None and place.endswith("/webhook") and place not in places:
+            case.note("note-webhook-stale", url=place)
+    return f"to {url}; " + (
+        "an event that Label Studio sent arrived" if tells else "not tried: it is for annotations only"
+    )
 
 
 def _say_why_no_webhook(case: Case, url: str) -> None:
@@ -192,28 +202,29 @@ def _fault(webhook: dict[str, Any]) -> str:
 
 def _send(case: Case, webhook: dict[str, Any]) -> None:
     """Has Label Studio send an event and waits until it is noted."""
-    before = _noted(case)
+    before = _last_noted(case)
     case.label_studio.touch(case.number)
     deadline = time.monotonic() + _EVENT_SECONDS
     while time.monotonic() < deadline:
-        if _noted(case) != before:
+        if _last_noted(case) > before:
             return
         time.sleep(0.1)
     _say_why_no_webhook(case, webhook["url"])
+    url = _place(webhook["url"])
     body = {"action": "PROJECT_UPDATED", "project": {"id": case.number}}
     try:
         answer = requests.post(webhook["url"], json=body, headers=webhook["headers"], timeout=_HERE)
     except requests.RequestException as error:
-        case.wrong("webhook-lost", url=webhook["url"], detail=f"from here neither: {type(error).__name__}")
+        case.wrong("webhook-lost", url=url, detail=f"nor from here: {connection_fault(error)}")
     if answer.status_code in (401, 403):
-        case.wrong("webhook-password", url=webhook["url"], status=answer.status_code)
-    case.wrong("webhook-lost", url=webhook["url"], detail=f"from here it is answered with {answer.status_code}")
+        case.wrong("webhook-password", url=url, status=answer.status_code)
+    case.wrong("webhook-lost", url=url, detail=f"from here it is answered with {answer.status_code}")
 
 
-def _noted(case: Case) -> list[str]:
-    """The times of the noted updates of the project."""
+def _last_noted(case: Case) -> float:
+    """When the last update of the project was noted; 0 where none was."""
     of_project = [event for event in case.store.events(200) if event.get("project") == str(case.number)]
-    return [event["time"] for event in of_project if event.get("action") == "PROJECT_UPDATED"]
+    return max((float(event["time"]) for event in of_project if event.get("action") == "PROJECT_UPDATED"), default=0.0)
 
 
 def _place(url: str) -> str:

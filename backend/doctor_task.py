@@ -33,11 +33,8 @@ def _image(case: Case) -> str:
     try:
         data = fetch_image(case.label_studio, address, task.id, limits, known_as=known_as)
     except (ImageError, LabelStudioError) as error:
-        why = (
-            "serving them is switched off"
-            if getattr(error, "status", 404) == 403
-            else "no storage covers it, or it is gone"
-        )
+        is_off = isinstance(error, LabelStudioError) and error.status == 403
+        why = "serving them is switched off" if is_off else "no storage covers it, or it is gone"
         case.wrong(_of_address(address, str(error)), task=task.id, address=address, error=cause(error), why=why)
     try:
         image = load_image(

@@ -69,6 +69,12 @@ TROUBLES: dict[str, Trouble] = {
         "{url} is not Label Studio: {found}",
         "correct LASAGNA_LABEL_STUDIO_URL (or --url) to the address under which Label Studio's API answers",
     ),
+    "label-studio-failed": Trouble(
+        "label-studio",
+        "Label Studio fails, or a gateway before it does, or it does not let the token's user do what a check asks",
+        "Label Studio refused or failed: {error}",
+        "look into the log of Label Studio; take the token of a member who may change the project",
+    ),
     "clock": Trouble(
         "clock",
         "the clock of this machine, of Label Studio's or of Redis's is wrong",
@@ -106,7 +112,7 @@ TROUBLES: dict[str, Trouble] = {
         "a legacy token, and the organisation has legacy tokens switched off; Label Studio sends one with /setup "
         "nevertheless",
         "the token {whose} is a legacy one, and Label Studio has those switched off",
-        _TOKEN_FIX + " (or switch legacy tokens on, under Organization > Access Token Settings)",
+        _TOKEN_FIX + " (or switch legacy tokens on, under Organization > API Tokens Settings)",
     ),
     "token-refused": Trouble(
         "token",
@@ -200,7 +206,7 @@ TROUBLES: dict[str, Trouble] = {
         "backend",
         "the backend refuses the project, for a reason that it gives",
         "the backend at {url} refuses the project: {error}",
-        "do what the message says, then Settings > Model > Edit > Validate and save",
+        "do what the message says, then Settings > Model > Edit > Validate and Save",
     ),
     "backend-redis": Trouble(
         "backend",
@@ -220,6 +226,14 @@ TROUBLES: dict[str, Trouble] = {
         '"Start model training on annotation submission" is on',
         "every submitted annotation asks for a fine-tune, whatever LASAGNA_TRAIN_WHEN says",
         'switch "Start model training on annotation submission" off under Settings > Model',
+        is_note=True,
+    ),
+    "note-deadline": Trouble(
+        "backend",
+        "LASAGNA_PREDICT_DEADLINE is longer than gateways and Label Studio wait",
+        "/predict may take {seconds} s (LASAGNA_PREDICT_DEADLINE); gateways often cut a request after 60 s and Label "
+        "Studio after 100 s, and what is answered later is lost",
+        "set LASAGNA_PREDICT_DEADLINE below what every gateway on the way waits; the rest is posted as it finishes",
         is_note=True,
     ),
     "host-name": Trouble(
@@ -252,13 +266,13 @@ TROUBLES: dict[str, Trouble] = {
         "the webhook was deleted, or the address of the connection was changed (Label Studio makes one on "
         "connecting only)",
         "corrections are not noticed: the project has no webhook to {url}",
-        "Settings > Webhooks > Add Webhook with that address, payload on, for all actions",
+        'Settings > Webhooks > Add Webhook with that address, "Send payload" and "Send for all actions"',
     ),
     "webhook-off": Trouble(
         "webhook",
         "the webhook is switched off, sends no payload or not all events that tell of corrections",
         "corrections are not noticed: the webhook to {url} {what}",
-        "Settings > Webhooks > that webhook: active, payload on, for all actions",
+        'Settings > Webhooks > that webhook: active, "Send payload" and "Send for all actions"',
     ),
     "webhook-password": Trouble(
         "webhook",

@@ -319,7 +319,9 @@ class LabelStudio:
                 **arguments,
             )
         except requests.RequestException as error:
-            raise LabelStudioError(f"Label Studio at {self.url} cannot be reached: {_cause(error)}") from error
+            raise LabelStudioError(
+                f"Label Studio at {self.url} cannot be reached: {connection_fault(error)}"
+            ) from error
 
     def _session(self) -> requests.Session:
         """One session per thread: requests does not promise that a session can be shared."""
@@ -388,7 +390,8 @@ def error_detail(response: requests.Response) -> str:
     return (body if isinstance(body, str) else json.dumps(body, ensure_ascii=False))[:300]
 
 
-def _cause(error: requests.RequestException) -> str:
+def connection_fault(error: requests.RequestException) -> str:
+    """Why no answer came, in a few words."""
     if isinstance(error, requests.ConnectTimeout):
         return "no connection within the time limit"
     if isinstance(error, requests.Timeout):

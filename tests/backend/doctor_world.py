@@ -4,18 +4,18 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import requests
+from backend_helpers import personal_token
 from flask import Flask, Response, request
 from werkzeug.serving import make_server
 
 from backend.app import create_app
 from backend.doctor import Case
 from backend.local_label_studio import LocalLabelStudio, Projects
-from backend.predictions import connect
-from backend.store import Store
 from lasagna.settings import Settings
 
 CONFIG = """<View><Image name="image" value="$image"/>
@@ -49,7 +49,7 @@ def gateway(target: str, rules: dict[str, Rule]) -> Flask:
         names = ("Content-Type", "Authorization")
         headers = {name: request.headers[name] for name in names if name in request.headers}
         answer = requests.request(
-            request.method, f"{target}/{path}", data=request.get_data(), headers=headers, timeout=100
+            request.method, f"{target}{request.full_path}", data=request.get_data(), headers=headers, timeout=100
         )
         return Response(answer.content, answer.status_code, content_type=answer.headers["Content-Type"])
 
@@ -73,9 +73,17 @@ class World:
     def api(self) -> Projects:
         return self.label_studio.api()
 
-    @property
-    def store(self) -> Store:
-        return Store(connect(self.backend.redis_url))
+    @cached_property
+    def photo(self) -> str:
+        """The address of a photo in Label Studio."""
+        number = self.api.create_project("photo", CONFIG)
+        self.api.upload(number, [self.photos["cat"]])
+        return str(next(self.api.tasks(number)).data["image"])
+
+    @cached_property
+    def personal_token(self) -> str:
+        """A personal access token, the only one of its user."""
+        return personal_token(self.label_studio)
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """A request to Label Studio's API, as a person's click makes it."""
@@ -88,8 +96,8 @@ class World:
         """A project with a photo (or with tasks of that data), connected to the backend (or another; None: to none)."""
         number = self.api.create_project("of the doctor", config)
         if data is None:
-            self.api.upload(number, [self.photos["cat"]])
-        elif data:
+            data = [{"image": self.photo}]
+        if data:
             self.api.import_tasks(number, [{"data": each} for each in data])
         if url is not None:
             self.connect(number, url or self.backend.url, **connection)
@@ -110,10 +118,10 @@ class World:
         known = {"LASAGNA_REDIS_URL": self.backend.redis_url, "LASAGNA_MODEL": str(self.checkpoint)}
         return self.stack.enter_context(listening(create_app(Settings.load({**known, **environ})), port))
 
-    def gateway(self, **rules: Rule) -> tuple[str, dict[str, Rule]]:
-        """The address of a gateway in front of the backend, and its rules."""
+    def gateway(self, target: str = "", **rules: Rule) -> tuple[str, dict[str, Rule]]:
+        """The address of a gateway in front of the backend (or of another target), and its rules."""
         kept = dict(rules)
-        return self.stack.enter_context(listening(gateway(self.backend.url, kept))), kept
+        return self.stack.enter_context(listening(gateway(target or self.backend.url, kept))), kept
 
     def case(self, project: int | None = None, task: int | None = None, backend_url: str = "", **settings: str) -> Case:
         """What the doctor is to look at; `settings` by the names of environment variables, without the prefix."""

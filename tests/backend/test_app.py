@@ -60,7 +60,7 @@ def worker(store: Store) -> Iterator[None]:
 
 
 def test_imports_no_torch() -> None:
-    code = "import sys, backend.app, backend._wsgi, backend.commands; print([m for m in sys.modules if 'torch' in m])"
+    code = "import sys, backend.app, backend._wsgi, backend.commands, backend.doctor_task; print([m for m in sys.modules if 'torch' in m])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

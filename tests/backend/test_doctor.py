@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import requests
-from backend_helpers import StubLabelStudio, browser_session, make_jwt, personal_token, png
+from backend_helpers import StubLabelStudio, browser_session, make_jwt, png
 from click.testing import CliRunner
 from doctor_world import CONFIG, World
 from flask import Response
@@ -104,7 +104,7 @@ def no_worker(world: World) -> Case:
     return world.case(REDIS_URL=world.other_redis)
 
 
-@row("worker-none", "1 that only train")
+@row("worker-none", "there are 1 that only train")
 def a_worker_that_trains(world: World) -> Case:
     return born(world, world.case(REDIS_URL=world.other_redis), "", queues=["train"])
 
@@ -144,6 +144,13 @@ def redirect(to: str) -> Response:
     return Response(status=301, headers={"Location": to})
 
 
+@row("label-studio-failed", "refused or failed: GET /api/webhooks/", "answered 502")
+def a_label_studio_that_fails(world: World) -> Case:
+    url, _ = world.gateway(world.label_studio.url, **{"api/webhooks/": lambda: Response(status=502)})
+    token = world.label_studio.login.token
+    return world.case(world.project(), LABEL_STUDIO_URL=url, LABEL_STUDIO_TOKEN=token)
+
+
 @row("address-unknown", "LASAGNA_LABEL_STUDIO_URL is not set, and no /setup has come for project 7")
 def nobody_said_where(world: World) -> Case:
     return born(world, world.case(7, REDIS_URL=world.other_redis), "one-1")
@@ -161,9 +168,8 @@ def no_token(world: World) -> Case:
 
 @row("token-cut", "in LASAGNA_LABEL_STUDIO_TOKEN is cut off")
 def a_token_from_the_list(world: World) -> Case:
-    session = browser_session(world.label_studio)
-    personal_token(world.label_studio)
-    [listed] = session.get(world.label_studio.url + "/api/token/", timeout=60).json()
+    assert world.personal_token
+    [listed] = world.call("GET", "/api/token/")
     return with_token(world, listed["token"])
 
 
@@ -174,7 +180,7 @@ def a_token_that_has_ended(world: World) -> Case:
 
 @row("token-access", "is an access token, which lives for five minutes")
 def an_access_token(world: World) -> Case:
-    body = {"refresh": personal_token(world.label_studio)}
+    body = {"refresh": world.personal_token}
     answer = requests.post(world.label_studio.url + "/api/token/refresh/", json=body, timeout=60)
     return with_token(world, answer.json()["access"])
 
@@ -186,8 +192,9 @@ def a_wrong_token(world: World) -> Case:
 
 @row("token-refused", "does not accept the personal access token", "blacklisted")
 def a_revoked_token(world: World) -> Case:
-    revoked = personal_token(world.label_studio)
-    personal_token(world.label_studio)
+    revoked = world.personal_token
+    del world.personal_token  # the next one revokes it
+    assert world.personal_token != revoked
     return with_token(world, revoked)
 
 
@@ -210,7 +217,7 @@ def a_clock_that_is_ahead(world: World) -> Case:
 
 @row("clock", "behind that of Label Studio")
 def a_clock_that_is_behind(world: World) -> Case:
-    case = with_token(world, personal_token(world.label_studio))
+    case = with_token(world, world.personal_token)
     case.clock = lambda: time.time() - 7200
     return case
 
@@ -298,7 +305,7 @@ def another_backend_first(world: World) -> Case:
     return world.case(project)
 
 
-@row("backend-down", "from here nothing answers either")
+@row("backend-down", "from here nothing answers either: connection refused")
 def no_web_process(world: World) -> Case:
     with ExitStack() as before:
         world.stack, kept = before, world.stack
@@ -335,6 +342,14 @@ def with_registry(world: World) -> tuple[int, Registry, str]:
     return project, registry, version.id
 
 
+@row("backend-password", "wants a user name and password")
+def a_gateway_that_wants_a_password(world: World) -> Case:
+    url, rules = world.gateway()
+    project = world.project(url=url)
+    rules["health"] = lambda: Response(status=401)
+    return world.case(project)
+
+
 @row("backend-setup", "refuses the project: the champion of project", "is gone")
 def the_champion_is_gone(world: World) -> Case:
     project, registry, version = with_registry(world)
@@ -359,6 +374,11 @@ def training_on_submit(world: World) -> Case:
     project = world.project()
     world.change(project, start_training_on_annotation_update=True)
     return world.case(project)
+
+
+@row("note-deadline", "/predict may take 90.0 s")
+def a_long_deadline(world: World) -> Case:
+    return world.case(world.project(), PREDICT_DEADLINE="90")
 
 
 @row("webhook-dotless", "takes none for the host name '2130706433'", "Enter a valid URL")
@@ -453,7 +473,8 @@ def several_images(world: World) -> Case:
 
 @row("image-upload-gone", "has no uploaded file")
 def an_upload_that_is_gone(world: World) -> Case:
-    project = world.project()
+    project = world.project(data=[])
+    world.api.upload(project, [world.photos["cat"]])
     [file] = world.call("GET", f"/api/projects/{project}/file-uploads?all=true")
     world.call("DELETE", f"/api/import/file-upload/{file['id']}")
     return world.case(project)
@@ -639,15 +660,27 @@ class TestSound:
         assert webhook == before[1]
 
     def test_a_password_that_all_have(self, world: World) -> None:
-        url = world.web(LASAGNA_BASIC_AUTH="ann:studio").replace("//", "//ann:studio@")
+        url = world.web(LASAGNA_BASIC_AUTH="ann:wl7-q4").replace("//", "//ann:wl7-q4@")
         findings = list(examine(world.case(world.project(url=url))))
         assert [found for found in findings if found.state != "ok"] == []
-        assert "studio" not in "".join(found.words.replace("label-studio", "") for found in findings).replace(
-            "Label Studio", ""
-        )
+        assert not [found for found in findings if "wl7-q4" in found.words]
+
+    def test_a_secret_in_place_of_the_password(self, world: World) -> None:
+        """In the header of the webhook, for annotations only."""
+        url = world.web(LASAGNA_BASIC_AUTH="ann:wl7-q4", LASAGNA_WEBHOOK_SECRET="shared-word")
+        given = {"auth_method": "BASIC_AUTH", "basic_auth_user": "ann", "basic_auth_pass": "wl7-q4"}
+        project = world.project(url=url, **given)
+        address = f"/api/webhooks/{world.webhook(project)['id']}/"
+        world.call("PATCH", address, {"headers": {"X-Lasagna-Secret": "shared-word"}})
+        assert [found for found in examine(world.case(project)) if found.state != "ok"] == []
+        actions = ["ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED"]
+        world.call("PATCH", address, {"send_for_all_actions": False, "actions": actions})
+        findings = list(examine(world.case(project)))
+        assert [found for found in findings if found.state != "ok"] == []
+        assert "not tried" in next(found for found in findings if found.check == "webhook").words
 
     def test_a_personal_token(self, world: World) -> None:
-        case = with_token(world, personal_token(world.label_studio))
+        case = with_token(world, world.personal_token)
         case.project_number = world.project()
         findings = list(examine(case))
         assert [found for found in findings if found.state != "ok"] == []
