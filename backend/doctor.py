@@ -224,16 +224,17 @@ def _redis(case: Case) -> str:
 def _worker(case: Case) -> str:
     workers = predicting_workers(case.store)
     if not workers:
-        case.wrong("worker-none", others=_others(case.store))
+        case.wrong("worker-none", others=silent_workers(case.store))
     versions = sorted({worker.version for worker in workers})
     if len(versions) > 1:
         case.wrong("worker-versions", versions=", ".join(versions))
     return f"{len(workers)} with the model {versions[0]}"
 
 
-def _others(store: Store) -> str:
+def silent_workers(store: Store) -> str:
+    """What other workers there are than predicting ones, in words."""
     count = Worker.count(connection=store.redis)
-    return f"there are {count} that only train or have been silent for a minute" if count else "and no other"
+    return f"found: {count}, only for training or silent for half a minute" if count else "and no other"
 
 
 def _label_studio(case: Case) -> str:

@@ -8,11 +8,12 @@ import time
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from backend.doctor import Case, Check, SkippedError, cause
+from backend.doctor import Case, Check, SkippedError, cause, silent_workers
 from backend.doctor_client import Inspection
 from backend.doctor_match import misfits
 from backend.images import ImageLimits, fetch_image, image_address
 from backend.label_studio import LabelStudioError, Task
+from backend.readiness import predicting_workers
 from backend.store import Work
 from lasagna.errors import ImageError
 from lasagna.image import load_image
@@ -150,6 +151,8 @@ def _say_why_none(case: Case, slow: Inspection, task: Task | None, seconds: floa
     state, reason = _record(case, task)
     if state == "failed":
         case.wrong("predict-failed", task=number, error=reason)
+    if not predicting_workers(case.store):  # it died a moment ago, and is missed only now
+        case.wrong("worker-none", others=silent_workers(case.store))
     if state in ("queued", "running", "ready") and seconds >= case.settings["predict_deadline"]:
         case.wrong("predict-waiting", task=number, state=state, seconds=round(seconds))
     try:

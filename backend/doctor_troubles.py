@@ -41,7 +41,7 @@ TROUBLES: dict[str, Trouble] = {
     ),
     "worker-none": Trouble(
         "worker",
-        "`lasagna worker` is not started, still loads its model, works on another Redis, or only trains",
+        "`lasagna worker` is not started, has died, still loads its model, works on another Redis, or only trains",
         "no worker with a loaded model is on this Redis ({others})",
         "start `lasagna worker` with the same LASAGNA_REDIS_URL, and wait until it says `waiting for jobs`",
     ),

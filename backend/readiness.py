@@ -20,7 +20,7 @@ from lasagna.settings import Settings
 
 _SECONDS = 2.0
 """Limit of each wait for a server, in seconds."""
-_SILENT_AFTER = 60.0
+_SILENT_AFTER = 30.0
 """Seconds without a sign of life after which a worker counts as gone; it gives one every few seconds."""
 _MAX_ADDRESSES = 4
 """Label Studios that are asked, where projects of several are known."""

@@ -60,7 +60,8 @@ def worker(store: Store) -> Iterator[None]:
 
 
 def test_imports_no_torch() -> None:
-    code = "import sys, backend.app, backend._wsgi, backend.commands, backend.doctor_task; print([m for m in sys.modules if 'torch' in m])"
+    modules = "backend.app, backend._wsgi, backend.commands, backend.doctor_command, backend.doctor_task"
+    code = f"import sys, {modules}; print([m for m in sys.modules if 'torch' in m])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

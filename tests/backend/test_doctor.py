@@ -104,7 +104,7 @@ def no_worker(world: World) -> Case:
     return world.case(REDIS_URL=world.other_redis)
 
 
-@row("worker-none", "there are 1 that only train")
+@row("worker-none", "found: 1, only for training")
 def a_worker_that_trains(world: World) -> Case:
     return born(world, world.case(REDIS_URL=world.other_redis), "", queues=["train"])
 
