@@ -4,7 +4,7 @@ What always holds: images come in order, from whichever engine, and are appended
 image is kept in memory after that but its failure; the output folder belongs to one run at a time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,8 @@ class Run:
         max_failures: More failures than this stop the run; None: nothing does.
         failures: Why each file failed that did.
         computed, reused: Images that the model was asked about, and others that are done.
-        busy: Seconds that the model worked.
+        on_done: Called after each image; a benchmark looks at the clock then.
+        busy, started: As of `Annotator`.
     """
 
     job: Job
@@ -64,7 +65,9 @@ class Run:
     failures: dict[str, str] = field(default_factory=dict)
     computed: int = 0
     reused: int = 0
+    on_done: Callable[[], None] | None = None
     busy: float = 0.0
+    started: float | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -146,6 +149,8 @@ class Run:
                     self.computed += done.computed
                     self.reused += not done.computed
                 advance(f"{len(self.failures)} failed" if self.failures else "")
+                if self.on_done is not None:
+                    self.on_done()
                 if self.max_failures is not None and len(self.failures) > self.max_failures:
                     raise TooManyFailuresError(self._stopped())
         return export.finish(self.failures, {**self.options, **asdict(self.job.hygiene)})
@@ -166,7 +171,7 @@ class Run:
             exclusive=self.asked.exclusive,
         )
         for done in annotator.run(self.images.files):
-            self.busy = annotator.busy
+            self.busy, self.started = annotator.busy, annotator.started
             yield done
 
     def _kept(self) -> str:

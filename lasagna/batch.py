@@ -183,6 +183,7 @@ class Annotator:
 
     Attributes:
         busy: Seconds that the model worked.
+        started: When it first did (`time.perf_counter`), None before.
     """
 
     def __init__(
@@ -204,6 +205,7 @@ class Annotator:
         self._batch_size, self._workers = batch_size, workers
         self._threshold, self._exclusive = threshold, exclusive
         self.busy = 0.0
+        self.started: float | None = None
 
     def run(self, files: Sequence[ImageFile]) -> Iterator[Annotated]:
         """What became of each file, in order.
@@ -270,6 +272,7 @@ class Annotator:
             if self._model is None:
                 self._model = self._load_model()
             started = time.perf_counter()
+            self.started = self.started or started
             found = answer_batch(self._model, part, self._queries, self._threshold, self._exclusive)
             seconds = time.perf_counter() - started
             self.busy += seconds
