@@ -6,7 +6,7 @@ What always holds:
   what is missing.
 - The files of the whole set grow as the images come in, and appear in OUT when every image is done or has failed
   (`lasagna.export`): they are each complete or not there. Memory does not grow with them.
-- The files are the same for any number of workers.
+- The files are the same for any number of workers and for both engines (`lasagna.batch`, `lasagna.ray_engine`).
 - A file that cannot be annotated fails alone, is listed with its reason, and makes the exit code 1.
 """
 
@@ -16,7 +16,6 @@ from typing import Any
 import click
 
 from lasagna.annotate_run import Asked, Run
-from lasagna.batch import default_workers
 from lasagna.export import OUTPUT_FOLDERS, WRITERS, Addresses, Job
 from lasagna.folder import ImageSet, find_images, read_list
 from lasagna.hygiene import Hygiene
@@ -87,7 +86,10 @@ Exit code: 0 all done, 1 some files failed, 2 nothing could be started, 130 inte
               help="Probability from which a class is present.  [default: as calibrated]")  # fmt: skip
 @click.option("--exclusive", is_flag=True, help="Give each pixel to at most one class.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N",
-              help="Threads that read, and as many that write.  [default: the cores, 2 to 8]")  # fmt: skip
+              help="Threads that read, and as many that write.  [default: the cores, 2 to 8]  Of Ray: models.  "
+                   "[default: one per GPU of the cluster, else one for two cores]")  # fmt: skip
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+              help="ray: the machines of the Ray cluster at RAY_ADDRESS, else this one (docs/corpora.md).")  # fmt: skip
 @click.option("--min-area", type=click.IntRange(min=0), metavar="PIXELS",
               help="Leave out parts of masks with fewer pixels.  [default: 0]")  # fmt: skip
 @click.option("--min-width", type=click.FloatRange(min=0), metavar="PIXELS",
@@ -118,6 +120,7 @@ def annotate(
     threshold: float | None,
     exclusive: bool,
     workers: int | None,
+    engine: str,
     gallery: bool,
     max_failures: int | None,
     image_root: Path | None,
@@ -150,7 +153,8 @@ def annotate(
             formats,
             Asked(queries, threshold, exclusive),
             settings,
-            workers=workers or default_workers(),
+            workers=workers,
+            engine=engine,
             gallery=gallery,
             max_failures=max_failures,
         )

@@ -1,5 +1,7 @@
 """One run of `lasagna annotate`, from the images that were found to the files in the output folder.
 
+Can be pickled, without its images: a worker elsewhere makes its stages of it.
+
 What always holds: images come in order, from whichever engine, and are appended to the output one by one; nothing of an
 image is kept in memory after that but its failure; the output folder belongs to one run at a time.
 """
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from lasagna.batch import Annotated, Annotator, Encoder, Reader
+from lasagna.batch import Annotated, Annotator, Encoder, Reader, default_workers
 from lasagna.errors import ConfigError, LasagnaError
 from lasagna.export import Export, Job
 from lasagna.folder import ImageSet
@@ -45,9 +47,10 @@ class Run:
 
     Attributes:
         job, images, formats, asked, settings: What was asked for.
-        workers: Threads that read, and as many that encode.
+        workers: Threads that read, and as many that encode; of Ray, models.
         gallery: Whether pages to look at are made.
         max_failures: More failures than this stop the run; None: nothing does.
+        engine: "local" or "ray".
         failures: Why each file failed that did.
         computed, reused: Images that the model was asked about, and others that are done.
         on_done: Called after each image; a benchmark looks at the clock then.
@@ -59,9 +62,10 @@ class Run:
     formats: Sequence[str]
     asked: Asked
     settings: Settings
-    workers: int
+    workers: int | None = None
     gallery: bool = True
     max_failures: int | None = None
+    engine: str = "local"
     failures: dict[str, str] = field(default_factory=dict)
     computed: int = 0
     reused: int = 0
@@ -153,9 +157,20 @@ class Run:
                     self.on_done()
                 if self.max_failures is not None and len(self.failures) > self.max_failures:
                     raise TooManyFailuresError(self._stopped())
-        return export.finish(self.failures, {**self.options, **asdict(self.job.hygiene)})
+        report = export.finish(self.failures, {**self.options, **asdict(self.job.hygiene)})
+        if self.engine == "ray":
+            from lasagna.ray_engine import remove_shards
+
+            remove_shards(store.results)
+        return report
 
     def _annotated(self, results: Results, console: Console) -> Iterator[Annotated]:
+        if self.engine == "ray":
+            from lasagna.ray_engine import annotate_with_ray
+
+            yield from annotate_with_ray(self, results, console)
+            return
+
         def load_model() -> "Lasagna":
             console.print(f"Loading {self.settings['model']}")
             return self.load_model()
@@ -166,7 +181,7 @@ class Run:
             self.reader(results),
             self.encoder(results),
             batch_size=self.settings["batch_size"],
-            workers=self.workers,
+            workers=self.workers or default_workers(),
             threshold=self.asked.threshold,
             exclusive=self.asked.exclusive,
         )

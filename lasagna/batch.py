@@ -148,26 +148,38 @@ def answer_batch(
 
 @dataclass(frozen=True)
 class Encoder:
-    """Keeps an answer in the result store and makes the pieces of the output of it. Can be pickled."""
+    """The stage after the model. Can be pickled.
+
+    Attributes:
+        results: Where answers are kept.
+        encode: Makes the pieces of the output.
+    """
 
     results: Results
     encode: Encode
 
-    def __call__(self, prepared: Prepared, answer: Segmentation | None, seconds: float = 0.0) -> Annotated:
-        """Args:
-        prepared: The file. Without an answer its record counts.
-        answer: What the model said of it.
-        seconds: That the model took for it.
+    def keep(self, prepared: Prepared, answer: Segmentation, seconds: float) -> None:
+        """Puts an answer into the result store; it is the file's record from then on.
+
+        Args:
+            seconds: That the model took for it.
         """
-        record = prepared.record
-        if answer is not None:
-            record = {**segmentation_to_record(answer), "seconds": prepared.seconds + seconds}
-            self.results.put(prepared.content, record)
-        if record is None:
-            raise ValueError("neither an answer nor a record")
-        segmentation = answer or record_to_segmentation(record)
-        pieces = self.encode(prepared.file, prepared.content, segmentation, float(record["seconds"]))
-        return Annotated(prepared.file, prepared.content, computed=answer is not None, pieces=pieces)
+        prepared.record = {**segmentation_to_record(answer), "seconds": prepared.seconds + seconds}
+        self.results.put(prepared.content, prepared.record)
+
+    def __call__(self, prepared: Prepared, answer: Segmentation | None = None, *, computed: bool = False) -> Annotated:
+        """The file with its pieces, from its record.
+
+        Args:
+            answer: What the record says, where that is at hand.
+            computed: Whether this run asked the model.
+        """
+        if prepared.record is None:
+            raise ValueError(f"{prepared.file.name} has no record")
+        segmentation = answer or record_to_segmentation(prepared.record)
+        seconds = float(prepared.record["seconds"])
+        pieces = self.encode(prepared.file, prepared.content, segmentation, seconds)
+        return Annotated(prepared.file, prepared.content, computed=computed, pieces=pieces)
 
 
 class Annotator:
@@ -284,14 +296,14 @@ class Annotator:
             if prepared.failure is not None:
                 yield "", encoders.submit(Annotated, prepared.file, failure=prepared.failure)
             elif prepared.image is None:
-                yield "", encoders.submit(self._encoder, prepared, None)
+                yield "", encoders.submit(self._encoder, prepared)
             elif first.get(content) is prepared:
                 prepared.image = None  # the decoded image is needed no more
                 answer, failure, each = answers[content]
-                if failure is not None:
+                if answer is None:
                     future = encoders.submit(Annotated, prepared.file, content, failure=failure)
                 else:
-                    future = encoders.submit(self._encoder, prepared, answer, each)
+                    future = encoders.submit(self._keep, prepared, answer, each)
                 submitted[content] = future
                 yield content, future
             else:
@@ -304,7 +316,11 @@ class Annotator:
         if done.failure is not None:
             return Annotated(prepared.file, prepared.content, failure=done.failure)
         prepared.record = self._reader.results.get(prepared.content)
-        return self._encoder(prepared, None)
+        return self._encoder(prepared)
+
+    def _keep(self, prepared: Prepared, answer: Segmentation, seconds: float) -> Annotated:
+        self._encoder.keep(prepared, answer, seconds)
+        return self._encoder(prepared, answer, computed=True)
 
 
 def _parts(batch: list[Prepared]) -> Iterator[list[Prepared]]:
