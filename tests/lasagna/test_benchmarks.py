@@ -128,7 +128,7 @@ def test_options_that_cannot_be_used(args: list[str], words: str) -> None:
 
 
 def test_all_runs_each_with_the_options_it_takes() -> None:
-    skip = "features,decode,encoder,images,limit,load,memory,peer,prelabel,quantise,rle,start"
+    skip = "features,soak,corpus,decode,encoder,images,limit,load,memory,peer,prelabel,quantise,rle,start"
     results = json.loads(bench("all", *TINY, "--skip", skip, "--json").stdout)
     assert [result["benchmark"] for result in results] == ["masks"]
     assert results[0]["setting"] == {"model": "lasagna-7b-tiny", "repeats": 1}
@@ -215,3 +215,16 @@ def test_without_a_command_everything_runs(monkeypatch: pytest.MonkeyPatch) -> N
     assert result.stdout.split() == ["measured", "first", "measured", "wrong", "measured", "zuletzt"]
     assert result.exit_code == 1
     assert "what wrong measured is not right" in result.stderr
+
+
+def test_corpus_is_a_soak_in_a_process_of_its_own_for_each_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = figures("corpus", "--tiny", "--images", "3,9", "--side", 32, "--format", "label-studio,coco", "--gallery")
+    assert found["setting"]["formats"] == "label-studio,coco"
+    assert [row["images"] for row in found["rows"]] == [3, 9]
+    for row in found["rows"]:
+        assert 0 < row["busy"] <= 1
+        assert row["busy"] == pytest.approx(row["model_ms_per_image"] * row["images_per_s"] / 1000)
+        assert 0 < row["mib_1"] <= row["mib_peak"]
+        thirds = [row["images"] / 3 / row[f"images_per_s_{i}"] for i in (1, 2, 3)]
+        assert sum(thirds) == pytest.approx(row["images"] / row["images_per_s"])
