@@ -360,6 +360,8 @@ def _print_overview(report: dict[str, Any]) -> None:
     console.print(f"Tasks: {counts}", highlight=False)
     for number, known in report["training"].items():
         console.print(f"Project {number}: {_training_in_words(known)}", highlight=False, markup=False)
+    for job in report["projects"]:
+        console.print(f"Project {job['project']}: {_prelabelling_in_words(job)}", highlight=False, markup=False)
     table = Table(box=None, pad_edge=False)
     for column in ("state", "project", "task", "changed", "attempts", "why"):
         table.add_column(column, overflow="fold", no_wrap=column != "why")
@@ -371,6 +373,18 @@ def _print_overview(report: dict[str, Any]) -> None:
         table.add_row(*(_plain(cell) for cell in row), style=colour)
     if report["tasks"]:
         console.print(table)
+
+
+def _prelabelling_in_words(job: dict[str, Any]) -> str:
+    """One line about a whole project, e.g. "pre-labelling 305 of 600, 1.2 per second, 4 min left"."""
+    if job["state"] == "queued":
+        return "waits to be pre-labelled"
+    words = f"pre-labelling {job['through']} of {job['total']}"
+    if job["rate"]:
+        words += f", {job['rate']:.1f} per second"
+    if job["seconds_left"] is not None:
+        words += f", {in_time(job['seconds_left'])} left"
+    return words
 
 
 def _training_in_words(known: dict[str, str]) -> str:

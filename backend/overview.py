@@ -5,6 +5,7 @@ from typing import Any
 from rq import Worker
 
 from backend.jobs import QUEUES, enqueue_works, queue
+from backend.prelabel_jobs import PrelabelJobs
 from backend.store import STATES, Store
 from backend.trainings import Trainings
 
@@ -18,9 +19,10 @@ def overview(store: Store, *, limit: int = 20, state: str | None = None) -> dict
         state: List only this one.
 
     Returns:
-        `model`, `workers` (state by name), `queues` (jobs by name), `counts` (tasks by state), `training` (by project,
-        see `backend.trainings.Trainings`) and `tasks`: `state`, `project`, `task`, `image`, `model_version`, `reason`,
-        `kind` (of reason), `attempts`, `delivery`, `prediction_id`, `seconds_ago`.
+        `model`, `workers` (state by name), `queues` (jobs by name), `counts` (tasks by state), `training` (by
+        project, see `backend.trainings.Trainings`), `projects` (whole ones that are pre-labelled now) and `tasks`:
+        `state`, `project`, `task`, `image`, `model_version`, `reason`, `kind` (of reason), `attempts`, `delivery`,
+        `prediction_id`, `seconds_ago`.
     """
     connection, time_there = store.redis, store.now()
     tasks: list[dict[str, Any]] = []
@@ -35,6 +37,7 @@ def overview(store: Store, *, limit: int = 20, state: str | None = None) -> dict
         "queues": {name: queue(connection, name).count for name in QUEUES},
         "counts": store.counts(),
         "training": Trainings(store).overview(),
+        "projects": PrelabelJobs(store).under_way(),
         "tasks": tasks,
     }
 

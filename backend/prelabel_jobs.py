@@ -114,6 +114,10 @@ class PrelabelJobs:
         ids = [id.decode() for id in self._redis.zrange(f"{PREFIX}prelabels", 0, limit - 1, desc=True)]
         return [job for id in ids if (job := self.of(id)) is not None]
 
+    def under_way(self) -> list[dict[str, Any]]:
+        """Those of the newest that run or wait."""
+        return [job for job in self.recent() if job["state"] in ("running", "queued")]
+
     def of(self, id: str) -> dict[str, Any] | None:
         """A job as `GET /jobs/ID` shows it (docs/operations.md), or None."""
         raw = self._redis.hgetall(_key(id))

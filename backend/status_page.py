@@ -165,14 +165,14 @@ def look(store: Store, registry: Registry) -> dict[str, Any]:
     left = counts["queued"] + counts["running"]
     uids = {uid.split(".")[0]: uid for uid in reversed(store.projects())}  # the latest of a number wins
     urls = {number: store.project(uid).url for number, uid in uids.items()}
-    jobs = PrelabelJobs(store).recent()
-    open_jobs = [job for job in jobs if job["state"] in ("running", "queued")]
+    jobs, open_jobs = PrelabelJobs(store).recent(), PrelabelJobs(store).under_way()
+    open_ids = {job["id"] for job in open_jobs}
     return {
         "model": model["version"] if model else None,
         "counts": counts,
         "rate": done / _RATE_SECONDS if done else None,
         "seconds_left": left * _RATE_SECONDS / done if done and left else None,
-        "jobs": [*open_jobs, *(job for job in jobs if job not in open_jobs)][:_SHOWN_JOBS],
+        "jobs": [*open_jobs, *(job for job in jobs if job["id"] not in open_ids)][:_SHOWN_JOBS],
         "now": now,
         "running": _running(store, urls, now),
         "failures": _failures(store, urls, now),

@@ -67,6 +67,17 @@ class TestJobs:
         assert by_state["done"]["delivery"] == "answered"
         assert report["queues"] == {"interactive": 0, "predict": 0, "train": 0}
 
+    def test_whole_projects(self, store: Store) -> None:
+        records = PrelabelJobs(store)
+        id = records.add(3)
+        records.add(4)
+        records.claim(id, "me")
+        times = {"started": store.now() - 10, "seen": store.now()}
+        records.note(id, state="running", total=20, predicted=5, had_one=5, **times)
+        output = run(jobs).output
+        assert "Project 3: pre-labelling 10 of 20, 0.5 per second, 20 s left" in output
+        assert "Project 4: waits to be pre-labelled" in output
+
     def test_one_state(self) -> None:
         report = json.loads(run(jobs, "--json", "--state", "failed").output)
         assert [task["state"] for task in report["tasks"]] == ["failed"]

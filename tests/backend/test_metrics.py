@@ -1,18 +1,20 @@
 """GET /metrics: what is in it after work through a real Redis, and that documents and code list the same metrics."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from backend_helpers import CONFIG, PROJECT, TOKEN, RedisServer, StubLabelStudio
 from flask import Flask
 from prometheus_client.parser import text_string_to_metric_families
 
 from backend import jobs
 from backend.app import create_app
-from backend.counters import OUTCOMES, REASONS, STAGES, Meter, pace_of, read_counters, reason_of
+from backend.counters import OUTCOMES, REASONS, STAGES, Meter, note_gpu, pace_of, read_counters, reason_of
 from backend.delivery import Delivery
 from backend.label_studio import LabelStudioError
 from backend.metrics import METRICS, Row
@@ -133,6 +135,23 @@ def test_without_redis_requests_are_still_there(checkpoint: Path) -> None:
     assert found["lasagna_redis_up"] == 0
     assert found["lasagna_http_requests_total", "/health", "GET", "200"] == 1
     assert "lasagna_tasks" not in found.names
+
+
+def test_memory_of_gpus_that_were_read_lately(app: Flask, store: Store) -> None:
+    now = int(store.now())
+    for name, age in (("gpu-1:GPU-3f", 10), ("gpu-2:GPU-9a", 3600)):
+        store.redis.hset("lasagna:gpus", name, json.dumps({"used": 5 << 30, "total": 80 << 30, "time": now - age}))
+    found = Answer(app)
+    used = {name: value for name, value in found.samples.items() if name[0] == "lasagna_gpu_memory_used_bytes"}
+    assert used == {("lasagna_gpu_memory_used_bytes", "GPU-3f", "gpu-1"): 5 << 30}
+    assert found["lasagna_gpu_memory_total_bytes", "GPU-3f", "gpu-1"] == 80 << 30
+
+
+def test_a_process_without_gpu_notes_none(store: Store) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    note_gpu(store.redis)
+    assert store.redis.exists("lasagna:gpus") == 0
 
 
 def test_the_format_that_is_asked_for(app: Flask) -> None:
