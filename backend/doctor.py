@@ -78,6 +78,7 @@ class Case:
         task_number: The task; None: the first one.
         backend_url: Where `lasagna serve` is for Label Studio; used where no backend is connected.
         clock: The time of this machine, in seconds since 1970.
+        event_seconds: Longest wait for an event of the webhook: Label Studio has waited for the answer to it already.
     """
 
     settings: Settings
@@ -85,6 +86,7 @@ class Case:
     task_number: int | None = None
     backend_url: str = ""
     clock: Callable[[], float] = time.time
+    event_seconds: float = 5.0
     notes: list[Finding] = field(default_factory=list)
 
     def __post_init__(self) -> None:

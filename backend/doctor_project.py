@@ -19,8 +19,6 @@ from lasagna.labels import parse_label_config
 _CORRECTIONS = {"ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED"}
 """The events without which corrections go unnoticed."""
 _DRAWN = ("brushlabels", "polygonlabels", "rectanglelabels")
-_EVENT_SECONDS = 5.0
-"""Longest wait for an event: Label Studio has waited for the answer to it already."""
 _JUST_NOW = 60.0
 _GATEWAY_SECONDS = 55.0
 """Gateways often end a request after 60 s, Label Studio itself after 100 s."""
@@ -204,7 +202,7 @@ def _send(case: Case, webhook: dict[str, Any]) -> None:
     """Has Label Studio send an event and waits until it is noted."""
     before = _last_noted(case)
     case.label_studio.touch(case.number)
-    deadline = time.monotonic() + _EVENT_SECONDS
+    deadline = time.monotonic() + case.event_seconds
     while time.monotonic() < deadline:
         if _last_noted(case) > before:
             return

@@ -427,13 +427,19 @@ def a_webhook_of_one_event(world: World) -> Case:
 def a_webhook_without_the_password(world: World) -> Case:
     url = world.web(LASAGNA_BASIC_AUTH="ann:studio")
     given = {"auth_method": "BASIC_AUTH", "basic_auth_user": "ann", "basic_auth_pass": "studio"}
-    return world.case(world.project(url=url, **given))
+    return impatient(world.case(world.project(url=url, **given)))
+
+
+def impatient(case: Case) -> Case:
+    """What will not come is waited for less long."""
+    case.event_seconds = 1.0
+    return case
 
 
 @row("webhook-lost", "did not arrive (from here it is answered with 502)")
 def a_gateway_that_drops_webhooks(world: World) -> Case:
     url, _ = world.gateway(webhook=lambda: Response(status=502))
-    return world.case(world.project(url=url))
+    return impatient(world.case(world.project(url=url)))
 
 
 @row("note-webhook-stale", "belongs to no connected backend")
