@@ -228,8 +228,13 @@ for _, id in ipairs(due) do redis.call('ZREM', prefix .. 'later', id) end
 return due
 """
 
+# Out of memory, Redis refuses the commands of a script that may take some (HSET), yet not those that give some back
+# (ZREM): a script stopped between the two would lose a task. This one takes none and is refused like those that do, so
+# that a script does all or nothing. (From Redis 7 on, scripts that begin with `#!lua` are refused whole.)
+_ALL_OR_NOTHING = "redis.call('SETRANGE', prefix .. 'memory', 0, '')\n"
+
 SCRIPTS = {
-    name: _LUA + body
+    name: _LUA + ("" if name == "pending" else _ALL_OR_NOTHING) + body
     for name, body in {
         "register": REGISTER,
         "start": START,

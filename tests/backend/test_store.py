@@ -2,9 +2,12 @@
 
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
+from backend_helpers import RedisServer
 
 from backend.predictions import connect
 from backend.store import Project, Store, Work
@@ -23,6 +26,66 @@ def finished(store: Store, lease: float = 30.0, **more: Any) -> tuple[Work, Any]
     store.start([asked.key], "job")
     store.finish(asked.key, PREDICTION)
     return asked, entry
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis that may be filled."""
+    server = RedisServer(tmp_path_factory.mktemp("full"))
+    server.start()
+    yield server
+    server.stop()
+
+
+class TestOutOfMemory:
+    """A store whose Redis refuses whatever may take memory."""
+
+    @pytest.fixture
+    def full(self, server: RedisServer) -> Iterator[Store]:
+        with connect(server.url) as client:
+            client.config_set("maxmemory", 0)
+            client.flushdb()
+            yield Store(client)
+
+    def fill(self, store: Store) -> dict[bytes, bytes]:
+        store.redis.config_set("maxmemory", 1)
+        return {key: store.redis.dump(key) for key in store.redis.scan_iter()}
+
+    @pytest.mark.parametrize("state", ["queued", "running", "ready", "failed", "later"])
+    @pytest.mark.parametrize(
+        "step",
+        ["register", "start", "finish", "fail", "try_later", "due_later", "requeue", "take_post", "posted", "collect",
+         "retry"],
+    )  # fmt: skip
+    def test_a_step_is_done_whole_or_not_at_all(self, full: Store, state: str, step: str) -> None:
+        [entry] = full.register([work()], lease=0)
+        key = entry.key
+        if state != "queued":
+            full.start([key], "job")
+        if state == "ready":
+            full.finish(key, PREDICTION)
+        elif state == "failed":
+            full.fail(key, "broken")
+        elif state == "later":
+            full.try_later(key, "gone", 60)
+            full.redis.zadd("lasagna:later", {key: 1})  # its pause is over
+        before = self.fill(full)
+        steps = {
+            "register": lambda: full.register([work()], 30),
+            "start": lambda: full.start([key], "job"),
+            "finish": lambda: full.finish(key, PREDICTION),
+            "fail": lambda: full.fail(key, "reason"),
+            "try_later": lambda: full.try_later(key, "gone", 60),
+            "due_later": full.due_later,
+            "requeue": lambda: full.requeue(key),
+            "take_post": full.take_post,
+            "posted": lambda: full.posted(key, 7),
+            "collect": lambda: full.collect([entry]),
+            "retry": lambda: full.retry(key),
+        }
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            steps[step]()
+        assert {key: full.redis.dump(key) for key in full.redis.scan_iter()} == before
 
 
 class TestStates:
