@@ -47,6 +47,9 @@ MAX_WAITING_REQUESTS = 24
 """Requests that may wait for predictions at the same time, below the number of threads (`backend._wsgi`), so that
 `/health` is always answered. One more gets at once what is ready, and the rest is posted."""
 
+_LONGEST_WORD = 5000
+"""Characters; tokens are the longest."""
+
 _OPEN = {"health"}
 _WEBHOOK_HINT = (
     "in Label Studio, under Settings > Webhooks, give it the address http://USER:PASSWORD@HOST:PORT/webhook, or a "
@@ -129,10 +132,10 @@ def create_app(settings: Settings) -> Flask:
     def setup() -> dict[str, Any]:
         body = _body()
         version = predictor.setup(
-            project=str(body.get("project") or ""),
+            project=_word(body, "project"),
             config=_text(body, "schema"),
-            hostname=str(body.get("hostname") or ""),
-            token=str(body.get("access_token") or ""),
+            hostname=_word(body, "hostname"),
+            token=_word(body, "access_token"),
             extra=body.get("extra_params"),
         )
         g.project = _number(body.get("project"))
@@ -158,7 +161,7 @@ def create_app(settings: Settings) -> Flask:
             answer = predictor.predict(
                 tasks,
                 _text(body, "label_config"),
-                str(body.get("project") or ""),
+                _word(body, "project"),
                 context if isinstance(context, dict) else None,
                 deadline=None if may_wait else 0.0,
             )
@@ -259,8 +262,16 @@ def _number(project: Any) -> str | None:
     return str(project or "").split(".")[0] or None
 
 
+def _word(body: dict[str, Any], name: str) -> str:
+    """A short text without spaces, such as an address or a token; "" where there is none."""
+    text = str(body.get(name) or "")
+    if len(text) > _LONGEST_WORD or not text.isascii() or not text.isprintable():
+        raise ConfigError(f'"{name}" in the request is {text[:80]!r}, which cannot be; it comes from Label Studio')
+    return text
+
+
 def _task_name(tasks: list[Any], position: int) -> str:
-    task = tasks[position]
+    task = tasks[position] if position < len(tasks) else None  # a click on no task
     return str(task.get("id")) if isinstance(task, dict) and "id" in task else f"number {position + 1}"
 
 

@@ -204,6 +204,8 @@ class Predictor:
         plan = self._plan(config)
         seconds = self.settings["predict_deadline"] if deadline is None else deadline
         if context and context.get("result"):
+            if not isinstance(context["result"], list):
+                raise ConfigError("the request's context has no list of regions")
             return self._click(tasks, config, project, context, min(seconds, _CLICK_SECONDS))
         return self._predict(tasks, plan, config, project, seconds)
 

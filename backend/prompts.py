@@ -40,13 +40,14 @@ def parse_prompt(regions: Iterable[Any], plan: LabelConfig) -> tuple[Control, st
         control, label = found
         try:
             if control.kind == "keypoint":
-                points.append((float(value["x"]), float(value["y"]), bool(region.get("is_positive", True))))
+                x, y = (_percent(value[name]) for name in ("x", "y"))
+                points.append((x, y, bool(region.get("is_positive", True))))
             elif control.kind == "rectangle":
-                x, y = float(value["x"]), float(value["y"])
-                box = (x, y, x + float(value["width"]), y + float(value["height"]))
+                x, y, width, height = (_percent(value[name]) for name in ("x", "y", "width", "height"))
+                box = (x, y, x + width, y + height)
             else:
                 continue
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             continue
         class_name = label.value
     if class_name is None:
@@ -60,6 +61,14 @@ def parse_prompt(regions: Iterable[Any], plan: LabelConfig) -> tuple[Control, st
         f"the label {class_name!r} is in no BrushLabels, PolygonLabels or RectangleLabels, so there is nothing to draw "
         "the answer in; add it to one"
     )
+
+
+def _percent(value: Any) -> float:
+    """A coordinate; ValueError where it is none: the editor draws a little beyond the edge, never far away."""
+    found = float(value)
+    if not -100 <= found <= 200:  # NaN is refused too
+        raise ValueError(f"{value!r} is no place in an image")
+    return found
 
 
 def without_prompts(plan: LabelConfig) -> LabelConfig:

@@ -63,7 +63,7 @@ def parse_question(regions: Iterable[Any], plan: LabelConfig) -> Question | None
             text = " ".join(" ".join(str(line).split()) for line in written).strip()
         for kind in _DRAWN:
             chosen = value.get(kind)
-            if isinstance(chosen, list) and chosen and chosen[0] in known:
+            if isinstance(chosen, list) and chosen and isinstance(chosen[0], str) and chosen[0] in known:
                 label = known[chosen[0]]
     if not text:
         return None

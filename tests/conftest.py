@@ -35,6 +35,7 @@ def pytest_configure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshot", metavar="FILE", help="keep the picture of the editor that test_editor.py takes")
+    parser.addoption("--examples", type=int, help="damaged requests per test of test_fuzz.py, in place of 150")
     parser.addoption("--postgres", action="store_true", help="also start Label Studio on a real PostgreSQL (a minute)")
 
 

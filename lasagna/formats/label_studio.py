@@ -89,8 +89,10 @@ def absent_choices(segmentation: Segmentation, label_config: LabelConfig) -> lis
 def region_to_label(region: dict[str, Any], label_config: LabelConfig) -> tuple[Control, Label] | None:
     """The control and label of a region that Label Studio sent; None for one that the configuration does not know."""
     control = next((c for c in label_config.controls if c.name == region.get("from_name")), None)
-    written = (region.get("value") or {}).get(f"{control.kind}labels") if control else None
-    label = control.label_written(written[0]) if control and written else None
+    value = region.get("value")
+    written = value.get(f"{control.kind}labels") if control and isinstance(value, dict) else None
+    is_named = isinstance(written, list) and written and isinstance(written[0], str)
+    label = control.label_written(written[0]) if control and is_named else None  # type: ignore[index]
     return (control, label) if control and label else None
 
 

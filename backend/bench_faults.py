@@ -1,0 +1,580 @@
+"""`lasagna bench faults`: is a prediction lost, or made twice, whatever happens to the parts?
+
+In each round a real Label Studio gets new photos and asks for predictions ("Retrieve Predictions" of the data manager),
+`lasagna prelabel` runs besides, and at a random moment one fault strikes (`FAULTS`). What ended is started again, as
+Compose or systemd would. Then every task must have exactly one prediction of the version, or have failed with a reason.
+After the last round all tasks are looked at once more: what came late counts too.
+
+Everything is real but three things: the model is a tiny one with random weights, so that a round takes seconds; the
+gateway (`_Gateway`) between us and Label Studio, which passes everything on until it is told to misbehave; and the flaw
+of the image decoder that the fault "poison" needs, which is patched into the workers (`_FLAW`).
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from http.client import HTTPConnection, HTTPException
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lasagna.errors import LasagnaError
+
+if TYPE_CHECKING:
+    from backend.parts import Parts
+
+_POISON = b"poisoned image"
+_FLAW = f"""# A flaw in a native image decoder: a file with the mark ends the process that reads it.
+import os
+import signal
+
+import PIL.Image
+
+_open = PIL.Image.open
+
+
+def open(fp, *args, **options):
+    if hasattr(fp, "getvalue") and {_POISON!r} in fp.getvalue():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _open(fp, *args, **options)
+
+
+PIL.Image.open = open
+"""
+_CLASSES = ("cat", "dog", "sky")
+_TMPFS = "64m"
+_FAKETIME = "*/faketime/libfaketimeMT.so.1"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is done to the running parts.
+
+    `strike` returns when the fault is over (but for what has to start again); False where it found nothing to strike.
+    """
+
+    name: str
+    words: str
+    strike: Callable[["Rig"], bool | None]
+    needs: Callable[["Rig"], str] = lambda rig: ""
+    """Why it cannot be done here, or "" where it can."""
+
+
+@dataclass
+class Round:
+    """How a round ended: numbers of tasks, and what a failed one said."""
+
+    number: int
+    fault: str
+    tasks: int
+    seconds: float
+    struck: bool = True
+    predicted: int = 0
+    failed: int = 0
+    lost: list[int] = field(default_factory=list)
+    twice: list[int] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    restarted: dict[str, int] = field(default_factory=dict)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  lasagna bench faults --rounds 13
+  lasagna bench faults --rounds 100 --json
+  lasagna bench faults --rounds 5 --only poison --photos 8 --out /tmp/faults
+
+\b
+Needs Label Studio (make setup). As root, Redis's file lies on a small tmpfs, so that the disk can be filled; with
+libfaketime (apt-get install faketime) a worker's clock jumps. What cannot be done is skipped, and said."""
+)
+@click.option("--rounds", default=14, show_default=True, type=click.IntRange(1), help="One fault each, in turn.")
+@click.option("--photos", default=20, show_default=True, type=click.IntRange(2), help="In each round.")
+@click.option("--only", metavar="NAME,...", help="Only these faults.")
+@click.option("--seed", default=1, show_default=True, help="Of the moments, the order and the photos.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for data, logs and faults.json; else a temporary one."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of the table.")
+def faults(rounds: int, photos: int, only: str | None, seed: int, out: Path | None, as_json: bool) -> None:
+    """Kill, fill, stop and slow down every part during jobs, and count the tasks lost and the predictions twice."""
+    from rich.console import Console
+
+    from lasagna.environment import describe_environment
+    from lasagna.progress import progress_bar
+
+    names = [fault.name for fault in FAULTS] if only is None else [name.strip() for name in only.split(",")]
+    if unknown := [name for name in names if name not in {fault.name for fault in FAULTS}]:
+        raise click.UsageError(f"--only: {', '.join(unknown)}; there are {', '.join(fault.name for fault in FAULTS)}")
+    console = Console(stderr=True)
+    with ExitStack() as stack:
+        folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lasagna-faults-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        with console.status("starting Label Studio, Redis, the web process and two workers ..."):
+            rig = stack.enter_context(Rig.started(folder, seed))
+        possible = [fault for fault in FAULTS if fault.name in names and not fault.needs(rig)]
+        skipped = {fault.name: why for fault in FAULTS if fault.name in names and (why := fault.needs(rig))}
+        for name, why in skipped.items():
+            console.print(f"skipped: {name}: {why}", style="yellow", markup=False, highlight=False)
+        done: list[Round] = []
+        with progress_bar(console, "Rounds", rounds) as advance:
+            while len(done) < rounds and possible:
+                for fault in rig.rng.sample(possible, len(possible))[: rounds - len(done)]:
+                    done.append(rig.round(len(done) + 1, fault, photos))
+                    one = done[-1]
+                    said = f"{one.number}: {fault.name}, {one.seconds:.0f} s, {one.predicted} done, {one.failed} failed"
+                    console.print(said, style="red" if one.lost or one.twice else "", highlight=False, markup=False)
+                    advance()
+                    if out is not None:
+                        (out / "faults.json").write_text(json.dumps(_report(done, skipped, seed), indent=1))
+        rig.look_again(done)
+        report = {**_report(done, skipped, seed), "environment": describe_environment("cpu")}
+    if out is not None:
+        (out / "faults.json").write_text(json.dumps(report, indent=1))
+    click.echo(json.dumps(report, indent=1) if as_json else table(report))
+    if report["tasks_lost"] or report["predictions_twice"]:
+        raise SystemExit(1)
+
+
+def _report(done: list[Round], skipped: dict[str, str], seed: int) -> dict[str, Any]:
+    return {
+        "benchmark": "faults",
+        "seed": seed,
+        "faults_injected": sum(one.struck for one in done),
+        "tasks": sum(one.tasks for one in done),
+        "tasks_predicted": sum(one.predicted for one in done),
+        "tasks_failed_with_a_reason": sum(one.failed for one in done),
+        "tasks_lost": sum(len(one.lost) for one in done),
+        "predictions_twice": sum(len(one.twice) for one in done),
+        "skipped": skipped,
+        "rounds": [asdict(one) for one in done],
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as Markdown: a row for each kind of fault, and their sum."""
+    from training.tables import Cell, markdown_table
+
+    rows: list[list[Cell]] = []
+    for fault in FAULTS:
+        those = [one for one in report["rounds"] if one["fault"] == fault.name]
+        if those:
+            seconds = sorted(one["seconds"] for one in those)
+            rows.append(
+                [f"{fault.name}: {fault.words}", len(those), sum(one["tasks"] for one in those),
+                 sum(one["failed"] for one in those), sum(len(one["lost"]) for one in those),
+                 sum(len(one["twice"]) for one in those), f"{seconds[len(seconds) // 2]:.0f} s"]
+            )  # fmt: skip
+    rows.append(
+        ["all", report["faults_injected"], report["tasks"], report["tasks_failed_with_a_reason"], report["tasks_lost"],
+         report["predictions_twice"], ""]
+    )  # fmt: skip
+    headings = ["fault", "rounds", "tasks", "failed with a reason", "lost", "predicted twice", "a round takes"]
+    return markdown_table(headings, rows)
+
+
+class Rig:
+    """The running parts, and a project to which every round adds its photos."""
+
+    def __init__(self, parts: "Parts", gateway: "_Gateway", disk: Path | None, seed: int) -> None:
+        from backend.predictions import connect
+        from backend.store import Store
+        from lasagna.labels import make_label_config
+        from lasagna.segmentation import ClassQuery
+
+        self.parts, self.gateway, self.disk = parts, gateway, disk
+        self.rng = random.Random(seed)
+        self.store = Store(connect(parts.redis_url, timeout=30.0))
+        self.api = parts.label_studio.api()
+        self.project = self.api.create_project("faults", make_label_config([ClassQuery(name) for name in _CLASSES]))
+        self._made = 0
+        self._tasks: list[list[int]] = []
+        self._restarted: Counter[str] = Counter()
+        self.until(self._is_up, "the parts")
+        self.api.connect_backend(self.project, f"http://127.0.0.1:{parts.web_port}")
+
+    @classmethod
+    @contextmanager
+    def started(cls, folder: Path, seed: int) -> Iterator["Rig"]:
+        """Everything running, and ended afterwards."""
+        from backend.parts import Parts
+
+        with ExitStack() as stack:
+            disk = _small_disk(folder / "disk", stack)
+            flaw = folder / "flaw"
+            flaw.mkdir(exist_ok=True)
+            (flaw / "sitecustomize.py").write_text(_FLAW)
+            (folder / "clock").write_text("+0")
+            gateway = _Gateway()
+            stack.callback(gateway.stop)
+            given = {
+                "LASAGNA_PREDICT_DEADLINE": "10",
+                "LASAGNA_BATCH_SIZE": "2",
+                "LASAGNA_IMAGE_TIMEOUT": "15",
+                "LASAGNA_DELIVERY_TIMEOUT": "600",
+                "PYTHONPATH": str(flaw),
+            }
+            # Redis as in production: everysec. What was answered is with the kernel, so a kill loses nothing.
+            parts = Parts(folder, ("serve",), given, label_studio_url=gateway.to, redis_folder=disk, fsync="everysec")
+            stack.callback(parts.stop)
+            if library := _faketime():
+                parts.more["worker-b"] = {
+                    "LD_PRELOAD": library,
+                    "FAKETIME_TIMESTAMP_FILE": str(folder / "clock"),
+                    "FAKETIME_NO_CACHE": "1",
+                    "DONT_FAKE_MONOTONIC": "1",
+                }
+            for name in ("worker-a", "worker-b"):
+                parts.start(name)
+            yield cls(parts, gateway, disk, seed)
+
+    # --- a round ------------------------------------------------------------------------------------------------------
+
+    def round(self, number: int, fault: Fault, photos: int) -> Round:
+        """New photos, a fault, and how the tasks ended."""
+        began = time.monotonic()
+        self._restarted.clear()
+        self.until(self._is_up, "the parts")
+        tasks = self._upload(photos, poison=fault.name == "poison")
+        outcome: dict[int, str] = {}
+        ended = threading.Event()
+        threads = [threading.Thread(target=self._prelabel, args=(outcome, ended), daemon=True)]
+        if fault.name != "poison":  # it would be tried anew when it is asked for anew
+            threads.append(threading.Thread(target=self._retrieve, daemon=True))
+        for thread in threads:
+            thread.start()
+        if fault.strike is not _run_a_job_twice:  # it waits for its moment itself
+            self.wait(self.rng.uniform(0.2, 4.0))
+        struck = fault.strike(self) is not False
+        self.until(ended.is_set, "the end of the job")
+        for thread in threads:
+            self.until(lambda thread=thread: not thread.is_alive(), "Label Studio's own request")  # type: ignore[misc]
+        self.until(self._are_settled, "the last posts", patience=400.0)
+        result = Round(number, fault.name, photos, 0.0, struck, restarted=dict(self._restarted))
+        self._look(result, tasks, outcome)
+        result.seconds = round(time.monotonic() - began, 1)
+        return result
+
+    def look_again(self, done: list[Round]) -> None:
+        """Every task of every round once more: what came after its round."""
+        self.until(self._is_up, "the parts")
+        self.wait(5.0)
+        versions = {task.id: self.api.predictions(task.id) for task in self.api.tasks(self.project)}
+        for one, tasks in zip(done, self._tasks, strict=True):
+            one.twice = sorted({*one.twice, *(task for task in tasks if _is_twice(versions[task]))})
+
+    def _look(self, result: Round, tasks: list[int], outcome: dict[int, str]) -> None:
+        for task in tasks:
+            found = self.api.predictions(task)
+            if _is_twice(found):
+                result.twice.append(task)
+            if found:
+                result.predicted += 1
+            elif outcome.get(task):
+                result.failed += 1
+                result.reasons.append(f"task {task}: {outcome[task]}")
+            else:
+                result.lost.append(task)
+
+    def _upload(self, photos: int, *, poison: bool) -> list[int]:
+        import io
+
+        import numpy as np
+        from PIL import Image
+
+        folder = self.parts.folder / "photos"
+        folder.mkdir(exist_ok=True)
+        paths = []
+        for index in range(photos):
+            rng = np.random.default_rng(self._made)
+            buffer = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(buffer, "PNG")
+            mark = _POISON if poison and index == photos // 2 else b""
+            paths.append(folder / f"{self._made:05}.png")
+            paths[-1].write_bytes(buffer.getvalue() + mark)  # behind the end of the picture
+            self._made += 1
+        before = {task.id for task in self.api.tasks(self.project)}
+        self.api.upload(self.project, paths)
+        tasks = [task.id for task in self.api.tasks(self.project) if task.id not in before]
+        self._tasks.append(tasks)
+        return tasks
+
+    def _prelabel(self, outcome: dict[int, str], ended: threading.Event) -> None:
+        """`lasagna prelabel`, typed again where it ended with an error."""
+        import redis
+
+        from backend.predictions import Predictor, connect
+        from backend.prelabel import ProjectRun
+        from backend.store import Store
+
+        while True:
+            try:
+                store = Store(connect(self.parts.redis_url, timeout=10.0))
+                run = ProjectRun(Predictor(self.parts.settings, store), self.api, self.project)
+                outcome.update(run.run(lambda reason: None).failed)
+                break
+            except (LasagnaError, redis.RedisError):
+                time.sleep(1.0)
+        ended.set()
+
+    def _retrieve(self) -> None:
+        with suppress(LasagnaError):  # Label Studio or the web process was killed
+            self.api.retrieve_predictions(self.project)
+
+    def _are_settled(self) -> bool:
+        import redis
+
+        try:
+            counts = self.store.counts()
+        except redis.RedisError:
+            return False
+        return not counts["queued"] + counts["running"] + counts["ready"]
+
+    # --- supervising --------------------------------------------------------------------------------------------------
+
+    def until(self, ready: Callable[[], bool], what: str, patience: float = 900.0) -> None:
+        """Waits, and starts again what has ended."""
+        from backend.parts import until
+
+        def look() -> bool:
+            self._restarted.update(self.parts.tend())
+            return ready()
+
+        until(look, what, pause=0.3, seconds=patience)
+
+    def wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        self.until(lambda: time.monotonic() > end, "nothing")
+
+    def _is_up(self) -> bool:
+        import redis
+
+        from backend.readiness import predicting_workers
+        from backend.services import port_is_free
+
+        try:
+            return not port_is_free(self.parts.web_port) and len(predicting_workers(self.store)) >= 2
+        except redis.RedisError:
+            return False
+
+
+def _is_twice(predictions: list[dict[str, Any]]) -> bool:
+    versions = [one["model_version"] for one in predictions]
+    return len(set(versions)) != len(versions)
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
+def _kill(part: str) -> Callable[[Rig], None]:
+    return lambda rig: rig.parts.kill(part)
+
+
+def _one_worker(rig: Rig) -> str:
+    return rig.rng.choice(["worker-a", "worker-b"])
+
+
+def _kill_a_worker(rig: Rig) -> None:
+    rig.parts.kill(_one_worker(rig))
+
+
+def _hang_a_worker(rig: Rig) -> None:
+    """SIGSTOP for longer than a silent worker counts as alive: another takes its job, and then it goes on."""
+    process = rig.parts.services[_one_worker(rig)].process
+    os.kill(process.pid, signal.SIGSTOP)
+    rig.wait(rig.rng.uniform(22.0, 35.0))
+    os.kill(process.pid, signal.SIGCONT)
+
+
+def _run_a_job_twice(rig: Rig) -> bool:
+    """The job that a worker has begun is put into the queue again, under its id: both workers finish it."""
+    from backend.jobs import find_jobs, queue
+
+    target = queue(rig.store.redis, "predict")
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        begun = target.started_job_registry.get_job_ids(cleanup=False)
+        begun = [name.rsplit(":", 1)[0] for name in begun]
+        if jobs := [job for job in find_jobs(rig.store.redis, begun) if job is not None]:
+            for job in jobs:
+                rig.store.redis.lpush(target.key, job.id)
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def _fill_memory(rig: Rig) -> None:
+    used = int(rig.store.redis.info("memory")["used_memory"])
+    rig.store.redis.config_set("maxmemory", max(1, used // 2))
+    rig.wait(rig.rng.uniform(2.0, 8.0))
+    rig.store.redis.config_set("maxmemory", 0)
+
+
+def _fill_disk(rig: Rig) -> None:
+    assert rig.disk is not None
+    filler = rig.disk / "filler"
+    with suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(bytes(1 << 16))
+            file.flush()
+    rig.wait(rig.rng.uniform(3.0, 8.0))
+    filler.unlink()
+
+
+def _through_gateway(mode: str) -> Callable[[Rig], None]:
+    def strike(rig: Rig) -> None:
+        rig.gateway.misbehave(mode, share=0.6, seed=rig.rng.randrange(1 << 30))
+        rig.wait(rig.rng.uniform(5.0, 15.0))
+        rig.gateway.misbehave("", share=0.0, seed=0)
+
+    return strike
+
+
+def _jump(rig: Rig) -> None:
+    """The clock of one worker goes two hours forward, then as much back, then right again."""
+    for offset in ("+7200", "-7200", "+0"):
+        (rig.parts.folder / "clock").write_text(offset)
+        rig.wait(3.0)
+
+
+def _no_disk(rig: Rig) -> str:
+    return "" if rig.disk is not None else "only root can mount the small disk"
+
+
+def _no_clock(rig: Rig) -> str:
+    return "" if _faketime() else "libfaketime is not installed (apt-get install faketime)"
+
+
+FAULTS = (
+    Fault("worker", "kill -9 of a worker", _kill_a_worker),
+    Fault("web", "kill -9 of the web process", _kill("serve")),
+    Fault("redis", "kill -9 of Redis", _kill("redis")),
+    Fault("label-studio", "kill -9 of Label Studio", _kill("label-studio")),
+    Fault("memory", "Redis out of memory for seconds", _fill_memory),
+    Fault("disk", "Redis's disk full for seconds", _fill_disk, _no_disk),
+    Fault("500", "Label Studio answers 500 to six requests of ten", _through_gateway("500")),
+    Fault("502", "it does what it is asked, and the gateway answers 502", _through_gateway("502")),
+    Fault("slow", "answers take up to 20 s, the limit is 15 s", _through_gateway("slow")),
+    Fault("half", "answers break off halfway", _through_gateway("half")),
+    Fault("hang", "a worker stands still for half a minute, then goes on", _hang_a_worker),
+    Fault("two", "two workers run the same job at the same time", _run_a_job_twice),
+    Fault("poison", "an image kills every worker that decodes it", lambda rig: None),
+    Fault("clock", "a worker's clock jumps two hours forward and back", _jump, _no_clock),
+)
+
+
+def _small_disk(folder: Path, stack: ExitStack) -> Path | None:
+    """A tmpfs, where we may mount one."""
+    folder.mkdir(exist_ok=True)
+    if os.geteuid() != 0 or not shutil.which("mount"):
+        return None
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={_TMPFS}", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        return None
+    stack.callback(subprocess.run, ["umount", "-l", str(folder)], check=False)
+    return folder
+
+
+def _faketime() -> str:
+    """The library that gives a process another clock; "" where it is not installed."""
+    return next((str(path) for path in Path("/usr/lib").glob(_FAKETIME)), "")
+
+
+# --- the gateway ------------------------------------------------------------------------------------------------------
+
+
+class _Gateway:
+    """An HTTP proxy in front of Label Studio, as a company's gateway is, that can be told to misbehave."""
+
+    def __init__(self) -> None:
+        gateway = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                gateway.handle(self)
+
+            do_POST = do_DELETE = do_PATCH = do_GET  # noqa: N815
+
+        self._upstream = ("127.0.0.1", 0)
+        self._mode, self._share, self._rng = "", 0.0, random.Random(0)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._server.block_on_close = False
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def to(self, url: str) -> str:
+        """Our address, from now on in front of that one."""
+        host, port = url.removeprefix("http://").split(":")
+        self._upstream = (host, int(port))
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def misbehave(self, mode: str, share: float, seed: int) -> None:
+        self._rng = random.Random(seed)
+        self._mode, self._share = mode, share
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def handle(self, request: BaseHTTPRequestHandler) -> None:
+        mode = self._mode if self._rng.random() < self._share else ""
+        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        if mode == "500":
+            return self._answer(request, 500, [], b'{"detail": "internal error"}')
+        connection = HTTPConnection(*self._upstream, timeout=120)
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in ("connection",)}
+        try:
+            connection.request(request.command, request.path, body, headers)
+            answer = connection.getresponse()
+            content = answer.read()
+        except (OSError, HTTPException):
+            return self._answer(request, 502, [], b"<html>Bad Gateway</html>")
+        finally:
+            connection.close()
+        if mode == "502":
+            return self._answer(request, 502, [], b"<html>Bad Gateway</html>")
+        if mode == "slow":
+            time.sleep(self._rng.uniform(1.0, 20.0))
+        kept = [(name, value) for name, value in answer.getheaders() if name.lower() not in _HOP_BY_HOP]
+        return self._answer(request, answer.status, kept, content, half=mode == "half")
+
+    def _answer(
+        self,
+        request: BaseHTTPRequestHandler,
+        status: int,
+        headers: list[tuple[str, str]],
+        content: bytes,
+        half: bool = False,
+    ) -> None:
+        with suppress(OSError):  # the client has given up
+            request.send_response_only(status)
+            for name, value in headers:
+                request.send_header(name, value)
+            request.send_header("Content-Length", str(len(content)))
+            request.end_headers()
+            request.wfile.write(content[: len(content) // 2] if half else content)
+            request.wfile.flush()
+        if half:
+            request.close_connection = True
+
+
+_HOP_BY_HOP = {"connection", "content-length", "transfer-encoding", "keep-alive"}
