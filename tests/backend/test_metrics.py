@@ -182,6 +182,8 @@ def test_documents_list_what_there_is() -> None:
     labels = {name: tuple(re.findall(r"`(\w+)`", words)) for name, _, words in listed}
     assert [(name, kind) for name, kind, _ in listed] == [(row.name, row.type) for row in METRICS]
     assert labels == {row.name: row.labels for row in METRICS}
+    used = {re.sub(r"_(bucket|count|sum)$", "", name) for name in re.findall(r"\blasagna_\w+", text)}  # in alerts too
+    assert used == {row.name for row in METRICS}
     for value in (*STAGES, *REASONS, *OUTCOMES):
         assert f"`{value}`" in text
 
