@@ -186,7 +186,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 class Rig:
-    """The running parts, and a project to which every round adds its photos."""
+    """The running parts. Every round has a project of its own."""
 
     def __init__(self, parts: "Parts", gateway: "_Gateway", disk: Path | None, seed: int) -> None:
         from backend.predictions import connect
@@ -198,12 +198,11 @@ class Rig:
         self.rng = random.Random(seed)
         self.store = Store(connect(parts.redis_url, timeout=30.0))
         self.api = parts.label_studio.api()
-        self.project = self.api.create_project("faults", make_label_config([ClassQuery(name) for name in _CLASSES]))
+        self.project = 0
         self._made = 0
+        self._config = make_label_config([ClassQuery(name) for name in _CLASSES])
         self._tasks: list[list[int]] = []
         self._restarted: Counter[str] = Counter()
-        self.until(self._is_up, "the parts")
-        self.api.connect_backend(self.project, f"http://127.0.0.1:{parts.web_port}")
 
     @classmethod
     @contextmanager
@@ -247,6 +246,8 @@ class Rig:
         began = time.monotonic()
         self._restarted.clear()
         self.until(self._is_up, "the parts")
+        self.project = self.api.create_project(f"round {number}: {fault.name}", self._config)
+        self.api.connect_backend(self.project, f"http://127.0.0.1:{self.parts.web_port}")
         tasks = self._upload(photos, poison=fault.name == "poison")
         outcome: dict[int, str] = {}
         ended = threading.Event()
@@ -271,9 +272,8 @@ class Rig:
         """Every task of every round once more: what came after its round."""
         self.until(self._is_up, "the parts")
         self.wait(5.0)
-        versions = {task.id: self.api.predictions(task.id) for task in self.api.tasks(self.project)}
         for one, tasks in zip(done, self._tasks, strict=True):
-            one.twice = sorted({*one.twice, *(task for task in tasks if _is_twice(versions[task]))})
+            one.twice = [task for task in tasks if _is_twice(self.api.predictions(task))]
 
     def _look(self, result: Round, tasks: list[int], outcome: dict[int, str]) -> None:
         for task in tasks:
@@ -305,9 +305,7 @@ class Rig:
             paths.append(folder / f"{self._made:05}.png")
             paths[-1].write_bytes(buffer.getvalue() + mark)  # behind the end of the picture
             self._made += 1
-        before = {task.id for task in self.api.tasks(self.project)}
-        self.api.upload(self.project, paths)
-        tasks = [task.id for task in self.api.tasks(self.project) if task.id not in before]
+        tasks = self.api.upload(self.project, paths)
         self._tasks.append(tasks)
         return tasks
 

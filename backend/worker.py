@@ -97,6 +97,15 @@ class LasagnaWorker(SimpleWorker):
         super().register_birth()
         self.connection.hset(self.key, "model_version", self._model_version)
 
+    def stay_listed(self) -> None:
+        """Takes its place among the workers again: one that stood still for a while, or whose Redis refused to write,
+        is struck off by the others, and RQ lets it work on unlisted."""
+        if not self.connection.sismember(self.redis_workers_keys, self.key):
+            with self.connection.pipeline() as pipeline:
+                pipeline.hset(self.key, mapping={**self.serialize(), "model_version": self._model_version})
+                worker_registration.register(self, pipeline)
+                pipeline.execute()
+
     def request_stop(self, signum: Any, frame: Any) -> None:
         self.was_asked_to_stop = True
         super().request_stop(signum, frame)
@@ -139,6 +148,7 @@ class LasagnaWorker(SimpleWorker):
     def run_maintenance_tasks(self) -> None:
         """RQ's own would hold a lock for 15 minutes if a worker died in it; this one's ends by itself."""
         self._look_after()
+        self.stay_listed()
         note_gpu(self.connection)
         if self.connection.set(f"{PREFIX}maintenance", self.name, nx=True, ex=30):
             try:

@@ -10,8 +10,10 @@ import pytest
 from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
+from rq.worker_registration import clean_worker_registry
 
 from backend import jobs, worker
+from backend.readiness import PredictingWorker, predicting_workers
 from backend.store import Store, Work
 from backend.worker import LasagnaWorker, check_label_studio, recover
 from lasagna.settings import Settings
@@ -103,6 +105,16 @@ def test_a_slow_job_is_not_taken_for_a_dead_worker(
     assert len(runtime.asked) == 1
     assert seen.count(1) >= 12
     assert store.counts()["ready"] == 2
+
+
+def test_a_worker_that_was_struck_off_is_listed_again(store: Store, runtime: SlowRuntime) -> None:
+    found = LasagnaWorker(store.redis, store, batch_size=4, model_version="tiny-1")
+    found.register_birth()
+    store.redis.delete(found.key)  # it stood still for too long
+    clean_worker_registry(jobs.queue(store.redis, "predict"))
+    assert predicting_workers(store) == []
+    found.run_maintenance_tasks()
+    assert predicting_workers(store) == [PredictingWorker(found.name, "tiny-1")]
 
 
 @pytest.mark.usefixtures("quick")
