@@ -7,6 +7,8 @@ What `lasagna prelabel` and `POST /jobs` (`backend.prelabel_jobs`) do. What alwa
   that was shown.
 - Resumable by construction: what is predicted and posted is found in Label Studio, what is under way in the queue. A
   run that was killed, or two at the same time, make no second prediction.
+- A task is done when Label Studio has its prediction. One that went along with the answer to a request of its own may
+  not have been stored (the connection was cut, the process killed): it is looked up, and asked for again.
 """
 
 import time
@@ -25,6 +27,9 @@ from lasagna.labels import LabelConfig, parse_label_config
 
 _ASK_AT_ONCE = 200
 _LOOK_EVERY = 0.5
+_CONFIRM_EVERY = 5.0
+_STORED_WITHIN = 60.0
+"""Seconds that Label Studio is given to store what it got in the answer to its own `/predict`, perhaps many tasks."""
 _MAX_OUTSTANDING = 2000
 """Tasks that are in the queue at the same time, so that a project of any size fits into Redis."""
 
@@ -154,16 +159,22 @@ class ProjectRun:
         """
         outcome = outcome or Outcome()
         outstanding: dict[str, int] = {}
+        answered: dict[int, float] = {}
         tasks = self._tasks()
         exhausted = False
-        while outstanding or not exhausted:
+        while outstanding or answered or not exhausted:
             while not exhausted and len(outstanding) < _MAX_OUTSTANDING:
                 chunk = _take(tasks, _ASK_AT_ONCE)
                 exhausted = len(chunk) < _ASK_AT_ONCE
                 outstanding.update(self._ask(chunk, outcome, advance))
             if outstanding:
                 time.sleep(_LOOK_EVERY)
-                self._look(outstanding, outcome, advance)
+                self._look(outstanding, answered, outcome, advance)
+            elif answered and exhausted:
+                missing = self._confirm(answered, outcome, advance)
+                outstanding.update(self._ask(missing, outcome, advance, again=True))
+                if not missing and answered:
+                    time.sleep(_CONFIRM_EVERY)
         return outcome
 
     def _tasks(self) -> Iterator[Task]:
@@ -178,7 +189,10 @@ class ProjectRun:
             return "replaced" if self.refresh else "had_one"
         return "outdated" if task.model_versions else "missing"
 
-    def _ask(self, tasks: list[Task], outcome: Outcome, advance: Callable[[str], None]) -> dict[str, int]:
+    def _ask(
+        self, tasks: list[Task], outcome: Outcome, advance: Callable[[str], None], *, again: bool = False
+    ) -> dict[str, int]:
+        """Asks for predictions; `again`: one that comes late after all is replaced."""
         works: list[Work] = []
         for task in tasks:
             fate = self._fate(task)
@@ -193,17 +207,42 @@ class ProjectRun:
                 outcome.failed[task.id] = str(error)
                 advance(f"task {task.id}: {error}")
                 continue
-            works.append(Work(self.uid, task.id, image, self._config_key, self.version, replace=fate == "replaced"))
+            replace = again or fate == "replaced"
+            works.append(Work(self.uid, task.id, image, self._config_key, self.version, replace=replace))
         self.predictor.ask(works, lease=0)
         return {work.key: work.task for work in works if work.task is not None}
 
-    def _look(self, outstanding: dict[str, int], outcome: Outcome, advance: Callable[[str], None]) -> None:
+    def _confirm(self, answered: dict[int, float], outcome: Outcome, advance: Callable[[str], None]) -> list[Task]:
+        """Takes out what Label Studio has by now, and those that it will not get any more, which are returned."""
+        missing, time_there = [], self.predictor.store.now()
+        listed = {task.id: task for task in self._tasks() if task.id in answered}
+        for number, since in list(answered.items()):
+            task = listed.get(number)
+            if task is None or self.version in task.model_versions:  # or it was deleted meanwhile
+                outcome.done += 1
+                advance("")
+            elif time_there - since > _STORED_WITHIN:
+                missing.append(task)
+            else:
+                continue
+            del answered[number]
+        return missing
+
+    def _look(
+        self,
+        outstanding: dict[str, int],
+        answered: dict[int, float],
+        outcome: Outcome,
+        advance: Callable[[str], None],
+    ) -> None:
         keys = list(outstanding)
         states = self.predictor.store.states(keys)
         ended = [key for key, state in zip(keys, states, strict=True) if state in ("done", "failed", "")]
         for key, fields in zip(ended, self.predictor.store.fields(ended), strict=True):
             task = outstanding.pop(key)
-            if fields.get("state") == "done":
+            if fields.get("state") == "done" and fields.get("delivery") == "answered":
+                answered[task] = float(fields["changed"])
+            elif fields.get("state") == "done":
                 outcome.done += 1
                 advance("")
             else:

@@ -10,17 +10,16 @@ with SIGKILL and started again, as a supervisor would. At the end it must hold, 
 - every correction is in the newest snapshot;
 - every version is whole: its weights have the content that its id says;
 - every task has a prediction of the version that serves, and none has two of one version.
+
+Faults of other kinds, while predictions are made: `lasagna bench faults`.
 """
 
 import argparse
 import json
-import os
 import random
-import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +29,17 @@ from PIL import Image
 
 from backend.annotator import SimulatedAnnotator
 from backend.label_studio import LabelStudioError
-from backend.local_label_studio import LocalLabelStudio
+from backend.parts import Parts, until
 from backend.predictions import Predictor, connect
 from backend.prelabel import ProjectRun
 from backend.registry import Registry
-from backend.services import Service, free_port, port_is_free, redis_command
+from backend.services import port_is_free
 from backend.store import Store
 from backend.trainings import Trainings
-from lasagna import Lasagna
 from lasagna.checkpoint import checkpoint_version
 from lasagna.labels import make_label_config, parse_label_config
 from lasagna.segmentation import ClassQuery
-from lasagna.settings import Settings, registry_folder
+from lasagna.settings import registry_folder
 
 PARTS = ("training", "worker", "redis", "label-studio")
 CLASSES = ("red square", "nothing")
@@ -50,8 +48,6 @@ QUICK = (
     "optimiser.steps=6 optimiser.batch_size=2 optimiser.micro_batch=1 optimiser.warmup=1 optimiser.log_every=1 "
     "optimiser.save_every=1 optimiser.precision=float32 augment.view=[64,64] tensorboard=false"
 )
-_PATIENCE = 900.0
-"""Seconds for anything to come back; a loaded machine needs minutes for a Label Studio."""
 
 
 class Loop:
@@ -64,47 +60,27 @@ class Loop:
 
     def __init__(self, folder: Path, corrections: int) -> None:
         self.folder = folder
-        Lasagna.random().save_pretrained(folder / "tiny")
-        self.redis_port, self.web_port, self.label_studio_port = free_port(), free_port(), free_port()
-        redis_url = f"redis://127.0.0.1:{self.redis_port}/0"
         given = {
-            "LASAGNA_STATE_DIR": str(folder / "state"),
-            "LASAGNA_REDIS_URL": redis_url,
-            "LASAGNA_MODEL": str(folder / "tiny"),
-            "LASAGNA_PORT": str(self.web_port),
             "LASAGNA_TRAIN_WHEN": "every 4",
             "LASAGNA_TRAIN_CHANGES": QUICK,
             "LASAGNA_REPLAY_DATA": str(folder / "none"),
         }
-        self.settings = Settings.load(given)
-        self._given = given
-        self.services: dict[str, Service] = {}
+        self.parts = Parts(folder, ("serve", "worker", "training"), given)
+        self.settings = self.parts.settings
         self.kills = dict.fromkeys(PARTS, 0)
-        self._start_redis()
-        self._start_label_studio()
-        self._env = {
-            **os.environ,
-            **given,
-            "LASAGNA_LABEL_STUDIO_URL": self.label_studio.url,
-            "LASAGNA_LABEL_STUDIO_TOKEN": self.label_studio.login.token,
-            "OMP_NUM_THREADS": "1",
-        }
-        for name in ("serve", "worker", "training"):
-            self._start_ours(name)
-        self.store = Store(connect(redis_url, timeout=30.0))
+        self.store = Store(connect(self.parts.redis_url, timeout=30.0))
         self.registry = Registry(registry_folder(self.settings))
         xml = make_label_config([ClassQuery(name) for name in CLASSES])
-        self.api = self.label_studio.api()
+        self.api = self.parts.label_studio.api()
         self.project = self.api.create_project("faults", xml)
         self.annotator = SimulatedAnnotator(self.api, parse_label_config(xml))
         photos, self._truth = _photos(folder / "photos", corrections)
         self.tasks = self.api.upload(self.project, photos)
-        _until(lambda: not port_is_free(self.web_port), "the web process")
-        self.api.connect_backend(self.project, f"http://127.0.0.1:{self.web_port}")
+        until(lambda: not port_is_free(self.parts.web_port), "the web process")
+        self.api.connect_backend(self.project, f"http://127.0.0.1:{self.parts.web_port}")
 
     def stop(self) -> None:
-        for service in reversed(self.services.values()):
-            service.stop()
+        self.parts.stop()
 
     def correct(self, index: int) -> None:
         """One correction. Where Label Studio is gone, a person presses "Submit" again."""
@@ -117,20 +93,12 @@ class Loop:
                 return False
             return True
 
-        _until(submit, f"correction {index + 1}", pause=1.0)
+        until(submit, f"correction {index + 1}", pause=1.0)
 
     def kill(self, part: str) -> None:
         """SIGKILL to a part and its children, and its start anew."""
-        process = self.services[part].process
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        self.parts.restart(part)
         self.kills[part] += 1
-        if part == "redis":
-            self._start_redis()
-        elif part == "label-studio":
-            self._start_label_studio()
-        else:
-            self._start_ours(part)
 
     def finish(self) -> dict[str, str]:
         """Asks for a last fine-tune and waits until nothing is left to do; how it ended."""
@@ -142,10 +110,10 @@ class Loop:
             except redis.RedisError:
                 return False
 
-        _until(idle, "the running fine-tune", pause=1.0)
+        until(idle, "the running fine-tune", pause=1.0)
         before = trainings.of(number).get("ended", "")
         trainings.ask(number, again=True)
-        _until(lambda: idle() and trainings.of(number).get("ended", "") != before, "the last fine-tune", pause=1.0)
+        until(lambda: idle() and trainings.of(number).get("ended", "") != before, "the last fine-tune", pause=1.0)
         return trainings.of(number)
 
     def problems(self, ended: dict[str, str]) -> list[str]:
@@ -170,26 +138,6 @@ class Loop:
                 found.append(f"task {task} has predictions of {versions}")
         return found
 
-    def _start_redis(self) -> None:
-        data = self.folder / "redis"
-        data.mkdir(exist_ok=True)
-        options = ["--port", self.redis_port, "--bind", "127.0.0.1", "--dir", data, "--save", "", "--appendonly", "yes"]
-        command = [str(part) for part in (redis_command()[0], *options, "--appendfsync", "always")]
-        self.services["redis"] = Service("Redis", command, log=self.folder / "redis.log")
-        _until(lambda: not port_is_free(self.redis_port), "Redis")
-
-    def _start_label_studio(self) -> None:
-        self.label_studio = LocalLabelStudio(
-            self.settings, self.folder / "label-studio", port=self.label_studio_port
-        ).wait()
-        self.services["label-studio"] = self.label_studio.service
-
-    def _start_ours(self, name: str) -> None:
-        queues = {"serve": [], "worker": ["--queues", "interactive,predict"], "training": ["--queues", "train"]}[name]
-        verb = "serve" if name == "serve" else "worker"
-        program = [sys.executable, "-c", "from lasagna.cli import main; main()", verb, *queues]
-        self.services[name] = Service(f"lasagna {verb}", program, env=self._env, log=self.folder / f"{name}.log")
-
 
 def _photos(folder: Path, count: int) -> tuple[list[Path], list[dict[str, Any]]]:
     """Photos of a red square on noise, every third without it, and the truth."""
@@ -207,14 +155,6 @@ def _photos(folder: Path, count: int) -> tuple[list[Path], list[dict[str, Any]]]
         Image.fromarray(pixels).save(paths[-1])
         truth.append({CLASSES[0]: mask})
     return paths, truth
-
-
-def _until(ready: Callable[[], bool], what: str, pause: float = 0.1) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while not ready():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"waited {_PATIENCE:.0f} s for {what} in vain")
-        time.sleep(pause)
 
 
 def main() -> int:

@@ -1,10 +1,11 @@
 """The commands: help, `lasagna jobs`, `lasagna prelabel`."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from backend_helpers import CONFIG, PREDICTION, PROJECT, TOKEN, StubLabelStudio
+from backend_helpers import CONFIG, PREDICTION, PROJECT, TOKEN, StubLabelStudio, wait_until
 from click.testing import CliRunner, Result
 
 from backend.commands import jobs, prelabel, serve, worker
@@ -225,6 +226,37 @@ class TestPrelabel:
         result = run(main, "prelabel", "3", *arguments)
         assert result.exit_code == 2
         assert words in result.output
+
+
+def test_prelabel_looks_whether_an_answer_was_stored(
+    store: Store, stub: StubLabelStudio, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Label Studio asked for the same two tasks, and was killed when it had stored the first."""
+    from backend.label_studio import LabelStudio
+    from backend.predictions import Predictor
+
+    monkeypatch.setattr("backend.prelabel._STORED_WITHIN", 0.0)
+    monkeypatch.setattr("backend.prelabel._CONFIRM_EVERY", 0.05)
+    prediction = {"model_version": "tiny-1", "score": 0.5, "result": []}
+    store.publish_model({"version": "tiny-1"})
+    stub.add_tasks(2)
+    project = ProjectRun(Predictor(settings, store), LabelStudio(stub.url, TOKEN), 3)
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(project.run, lambda _: None)
+        keys = wait_until(lambda: found if len(found := store.keys("queued")) == 2 else None)
+        entries = store.register([Work.from_fields(fields) for fields in store.fields(keys)], lease=30)
+        stub.predictions.append({"id": 1, "task": 1, **prediction})
+        for key in keys:
+            store.finish(key, prediction)
+        assert [status for status, _ in store.collect(entries)] == ["prediction"] * 2
+        [again] = wait_until(lambda: store.keys("queued"))
+        store.finish(again, prediction)
+        post = wait_until(store.take_post)
+        assert (post.work.task, post.work.replace) == (2, True)
+        stub.predictions.append({"id": 2, "task": 2, **prediction})
+        store.posted(post.key, 2)
+        outcome = ended.result(30)
+    assert (outcome.done, outcome.failed) == (2, {})
 
 
 def test_prelabel_leaves_the_token_of_setup(store: Store, stub: StubLabelStudio, settings: Settings) -> None:
