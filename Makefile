@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test check setup screenshot clean
+.PHONY: help demo test check audit setup screenshot clean
 
 # The first Python that is new enough; 3.11 first, for which the most wheels exist.
 PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3; do \
@@ -16,6 +16,7 @@ help:
 	@echo '              make demo ARGS=--help for all options'
 	@echo 'make test     lint, types and every test, with a real Redis, Label Studio and browser'
 	@echo 'make check    lint and types alone'
+	@echo 'make audit    looks up known vulnerabilities of every package (needs internet)'
 	@echo 'make setup    what demo and test install, without running either'
 	@echo 'make screenshot   takes docs/editor.png anew'
 	@echo 'make clean    removes .venv and what tools left in this folder'
@@ -32,6 +33,9 @@ test:
 check:
 	@$(SETUP) environment
 	@$(MAKE) --no-print-directory lint
+
+audit:
+	@$(SETUP) audit
 
 .PHONY: lint
 lint:

@@ -31,7 +31,7 @@ class SetupError(Exception):
 
 
 def main(parts: list[str]) -> int:
-    known = {"environment": environment, "label-studio": label_studio, "browser": browser}
+    known = {"environment": environment, "label-studio": label_studio, "browser": browser, "audit": audit}
     if not parts or set(parts) - set(known):
         print(f"usage: setup.py {'|'.join(known)} ...", file=sys.stderr)
         return 2
@@ -113,6 +113,22 @@ def browser() -> None:
         )
         return
     apt("Chromium, chromedriver and a font, for the tests of the real editor", command)
+
+
+def audit() -> None:
+    """Looks up what is known to be vulnerable among the packages in `.venv`; asks PyPI's advisories about each."""
+    environment()
+    listed = CACHE / "audit.txt"
+    freeze = [uv(), "pip", "freeze", "--exclude-editable", "--python", ROOT / ".venv" / "bin" / "python"]
+    frozen = subprocess.run(freeze, env=uv_environment(), capture_output=True, text=True, check=True).stdout
+    listed.write_text(frozen.replace("+cpu", ""))  # PyTorch's own name for a build, unknown to the advisories
+    look_up = ["--strict", "--no-deps", "--disable-pip", "--requirement", listed]
+    run(
+        "Known vulnerabilities of every package (needs internet)",
+        [uv(), "tool", "run", "pip-audit==2.10.1", *look_up],
+        env=uv_environment(),
+        log="audit",
+    )
 
 
 def uv() -> str:
