@@ -129,7 +129,8 @@ def faults(rounds: int, photos: int, only: str | None, seed: int, out: Path | No
         for name, why in skipped.items():
             console.print(f"skipped: {name}: {why}", style="yellow", markup=False, highlight=False)
         done: list[Round] = []
-        with progress_bar(console, "Rounds", rounds) as advance:
+        # Ctrl-C ends it early, with the figures so far; a round that was cut off does not count.
+        with progress_bar(console, "Rounds", rounds) as advance, suppress(KeyboardInterrupt):
             while len(done) < rounds and possible:
                 for fault in rig.rng.sample(possible, len(possible))[: rounds - len(done)]:
                     done.append(rig.round(len(done) + 1, fault, photos))
@@ -272,7 +273,7 @@ class Rig:
         """Every task of every round once more: what came after its round."""
         self.until(self._is_up, "the parts")
         self.wait(5.0)
-        for one, tasks in zip(done, self._tasks, strict=True):
+        for one, tasks in zip(done, self._tasks, strict=False):  # the last may have been cut off
             one.twice = [task for task in tasks if _is_twice(self.api.predictions(task))]
 
     def _look(self, result: Round, tasks: list[int], outcome: dict[int, str]) -> None:
