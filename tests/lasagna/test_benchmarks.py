@@ -128,7 +128,7 @@ def test_options_that_cannot_be_used(args: list[str], words: str) -> None:
 
 
 def test_all_runs_each_with_the_options_it_takes() -> None:
-    skip = "features,soak,corpus,decode,encoder,images,limit,load,memory,peer,prelabel,quantise,rle,start"
+    skip = "features,soak,corpus,decode,encoder,images,limit,load,memory,peer,prelabel,quantise,rle,stages,start"
     results = json.loads(bench("all", *TINY, "--skip", skip, "--json").stdout)
     assert [result["benchmark"] for result in results] == ["masks"]
     assert results[0]["setting"] == {"model": "lasagna-7b-tiny", "repeats": 1}
@@ -215,6 +215,14 @@ def test_without_a_command_everything_runs(monkeypatch: pytest.MonkeyPatch) -> N
     assert result.stdout.split() == ["measured", "first", "measured", "wrong", "measured", "zuletzt"]
     assert result.exit_code == 1
     assert "what wrong measured is not right" in result.stderr
+
+
+def test_stages_have_a_cost_each() -> None:
+    rows = {row["stage"]: row for row in figures("stages", "--side", 64, "--classes", 3, "--repeats", 1)["rows"]}
+    assert {"read", "model", "keep", "append", "encode masks", "encode gallery"} <= set(rows)
+    assert all(row["ms"] >= 0 for row in rows.values())
+    assert rows["model"]["ms"] > rows["append"]["ms"]
+    assert min(rows[stage]["bytes"] for stage in ("read", "keep", "encode masks", "encode coco", "encode voc")) > 0
 
 
 def test_corpus_is_a_soak_in_a_process_of_its_own_for_each_number(monkeypatch: pytest.MonkeyPatch) -> None:

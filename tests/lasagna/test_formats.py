@@ -1,4 +1,5 @@
-"""What segmentations are written as, checked with each format's own reader: Label Studio's SDK, pycocotools, Pillow."""
+"""What segmentations are written as, checked with the readers that people use: Label Studio's SDK, pycocotools,
+supervision (YOLO, VOC), Pillow."""
 
 import contextlib
 import io
@@ -17,13 +18,16 @@ from label_studio_sdk.converter.brush import decode_rle
 from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image
 from pycocotools.coco import COCO
+from scipy.ndimage import binary_dilation
 from skimage.draw import polygon2mask
+from supervision import DetectionDataset
 
 from lasagna.formats import (
     indices_to_png,
     record_to_segmentation,
     segmentation_to_coco,
     segmentation_to_indices,
+    segmentation_to_instances,
     segmentation_to_label_studio,
     segmentation_to_record,
     segmentation_to_voc,
@@ -265,6 +269,25 @@ def test_colours_are_distinct_stable_and_never_black() -> None:
     assert min(sum(colour) for colour in palette(500)) > 80
 
 
+def test_instance_png_has_a_number_per_part(scene: Segmentation, tmp_path: Path) -> None:
+    numbers, table = segmentation_to_instances(scene)
+    Image.fromarray(numbers).save(tmp_path / "instances.png")
+    with Image.open(tmp_path / "instances.png") as png:
+        assert png.mode == "I;16"
+        read = np.asarray(png)
+    assert np.array_equal(read, numbers)
+    assert [(row["id"], row["class"]) for row in table] == [(1, "sky"), (2, "car"), (3, "ring"), (4, "car")]
+    for row in table:
+        x, y, width, height = row["bbox"]
+        assert (read == row["id"]).sum() == row["area"] == (read[y : y + height, x : x + width] == row["id"]).sum()
+        mask = scene[row["class"]].mask
+        assert mask is not None
+        assert mask[read == row["id"]].all()
+    assert read.max() == 4
+    nothing, rows = segmentation_to_instances(Segmentation((3, 4), (ClassAnswer("sky", 0.1, None),)))
+    assert (nothing.any(), rows) == (False, [])
+
+
 # --- YOLO and VOC -----------------------------------------------------------------------------------------------------
 
 
@@ -275,6 +298,45 @@ def test_yolo(scene: Segmentation) -> None:
     points = np.array(lines[0].split()[1:], dtype=float).reshape(-1, 2)
     assert (points.min(axis=0).tolist(), points.max(axis=0).tolist()) == ([0, 0], [1, pytest.approx(1 / 3, abs=1e-5)])
     assert yaml.safe_load(yolo_data_yaml(["sky", "yes", "a: b"]))["names"] == {0: "sky", 1: "yes", 2: "a: b"}
+
+
+@pytest.fixture
+def photo_folder(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "x.png")
+    return tmp_path
+
+
+def test_supervision_reads_yolo(scene: Segmentation, photo_folder: Path) -> None:
+    names = [answer.name for answer in scene.classes]
+    ids = {name: i for i, name in enumerate(names)}
+    (photo_folder / "labels" / "x.txt").write_text(segmentation_to_yolo(scene, ids))
+    (photo_folder / "data.yaml").write_text(yolo_data_yaml(names))
+    found = DetectionDataset.from_yolo(
+        str(photo_folder / "images"), str(photo_folder / "labels"), str(photo_folder / "data.yaml"), force_masks=True
+    )
+    assert found.classes == names
+    ((_, _, detections),) = list(found)
+    assert [names[i] for i in detections.class_id] == ["sky", "car", "car", "ring"]
+    for name in ("sky", "car", "ring"):
+        drawn = np.any([m for m, i in zip(detections.mask, detections.class_id, strict=True) if names[i] == name], 0)
+        mask = scene[name].mask
+        assert mask is not None
+        assert drawn[mask].all()
+        assert not drawn[~binary_dilation(mask, np.ones((3, 3)))].any(), "supervision draws the border's pixels too"
+
+
+def test_supervision_reads_voc(scene: Segmentation, photo_folder: Path) -> None:
+    (photo_folder / "labels" / "x.xml").write_text(segmentation_to_voc(scene, "x.png"))
+    found = DetectionDataset.from_pascal_voc(str(photo_folder / "images"), str(photo_folder / "labels"))
+    ((_, _, detections),) = list(found)
+    boxes = [
+        (found.classes[i], *box)
+        for i, box in zip(detections.class_id, detections.xyxy.astype(int).tolist(), strict=True)
+    ]
+    # supervision counts from 0 again, and its right and bottom edges are outside
+    assert boxes == [("sky", 0, 0, 90, 20), ("car", 5, 15, 35, 45), ("car", 70, 50, 88, 58), ("ring", 50, 30, 70, 50)]
 
 
 def test_voc(scene: Segmentation) -> None:
