@@ -275,10 +275,10 @@ def bench(context: click.Context) -> None:
 @bench.command("all")
 @click.option(
     "--skip",
-    default="features,load,prelabel,soak,corpus",
+    default="features,faults,load,prelabel,soak,corpus",
     show_default=True,
-    help="Benchmarks to leave out; features trains 7B shapes (60 GB), load and prelabel run Label Studio, soak and "
-    "corpus annotate a thousand photos.",
+    help="Benchmarks to leave out; features trains 7B shapes (60 GB), faults, load and prelabel run Label Studio, soak "
+    "and corpus annotate a thousand photos.",
 )
 @common_options
 @click.pass_context
