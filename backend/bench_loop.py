@@ -373,7 +373,7 @@ def table(report: Mapping[str, Any]) -> str:
             [
                 entry["corrected"], promoted, shown["miou"], shown["f1"], f"{100 * shown['changed_pixels']:.1f} %",
                 *(f"{shown['regions'][key]:.2f}" for key in ("accepted", "changed", "added", "deleted")),
-                f"{replay['before']:.3f} to {replay['after']:.3f}" if replay else "",
+                f"{replay['champion']:.3f} to {replay['candidate']:.3f}" if replay else "",
                 f"{entry['training_seconds']:.0f} s" if "training_seconds" in entry else "",
             ]
         )  # fmt: skip

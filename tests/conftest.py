@@ -5,7 +5,6 @@ to type.
 """
 
 import os
-import shutil
 import signal
 import sys
 import time
@@ -18,7 +17,9 @@ import pytest
 
 from backend.local_label_studio import LocalLabelStudio
 from backend.services import Service, ensure_redis, free_port, port_is_free, release_redis
+from lasagna.errors import ServiceError
 from lasagna.settings import Settings, cache_folder
+from tools.editor import open_chromium
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -167,36 +168,10 @@ def start_backend(
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Chrome"]:
     """A real Chromium without a window, driven by selenium; it reaches 127.0.0.1 alone."""
-    from selenium import webdriver
-
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (program and driver):
-        _missing(
-            "there is no Chromium with chromedriver: type "
-            "`sudo apt-get install --no-install-recommends chromium chromium-driver fonts-dejavu-core`"
-        )
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    profile = tmp_path_factory.mktemp("chromium")
-    for argument in (
-        "--headless",
-        "--no-sandbox",  # Chromium refuses to run as root with it
-        "--disable-gpu",
-        "--disable-dev-shm-usage",  # /dev/shm is small in containers
-        "--disable-quic",
-        "--disable-sync",
-        "--disable-component-update",
-        "--disable-background-networking",
-        "--no-first-run",
-        "--force-device-scale-factor=1",
-        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-        f"--user-data-dir={profile}",
-        "--window-size=1500,1300",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    browser.set_page_load_timeout(120)
+    try:
+        browser = open_chromium(tmp_path_factory.mktemp("chromium"))
+    except ServiceError as error:
+        _missing(str(error))
     yield browser
     browser.quit()
 

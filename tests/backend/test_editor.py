@@ -3,8 +3,6 @@
 The picture in the README, docs/editor.png, is taken here: `make screenshot`.
 """
 
-import io
-import time
 from importlib.resources import files
 
 import numpy as np
@@ -18,6 +16,7 @@ from lasagna.formats.label_studio import segmentation_to_label_studio
 from lasagna.image import load_image
 from lasagna.labels import parse_label_config
 from lasagna.segmentation import ClassAnswer, Segmentation
+from tools.editor import Editor
 
 pytestmark = [pytest.mark.label_studio, pytest.mark.browser]
 
@@ -31,88 +30,6 @@ SHAPES_CONFIG = """<View>
     <Label value="bar" background="#ff0000"/>
   </RectangleLabels>
 </View>"""
-
-
-class Editor:
-    """The browser, logged in to Label Studio."""
-
-    def __init__(self, browser, label_studio):
-        from selenium.webdriver.common.by import By
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        self.browser, self.url = browser, label_studio.url
-        self._by, self._wait = By, WebDriverWait(browser, 90)
-        browser.get(self.url + "/user/login/")
-        if "/user/login" in browser.current_url:
-            browser.find_element(By.NAME, "email").send_keys(label_studio.login.user)
-            browser.find_element(By.NAME, "password").send_keys(label_studio.login.password)
-            browser.find_element(By.CSS_SELECTOR, "form button[type=submit], button[aria-label='Log In']").click()
-            self._wait.until(lambda _: "/user/login" not in browser.current_url)
-
-    def open(self, project, task):
-        """Opens a task, shows its newest prediction, and returns that prediction's regions: (type, labels, score)."""
-        self.browser.get_log("browser")  # what earlier pages said
-        self.browser.get(f"{self.url}/projects/{project}/data?task={task}")
-        self._wait.until(
-            lambda _: self.browser.execute_script(
-                "return !!window.Htx && Htx.annotationStore.predictions.length > 0 && Htx.annotationStore.initialized"
-            )
-        )
-        self.browser.execute_script(
-            "const store = Htx.annotationStore; store.selectPrediction(store.predictions.at(-1).id)"
-        )
-        self._wait.until(lambda _: self._stage() is not None)
-        self._settle()
-        return self.browser.execute_script(
-            "return Htx.annotationStore.selected.regions.map(r => [r.type, r.labels || [], r.score])"
-        )
-
-    def ask(self, project, task, placeholder, question):
-        """Opens a task, turns on Auto-Annotation, and types the question and Enter into the field."""
-        self.browser.get_log("browser")
-        self.browser.get(f"{self.url}/projects/{project}/data?task={task}")
-        self._wait.until(lambda _: self._stage() is not None)
-        self._settle()
-        self.browser.find_element(self._by.XPATH, "//*[text()='Auto-Annotation']").click()
-        self._wait.until(lambda _: self.browser.execute_script("return Htx.autoAnnotation"))
-        field = self.browser.find_element(self._by.CSS_SELECTOR, f"[placeholder='{placeholder}']")
-        field.send_keys(question + "\n")
-
-    def texts(self, name):
-        """What is in a text field of the annotation."""
-        regions = self.browser.execute_script("return Htx.annotationStore.selected.serializeAnnotation()")
-        return [text for region in regions if region["from_name"] == name for text in region["value"]["text"]]
-
-    def _stage(self):
-        """The element that the regions are drawn on, which covers the image, once the image is loaded."""
-        return self.browser.execute_script(
-            "const image = document.querySelector(\"img[alt='image']\");"
-            "return image && image.complete && image.naturalWidth ? document.querySelector('.konvajs-content') : null"
-        )
-
-    def _settle(self):
-        """Waits until two pictures in a row are the same: everything is drawn."""
-        before, deadline = None, time.monotonic() + 30
-        while (now := self.browser.get_screenshot_as_png()) != before and time.monotonic() < deadline:
-            before = now
-            time.sleep(0.7)
-
-    def image_pixels(self):
-        """uint8 (h, w, 3): what is on the screen where the image is, regions included."""
-        box = self.browser.execute_script("return arguments[0].getBoundingClientRect().toJSON()", self._stage())
-        shot = Image.open(io.BytesIO(self.browser.get_screenshot_as_png())).convert("RGB")
-        edges = (box["left"], box["top"], box["right"], box["bottom"])
-        return np.asarray(shot.crop(tuple(round(edge) for edge in edges)))
-
-    def errors(self):
-        """Errors in the browser's console, less those of addresses outside, which this browser cannot reach."""
-        return [
-            entry["message"]
-            for entry in self.browser.get_log("browser")
-            if entry["level"] == "SEVERE"
-            and "ERR_NAME_NOT_RESOLVED" not in entry["message"]
-            and "heidi-tips" not in entry["message"]
-        ]
 
 
 @pytest.fixture(scope="module")

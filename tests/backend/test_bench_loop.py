@@ -1,0 +1,22 @@
+"""The table of `lasagna bench loop`: of what a run reports, with the gate's own figures."""
+
+from dataclasses import asdict
+
+from backend.bench_loop import Shown, table
+from training.paired import Change
+
+
+def test_a_row_before_training_and_one_after_each_round() -> None:
+    regions = {"accepted": 0.5, "changed": 1.0, "added": 0.25, "deleted": 0.0}
+    before, after = (asdict(Shown(f"nano-{at}", at, 0.9, 0.06, regions)) for at in (0.375, 0.483))
+    trained = {
+        "corrected": 16,
+        "promoted": True,
+        "replay_miou": asdict(Change(0.104, 0.111, (-0.005, 0.015))),
+        "training_seconds": 430.4,
+        "shown": after,
+    }
+    _, _, first, second = table({"rounds": [{"corrected": 0, "shown": before}, trained]}).splitlines()
+    assert [cell.strip() for cell in first.split("|")[1:4]] == ["0", "", "0.375"]
+    cells = [cell.strip() for cell in second.split("|")[1:-1]]
+    assert cells == ["16", "yes", "0.483", "0.900", "6.0 %", "0.50", "1.00", "0.25", "0.00", "0.104 to 0.111", "430 s"]
