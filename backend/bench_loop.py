@@ -175,8 +175,10 @@ class Bench:
             began = time.monotonic()
             with self._step("training job"):
                 self._api.start_training(self._connection)
+                before = str(report["rounds"][-1].get("ended", ""))
+                self._wait_for_training(before, until_it_trains=True)
                 meanwhile = self._meanwhile(self._to_correct[at[0]])
-                ended = self._wait_for_training(str(report["rounds"][-1].get("ended", "")))
+                ended = self._wait_for_training(before)
             seconds = time.monotonic() - began
             version = self._registry.version(ended["version"])
             verdict = json.loads((version.folder / "report.json").read_text(encoding="utf-8"))
@@ -295,9 +297,6 @@ class Bench:
         Returns:
             `events`, `webhook_median_ms`, `webhook_worst_ms`, and `prediction_s`: of one photo, asked meanwhile.
         """
-        while not int(self._trainings.of(str(self._project)).get("step") or 0):
-            self._parts.check()
-            time.sleep(0.5)
         from lasagna.labels import make_label_config
         from lasagna.segmentation import ClassQuery
 
@@ -334,11 +333,12 @@ class Bench:
             "prediction_s": seconds,
         }
 
-    def _wait_for_training(self, before: str) -> dict[str, str]:
+    def _wait_for_training(self, before: str, *, until_it_trains: bool = False) -> dict[str, str]:
         """How the training job ended (`backend.trainings.Trainings`).
 
         Args:
             before: When the last one ended.
+            until_it_trains: Return after the first steps.
 
         Raises:
             ServiceError: It failed, or it takes too long.
@@ -354,6 +354,8 @@ class Bench:
             if found["state"] == "idle" and found.get("ended", "") != before:
                 if found.get("outcome") not in ("promoted", "candidate"):
                     raise ServiceError(f"the training job ended as {found.get('outcome')!r}: {found.get('summary')}")
+                return found
+            if until_it_trains and stage and int(found.get("step") or 0):
                 return found
             time.sleep(1.0)
         raise ServiceError(f"no end within {self._timeout:.0f} s; `lasagna jobs` and the worker's log say why")
