@@ -31,11 +31,12 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from backend.access import SECRET_HEADER, Access
 from backend.cross_site import is_cross_site
+from backend.living_workers import predicting_workers
 from backend.logs import logged
 from backend.metrics import add_metrics
 from backend.predictions import Predictor, connect
 from backend.prelabel_jobs import prelabel_routes
-from backend.readiness import predicting_workers, readiness
+from backend.readiness import readiness
 from backend.status_page import status_routes
 from backend.store import Store
 from lasagna.errors import ConfigError, LasagnaError, ServiceError

@@ -360,7 +360,7 @@ class Rig:
     def _is_up(self) -> bool:
         import redis
 
-        from backend.readiness import predicting_workers
+        from backend.living_workers import predicting_workers
         from backend.services import port_is_free
 
         try:

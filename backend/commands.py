@@ -136,11 +136,9 @@ def worker(queues: str, check: bool, print_config: bool, **options: Any) -> None
             "the model answers clicks and batches"
         )
     if check:
-        from backend.worker import alive_here
-
-        found = alive_here(open_store(settings), [name for name in QUEUES if name in chosen])
-        click.echo("alive" if found else "no worker of this machine has given a sign of life")
-        sys.exit(not found)
+        said = _check_worker(settings, [name for name in QUEUES if name in chosen])
+        click.echo(said or "alive")
+        sys.exit(1 if said else 0)
     start_logging(settings)
     _say_settings(settings)
     url = _redis(settings)
@@ -171,6 +169,25 @@ def worker(queues: str, check: bool, print_config: bool, **options: Any) -> None
         if training is not None:
             training.stop()
     logger.info("worker ended")
+
+
+def _check_worker(settings: Settings, queues: list[str]) -> str:
+    """Why no worker of this machine is alive; "" where one is."""
+    import redis
+
+    from backend.living_workers import alive_here
+    from backend.predictions import connect
+    from backend.services import running_redis
+    from backend.store import Store
+
+    url = running_redis(settings)
+    if url is None:
+        return "Redis does not answer"
+    try:
+        found = alive_here(Store(connect(url)), queues)
+    except redis.RedisError as error:
+        return f"Redis does not answer: {error}"
+    return "" if found else "no worker of this machine has given a sign of life"
 
 
 @click.command(

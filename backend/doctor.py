@@ -22,8 +22,8 @@ from backend.connections import Connections
 from backend.doctor_client import Inspection
 from backend.doctor_troubles import TROUBLES
 from backend.label_studio import LabelStudio, LabelStudioError, token_claims
+from backend.living_workers import predicting_workers
 from backend.predictions import connect
-from backend.readiness import predicting_workers
 from backend.services import ensure_redis, hide_password
 from backend.store import Store
 from lasagna.errors import ConfigError, LasagnaError, ServiceError

@@ -13,7 +13,7 @@ from backend.doctor_client import Inspection
 from backend.doctor_match import misfits
 from backend.images import ImageLimits, fetch_image, image_address
 from backend.label_studio import LabelStudioError, Task
-from backend.readiness import predicting_workers
+from backend.living_workers import predicting_workers
 from backend.store import Work
 from lasagna.errors import ImageError
 from lasagna.image import load_image

@@ -31,11 +31,11 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from rq import Worker
 from rq.utils import now
 
 from backend.counters import BATCH_BOUNDS, OUTCOMES, REASONS, STAGES, WAIT_BOUNDS, read_counters, read_gpus
 from backend.jobs import QUEUES, find_jobs, queue
+from backend.living_workers import living_workers
 from backend.registry import Registry
 from backend.store import Store
 from backend.trainings import Trainings
@@ -62,7 +62,7 @@ METRICS = tuple(
         ("lasagna_http_requests_total", "counter", ("endpoint", "method", "status"), "Requests answered."),
         ("lasagna_http_request_duration_seconds", "histogram", ("endpoint",), "Time to the answer."),
         ("lasagna_redis_up", "gauge", (), "1 where Redis answers; else what comes from it is missing."),
-        ("lasagna_workers", "gauge", ("queue",), "Workers that take jobs from a queue."),
+        ("lasagna_workers", "gauge", ("queue",), "Living workers that take jobs from a queue."),
         ("lasagna_queue_jobs", "gauge", ("queue",), "Jobs that wait."),
         ("lasagna_queue_oldest_job_seconds", "gauge", ("queue",), "How long the next job has waited; 0 without one."),
         ("lasagna_queue_wait_seconds", "histogram", ("queue",), "From being queued to being started."),
@@ -161,7 +161,7 @@ class _FromRedis(Collector):
 
     def _now(self) -> Iterator[Metric]:
         connection = self._store.redis
-        workers = Worker.all(connection=connection)
+        workers = living_workers(self._store)
         yield _gauge("lasagna_workers", {(q,): sum(q in w.queue_names() for w in workers) for q in QUEUES})
         queues = {name: queue(connection, name) for name in QUEUES}
         yield _gauge("lasagna_queue_jobs", {(name,): found.count for name, found in queues.items()})

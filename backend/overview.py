@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from rq import Worker
-
 from backend.jobs import QUEUES, enqueue_works, queue
+from backend.living_workers import living_workers
 from backend.prelabel_jobs import PrelabelJobs
 from backend.store import STATES, Store
 from backend.trainings import Trainings
@@ -19,8 +18,8 @@ def overview(store: Store, *, limit: int = 20, state: str | None = None) -> dict
         state: List only this one.
 
     Returns:
-        `model`, `workers` (state by name), `queues` (jobs by name), `counts` (tasks by state), `training` (by
-        project, see `backend.trainings.Trainings`), `projects` (whole ones that are pre-labelled now) and `tasks`:
+        `model`, `workers` (living ones: state by name), `queues` (jobs by name), `counts` (tasks by state), `training`
+        (by project, see `backend.trainings.Trainings`), `projects` (whole ones that are pre-labelled now) and `tasks`:
         `state`, `project`, `task`, `image`, `model_version`, `reason`, `kind` (of reason), `attempts`, `delivery`,
         `prediction_id`, `seconds_ago`.
     """
@@ -33,7 +32,7 @@ def overview(store: Store, *, limit: int = 20, state: str | None = None) -> dict
                 tasks.append(_described(key, fields, time_there))
     return {
         "model": store.model(),
-        "workers": {w.name: {"state": str(w.get_state()), "pid": w.pid} for w in Worker.all(connection=connection)},
+        "workers": {w.name: {"state": str(w.get_state()), "pid": w.pid} for w in living_workers(store)},
         "queues": {name: queue(connection, name).count for name in QUEUES},
         "counts": store.counts(),
         "training": Trainings(store).overview(),

@@ -19,8 +19,8 @@ from typing import Any, Literal
 from backend.counters import pace_of, read_counters
 from backend.images import image_address
 from backend.label_studio import LabelStudio, Task, project_uid
+from backend.living_workers import predicting_workers
 from backend.predictions import Predictor
-from backend.readiness import predicting_workers
 from backend.store import Store, Work
 from lasagna.errors import ImageError
 from lasagna.labels import LabelConfig, parse_label_config

@@ -9,10 +9,9 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import redis
-from rq import Worker
 
-from backend.jobs import queue
 from backend.label_studio import LabelStudio
+from backend.living_workers import predicting_workers
 from backend.services import hide_password
 from backend.store import Store
 from lasagna.errors import LasagnaError
@@ -20,8 +19,6 @@ from lasagna.settings import Settings
 
 _SECONDS = 2.0
 """Limit of each wait for a server, in seconds."""
-_SILENT_AFTER = 30.0
-"""Seconds without a sign of life after which a worker counts as gone; it gives one every few seconds."""
 _MAX_ADDRESSES = 4
 """Label Studios that are asked, where projects of several are known."""
 
@@ -32,30 +29,6 @@ class Check:
 
     ok: bool
     words: str
-
-
-@dataclass(frozen=True)
-class PredictingWorker:
-    """A worker that has its model loaded: it gives signs of life only after that."""
-
-    name: str
-    version: str
-
-
-def predicting_workers(store: Store) -> list[PredictingWorker]:
-    """The living workers that make predictions (one that only trains is none), with their own model's version.
-
-    Raises:
-        redis.RedisError: Redis is gone.
-    """
-    now = store.now()
-    found = []
-    for worker in Worker.all(queue=queue(store.redis, "predict")):
-        beat = worker.last_heartbeat
-        if beat is not None and now - beat.timestamp() < _SILENT_AFTER:
-            version = store.redis.hget(worker.key, "model_version")
-            found.append(PredictingWorker(worker.name, version.decode() if version else "unknown"))
-    return sorted(found, key=lambda worker: worker.name)
 
 
 def readiness(settings: Settings, store: Store) -> dict[str, Check]:

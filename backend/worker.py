@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import redis
-from rq import SimpleWorker, Worker, worker_registration
+from rq import SimpleWorker, worker_registration
 from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.registry import clean_registries
@@ -93,7 +93,7 @@ class LasagnaWorker(SimpleWorker):
         self._model_version = model_version
 
     def register_birth(self) -> None:
-        """RQ's record of this worker, which ends with it, also says what it has loaded (`backend.readiness`)."""
+        """RQ's record of this worker, which ends with it, also says what it has loaded (`backend.living_workers`)."""
         super().register_birth()
         self.connection.hset(self.key, "model_version", self._model_version)
 
@@ -159,17 +159,6 @@ class LasagnaWorker(SimpleWorker):
             finally:
                 self.connection.delete(f"{PREFIX}maintenance")
         self.last_cleaned_at = now()  # type: ignore[assignment]
-
-
-def alive_here(store: Store, queues: Sequence[str]) -> bool:
-    """Whether for each of the queues a worker of this machine (by its host name) has given a sign of life lately."""
-    time_there, here = store.now(), f"{socket.gethostname()}-"
-
-    def is_alive(worker: Any) -> bool:
-        beat = worker.last_heartbeat
-        return worker.name.startswith(here) and beat is not None and time_there - beat.timestamp() < 4 * _DEAD_AFTER
-
-    return all(any(map(is_alive, Worker.all(queue=jobs.queue(store.redis, name)))) for name in queues)
 
 
 def recover(store: Store, batch_size: int) -> int:

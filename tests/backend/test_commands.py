@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from backend.counters import Meter
 from backend.prelabel import ProjectRun
 from backend.prelabel_jobs import PrelabelJobs
 from backend.store import Project, Store, Work
+from backend.worker import LasagnaWorker
 from lasagna.settings import Settings
 
 
@@ -32,6 +34,23 @@ def test_help_has_examples(command: Any) -> None:
     assert result.exit_code == 0
     assert "Examples:" in result.output
     assert f"  lasagna {command.name}" in result.output
+
+
+class TestCheck:
+    """`lasagna worker --check`."""
+
+    def test_a_living_worker(self, store: Store) -> None:
+        assert run(worker, "--check").exit_code == 1
+        LasagnaWorker(store.redis, store, 1, ["train"]).register_birth()
+        assert run(worker, "--check", "--queues", "train").exit_code == 0
+        assert run(worker, "--check").exit_code == 1
+
+    def test_without_redis_says_so_and_starts_none(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.delenv("LASAGNA_REDIS_URL")
+        monkeypatch.setenv("LASAGNA_STATE_DIR", str(tmp_path / "state"))
+        result = run(worker, "--check")
+        assert (result.exit_code, result.output) == (1, "Redis does not answer\n")
+        assert not (tmp_path / "state").exists()
 
 
 class TestJobs:

@@ -123,6 +123,15 @@ def test_after_work(
     assert {parts.sub("", name) for name in found.names if name.startswith("lasagna_")} <= {row.name for row in METRICS}
 
 
+def test_workers_that_were_killed_do_not_count(app: Flask, store: Store) -> None:
+    killed, living = (LasagnaWorker(store.redis, store, 1) for _ in range(2))
+    for each in (killed, living):
+        each.register_birth()
+    store.redis.hset(killed.key, "last_heartbeat", "2026-01-01T00:00:00.000000Z")
+    found = Answer(app)
+    assert (found["lasagna_workers", "predict"], found["lasagna_workers", "train"]) == (1, 0)
+
+
 def worker_version(store: Store) -> str:
     return str((store.model() or {})["version"])
 

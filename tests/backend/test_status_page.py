@@ -20,6 +20,7 @@ from backend.registry import Registry
 from backend.status_page import _KINDS
 from backend.store import Project, Store, Work
 from backend.trainings import Trainings
+from backend.worker import LasagnaWorker
 from lasagna.settings import Settings
 
 NASTY = '<script>alert("x")</script>'
@@ -73,7 +74,7 @@ class TestPage:
         page = " ".join(answer.text.split())
         for words in (
             "Model tiny-1.",
-            "No worker runs",
+            "No worker predicts",
             "<b>3</b><span>failed in 7 days</span>",
             "Image cannot be used",
             "the file b.png is broken",
@@ -98,6 +99,18 @@ class TestPage:
         page = client.get("/status").text
         assert "Nothing to do." in page
         assert "No project is connected yet" in page
+
+    def test_workers(self, client: FlaskClient, store: Store) -> None:
+        """Only living ones; one that trains does not predict."""
+        training, killed = LasagnaWorker(store.redis, store, 1, ["train"]), LasagnaWorker(store.redis, store, 1)
+        for worker in (training, killed):
+            worker.register_birth()
+        assert "No worker predicts" not in client.get("/status").text
+        store.redis.hset(killed.key, "last_heartbeat", "2026-01-01T00:00:00.000000Z")
+        page = client.get("/status").text
+        assert "No worker predicts" in page
+        assert training.name in page
+        assert killed.name not in page
 
     def test_without_redis(self, checkpoint: Path) -> None:
         environ = {"LASAGNA_REDIS_URL": "redis://127.0.0.1:1/0", "LASAGNA_MODEL": str(checkpoint)}

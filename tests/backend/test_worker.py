@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from rq import Worker
 from rq.job import Job
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.worker_registration import clean_worker_registry
 
 from backend import jobs, worker
-from backend.readiness import PredictingWorker, predicting_workers
+from backend.living_workers import PredictingWorker, alive_here, living_workers, predicting_workers
+from backend.overview import overview
 from backend.store import Store, Work
 from backend.worker import LasagnaWorker, check_label_studio, recover
 from lasagna.settings import Settings
@@ -115,6 +117,20 @@ def test_a_worker_that_was_struck_off_is_listed_again(store: Store, runtime: Slo
     assert predicting_workers(store) == []
     found.run_maintenance_tasks()
     assert predicting_workers(store) == [PredictingWorker(found.name, "tiny-1")]
+
+
+def test_a_worker_that_was_killed_is_missed_at_once_and_listed_by_rq_for_minutes(store: Store) -> None:
+    found = LasagnaWorker(store.redis, store, batch_size=4, model_version="tiny-1")
+    found.register_birth()
+    other = LasagnaWorker(store.redis, store, 1, ["train"])
+    other.register_birth()
+    assert {living.name for living in living_workers(store)} == {found.name, other.name}
+    assert [living.name for living in living_workers(store, "train")] == [other.name]
+    assert alive_here(store, ["predict", "train"])
+    store.redis.hset(found.key, "last_heartbeat", "2026-01-01T00:00:00.000000Z")
+    assert Worker.count(connection=store.redis) == 2
+    assert [living.name for living in living_workers(store)] == [other.name] == list(overview(store)["workers"])
+    assert not alive_here(store, ["predict", "train"])
 
 
 @pytest.mark.usefixtures("quick")
