@@ -233,6 +233,7 @@ def prelabel(
     After a promotion or a rollback it renews the tasks that nobody has annotated yet. Annotated tasks keep the
     prediction that their annotator was shown.
     """
+    from contextlib import suppress
     from dataclasses import asdict
 
     import redis
@@ -268,10 +269,11 @@ def prelabel(
     try:
         id = jobs.add(project, tab=tab, refresh=refresh, by="command")
         jobs.claim(id, owner)
-        with progress_bar(console, "Pre-labelling", run.total) as advance:
+        with jobs.holding(id, owner), progress_bar(console, "Pre-labelling", run.total) as advance:
             outcome = work_on(jobs, id, owner, run, lambda reason: advance(note=_cut(reason)))
     except LasagnaError as error:
-        jobs.end(id, "failed", str(error))
+        with suppress(redis.RedisError):  # the error at hand says more
+            jobs.end(id, "failed", str(error))
         raise
     except redis.RedisError as error:
         raise ServiceError(f"Redis is gone ({error}); when it is back, run the same command again") from error

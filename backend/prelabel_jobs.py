@@ -15,8 +15,8 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
@@ -81,6 +81,24 @@ class PrelabelJobs:
 
     def keep_claim(self, id: str, owner: str) -> None:
         self._redis.set(_key(id) + ":owner", owner, ex=_CLAIM)
+
+    @contextmanager
+    def holding(self, id: str, owner: str) -> Iterator[None]:
+        """Keeps a claim alive while something may take long without a word: a list of many tasks, a slow answer."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(_CLAIM / 4):
+                with suppress(redis.RedisError):  # who works on the job will see it
+                    self.keep_claim(id, owner)
+
+        thread = threading.Thread(target=beat, name="prelabel-beat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def drop_claim(self, id: str) -> None:
         self._redis.delete(_key(id) + ":owner")
@@ -166,7 +184,7 @@ def _pace(job: Mapping[str, Any], seen: float) -> dict[str, Any]:
 
 
 def work_on(jobs: PrelabelJobs, id: str, owner: str, run: ProjectRun, advance: Callable[[str], None]) -> Outcome:
-    """Runs a claimed job to its end, and notes how far it is.
+    """Runs a job to its end, and notes how far it is. The caller holds the claim (`PrelabelJobs.holding`).
 
     Args:
         jobs: The records.
@@ -184,23 +202,12 @@ def work_on(jobs: PrelabelJobs, id: str, owner: str, run: ProjectRun, advance: C
             noted = time.monotonic()
             jobs.progress(id, owner, outcome)
 
-    beating = threading.Event()
-
-    def beat() -> None:
-        while not beating.wait(_CLAIM / 4):
-            with suppress(redis.RedisError):  # the run itself will see it
-                jobs.keep_claim(id, owner)
-
-    threading.Thread(target=beat, name="prelabel-beat", daemon=True).start()
-    try:
-        about = {"title": run.project["title"], "version": run.version, "total": run.total, "reason": None}
-        jobs.note(id, state="running", started=jobs.now(), **about)
-        run.run(note, outcome)
-        jobs.progress(id, owner, outcome)
-        jobs.end(id, "done")
-        return outcome
-    finally:
-        beating.set()
+    about = {"title": run.project["title"], "version": run.version, "total": run.total, "reason": None}
+    jobs.note(id, state="running", started=jobs.now(), **about)
+    run.run(note, outcome)
+    jobs.progress(id, owner, outcome)
+    jobs.end(id, "done")
+    return outcome
 
 
 class PrelabelRunner(threading.Thread):
@@ -242,17 +249,22 @@ class PrelabelRunner(threading.Thread):
 
     def _run(self, id: str) -> None:
         try:
-            with logged(job=id):
+            with logged(job=id), self._jobs.holding(id, self._owner):
                 self._patiently(id)
         finally:
             self._places.release()
 
     def _patiently(self, id: str) -> None:
-        """Runs a job; while Label Studio is gone again and again."""
+        """Runs a job; again and again while Label Studio is gone. Each task that gets through ends such a time."""
         gone_since: float | None = None
+
+        def advance(reason: str) -> None:
+            nonlocal gone_since
+            gone_since = None
+
         while True:
             try:
-                self._work(id)
+                self._work(id, advance)
                 return
             except redis.RedisError as error:
                 logger.warning("job %s waits for Redis: %s", id, error)
@@ -266,7 +278,6 @@ class PrelabelRunner(threading.Thread):
                 logger.warning("job %s: %s; tried again", id, error)
                 with suppress(redis.RedisError):
                     self._jobs.note(id, reason=f"{error}; tried again")
-                    self._jobs.keep_claim(id, self._owner)
                 time.sleep(_PAUSE)
             except LasagnaError as error:
                 self._fail(id, str(error))
@@ -276,7 +287,7 @@ class PrelabelRunner(threading.Thread):
                 self._fail(id, f"{type(error).__name__}: {error}")
                 return
 
-    def _work(self, id: str) -> None:
+    def _work(self, id: str, advance: Callable[[str], None]) -> None:
         job = self._jobs.of(id)
         if job is None:
             return
@@ -286,12 +297,12 @@ class PrelabelRunner(threading.Thread):
             run = ProjectRun(self._predictor, label_studio, number, tab=job["tab"], refresh=job["refresh"])
             if job["dry_run"]:
                 self._jobs.note(id, state="running", started=self._store.now(), total=run.total)
-                plan = run.dry_run()
+                plan = run.dry_run(advance)
                 about = {"title": run.project["title"], "version": run.version}
                 self._jobs.end(id, "done", plan=json.dumps(plan.as_dict()), **about)
                 return
             logger.info("pre-labelling project %d: %d tasks, %s", number, run.total, run.version)
-            outcome = work_on(self._jobs, id, self._owner, run, lambda reason: None)
+            outcome = work_on(self._jobs, id, self._owner, run, advance)
             logger.info("pre-labelled project %d: %d predicted, %d failed", number, outcome.done, len(outcome.failed))
 
     def _fail(self, id: str, reason: str) -> None:

@@ -1,5 +1,7 @@
 """`POST /jobs`: what it takes, that jobs are run, and by the next process where one is killed."""
 
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,8 +9,10 @@ import requests
 from backend_helpers import TOKEN, Backend, StubLabelStudio, wait_until
 from flask.testing import FlaskClient
 
+from backend import prelabel_jobs
 from backend.app import create_app
-from backend.prelabel_jobs import PrelabelJobs, parse_request
+from backend.label_studio import LabelStudioError
+from backend.prelabel_jobs import PrelabelJobs, PrelabelRunner, parse_request
 from backend.store import Project, Store
 from lasagna.errors import ConfigError
 from lasagna.settings import Settings
@@ -82,6 +86,45 @@ class TestRecords:
         assert [jobs.claim(id, "one"), jobs.claim(id, "two")] == [True, False]
         jobs.end(id, "done")
         assert jobs.unfinished() == []
+
+    def test_a_claim_is_held_however_long_something_takes(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(prelabel_jobs, "_CLAIM", 1)
+        jobs = PrelabelJobs(store)
+        id = jobs.add(3)
+        with jobs.holding(id, "me"):
+            jobs.drop_claim(id)
+            wait_until(lambda: not jobs.claim(id, "another") or jobs.drop_claim(id))
+
+
+class _Outages(PrelabelRunner):
+    """Label Studio is gone each time; before that, so many tasks got through."""
+
+    tries: Iterator[int]
+
+    def _work(self, id: str, advance: Callable[[str], None]) -> None:
+        for _ in range(next(self.tries)):
+            advance("")
+        raise LabelStudioError("Label Studio is gone")
+
+
+@pytest.mark.parametrize(
+    ("tries", "left"),
+    [((0,) * 9, 4), ((0, 0, 0, 7, 0, 0, 0, 0, 0), 2)],
+    ids=["gone all the time", "there in between"],
+)
+def test_a_job_fails_when_label_studio_is_gone_for_too_long_at_a_stretch(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch, tries: tuple[int, ...], left: int
+) -> None:
+    clock = SimpleNamespace(seconds=0.0)
+    clock.monotonic = lambda: clock.seconds
+    clock.sleep = lambda seconds: setattr(clock, "seconds", clock.seconds + seconds)
+    monkeypatch.setattr(prelabel_jobs, "time", clock)
+    runner = _Outages(Settings({**settings.values, "delivery_timeout": 12.0}, settings.origins))
+    runner.tries = iter(tries)
+    id = PrelabelJobs(store).add(3)
+    runner._patiently(id)
+    assert len(list(runner.tries)) == left
+    assert (PrelabelJobs(store).of(id) or {})["state"] == "failed"
 
 
 def states(backend: Backend, id: str) -> Any:
