@@ -7,9 +7,9 @@ What always holds:
 - A new group of photos that look the same is placed by the hash of its first photo (the smallest hash), so chance
   decides, and the same photos are divided in the same way on another machine.
 
-How many are held out, of n groups: a fifth; of few groups at least five, but never more than a quarter; 200 are
-enough. So 8 groups have 2 (fewer than `FEWEST` cannot be divided), 20 have 5, 100 have 20. A group of more than a
-quarter of the photos always trains.
+How many are held out, of n groups: a fifth; of few groups at least five, but not more than a quarter, except that it
+is always as many as the gate asks for; 200 are enough. So 8 groups have 4 (fewer than `FEWEST` cannot be divided), 20
+have 5, 100 have 20. A group of more than a quarter of the photos always trains.
 """
 
 import json
@@ -30,6 +30,8 @@ Side = Literal["train", "holdout", "neither"]
 
 FEWEST = 8
 """Groups below which nothing is held out, and so nothing can be trained and judged."""
+JUDGED = 4
+"""Held-out photos without which the gate promotes nothing (`training.gate.Limits.least_photos`)."""
 SAME = 6
 """Bits of 64 in which the hashes of two photos may differ that look the same. Of the photos of one kind of thing in
 docs/data.md's sets (parts on a table, fields, outdoor photos) no two are as close; frames of a video are."""
@@ -103,7 +105,7 @@ class Sides:
                 f"there are corrections of {total} different photos; from {FEWEST} on some can be held out, without "
                 "which nobody could tell whether a new model is better: correct more"
             )
-        wanted = min(200, max(5, total // 5), total // 4) - len(held)
+        wanted = min(200, max(5, total // 5), max(JUDGED, total // 4)) - len(held)
         for group in groups:  # in the order of the hash of their first photo
             side: Side = "holdout" if wanted > 0 and len(group) <= max(1, len(looks) // 4) else "train"
             wanted -= side == "holdout"

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.holdout import Sides, difference_hash
+from backend.holdout import JUDGED, Sides, difference_hash
 from lasagna.errors import DataError
+from training.gate import Limits
 
 
 def photo(number: int) -> str:
@@ -28,9 +29,13 @@ def held_out(sides: Sides, photos: dict[str, str]) -> set[str]:
     return {one for one, place in sides.divide(photos).items() if place.side == "holdout"}
 
 
-@pytest.mark.parametrize(("count", "expected"), [(8, 2), (12, 3), (20, 5), (25, 5), (40, 8), (100, 20), (1200, 200)])
+@pytest.mark.parametrize(("count", "expected"), [(8, 4), (12, 4), (20, 5), (25, 5), (40, 8), (100, 20), (1200, 200)])
 def test_how_many_are_held_out(tmp_path: Path, count: int, expected: int) -> None:
     assert len(held_out(Sides(tmp_path / "sides.json"), project(count))) == expected
+
+
+def test_as_many_are_held_out_as_the_gate_asks_for() -> None:
+    assert Limits().least_photos == JUDGED
 
 
 def test_a_photo_never_changes_sides(tmp_path: Path) -> None:
@@ -95,7 +100,7 @@ def test_too_few_are_not_placed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="corrections of 7 different photos"):
         sides.divide(project(7))
     assert not sides.path.exists()
-    assert len(held_out(sides, project(8))) == 2
+    assert len(held_out(sides, project(8))) == 4
 
 
 def test_a_damaged_file_is_not_made_anew(tmp_path: Path) -> None:

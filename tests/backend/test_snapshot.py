@@ -124,7 +124,7 @@ def test_two_tasks_with_one_photo_are_on_one_side(snapshots: Snapshots, stub: St
         stub.images[task["data"]["image"]] = stub.images[stub.tasks[task["id"] - 9]["data"]["image"]]
     snapshot = snapshots.take()
     sides = [{t["id"] for t in json.loads((snapshot.folder / f"{s}.json").read_text())} for s in ("train", "holdout")]
-    assert [len(side) for side in sides] == [12, 4]
+    assert [len(side) for side in sides] == [8, 8]
     assert all(({task, task + 8} <= sides[0]) or ({task, task + 8} <= sides[1]) for task in range(1, 9))
 
 

@@ -142,7 +142,7 @@ def test_label_studio_gone_for_a_while(project: Project, monkeypatch: pytest.Mon
     job = project.job(project.new(), should_stop=lambda: ("train", 0, 0) in project.said)
     with pytest.raises(StoppedError):
         job.run()
-    assert job.result("snapshot")["train"] == 6
+    assert job.result("snapshot")["train"] == 4
 
 
 def test_a_process_that_always_dies_is_given_up(project: Project) -> None:
