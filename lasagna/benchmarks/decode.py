@@ -20,6 +20,8 @@ from lasagna.bench import (
 from lasagna.errors import QueryError
 
 if TYPE_CHECKING:
+    import torch
+
     from lasagna.assistant import Lasagna
 
 CURVES = {
@@ -27,8 +29,11 @@ CURVES = {
     "single": "one query per class",
     "chunked": "chunked",
     "parallel": "exact parallel",
+    "peer": "SAM 3, one concept each",
 }
 """What is plotted: a way's name in the rows, and in the plot."""
+_PEER_CONCEPTS = 4
+"""Concepts of SAM 3 that are timed, in one forward: every further one costs the same."""
 
 
 @click.command(
@@ -55,6 +60,11 @@ Examples:
     type=click.IntRange(0),
     help="Tokens of the answer that run at once; 0: all. [default: what the device is best with]",
 )
+@click.option(
+    "--peer",
+    type=click.Choice(["real", "tiny"]),
+    help="Also time SAM 3 with random weights at this size, on known vision features; real: minutes on a CPU.",
+)
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="ms per image against classes (.png).")
 @common_options
 def decode(
@@ -63,6 +73,7 @@ def decode(
     share: float,
     chunk: int,
     window: int | None,
+    peer: str | None,
     plot: Path | None,
     chosen: ModelOptions,
 ) -> None:
@@ -79,7 +90,8 @@ def decode(
     whose margin is within the rounding noise of the number format, are counted apart. Exit code 1 when it is not so.
 
     parallel and chunked are the median of --repeats; the slow ways, thousands of forwards each, are timed once, while
-    they are compared with.
+    they are compared with. Every way begins with an encoded image. So does SAM 3 (--peer), whose time, of 4 concepts
+    and multiplied, holds the masks too.
     """
     dialects = (
         ("paper", "released") if chosen.random_weights is not None and chosen.dialect is None else (chosen.dialect,)
@@ -93,6 +105,9 @@ def decode(
                 for count in counts
             ]
     name = chosen.random_weights or model.version
+    if peer is not None:
+        concept = _seconds_per_concept(peer, model.model.device, chosen.dtypes[0])
+        rows = [{**row, "seconds_peer": int(row["classes"]) * batch * concept} for row in rows]
     setting: Row = {"model": name, "images": batch, "chunk": chunk, "repeats": chosen.repeats}
     report("decode", setting, rows, device=str(model.model.device), as_json=chosen.as_json, out=chosen.out)
     if plot is not None:
@@ -108,8 +123,21 @@ def _plot(path: Path, rows: list[Row], batch: int, name: str) -> None:
 
     first = [row for row in rows if (row["dialect"], row["dtype"]) == (rows[0]["dialect"], rows[0]["dtype"])]
     first.sort(key=lambda row: int(row["classes"]))
-    series = {title: [1000 * row[f"seconds_{way}"] / batch for row in first] for way, title in CURVES.items()}
+    ways = {way: title for way, title in CURVES.items() if f"seconds_{way}" in first[0]}
+    series = {title: [1000 * row[f"seconds_{way}"] / batch for row in first] for way, title in ways.items()}
     plot_times(path, [row["classes"] for row in first], series, f"decoding, {name}, {rows[0]['dtype']}")
+
+
+def _seconds_per_concept(size: str, device: "torch.device", dtype: str) -> float:
+    """Of SAM 3 on known vision features, `_PEER_CONCEPTS` in one forward."""
+    from lasagna.assistant import choose_dtype
+    from lasagna.bench import time_interleaved
+    from lasagna.benchmarks.peer import peer_ways, sam3
+
+    vision, concepts = peer_ways(sam3(size, device, choose_dtype(dtype, device)), _PEER_CONCEPTS)
+    vision()
+    ways = {"concepts": lambda: concepts(_PEER_CONCEPTS)}
+    return time_interleaved(ways, 1, str(device))["concepts"] / _PEER_CONCEPTS
 
 
 def _row(
