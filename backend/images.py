@@ -43,8 +43,9 @@ _UNKNOWN_UPLOAD = b"object has no attribute 'has_permission'"
 _CHUNK = 256 * 1024
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 """IPv4 behind a translator (RFC 6052)."""
-_PROTOCOL = ipaddress.ip_network("192.0.0.0/24")
-"""For protocols (RFC 6890); Python takes some of it for public."""
+_NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "::/96", "64:ff9b:1::/48")))
+"""Which Python takes for public, in part: for protocols (RFC 6890), IPv4 in IPv6 of old (RFC 4291), IPv4 behind a
+translator of one's own (RFC 8215)."""
 
 
 @dataclass(frozen=True)
@@ -286,7 +287,7 @@ def is_public(address: str) -> bool:
             return is_public(str(wrapped))
         if ip.is_site_local:
             return False
-    return ip.is_global and not ip.is_multicast and ip not in _PROTOCOL
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_PUBLIC)
 
 
 class _OnlyToPublic(HTTPConnection):

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
+import redis
 from PIL import Image
 from rq.timeouts import JobTimeoutException
 
@@ -324,6 +325,11 @@ class Runtime:
         except LasagnaError as error:
             logger.warning("click on task %s: %s", request.get("task"), error)
             return {"error": str(error)}
+        except (JobTimeoutException, redis.RedisError):
+            raise
+        except Exception as error:  # whatever a model raises: the annotator waits for an answer
+            logger.exception("the model failed on a click on task %s", request.get("task"))
+            return {"error": f"the model failed: {type(error).__name__}: {error}"}
         answer = Segmentation((height, width), (ClassAnswer(class_name, float(score), np.asarray(mask, dtype=bool)),))
         narrowed = replace(plan, controls=(control,), absent_choices=None, absent_values=())
         # the id is new each time: a second click must not replace the region of the first

@@ -224,6 +224,8 @@ def names(monkeypatch: pytest.MonkeyPatch, meaning: dict[str, list[list[str]]]) 
         ("::ffff:10.0.0.1", False),
         ("2002:a00:1::", False),
         ("64:ff9b::a00:1", False),
+        ("64:ff9b:1::a00:1", False),
+        ("::127.0.0.1", False),
         ("2001:0:4136:e378:8000:63bf:f5ff:fffe", False),
     ],
 )

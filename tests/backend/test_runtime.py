@@ -347,3 +347,14 @@ class TestClicks:
         stub.images["/data/upload/3/1.png"] = b"text"
         assert "not an image" in runtime.click(self.request(runtime, [click()]))["error"]
         assert "holds no click" in runtime.click(self.request(runtime, []))["error"]
+
+    def test_a_model_that_fails_is_an_answer_too(
+        self, runtime: Runtime, stub: StubLabelStudio, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails(*_: Any, **__: Any) -> None:
+            raise MemoryError("no memory left")
+
+        stub.add_tasks(1)
+        monkeypatch.setattr(CountingLasagna, "segment_prompt", fails)
+        answer = runtime.click(self.request(runtime, [click()]))
+        assert answer == {"error": "the model failed: MemoryError: no memory left"}
