@@ -132,8 +132,6 @@ def answer_batch(
         QueryError, ConfigError, CheckpointError: What was asked cannot be answered for any image.
     """
     images = [prepared.image for prepared in batch if prepared.image is not None]
-    if not images:
-        return []
     try:
         answers = model.segment_batch(images, [list(queries) for _ in images], threshold=threshold, exclusive=exclusive)
     except (QueryError, ConfigError, CheckpointError):
@@ -280,7 +278,7 @@ class Annotator:
             else:
                 first.setdefault(prepared.content, prepared)
         answers: dict[str, tuple[Segmentation | None, str | None, float]] = {}
-        for part in _parts(list(first.values())):
+        for part in cut_batch(list(first.values())):
             if self._model is None:
                 self._model = self._load_model()
             started = time.perf_counter()
@@ -323,7 +321,7 @@ class Annotator:
         return self._encoder(prepared, answer, computed=True)
 
 
-def _parts(batch: list[Prepared]) -> Iterator[list[Prepared]]:
+def cut_batch(batch: Sequence[Prepared]) -> Iterator[list[Prepared]]:
     """The batch, cut where it has more than `BATCH_PIXELS`."""
     part: list[Prepared] = []
     for prepared in batch:

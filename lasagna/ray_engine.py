@@ -4,10 +4,11 @@
                                                                                │
     OUT ◀── append in order (this process) ◀── where each batch lies ──────────┘
 
-What always holds: a batch is the files that the local engine puts into one, so the answers are the same; a shard is
-complete or not there, and the shards that a run which was stopped has left are used by the next one; through this
-process go places of batches, no images and no masks; the output folder, the checkpoint and the images are at the same
-path on every machine (a shared file system; images may be at an address instead).
+What always holds: a batch is the files that the local engine puts into one, so the answers are the same (up to rounding
+where the number of threads differs); a shard is complete or not there, and the shards that a run which was stopped has
+left are used by the next one; through this process go places of batches, no images and no masks; the output folder, the
+checkpoint and the images are at the same path on every machine (a shared file system; images may be at an address
+instead).
 
 A shard is two files in `OUT/.results/<options>/shards/<output>/`: `<name>.jsonl`, a line per image with its pieces of
 the output, and `<name>.index.json`, written last, which says of each batch where its lines begin.
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from lasagna.batch import Annotated, Encoder, Prepared, Reader, answer_batch
+from lasagna.batch import Annotated, Encoder, Prepared, Reader, answer_batch, cut_batch
 from lasagna.errors import ConfigError, LasagnaError
 from lasagna.folder import ImageFile, ImageSet
 from lasagna.results import Results, write_atomically
@@ -223,16 +224,17 @@ class _Model:
                 prepared.record = self._results.get(prepared.content)  # from another batch, meanwhile
                 if prepared.record is None:
                     first.setdefault(prepared.content, prepared)
-        todo = list(first.values())
-        if todo and self._model is None:
-            self._model = self._load()
-        started = time.perf_counter()
-        answers = answer_batch(self._model, todo, self._asked.queries, self._asked.threshold, self._asked.exclusive)
-        each = (time.perf_counter() - started) / max(1, len(todo))
-        for prepared, (answer, failure) in zip(todo, answers, strict=True):
-            prepared.failure = failure
-            if answer is not None:
-                self._encoder.keep(prepared, answer, each)
+        asked = self._asked
+        for part in cut_batch(list(first.values())):
+            if self._model is None:
+                self._model = self._load()
+            started = time.perf_counter()
+            answers = answer_batch(self._model, part, asked.queries, asked.threshold, asked.exclusive)
+            each = (time.perf_counter() - started) / len(part)
+            for prepared, (answer, failure) in zip(part, answers, strict=True):
+                prepared.failure = failure
+                if answer is not None:
+                    self._encoder.keep(prepared, answer, each)
         for i, prepared in enumerate(batch.read):
             same = first.get(prepared.content)
             if prepared is same and prepared.failure is None:

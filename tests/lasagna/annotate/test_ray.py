@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lasagna.export import Export
 
@@ -24,10 +25,19 @@ FORMATS = ("--format", "label-studio,coco,masks,instances,yolo,voc")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """Ray on this machine, with three processors: two models and what is around them."""
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    """Ray on this machine, whatever else of it runs here, with three processors: two models and what is around."""
+    ray.init("local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As Ray gives each of its models, whatever this process has: sums are rounded by the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -55,7 +65,7 @@ def written(out: Path) -> dict[str, Any]:
 
 
 def test_the_same_files_and_on_from_the_shards_of_a_stopped_run(
-    cluster: None, run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: None, one_thread: None, run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(photos, *FORMATS, "--batch-size", "2", out=tmp_path / "local").exit_code == 1
     on_ray = (photos, *FORMATS, "--batch-size", "2", "--engine", "ray", "--workers", "2")
