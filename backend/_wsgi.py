@@ -10,6 +10,7 @@ counts its own requests (`backend.metrics`).
 """
 
 import functools
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -23,6 +24,8 @@ from lasagna.settings import Settings
 
 THREADS = MAX_WAITING_REQUESTS + 8
 
+_making = threading.Lock()
+
 
 @functools.cache
 def _from_environment() -> Flask:
@@ -34,7 +37,9 @@ def _from_environment() -> Flask:
 
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """The WSGI application, made from the environment at the first request."""
-    return _from_environment()(environ, start_response)
+    with _making:  # the first requests may come at the same time
+        application = _from_environment()
+    return application(environ, start_response)
 
 
 class _Logger(Logger):
