@@ -6,12 +6,19 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from lasagna import batch, ray_engine
+from lasagna.annotate_run import Asked
+from lasagna.batch import Encoder, Reader
 from lasagna.export import Export
+from lasagna.folder import find_images
+from lasagna.results import Results
+from lasagna.segmentation import ClassAnswer, Segmentation
 
 from .made import NAMES, Run, computed, picture, read
 from .test_sources import archive, content
@@ -92,6 +99,28 @@ def test_the_same_files_and_on_from_the_shards_of_a_stopped_run(
     assert found.keys() == expected.keys()
     assert {name for name in found if found[name] != expected[name]} == set()
     assert not list((tmp_path / "out" / ".results").glob("*/shards")), "shards go when the output is complete"
+
+
+def test_a_batch_of_large_photos_goes_to_the_model_in_parts(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "BATCH_PIXELS", 4000)  # two of 48 x 32
+    asked: list[int] = []
+
+    class Model:
+        def segment_batch(self, images: list[Any], *_: Any, **__: Any) -> list[Segmentation]:
+            asked.append(len(images))
+            return [Segmentation((32, 48), (ClassAnswer("sky", 0.1, None),)) for _ in images]
+
+    results = Results(tmp_path / "results")
+    run = SimpleNamespace(asked=Asked([]), encoder=lambda _: Encoder(results, lambda *_: {}), load_model=Model)
+    files = find_images([str(path) for path in sorted(photos.glob("more*.png"))]).files
+    read_ones = [Reader(results, 10**6, 10**6)(file) for file in files]
+    row = {"batch": ray_engine._Batch("key", list(files), read_ones)}
+    done = ray_engine._Model(run, results)(row)["batch"]  # type: ignore[arg-type]
+    assert asked == [2, 2, 1]
+    assert done.computed == {0, 1, 2, 3, 4}
+    assert all(one.record is not None for one in done.read)
 
 
 def test_what_cannot_be_started(cluster: None, run: Run, photos: Path, tmp_path: Path) -> None:
