@@ -6,8 +6,8 @@ Compose or systemd would. Then every task must have exactly one prediction of th
 After the last round all tasks are looked at once more: what came late counts too.
 
 Everything is real but three things: the model is a tiny one with random weights, so that a round takes seconds; the
-gateway (`_Gateway`) between us and Label Studio, which passes everything on until it is told to misbehave; and the flaw
-of the image decoder that the fault "poison" needs, which is patched into the workers (`_FLAW`).
+gateway (`backend.bad_gateway`) between us and Label Studio, which passes everything on until it is told to misbehave;
+and the flaw of the image decoder that the fault "poison" needs, which is patched into the workers (`_FLAW`).
 """
 
 import json
@@ -23,13 +23,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from http.client import HTTPConnection, HTTPException
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from backend.bad_gateway import BadGateway
 from lasagna.errors import LasagnaError
 
 if TYPE_CHECKING:
@@ -189,7 +188,7 @@ def table(report: dict[str, Any]) -> str:
 class Rig:
     """The running parts. Every round has a project of its own."""
 
-    def __init__(self, parts: "Parts", gateway: "_Gateway", disk: Path | None, seed: int) -> None:
+    def __init__(self, parts: "Parts", gateway: BadGateway, disk: Path | None, seed: int) -> None:
         from backend.predictions import connect
         from backend.store import Store
         from lasagna.labels import make_label_config
@@ -217,7 +216,7 @@ class Rig:
             flaw.mkdir(exist_ok=True)
             (flaw / "sitecustomize.py").write_text(_FLAW)
             (folder / "clock").write_text("+0")
-            gateway = _Gateway()
+            gateway = BadGateway()
             stack.callback(gateway.stop)
             given = {
                 "LASAGNA_PREDICT_DEADLINE": "10",
@@ -491,89 +490,3 @@ def _small_disk(folder: Path, stack: ExitStack) -> Path | None:
 def _faketime() -> str:
     """The library that gives a process another clock; "" where it is not installed."""
     return next((str(path) for path in Path("/usr/lib").glob(_FAKETIME)), "")
-
-
-# --- the gateway ------------------------------------------------------------------------------------------------------
-
-
-class _Gateway:
-    """An HTTP proxy in front of Label Studio, as a company's gateway is, that can be told to misbehave."""
-
-    def __init__(self) -> None:
-        gateway = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-            def do_GET(self) -> None:
-                gateway.handle(self)
-
-            do_POST = do_DELETE = do_PATCH = do_GET  # noqa: N815
-
-        self._upstream = ("127.0.0.1", 0)
-        self._mode, self._share, self._rng = "", 0.0, random.Random(0)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def to(self, url: str) -> str:
-        """Our address, from now on in front of that one."""
-        host, port = url.removeprefix("http://").split(":")
-        self._upstream = (host, int(port))
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    def misbehave(self, mode: str, share: float, seed: int) -> None:
-        self._rng = random.Random(seed)
-        self._mode, self._share = mode, share
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def handle(self, request: BaseHTTPRequestHandler) -> None:
-        mode = self._mode if self._rng.random() < self._share else ""
-        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
-        if mode == "500":
-            return self._answer(request, 500, [], b'{"detail": "internal error"}')
-        connection = HTTPConnection(*self._upstream, timeout=120)
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in ("connection",)}
-        try:
-            connection.request(request.command, request.path, body, headers)
-            answer = connection.getresponse()
-            content = answer.read()
-        except (OSError, HTTPException):
-            return self._answer(request, 502, [], b"<html>Bad Gateway</html>")
-        finally:
-            connection.close()
-        if mode == "502":
-            return self._answer(request, 502, [], b"<html>Bad Gateway</html>")
-        if mode == "slow":
-            time.sleep(self._rng.uniform(1.0, 20.0))
-        kept = [(name, value) for name, value in answer.getheaders() if name.lower() not in _HOP_BY_HOP]
-        return self._answer(request, answer.status, kept, content, half=mode == "half")
-
-    def _answer(
-        self,
-        request: BaseHTTPRequestHandler,
-        status: int,
-        headers: list[tuple[str, str]],
-        content: bytes,
-        half: bool = False,
-    ) -> None:
-        with suppress(OSError):  # the client has given up
-            request.send_response_only(status)
-            for name, value in headers:
-                request.send_header(name, value)
-            request.send_header("Content-Length", str(len(content)))
-            request.end_headers()
-            request.wfile.write(content[: len(content) // 2] if half else content)
-            request.wfile.flush()
-        if half:
-            request.close_connection = True
-
-
-_HOP_BY_HOP = {"connection", "content-length", "transfer-encoding", "keep-alive"}

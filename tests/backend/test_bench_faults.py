@@ -6,14 +6,15 @@ import pytest
 import requests
 from backend_helpers import TOKEN, StubLabelStudio
 
-from backend.bench_faults import FAULTS, Round, _Gateway, _is_twice, _report, table
+from backend.bad_gateway import BadGateway
+from backend.bench_faults import FAULTS, Round, _is_twice, _report, table
 
 HEADERS = {"Authorization": f"Token {TOKEN}"}
 
 
 @pytest.fixture
-def gateway() -> Iterator[_Gateway]:
-    found = _Gateway()
+def gateway() -> Iterator[BadGateway]:
+    found = BadGateway()
     yield found
     found.stop()
 
@@ -21,7 +22,7 @@ def gateway() -> Iterator[_Gateway]:
 @pytest.mark.parametrize(
     ("mode", "status", "stored"), [("", 201, 1), ("500", 500, 0), ("502", 502, 1), ("half", None, 1)]
 )
-def test_gateway(gateway: _Gateway, stub: StubLabelStudio, mode: str, status: int | None, stored: int) -> None:
+def test_gateway(gateway: BadGateway, stub: StubLabelStudio, mode: str, status: int | None, stored: int) -> None:
     url = gateway.to(stub.url)
     gateway.misbehave(mode, share=1.0, seed=0)
 
@@ -39,7 +40,7 @@ def test_gateway(gateway: _Gateway, stub: StubLabelStudio, mode: str, status: in
     assert requests.get(f"{url}/api/predictions/", {"task": 1}, headers=HEADERS, timeout=10).json() == stub.predictions
 
 
-def test_gateway_without_label_studio(gateway: _Gateway, stub: StubLabelStudio) -> None:
+def test_gateway_without_label_studio(gateway: BadGateway, stub: StubLabelStudio) -> None:
     url = gateway.to(stub.url)
     stub.stop()
     assert requests.get(url, timeout=10).status_code == 502
