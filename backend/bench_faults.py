@@ -1,9 +1,9 @@
 """`lasagna bench faults`: is a prediction lost, or made twice, whatever happens to the parts?
 
 In each round a real Label Studio gets new photos and asks for predictions ("Retrieve Predictions" of the data manager),
-`lasagna prelabel` runs besides, and at a random moment one fault strikes (`FAULTS`). What ended is started again, as
-Compose or systemd would. Then every task must have exactly one prediction of the version, or have failed with a reason.
-After the last round all tasks are looked at once more: what came late counts too.
+`lasagna prelabel` runs besides, and at a random moment one fault strikes (`backend.faults`). What ended is started
+again, as Compose or systemd would. Then every task must have exactly one prediction of the version, or have failed with
+a reason. After the last round all tasks are looked at once more: what came late counts too.
 
 Everything is real but three things: the model is a tiny one with random weights, so that a round takes seconds; the
 gateway (`backend.bad_gateway`) between us and Label Studio, which passes everything on until it is told to misbehave;
@@ -14,7 +14,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backend.bad_gateway import BadGateway
+from backend.faults import FAULTS, Fault, faketime
 from lasagna.errors import LasagnaError
 
 if TYPE_CHECKING:
@@ -54,21 +54,6 @@ PIL.Image.open = open
 """
 _CLASSES = ("cat", "dog", "sky")
 _TMPFS = "64m"
-_FAKETIME = "*/faketime/libfaketimeMT.so.1"
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is done to the running parts.
-
-    `strike` returns when the fault is over (but for what has to start again); False where it found nothing to strike.
-    """
-
-    name: str
-    words: str
-    strike: Callable[["Rig"], bool | None]
-    needs: Callable[["Rig"], str] = lambda rig: ""
-    """Why it cannot be done here, or "" where it can."""
 
 
 @dataclass
@@ -228,7 +213,7 @@ class Rig:
             # Redis as in production: everysec. What was answered is with the kernel, so a kill loses nothing.
             parts = Parts(folder, ("serve",), given, label_studio_url=gateway.to, redis_folder=disk, fsync="everysec")
             stack.callback(parts.stop)
-            if library := _faketime():
+            if library := faketime():
                 parts.more["worker-b"] = {
                     "LD_PRELOAD": library,
                     "FAKETIME_TIMESTAMP_FILE": str(folder / "clock"),
@@ -256,7 +241,7 @@ class Rig:
             threads.append(threading.Thread(target=self._retrieve, daemon=True))
         for thread in threads:
             thread.start()
-        if fault.strike is not _run_a_job_twice:  # it waits for its moment itself
+        if fault.name != "two":  # it waits for its moment itself
             self.wait(self.rng.uniform(0.2, 4.0))
         struck = fault.strike(self) is not False
         self.until(ended.is_set, "the end of the job")
@@ -373,106 +358,6 @@ def _is_twice(predictions: list[dict[str, Any]]) -> bool:
     return len(set(versions)) != len(versions)
 
 
-# --- faults -----------------------------------------------------------------------------------------------------------
-
-
-def _kill(part: str) -> Callable[[Rig], None]:
-    return lambda rig: rig.parts.kill(part)
-
-
-def _one_worker(rig: Rig) -> str:
-    return rig.rng.choice(["worker-a", "worker-b"])
-
-
-def _kill_a_worker(rig: Rig) -> None:
-    rig.parts.kill(_one_worker(rig))
-
-
-def _hang_a_worker(rig: Rig) -> None:
-    """SIGSTOP for longer than a silent worker counts as alive: another takes its job, and then it goes on."""
-    process = rig.parts.services[_one_worker(rig)].process
-    os.kill(process.pid, signal.SIGSTOP)
-    rig.wait(rig.rng.uniform(22.0, 35.0))
-    os.kill(process.pid, signal.SIGCONT)
-
-
-def _run_a_job_twice(rig: Rig) -> bool:
-    """The job that a worker has begun is put into the queue again, under its id: both workers finish it."""
-    from backend.jobs import find_jobs, queue
-
-    target = queue(rig.store.redis, "predict")
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        begun = target.started_job_registry.get_job_ids(cleanup=False)
-        begun = [name.rsplit(":", 1)[0] for name in begun]
-        if jobs := [job for job in find_jobs(rig.store.redis, begun) if job is not None]:
-            for job in jobs:
-                rig.store.redis.lpush(target.key, job.id)
-            return True
-        time.sleep(0.002)
-    return False
-
-
-def _fill_memory(rig: Rig) -> None:
-    used = int(rig.store.redis.info("memory")["used_memory"])
-    rig.store.redis.config_set("maxmemory", max(1, used // 2))
-    rig.wait(rig.rng.uniform(2.0, 8.0))
-    rig.store.redis.config_set("maxmemory", 0)
-
-
-def _fill_disk(rig: Rig) -> None:
-    assert rig.disk is not None
-    filler = rig.disk / "filler"
-    with suppress(OSError), filler.open("wb") as file:
-        while True:
-            file.write(bytes(1 << 16))
-            file.flush()
-    rig.wait(rig.rng.uniform(3.0, 8.0))
-    filler.unlink()
-
-
-def _through_gateway(mode: str) -> Callable[[Rig], None]:
-    def strike(rig: Rig) -> None:
-        rig.gateway.misbehave(mode, share=0.6, seed=rig.rng.randrange(1 << 30))
-        rig.wait(rig.rng.uniform(5.0, 15.0))
-        rig.gateway.misbehave("", share=0.0, seed=0)
-
-    return strike
-
-
-def _jump(rig: Rig) -> None:
-    """The clock of one worker goes two hours forward, then as much back, then right again."""
-    for offset in ("+7200", "-7200", "+0"):
-        (rig.parts.folder / "clock").write_text(offset)
-        rig.wait(3.0)
-
-
-def _no_disk(rig: Rig) -> str:
-    return "" if rig.disk is not None else "only root can mount the small disk"
-
-
-def _no_clock(rig: Rig) -> str:
-    return "" if _faketime() else "libfaketime is not installed (apt-get install faketime)"
-
-
-FAULTS = (
-    Fault("worker", "kill -9 of a worker", _kill_a_worker),
-    Fault("web", "kill -9 of the web process", _kill("serve")),
-    Fault("redis", "kill -9 of Redis", _kill("redis")),
-    Fault("label-studio", "kill -9 of Label Studio", _kill("label-studio")),
-    Fault("memory", "Redis out of memory for seconds", _fill_memory),
-    Fault("disk", "Redis's disk full for seconds", _fill_disk, _no_disk),
-    Fault("500", "Label Studio answers 500 to six requests of ten", _through_gateway("500")),
-    Fault("502", "it does what it is asked, and the gateway answers 502", _through_gateway("502")),
-    Fault("slow", "answers take up to 20 s, the limit is 15 s", _through_gateway("slow")),
-    Fault("half", "answers break off halfway", _through_gateway("half")),
-    Fault("hang", "a worker stands still for half a minute, then goes on", _hang_a_worker),
-    Fault("two", "two workers run the same job at the same time", _run_a_job_twice),
-    Fault("poison", "an image kills every worker that decodes it", lambda rig: None),
-    Fault("clock", "a worker's clock jumps two hours forward and back", _jump, _no_clock),
-)
-
-
 def _small_disk(folder: Path, stack: ExitStack) -> Path | None:
     """A tmpfs, where we may mount one."""
     folder.mkdir(exist_ok=True)
@@ -485,8 +370,3 @@ def _small_disk(folder: Path, stack: ExitStack) -> Path | None:
         return None
     stack.callback(subprocess.run, ["umount", "-l", str(folder)], check=False)
     return folder
-
-
-def _faketime() -> str:
-    """The library that gives a process another clock; "" where it is not installed."""
-    return next((str(path) for path in Path("/usr/lib").glob(_FAKETIME)), "")

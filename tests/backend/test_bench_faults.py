@@ -7,7 +7,8 @@ import requests
 from backend_helpers import TOKEN, StubLabelStudio
 
 from backend.bad_gateway import BadGateway
-from backend.bench_faults import FAULTS, Round, _is_twice, _report, table
+from backend.bench_faults import Round, _is_twice, _report, table
+from backend.faults import FAULTS
 
 HEADERS = {"Authorization": f"Token {TOKEN}"}
 
