@@ -19,10 +19,8 @@ def _train(project: int | None, again: bool, redis_url: str | None, **options: A
         return
     if options["arguments"]:
         raise click.UsageError("--project trains by the project's own recipe (LASAGNA_TRAIN_RECIPE); leave RECIPE out")
-    from rq import Worker
-
     from backend.commands import open_store
-    from backend.jobs import queue
+    from backend.living_workers import living_workers
     from backend.trainings import Trainings
     from lasagna.settings import Settings
 
@@ -30,7 +28,7 @@ def _train(project: int | None, again: bool, redis_url: str | None, **options: A
     store = open_store(settings)
     Trainings(store).ask(str(project), again=again)
     click.echo(f"asked for a fine-tune of project {project}; `lasagna jobs` shows how far it is")
-    if not Worker.count(queue=queue(store.redis, "train")):
+    if not living_workers(store, "train"):
         raise ConfigError("no training process is running: the wish is noted, start `lasagna worker`")
 
 
