@@ -5,6 +5,8 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -253,10 +255,11 @@ def prelabel(
     label_studio = LabelStudio(settings["label_studio_url"], settings["label_studio_token"])
     console.print(f"Label Studio: {label_studio.url}, {label_studio.check()}", highlight=False)
     store = Store(_reached(connect(_redis(settings), timeout=10.0)))
-    run = ProjectRun(Predictor(settings, store), label_studio, project, tab=tab, refresh=refresh)
+    with _redis_in_words():
+        run = ProjectRun(Predictor(settings, store), label_studio, project, tab=tab, refresh=refresh)
     console.print(f"{run.project['title']}: {run.total} tasks, model {run.version}", highlight=False, markup=False)
     if dry_run:
-        with progress_bar(console, "Looking", run.total) as advance:
+        with _redis_in_words(), progress_bar(console, "Looking", run.total) as advance:
             plan = run.dry_run(lambda _: advance())
         console.print(_plan_in_words(plan), highlight=False)
         if as_json:
@@ -266,17 +269,16 @@ def prelabel(
         console.print("[yellow]no worker is running: the tasks wait until you start `lasagna worker`")
     jobs = PrelabelJobs(store)
     owner = f"command {os.getpid()}"
-    try:
+    with _redis_in_words():
         id = jobs.add(project, tab=tab, refresh=refresh, by="command")
         jobs.claim(id, owner)
-        with jobs.holding(id, owner), progress_bar(console, "Pre-labelling", run.total) as advance:
-            outcome = work_on(jobs, id, owner, run, lambda reason: advance(note=_cut(reason)))
-    except LasagnaError as error:
-        with suppress(redis.RedisError):  # the error at hand says more
-            jobs.end(id, "failed", str(error))
-        raise
-    except redis.RedisError as error:
-        raise ServiceError(f"Redis is gone ({error}); when it is back, run the same command again") from error
+        try:
+            with jobs.holding(id, owner), progress_bar(console, "Pre-labelling", run.total) as advance:
+                outcome = work_on(jobs, id, owner, run, lambda reason: advance(note=_cut(reason)))
+        except LasagnaError as error:
+            with suppress(redis.RedisError):  # the error at hand says more
+                jobs.end(id, "failed", str(error))
+            raise
     console.print(
         f"{outcome.done} predicted, {outcome.had_one} had a prediction already, "
         + (f"{outcome.annotated} annotated keep an older one, " if outcome.annotated else "")
@@ -327,7 +329,8 @@ def jobs(context: click.Context, redis_url: str | None, as_json: bool, state: st
         return
     from backend.overview import overview
 
-    report = overview(open_store(context.obj), limit=limit, state=state)
+    with _redis_in_words():
+        report = overview(open_store(context.obj), limit=limit, state=state)
     if as_json:
         click.echo(json.dumps(report, indent=2, ensure_ascii=False))
     else:
@@ -342,7 +345,8 @@ def retry(context: click.Context, project: int | None) -> None:
     from backend.overview import retry_failed
 
     settings: Settings = context.obj
-    queued, posted = retry_failed(open_store(settings), settings["batch_size"], project)
+    with _redis_in_words():
+        queued, posted = retry_failed(open_store(settings), settings["batch_size"], project)
     click.echo(f"{queued} tasks queued again, {posted} predictions to be posted again")
 
 
@@ -362,6 +366,17 @@ def _reached(connection: Any) -> Any:
     except redis.RedisError as error:
         raise ServiceError(f"Redis cannot be reached ({error}); start it, or correct --redis-url") from error
     return connection
+
+
+@contextmanager
+def _redis_in_words() -> Iterator[None]:
+    """An error of Redis in the middle of a command as one that the command line shows without a traceback."""
+    import redis
+
+    try:
+        yield
+    except redis.RedisError as error:
+        raise ServiceError(f"Redis is gone or refuses ({error}); then run the same command again") from error
 
 
 def _cut(text: str) -> str:

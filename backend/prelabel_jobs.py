@@ -15,8 +15,8 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 from uuid import uuid4
 
@@ -26,6 +26,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import NotFound
 
 from backend.connections import Connections
+from backend.heartbeat import beating
 from backend.label_studio import LabelStudioError
 from backend.logs import logged
 from backend.predictions import Predictor, connect
@@ -82,23 +83,9 @@ class PrelabelJobs:
     def keep_claim(self, id: str, owner: str) -> None:
         self._redis.set(_key(id) + ":owner", owner, ex=_CLAIM)
 
-    @contextmanager
-    def holding(self, id: str, owner: str) -> Iterator[None]:
+    def holding(self, id: str, owner: str) -> AbstractContextManager[None]:
         """Keeps a claim alive while something may take long without a word: a list of many tasks, a slow answer."""
-        ended = threading.Event()
-
-        def beat() -> None:
-            while not ended.wait(_CLAIM / 4):
-                with suppress(redis.RedisError):  # who works on the job will see it
-                    self.keep_claim(id, owner)
-
-        thread = threading.Thread(target=beat, name="prelabel-beat", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+        return beating(_CLAIM / 4, lambda: self.keep_claim(id, owner), "prelabel-beat")
 
     def drop_claim(self, id: str) -> None:
         self._redis.delete(_key(id) + ":owner")

@@ -13,10 +13,9 @@ What always holds:
 import logging
 import os
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -31,6 +30,7 @@ from rq.utils import now
 from backend import jobs
 from backend.counters import WAIT_BOUNDS, Meter, note_gpu
 from backend.delivery import Delivery
+from backend.heartbeat import beating
 from backend.label_studio import LabelStudio, LabelStudioError
 from backend.logs import logged
 from backend.runtime import Runtime
@@ -40,7 +40,6 @@ from lasagna.settings import Settings
 
 if TYPE_CHECKING:
     from rq import Queue
-    from rq.executions import Execution
 
     from lasagna.assistant import Lasagna
 
@@ -118,26 +117,9 @@ class LasagnaWorker(SimpleWorker):
             self._meter.observe("wait", queue.name, max(0.0, (now() - job.enqueued_at).total_seconds()), WAIT_BOUNDS)
             self._meter.flush()
         execution = self.prepare_execution(job)
-        with self._beating(job, execution), logged(job=job.id):
+        with beating(_BEAT, lambda: self.maintain_heartbeats(job, execution), "heart-beat"), logged(job=job.id):
             self.perform_job(job, queue, execution)
         self.set_state("idle")
-
-    @contextmanager
-    def _beating(self, job: Job, execution: "Execution") -> Iterator[None]:
-        ended = threading.Event()
-
-        def beat() -> None:
-            while not ended.wait(_BEAT):
-                with suppress(redis.RedisError):  # the job goes on; the next beat may get through
-                    self.maintain_heartbeats(job, execution)
-
-        thread = threading.Thread(target=beat, name="heart-beat", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
 
     def subscribe(self) -> None:
         """RQ's remote commands (stop a job, shut down) need a fork: nothing to listen to."""

@@ -15,6 +15,7 @@ from backend.prelabel import ProjectRun
 from backend.prelabel_jobs import PrelabelJobs
 from backend.store import Project, Store, Work
 from backend.worker import LasagnaWorker
+from lasagna.errors import ServiceError
 from lasagna.settings import Settings
 
 
@@ -107,6 +108,16 @@ class TestJobs:
         assert run(jobs, "retry").output.startswith("1 tasks queued again")
         assert store.counts()["failed"] == 0
         assert json.loads(run(jobs, "--json").output)["queues"]["predict"] == 1
+
+    def test_retry_while_redis_has_no_memory_left(self, store: Store) -> None:
+        store.redis.config_set("maxmemory", 1)
+        try:
+            result = run(jobs, "retry")
+        finally:
+            store.redis.config_set("maxmemory", 0)
+        assert isinstance(result.exception, ServiceError)
+        assert "maxmemory" in str(result.exception)
+        assert store.counts()["failed"] == 1
 
 
 def test_jobs_without_redis(monkeypatch: pytest.MonkeyPatch) -> None:
