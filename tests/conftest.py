@@ -7,11 +7,13 @@ to type.
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -174,6 +176,33 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Chrome"]:
         _missing(str(error))
     yield browser
     browser.quit()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in the processes that are started, whatever this one has: sums are rounded by the number of threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def serving() -> Iterator[Callable[[Any], str]]:
+    """A function that runs an HTTP server (of http.server or werkzeug) until the test ends, and returns its address."""
+    with ExitStack() as stack:
+
+        def serve(server: Any) -> str:
+            thread = threading.Thread(target=server.serve_forever)
+            stack.callback(server.server_close)
+            stack.callback(thread.join)
+            stack.callback(server.shutdown)
+            thread.start()
+            return f"http://127.0.0.1:{server.server_port}"
+
+        yield serve
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import itertools
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import redis
 from backend_helpers import PREDICTION, Backend, RedisServer, StubLabelStudio
 
 from backend.delivery import Delivery
+from backend.heartbeat import beating
 from backend.predictions import connect
 from backend.registry import Registry
 from backend.store import Store
@@ -98,19 +98,14 @@ def working(store: Store, redis_db: str) -> Iterator[None]:
     store.publish_model({"version": "tiny-1"})
     delivery = Delivery(Settings.load({"LASAGNA_REDIS_URL": redis_db}), store)
     delivery.start()
-    ended = threading.Event()
 
     def work() -> None:
-        while not ended.wait(0.02):
-            for key, found in store.start(store.keys("queued"), "job"):
-                if found.task and found.task % 3 == 0:
-                    store.fail(key, "the image is broken")
-                else:
-                    store.finish(key, PREDICTION)
+        for key, found in store.start(store.keys("queued"), "job"):
+            if found.task and found.task % 3 == 0:
+                store.fail(key, "the image is broken")
+            else:
+                store.finish(key, PREDICTION)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    yield
-    ended.set()
-    thread.join()
+    with beating(0.02, work, "worker"):
+        yield
     delivery.stop()

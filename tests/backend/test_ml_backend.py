@@ -1,7 +1,6 @@
 """`LasagnaBackend` under label-studio-ml 1.0.9 (installed), and under the calling convention of 2.x (re-created)."""
 
 import sqlite3
-import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +17,8 @@ with warnings.catch_warnings():  # of 2023: invalid escape sequences, and what i
     import label_studio_ml.model
 
     import backend.model
-    from backend.model import LasagnaBackend
+    from backend.heartbeat import beating
+from backend.model import LasagnaBackend
 
 TASKS = [{"id": n, "project": 3, "data": {"image": f"/data/upload/3/{n}.png"}} for n in (1, 2)]
 PREDICTION = {"model_version": "tiny-1", "score": 0.25, "result": []}
@@ -31,18 +31,13 @@ def worker(store: Store, redis_db: str, checkpoint: Any, monkeypatch: pytest.Mon
     monkeypatch.setenv("LASAGNA_MODEL", str(checkpoint))
     monkeypatch.setenv("LASAGNA_PREDICT_DEADLINE", "3")
     backend.model._predictor.cache_clear()
-    ended = threading.Event()
 
     def work() -> None:
-        while not ended.wait(0.02):
-            for key, _ in store.start(store.keys("queued"), "job"):
-                store.finish(key, PREDICTION)
+        for key, _ in store.start(store.keys("queued"), "job"):
+            store.finish(key, PREDICTION)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    yield
-    ended.set()
-    thread.join()
+    with beating(0.02, work, "worker"):
+        yield
     backend.model._predictor().store.redis.close()
     backend.model._predictor.cache_clear()
 

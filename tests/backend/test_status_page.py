@@ -1,7 +1,5 @@
 """The status page, its button in a real browser, and the gate's reports."""
 
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -213,14 +211,8 @@ class TestGate:
 
 
 @pytest.fixture
-def address(app: Any) -> Iterator[str]:
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def address(app: Any, serving: Any) -> str:
+    return str(serving(make_server("127.0.0.1", 0, app, threaded=True)))
 
 
 @pytest.mark.browser

@@ -4,12 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from backend_helpers import PROJECT, TOKEN, StubLabelStudio
 from loop_helpers import TINY, correct
 
@@ -56,15 +54,6 @@ class Project:
 @pytest.fixture
 def project(stub: StubLabelStudio, environ: dict[str, str]) -> Project:
     return Project(stub, environ)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As in the processes that are killed: with another number of threads, sums have other last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.timeout(1800)

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from lasagna import batch, ray_engine
 from lasagna.annotate_run import Asked
@@ -36,15 +35,6 @@ def cluster() -> Iterator[None]:
     ray.init("local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As Ray gives each of its models, whatever this process has: sums are rounded by the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

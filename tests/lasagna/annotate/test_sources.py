@@ -7,12 +7,12 @@ import random
 import shutil
 import sys
 import tarfile
-import threading
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from moto.server import ThreadedMotoServer
@@ -180,7 +180,7 @@ def test_members_of_a_compressed_tar_keep_its_order(tmp_path: Path, folder: Path
 
 
 @pytest.fixture
-def http(tmp_path: Path, folder: Path) -> Iterator[str]:
+def http(tmp_path: Path, folder: Path, serving: Any) -> str:
     """An HTTP server with the photos at /photos/, and one archive of them."""
     archive("zip", tmp_path / "packed.zip", content(folder))
 
@@ -193,13 +193,8 @@ def http(tmp_path: Path, folder: Path) -> Iterator[str]:
             else:
                 super().do_GET()
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    handler = functools.partial(Quiet, directory=str(tmp_path))
+    return str(serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)))
 
 
 @pytest.fixture(scope="session")
