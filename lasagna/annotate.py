@@ -203,4 +203,5 @@ def _summary(report: dict[str, Any], run: Run, out: Path) -> None:
     for failure in report["failures"]:
         click.secho(f"failed: {failure['reason']}", fg="red", err=True)
     if report["failures"]:
-        click.secho(f"{len(report['failures'])} files failed; the rest is complete", fg="red", err=True)
+        count = len(report["failures"])
+        click.secho(f"{count} file{'s' * (count > 1)} failed; the rest is complete", fg="red", err=True)

@@ -9,10 +9,10 @@ from rich.text import Text
 
 
 class _RateColumn(ProgressColumn):
-    """Images per second, or seconds per image where that is slower."""
+    """Images per second, or seconds per image where that is slower; at the end of all, over the time beside it."""
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
+        speed = task.completed / task.finished_time if task.finished_time else task.speed
         if not speed:
             return Text("")
         return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
