@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lasagna import ClassAnswer, Segmentation
+from lasagna import ClassAnswer, Lasagna, Segmentation
+from lasagna.checkpoint import Calibration
 from lasagna.errors import DataError
 from training.gate import ImageScore, Latency, Limits, Verdict, judge, measure_latency, score_images
 from training.metrics import PresenceMetrics
@@ -334,3 +335,26 @@ def test_latency_is_measured_in_turn(records: list[Record]) -> None:
     assert found.candidate > 0
     with pytest.raises(DataError, match="no photo can be read"):
         measure_latency(champion, candidate, [])
+
+
+class Listener:
+    """A tiny real model whose answers to each call are kept."""
+
+    def __init__(self, offset: float) -> None:
+        self.model = Lasagna.random()
+        self.model.calibration = Calibration(offset=offset)
+        self.found: list[int] = []
+
+    def segment_batch(self, images: Any, class_lists: Any, /, **options: Any) -> list[Segmentation]:
+        answers = self.model.segment_batch(images, class_lists, **options)
+        self.found += [len(answer.present) for answer in answers]
+        return answers
+
+
+def test_latency_is_of_the_same_work_whatever_a_model_would_find(records: list[Record]) -> None:
+    many = [replace(record, classes=tuple("abcdefghijkl")) for record in records[:2]]
+    nothing, everything = Listener(20.0), Listener(-20.0)
+    photo = Image.new("RGB", (9, 9))
+    assert [len(each.model.segment(photo, ["a", "b"]).present) for each in (nothing, everything)] == [0, 2]
+    measure_latency(nothing, everything, many)
+    assert nothing.found == everything.found == [8, 8, 8]
