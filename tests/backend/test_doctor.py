@@ -671,6 +671,22 @@ class TestSound:
         assert [found for found in findings if found.state != "ok"] == []
         assert not [found for found in findings if "wl7-q4" in found.words]
 
+    def test_a_correction_arrives_by_the_address_with_the_password(self, world: World, eventually: Any) -> None:
+        """Label Studio makes the webhook from the address of the backend, and sends the password that stands in it."""
+        url = world.web(LASAGNA_BASIC_AUTH="ann:wl7-q4")
+        by_address = world.project(url=url.replace("//", "//ann:wl7-q4@"))
+        by_fields = world.project(url=url, auth_method="BASIC_AUTH", basic_auth_user="ann", basic_auth_pass="wl7-q4")
+        store = Store(connect(world.backend.redis_url))
+        for project in (by_fields, by_address):
+            [task] = world.api.tasks(project)
+            world.api.create_annotation(task.id, [], lead_time=1.0)
+
+        def corrected() -> list[str]:
+            return [event["project"] for event in store.events() if event["action"] == "ANNOTATION_CREATED"]
+
+        eventually(lambda: str(by_address) in corrected(), what="the event of the annotation")
+        assert str(by_fields) not in corrected(), "it was sent first; Label Studio gives webhooks no password"
+
     def test_a_secret_in_place_of_the_password(self, world: World) -> None:
         """In the header of the webhook, for annotations only."""
         url = world.web(LASAGNA_BASIC_AUTH="ann:wl7-q4", LASAGNA_WEBHOOK_SECRET="shared-word")
