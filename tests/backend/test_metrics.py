@@ -2,12 +2,15 @@
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from backend_helpers import CONFIG, PROJECT, TOKEN, RedisServer, StubLabelStudio
 from flask import Flask
 from prometheus_client.parser import text_string_to_metric_families
@@ -191,10 +194,33 @@ def test_documents_list_what_there_is() -> None:
     labels = {name: tuple(re.findall(r"`(\w+)`", words)) for name, _, words in listed}
     assert [(name, kind) for name, kind, _ in listed] == [(row.name, row.type) for row in METRICS]
     assert labels == {row.name: row.labels for row in METRICS}
-    used = {re.sub(r"_(bucket|count|sum)$", "", name) for name in re.findall(r"\blasagna_\w+", text)}  # in alerts too
+    used = {re.sub(r"_(bucket|count|sum)$", "", name) for name in re.findall(r"\blasagna_\w+", text)}
     assert used == {row.name for row in METRICS}
     for value in (*STAGES, *REASONS, *OUTCOMES):
         assert f"`{value}`" in text
+
+
+class TestAlerts:
+    FILE = ROOT / "docs" / "alerts.yml"
+
+    def test_they_are_about_metrics_that_there_are(self) -> None:
+        rows = {row.name: row for row in METRICS}
+        [group] = yaml.safe_load(self.FILE.read_text(encoding="utf-8"))["groups"]
+        assert len({rule["alert"] for rule in group["rules"]}) == len(group["rules"])
+        for rule in group["rules"]:
+            used = re.findall(r"\b(lasagna_\w+)(?:{([^}]*)})?", rule["expr"])
+            assert used
+            for name, matchers in used:
+                assert set(re.findall(r"(\w+)=", matchers)) <= set(rows[name].labels)
+            assert rule["annotations"].keys() == {"summary", "action"}
+
+    @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not here: apt-get install prometheus")
+    def test_each_is_set_off_and_none_where_all_is_well(self) -> None:
+        tests = Path(__file__).with_name("alerts_test.yml")
+        tried = set(re.findall(r"Lasagna\w+", tests.read_text(encoding="utf-8")))
+        assert tried == set(re.findall(r"alert: (\w+)", self.FILE.read_text(encoding="utf-8")))
+        done = subprocess.run(["promtool", "test", "rules", str(tests)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
