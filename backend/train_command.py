@@ -19,7 +19,7 @@ def _train(project: int | None, again: bool, redis_url: str | None, **options: A
         return
     if options["arguments"]:
         raise click.UsageError("--project trains by the project's own recipe (LASAGNA_TRAIN_RECIPE); leave RECIPE out")
-    from backend.commands import open_store
+    from backend.command_redis import open_store
     from backend.living_workers import living_workers
     from backend.trainings import Trainings
     from lasagna.settings import Settings

@@ -60,7 +60,8 @@ def worker(store: Store) -> Iterator[None]:
 
 
 def test_imports_no_torch() -> None:
-    modules = "backend.app, backend._wsgi, backend.commands, backend.doctor_command, backend.doctor_task"
+    commands = "backend.commands, backend.jobs_command, backend.prelabel_command, backend.doctor_command"
+    modules = f"backend.app, backend._wsgi, {commands}, backend.doctor_task"
     code = f"import sys, {modules}; print([m for m in sys.modules if 'torch' in m])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

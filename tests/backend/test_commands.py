@@ -9,9 +9,11 @@ import pytest
 from backend_helpers import CONFIG, PREDICTION, PROJECT, TOKEN, StubLabelStudio, wait_until
 from click.testing import CliRunner, Result
 
-from backend.commands import jobs, prelabel, serve, worker
+from backend.commands import serve, worker
 from backend.counters import Meter
+from backend.jobs_command import jobs
 from backend.prelabel import ProjectRun
+from backend.prelabel_command import prelabel
 from backend.prelabel_jobs import PrelabelJobs
 from backend.store import Project, Store, Work
 from backend.worker import LasagnaWorker

@@ -11,9 +11,9 @@ import requests
 from backend_helpers import personal_token
 from click.testing import CliRunner
 
-from backend.commands import prelabel
 from backend.images import ImageLimits, fetch_image
 from backend.label_studio import LabelStudio, LabelStudioError, project_uid
+from backend.prelabel_command import prelabel
 from lasagna.errors import ImageError
 from lasagna.image import load_image
 from lasagna.labels import parse_label_config

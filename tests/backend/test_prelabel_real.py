@@ -8,8 +8,8 @@ import pytest
 from backend_helpers import Backend, png, wait_until
 from click.testing import CliRunner
 
-from backend.commands import prelabel
 from backend.label_studio import LabelStudio
+from backend.prelabel_command import prelabel
 from backend.store import Store
 from lasagna.checkpoint import checkpoint_version
 from lasagna.errors import ConfigError
