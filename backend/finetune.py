@@ -2,7 +2,8 @@
 
 What always holds: the recipe starts from the project's champion, trains on the snapshot's side "train" alone, and
 replays those old sets of the recipe that are on this machine. Without any, the learning rate is lowered (`GENTLER`),
-since then nothing else keeps the old classes, and the report says so.
+since then nothing else keeps the old classes; where the champion does not know the project's classes it is raised
+(`FASTER`). The report says so.
 """
 
 import logging
@@ -27,6 +28,10 @@ CORRECTIONS = "mine"
 """The name that a fine-tune's recipe gives to the corrections among its data sets."""
 GENTLER = 0.3
 """Of the recipe's learning rate, where there is nothing to replay."""
+FASTER = 4.0
+"""Of the recipe's learning rate, where the champion does not know the classes."""
+KNOWN = 0.2
+"""Mean IoU on the corrected photos from which on the champion knows their classes. For both see docs/log.md."""
 REPLAY_PHOTOS = 12
 """Of each old set, that both models are asked of."""
 
@@ -82,6 +87,22 @@ def make_recipe(settings: Settings, start: Path, snapshot: Path, output: Path) -
             "was lost; set LASAGNA_REPLAY_DATA to a folder of the sets that the model was trained on"
         )
     return recipe_from_values(values), notes
+
+
+def for_what_is_known(settings: Settings, recipe: Recipe, miou: float) -> tuple[Recipe, list[str]]:
+    """The recipe for a champion with this mean IoU on the photos that are trained on, and what has to be said about it.
+
+    Classes that are new to it are not learnt at the rate that keeps it from forgetting those that it knows. A rate that
+    `train_changes` sets stays.
+    """
+    if miou >= KNOWN or "optimiser.learning_rate=" in settings["train_changes"]:
+        return recipe, []
+    values = to_values(recipe)
+    values["optimiser"]["learning_rate"] *= FASTER
+    return recipe_from_values(values), [
+        f"the model hardly knew these classes (mean IoU {miou:.3f} on the photos that are trained on): the learning "
+        f"rate is {values['optimiser']['learning_rate']:.1e} ({FASTER:g} times as high)"
+    ]
 
 
 def _is_here(recipe: Recipe, name: str, data: DataSet) -> bool:

@@ -46,6 +46,8 @@ STAGES = ("snapshot", "train", "calibrate", "score", "judge", "register")
 GIVEN_UP_AFTER = 10
 """Attempts that began at the same place: the next would end as they did."""
 _LATENCY_PHOTOS = 5
+_PHOTOS_BEFORE = 24
+"""Of those that are trained on, that the champion is asked of first."""
 _PAUSE = 15.0
 """Seconds between two attempts to reach Label Studio."""
 
@@ -196,18 +198,34 @@ class TrainingJob:
                     time.sleep(1)
 
     def _train(self) -> dict[str, Any]:
-        from backend.finetune import describe_sets, make_recipe
+        from backend.finetune import describe_sets, for_what_is_known, make_recipe
         from training.engine import train
 
         plan = self.folder / "recipe.json"
         if not plan.exists():  # an attempt that goes on must not see other settings
             recipe, notes = make_recipe(self._settings, self._start, self._snapshot.folder, self.folder / "run")
+            if recipe.trained.lora is None:  # adapters have not been measured at another rate
+                recipe, more = for_what_is_known(self._settings, recipe, self._miou_before())
+                notes += more
             write_atomically(plan, json.dumps({"values": _recipe_values(recipe), "notes": notes}))
         recipe, notes = self._recipe, json.loads(plan.read_text(encoding="utf-8"))["notes"]
         for note in notes:
             logger.warning("job %s: %s", self.folder.name, note)
         train(recipe, _device(self._settings), _Progress(recipe.optimiser.steps, self._say, self._check_stop))
         return {"notes": notes, "steps": recipe.optimiser.steps, "replayed": describe_sets(recipe)}
+
+    def _miou_before(self) -> float:
+        """The champion's mean IoU on photos that are to be trained on."""
+        from training.evaluate import spread
+        from training.gate import Limits
+        from training.paired import Pair
+        from training.scores import score_images
+        from training.sources.label_studio import LabelStudioExport
+
+        source = LabelStudioExport(self._snapshot.folder, "train")
+        records = [source[i] for i in spread(len(source), _PHOTOS_BEFORE)]
+        scores = score_images(self._champion, records, self._check_stop)
+        return Pair(scores, scores, Limits(), "trained").miou.champion or 0.0
 
     def _calibrate(self) -> dict[str, Any]:
         from training.calibrate import answers_by_class, fit_calibration, fit_class_offsets

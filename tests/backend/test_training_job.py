@@ -78,6 +78,7 @@ def test_from_corrections_to_a_version_killed_in_every_stage(
     assert "task 1: " in report["about"]["could not be used"]
     assert (report["champion"], report["candidate"]) == (version.parent, version.id)
     assert "nothing is replayed" in report["about"]["note"]
+    assert "the model hardly knew these classes" in report["about"]["note"]  # its weights are random
     end = project.job(project.new()).run()  # nothing changed since
     assert (end["outcome"], end["version"]) == ("unchanged", version.id)
 
