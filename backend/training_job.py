@@ -242,7 +242,8 @@ class TrainingJob:
         answers = answers_by_class(scores, before, model.format.read_text)
         if not answers:
             raise DataError(f"no held-out photo of {self._snapshot.folder} could be asked")
-        fitted = fit_class_offsets(answers, fit_calibration(list(answers.values()), before))
+        overall = fit_calibration(list(answers.values()), before)
+        fitted = fit_class_offsets(answers, overall, others=before.offset)
         write_calibration(beside, fitted)
         write_labels(beside, self._snapshot.classes)
         shutil.rmtree(self._checkpoint.parent, ignore_errors=True)

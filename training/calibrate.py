@@ -101,7 +101,10 @@ def fit_calibration(sets: Sequence[Answers], start: Calibration | None = None) -
 
 
 def fit_class_offsets(
-    answers: Mapping[str, Answers], calibration: Calibration, spread: float = CLASS_SPREAD
+    answers: Mapping[str, Answers],
+    calibration: Calibration,
+    spread: float = CLASS_SPREAD,
+    others: float | None = None,
 ) -> Calibration:
     """An offset for every class with answers, besides the global temperature and offset, which stay.
 
@@ -113,6 +116,8 @@ def fit_class_offsets(
         answers: Of each class, by the name that the model reads (`answers_by_class`).
         calibration: The global values; offsets of classes that it has are forgotten.
         spread: See `CLASS_SPREAD`; 0: no class moves.
+        others: The offset for classes without answers, where the global one was fitted on these classes alone and says
+            nothing of others; None: the global one.
     """
     from scipy.optimize import minimize_scalar
 
@@ -125,6 +130,11 @@ def fit_class_offsets(
 
         if spread > 0 and len(logits):
             offsets[name] = float(minimize_scalar(loss).x) * calibration.temperature
+    if others is not None:
+        apart = calibration.offset - others
+        return replace(
+            calibration, offset=others, class_offsets={name: apart + offsets.get(name, 0.0) for name in answers}
+        )
     return replace(calibration, class_offsets=offsets)
 
 

@@ -121,6 +121,20 @@ def test_each_class_has_its_own_offset_and_the_answers_become_frequencies() -> N
     assert fit_class_offsets(made, found, spread=0).class_offsets == {}
 
 
+def test_classes_that_were_not_asked_keep_the_offset_that_they_had() -> None:
+    made = {name: answers(Calibration(1.0, 2.0), 400, seed) for seed, name in enumerate(("cat", "dog"))}
+    overall = fit_calibration(list(made.values()), Calibration(1.0, -0.5))
+    alone = fit_class_offsets(made, overall)
+    found = fit_class_offsets(made, overall, others=-0.5)
+    assert (found.temperature, found.offset) == (overall.temperature, -0.5)
+    assert found.class_offsets.keys() == {"cat", "dog"}
+    for name, own in alone.class_offsets.items():
+        assert found.offset + found.class_offsets[name] == pytest.approx(overall.offset + own)
+        assert found.offset + found.class_offsets[name] == pytest.approx(2.0, abs=0.4)
+    unmoved = fit_class_offsets(made, overall, spread=0, others=-0.5)
+    assert unmoved.class_offsets == pytest.approx(dict.fromkeys(made, overall.offset + 0.5))
+
+
 def test_the_sign_of_an_offset_is_that_of_the_model() -> None:
     """A class that is said too often gets a higher bar: the model adds the offset to the margin that it asks for."""
     said_too_often = Answers(np.full(30, 3.0), np.zeros(30, bool))
