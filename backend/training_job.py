@@ -292,7 +292,7 @@ class TrainingJob:
             shown = "; ".join(f"task {task}: {why}" for task, why in list(skipped.items())[:20])
             about["could not be used"] = f"{len(skipped)} tasks: {shown}"
         if trained["notes"]:
-            about["note"] = ". ".join(trained["notes"])
+            about["note"] = "; ".join(trained["notes"])
         versions = (self._champion.version, self._candidate.version)
         write_report(verdict, samples, self.folder / "report", versions=versions, about=about)
         return verdict.as_dict()
