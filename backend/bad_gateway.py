@@ -10,6 +10,7 @@ it is. The modes:
 """
 
 import random
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -18,6 +19,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 _HOP_BY_HOP = {"connection", "content-length", "transfer-encoding", "keep-alive"}
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed breaks its connection off: part of the game, and no traceback."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class BadGateway:
@@ -39,9 +50,7 @@ class BadGateway:
 
         self._upstream = ("127.0.0.1", 0)
         self._mode, self._share, self._rng = "", 0.0, random.Random(0)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
+        self._server = _Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def to(self, url: str) -> str:
