@@ -28,7 +28,8 @@ def models(dialect: str) -> list[Lasagna]:
 
 
 def names(count: int, seed: int) -> list[str]:
-    """Short names, so that 200 of them fit the tiny model's context byte by byte; some share their beginning."""
+    """Short names, so that 200 of them fit the tiny model's context byte by byte, nearly always; some share their
+    beginning."""
     return [f"{random.Random(seed + i).choice('abcdexyz ')}{i}".strip() for i in range(count)]
 
 
@@ -49,14 +50,14 @@ def test_equals_the_sequential_decoder(
 ) -> None:
     model = models[seed]
     tokens = image_tokens(model, 1, draw)
-    (query,) = queries(model, names(count, draw))
-    bias = bias_for_share(model.model, model.prompt, tokens, query, 0.2, rounds=2)
-    expected = decode_class_by_class(model.model, model.prompt, tokens, query, bias)
-    found = decode_class_lists(model.model, model.prompt, tokens, [query], [0], [bias], window)
-    assert found.lists[0].present.tolist() == expected.present[0].tolist()
-    torch.testing.assert_close(found.lists[0].margins, expected.margins[0], atol=2e-5, rtol=1e-4)
-    torch.testing.assert_close(found.lists[0].hidden, expected.hidden[0], atol=2e-5, rtol=1e-4)
-    assert found.passes <= count + (len(query.answer) // window + 1 if window else 1)
+    for query in queries(model, names(count, draw)):  # seldom more than one: the longest lists of long names
+        bias = bias_for_share(model.model, model.prompt, tokens, query, 0.2, rounds=2)
+        expected = decode_class_by_class(model.model, model.prompt, tokens, query, bias)
+        found = decode_class_lists(model.model, model.prompt, tokens, [query], [0], [bias], window)
+        assert found.lists[0].present.tolist() == expected.present[0].tolist()
+        torch.testing.assert_close(found.lists[0].margins, expected.margins[0], atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(found.lists[0].hidden, expected.hidden[0], atol=2e-5, rtol=1e-4)
+        assert found.passes <= len(query.slots) + (len(query.answer) // window + 1 if window else 1)
 
 
 @settings(max_examples=8, deadline=None)
