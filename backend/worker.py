@@ -28,6 +28,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 
 from backend import jobs
+from backend.append_only import mend_append_only_file
 from backend.counters import WAIT_BOUNDS, Meter, note_gpu
 from backend.delivery import Delivery
 from backend.heartbeat import beating
@@ -138,6 +139,7 @@ class LasagnaWorker(SimpleWorker):
                     clean_registries(queue, self._exc_handlers)
                     worker_registration.clean_worker_registry(queue)
                 recover(self._store, self._batch_size)
+                mend_append_only_file(self.connection)
             finally:
                 self.connection.delete(f"{PREFIX}maintenance")
         self.last_cleaned_at = now()  # type: ignore[assignment]
