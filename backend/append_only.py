@@ -1,9 +1,9 @@
 """Redis's append-only file after its disk was full: written anew, so that Redis can read it again.
 
-Valkey 9.1 (and Redis, whose code it is) cuts a half-written entry off when the disk is full, but writes on behind the
+Valkey (seen with 9.1.2) and Redis (7.0.15) cut a half-written entry off when the disk is full, but write on behind the
 cut where the file was begun by a rewrite. What is left is a hole of zeros in the middle, and the next start ends with
-"Bad file format". `lasagna bench faults` found it. What always holds: as long as a worker lives, the file is written
-anew, from memory, soon after Redis can write again.
+"Bad file format". `lasagna bench faults` found it. What always holds: as long as a worker lives, and the server lets it
+ask, the file is written anew, from memory, soon after it can be written again.
 """
 
 import logging
