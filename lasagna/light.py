@@ -6,6 +6,7 @@ What always holds: `load_over` gives the same bits as `lasagna.checkpoint.load_m
 import contextlib
 import copy
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from lasagna.checkpoint import checkpoint_layers, open_weights, weight_problems
 from lasagna.config import ModelConfig
 from lasagna.errors import CheckpointError
 from lasagna.model import LasagnaModel
+
+_Network = TypeVar("_Network", bound=nn.Module)
 
 
 def can_share(folder: Path, base: Path, network: LasagnaModel) -> bool:
@@ -38,8 +41,7 @@ def load_over(folder: Path, base: Path, network: LasagnaModel) -> LasagnaModel:
         raise CheckpointError(f"{folder}: its config.json is not that of {base}, which it is laid over")
     layers = checkpoint_layers(folder)
     above = layers[[layer.resolve() for layer in layers].index(base.resolve()) + 1 :]
-    shared = {id(value): value for value in (*network.parameters(), *network.buffers())}
-    model = copy.deepcopy(network, shared)
+    model = shared_copy(network)
     own, changed = model.state_dict(), dict[str, Tensor]()
     for layer in above:
         adapter = load_adapter(layer)
@@ -56,11 +58,16 @@ def load_over(folder: Path, base: Path, network: LasagnaModel) -> LasagnaModel:
                 value = value.to(own[key].dtype)
                 changed[key] = adapter.merge(key.removeprefix("language_model."), value) if adapter else value
     for key, value in changed.items():
-        _put(model, key, value.to(own[key].device))
+        replace_weight(model, key, value.to(own[key].device))
     return model.eval()
 
 
-def _put(model: nn.Module, key: str, value: Tensor) -> None:
+def shared_copy(network: _Network) -> _Network:
+    """A copy of the modules over the same weights."""
+    return copy.deepcopy(network, {id(value): value for value in (*network.parameters(), *network.buffers())})
+
+
+def replace_weight(model: nn.Module, key: str, value: Tensor) -> None:
     """Replaces a parameter or buffer of this module, and of no other that has the same tensor."""
     name, _, leaf = key.rpartition(".")
     module = model.get_submodule(name)

@@ -5,7 +5,6 @@ tokens, the question and the answer with every class absent. What always holds: 
 take the same rows, and what they decide is compared with the merged weights in the same run.
 """
 
-import copy
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
 _MODULES = ("q_proj", "v_proj")
 _RANK, _ALPHA = 8, 16.0
 """As in training/recipes/finetune-lora.yaml."""
-_WIDTH_7B, _LAYERS_7B = 4096, 32
+_ROUNDING = 0.02
+"""Of the largest margin: what bfloat16 may move."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ def adapters(versions: int, images: int, classes: int, chosen: ModelOptions) -> 
     apart, in one batch    peft's adapter_names: each row with its own version
     mib_version            what a version takes beside the base; mib_version_7b: at the 7B's shapes in bfloat16
     largest_change         of the margins between present and absent, against the merged ones
-    changed_decisions      of those whose merged margin is larger than that change; exit code 1 if there is one
+    changed_decisions      of those whose margin is over 2 % of the largest, below which it is rounding; exit code 1
+                           if there is one
 
     Token rows that a recipe trains are the same 0.5 GiB in every way, and peft cannot mix them in a batch.
     """
@@ -114,6 +115,8 @@ def _measure(model: "Lasagna", dtype: str, versions: int, asked: _Rows, repeats:
     from torch import Tensor
 
     from lasagna.compat import ensure_torchvision
+    from lasagna.light import shared_copy
+    from lasagna.random_weights import random_config
 
     ensure_torchvision()
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
@@ -122,7 +125,7 @@ def _measure(model: "Lasagna", dtype: str, versions: int, asked: _Rows, repeats:
     made = [_random_adapter(base, seed) for seed in range(versions)]
     merged = [_merged(base, adapter) for adapter in made]
     config = LoraConfig(r=_RANK, lora_alpha=_ALPHA, target_modules=list(_MODULES))  # type: ignore[arg-type]
-    apart = get_peft_model(_sharing(base), config, adapter_name="0")
+    apart = get_peft_model(shared_copy(base), config, adapter_name="0")
     for number, adapter in enumerate(made):
         if number:
             apart.add_adapter(str(number), config)
@@ -154,8 +157,9 @@ def _measure(model: "Lasagna", dtype: str, versions: int, asked: _Rows, repeats:
     size = asked.embeddings.element_size()
     whole = sum(base.get_parameter(key).numel() for key in made[0].factors)
     small = sum(factor.numel() for pair in made[0].factors.values() for factor in pair)
-    whole_7b = _LAYERS_7B * len(_MODULES) * _WIDTH_7B**2
-    small_7b = _LAYERS_7B * len(_MODULES) * 2 * _WIDTH_7B * _RANK
+    text = random_config("lasagna-7b").text
+    matrices, width = len(_MODULES) * int(text["num_hidden_layers"]), int(text["hidden_size"])
+    whole_7b, small_7b = matrices * width**2, matrices * 2 * width * _RANK
     rows: list[Row] = []
     for name in ways:
         own, own_7b = (0, 0) if name == "no adapter" else (whole, whole_7b) if "merged" in name else (small, small_7b)
@@ -178,14 +182,8 @@ def _measure(model: "Lasagna", dtype: str, versions: int, asked: _Rows, repeats:
 def _compare(merged: "Tensor", found: "Tensor") -> tuple[float, int]:
     """The largest change of a margin, and how many decisions changed that are further from zero than rounding."""
     difference = (found - merged).abs().max().item()
-    rounding = 0.02 * merged.abs().max().item()
-    sure = merged.abs() > rounding
+    sure = merged.abs() > _ROUNDING * merged.abs().max()
     return difference, int((sure & ((found >= 0) != (merged >= 0))).sum())
-
-
-def _sharing(base: "Llama") -> "Llama":
-    """A copy of the modules over the same weights."""
-    return copy.deepcopy(base, {id(value): value for value in (*base.parameters(), *base.buffers())})
 
 
 def _random_adapter(base: "Llama", seed: int) -> "Adapter":
@@ -207,10 +205,9 @@ def _random_adapter(base: "Llama", seed: int) -> "Adapter":
 
 
 def _merged(base: "Llama", adapter: "Adapter") -> "Llama":
-    from torch import nn
+    from lasagna.light import replace_weight, shared_copy
 
-    model = _sharing(base)
+    model = shared_copy(base)
     for key in adapter.factors:
-        layer = model.get_submodule(key.rpartition(".")[0])
-        layer.weight = nn.Parameter(adapter.merge(key, base.get_parameter(key).detach()), requires_grad=False)
+        replace_weight(model, key, adapter.merge(key, base.get_parameter(key).detach()))
     return model
