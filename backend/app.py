@@ -51,6 +51,11 @@ MAX_WAITING_REQUESTS = 24
 _LONGEST_WORD = 5000
 """Characters; tokens are the longest."""
 
+_PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; frame-ancestors 'none'"
+)
+"""Content-Security-Policy of every page: no scripts, nothing from elsewhere, in no frame of another site."""
+
 _OPEN = {"health"}
 _WEBHOOK_HINT = (
     "in Label Studio, under Settings > Webhooks, give it the address http://USER:PASSWORD@HOST:PORT/webhook, or a "
@@ -97,6 +102,13 @@ def create_app(settings: Settings) -> Flask:
                 401, "this backend wants a user name and password: enter them for the model in Label Studio"
             )
         response.headers["WWW-Authenticate"] = 'Basic realm="lasagna"'
+        return response
+
+    @app.after_request
+    def guard_pages(response: Response) -> Response:
+        if response.mimetype == "text/html":
+            response.headers["Content-Security-Policy"] = _PAGE_POLICY
+            response.headers["Cache-Control"] = "no-store"
         return response
 
     @app.after_request

@@ -344,6 +344,8 @@ class TestPage:
         answer = client.get(self.URL)
         assert answer.status_code == 200
         assert answer.mimetype == "text/html"
+        assert "<script" not in answer.text
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
         assert "With nano-1 annotators changed 50 pixels per photo" in answer.text
 
     def test_wants_the_password(self, project: StubLabelStudio, redis_db: str) -> None:
