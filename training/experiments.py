@@ -14,8 +14,9 @@ import click
 
 from lasagna.progress import progress_bar
 from training.ablation_command import ablation, unseen
+from training.chunks import ChunkSize
 from training.data import FolderDataset
-from training.tables import Cell, markdown_table, replace_block
+from training.tables import Cell, markdown_table, percent, replace_block
 
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
@@ -269,3 +270,54 @@ def order(
             rows.append([dataset.name, count, edits, name, one.rank_correlation, first])
     headings = ["data set", "photos", "edits per photo", "order", "rank correlation", "edits in the first quarter"]
     _show("order", report, markdown_table(headings, rows), as_json, document)
+
+
+@experiment.command(
+    epilog="""\b
+Examples:
+  lasagna experiment chunks --data ../shared/data/coco_panoptic --limit 50 --document docs/results.md
+  lasagna experiment chunks --data ../shared/data/ccp --chunk-size N/2 --json
+"""
+)
+@click.option("--data", "folder", required=True, type=FOLDER, help="Data set folder (docs/data.md).")
+@click.option("--chunk-size", "size", default="N/4", show_default=True, help="Classes of one list: N/2, or a number.")
+@click.option("--model", "checkpoint", default="nano", show_default=True, help="The checkpoint that is asked.")
+@click.option("--split", default="val", show_default=True, help="The split that is scored.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many photos, evenly spread.")
+@_common
+def chunks(
+    folder: Path, size: str, checkpoint: str, split: str, limit: int | None, as_json: bool, document: Path | None
+) -> None:
+    """Where does the loss from small class lists come from, presence or masks, and does anything remove it?"""
+    dataset = FolderDataset(folder, split)
+    try:
+        chunk = ChunkSize.parse(size).classes(len(dataset.classes))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--chunk-size") from error
+
+    from rich.console import Console
+
+    from lasagna import Lasagna
+    from training.chunk_remedies import ROWS, measure_remedies
+    from training.evaluate import spread
+
+    model = Lasagna.from_pretrained(checkpoint, device="cpu")
+    count = len(spread(len(dataset), limit))
+    what = f"{model.version}, lists of {chunk}, {dataset.name}"
+    with progress_bar(Console(stderr=True), what, ROWS * count) as advance:
+        found = list(measure_remedies(model, dataset, chunk, limit, advance))
+    report = {"model_version": model.version, "data": dataset.name, "images": count, "classes_per_list": chunk}
+    report |= {"rows": [asdict(one) for one in found], "environment": _environment()}
+    headings = [
+        f"{dataset.name} {split}, chunks of {chunk}",
+        "mIoU",
+        "presence F1",
+        "presence AP",
+        "absent said present",
+    ]
+    rows: list[list[Cell]] = []
+    for one in found:
+        presence = one.figures["presence"]
+        figures = (one.figures["miou"], presence["f1"], presence["average_precision"])
+        rows.append([one.name, *(percent(value) for value in (*figures, one.figures["absent_false_positive_rate"]))])
+    _show("chunk-remedies", report, markdown_table(headings, rows), as_json, document)
