@@ -62,6 +62,11 @@ class ImageLimits:
         return cls(settings["image_timeout"], settings["max_image_bytes"], frozenset(host for host in hosts if host))
 
 
+class DoubtfulImageError(ImageError):
+    """What came may not be what is there, and trying again can help: the image took too long, as it does where we stood
+    still ourselves, or it was empty, as it seems to be where a server is killed in the middle."""
+
+
 def image_address(task: Any, variable: str) -> str:
     """The image's address in a task's data.
 
@@ -103,6 +108,7 @@ def fetch_image(
 
     Raises:
         ImageError: The address is refused, or there is no such file, or it is over a limit.
+        DoubtfulImageError: It took too long, or nothing came.
         LabelStudioError: Label Studio cannot be reached or does not accept the token.
     """
     deadline = time.monotonic() + limits.seconds
@@ -240,12 +246,14 @@ def _read(response: requests.Response, address: str, limits: ImageLimits, deadli
                     f"{_shown(address)} has more than {limits.max_bytes} bytes, the limit (LASAGNA_MAX_IMAGE_BYTES)"
                 )
             if time.monotonic() > deadline:
-                raise ImageError(
+                raise DoubtfulImageError(
                     f"{_shown(address)} took longer than {limits.seconds:g} s (LASAGNA_IMAGE_TIMEOUT); "
                     f"{len(data)} bytes had come"
                 )
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise LabelStudioError(f"{_shown(address)}: the connection broke after {len(data)} bytes") from error
+    if not data:  # also what is left of an answer without a length whose server was killed
+        raise DoubtfulImageError(f"{_shown(address)} is empty (0 bytes)")
     return bytes(data)
 
 

@@ -27,7 +27,7 @@ from rq.timeouts import JobTimeoutException
 
 from backend.connections import Connections
 from backend.counters import BATCH_BOUNDS, Meter, reason_of
-from backend.images import ImageLimits, fetch_image
+from backend.images import DoubtfulImageError, ImageLimits, fetch_image
 from backend.label_studio import LabelStudioError
 from backend.loaded_models import LoadedModels
 from backend.logs import logged
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SAME_IMAGE = 300.0
+_DOUBT_SECONDS = 60.0
+"""For so long an image that may not have come as it is (`DoubtfulImageError`) is tried again, with growing pauses."""
 _WARM_UP = """<View><Image name="i" value="$i"/>
 <BrushLabels name="b" toName="i"><Label value="warm"/></BrushLabels>
 <PolygonLabels name="p" toName="i"><Label value="warm"/></PolygonLabels>
@@ -180,8 +182,8 @@ class Runtime:
         for (key, work), outcome in zip(taken, outcomes, strict=True):
             if isinstance(outcome, _Piece):
                 pieces.append(outcome)
-            elif isinstance(outcome, LabelStudioError) and outcome.is_temporary:
-                state = self.store.try_later(key, str(outcome), self._settings["delivery_timeout"])
+            elif (patience := self._patience(outcome)) > 0:
+                state = self.store.try_later(key, str(outcome), patience, reason_of(outcome))
                 counts[state] = counts.get(state, 0) + 1
                 with logged(task=work.task):
                     words = "tried again" if state == "later" else "given up"
@@ -189,6 +191,12 @@ class Runtime:
             else:
                 self._failed(key, work, str(outcome), reason_of(outcome), counts)
         return pieces
+
+    def _patience(self, error: LasagnaError) -> float:
+        """Seconds for which a task is tried again that could not be fetched."""
+        if isinstance(error, DoubtfulImageError):
+            return _DOUBT_SECONDS
+        return self._settings["delivery_timeout"] if isinstance(error, LabelStudioError) and error.is_temporary else 0.0
 
     def _piece(self, item: tuple[str, Work], version: str) -> _Piece | LasagnaError:
         key, work = item

@@ -111,7 +111,7 @@ return 'failed'
 
 # Try again: the wait doubles from one second to a minute; after `timeout` seconds of trying it has failed.
 LATER = """
-local id, reason, timeout = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local id, reason, timeout, kind = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local key = prefix .. 'work:' .. id
 local state = redis.call('HGET', key, 'state')
 if state ~= 'running' and state ~= 'ready' then return state end
@@ -120,7 +120,7 @@ redis.call('HSETNX', key, 'since', text(t))
 local attempts = redis.call('HINCRBY', key, 'attempts', 1)
 local tried = t - tonumber(redis.call('HGET', key, 'since'))
 if tried >= timeout then
-  fail(id, reason .. ' (tried ' .. attempts .. ' times in ' .. math.floor(tried) .. ' s)', 'unreachable')
+  fail(id, reason .. ' (tried ' .. attempts .. ' times in ' .. math.floor(tried) .. ' s)', kind)
   return 'failed'
 end
 count('postponed')

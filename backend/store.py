@@ -152,9 +152,13 @@ class Store:
         """Records why a task failed: in words, and of which kind that is (`backend.counters.REASONS`)."""
         self._scripts["fail"](args=[key, reason.encode("utf-8", "replace"), kind])
 
-    def try_later(self, key: str, reason: str, timeout: float) -> str:
-        """Label Studio is gone: "later", or "failed" where that lasts longer than `timeout` seconds."""
-        return _text(self._scripts["later"](args=[key, reason.encode("utf-8", "replace"), timeout]))
+    def try_later(self, key: str, reason: str, timeout: float, kind: str = "unreachable") -> str:
+        """Label Studio is gone, say: "later", or "failed" where that lasts longer than `timeout` seconds.
+
+        Args:
+            kind: One of `backend.counters.REASONS`, for when it has failed.
+        """
+        return _text(self._scripts["later"](args=[key, reason.encode("utf-8", "replace"), timeout, kind]))
 
     def due_later(self, limit: int = 100) -> list[str]:
         """Works whose pause is over; the caller puts them into a queue."""

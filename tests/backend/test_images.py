@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from backend_helpers import TOKEN, StubLabelStudio, png
 
-from backend.images import ImageLimits, fetch_image, image_address, is_public
+from backend.images import DoubtfulImageError, ImageLimits, fetch_image, image_address, is_public
 from backend.label_studio import LabelStudio, LabelStudioError
 from lasagna.errors import ImageError
 from lasagna.settings import Settings
@@ -307,6 +307,11 @@ class TestCloud:
 
 
 class TestLimits:
+    def test_nothing_came(self, stub: StubLabelStudio, client: LabelStudio) -> None:
+        stub.images["/data/upload/3/a.png"] = b""
+        with pytest.raises(DoubtfulImageError, match=r"a\.png is empty"):
+            fetch_image(client, "/data/upload/3/a.png", 1, LIMITS)
+
     def test_declared_size(self, stub: StubLabelStudio, client: LabelStudio) -> None:
         stub.images["/data/upload/3/a.png"] = b"x" * 2000
         with pytest.raises(ImageError, match="has 2000 bytes, the limit is 1000"):
@@ -317,6 +322,6 @@ class TestLimits:
         with pytest.raises(ImageError, match="more than 5 bytes"):
             fetch_image(client, f"http://{host}/drip", 1, ImageLimits(5.0, 5, frozenset({host})))
         started = time.monotonic()
-        with pytest.raises(ImageError, match=r"took longer than 0\.5 s"):
+        with pytest.raises(DoubtfulImageError, match=r"took longer than 0\.5 s"):
             fetch_image(client, f"http://{host}/drip", 1, ImageLimits(0.5, 1000, frozenset({host})))
         assert time.monotonic() - started < 2

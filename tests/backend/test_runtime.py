@@ -142,10 +142,9 @@ class TestBatches:
         [
             (b"this is text", "is not an image"),
             (png(1)[:200], "damaged or incomplete"),
-            (b"", "is empty"),
             (None, "answered 404"),
         ],
-        ids=["text", "truncated", "empty", "missing"],
+        ids=["text", "truncated", "missing"],
     )
     def test_a_bad_image_fails_alone(
         self, runtime: Runtime, model: Any, stub: StubLabelStudio, content: bytes | None, words: str
@@ -190,6 +189,25 @@ class TestBatches:
         stub.stop()
         assert predict(runtime, works)["later"] == 2
         assert states(runtime, works) == ["queued", "queued"]
+
+    def test_an_image_of_which_nothing_came_is_tried_again(
+        self, runtime: Runtime, stub: StubLabelStudio, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        works = ask(runtime, stub.add_tasks(2))
+        stub.images["/data/upload/3/2.png"] = b""  # of a server that was killed in the middle of its answer
+        counts = predict(runtime, works)
+        assert (counts["predicted"], counts["later"]) == (1, 1)
+        assert states(runtime, works) == ["ready", "queued"]
+        assert "is empty" in runtime.store.fields([works[1].key])[0]["reason"]
+        stub.images["/data/upload/3/2.png"] = png(2)
+        assert predict(runtime, works[1:])["predicted"] == 1
+        monkeypatch.setattr("backend.runtime._DOUBT_SECONDS", 1e-9)  # then it is what is there
+        works = ask(runtime, stub.add_tasks(1, first=3))
+        stub.images["/data/upload/3/3.png"] = b""
+        assert predict(runtime, works)["later"] == 1
+        assert predict(runtime, works)["failed"] == 1
+        fields = runtime.store.fields([works[0].key])[0]
+        assert fields["reason"].startswith("/data/upload/3/3.png is empty (0 bytes) (tried 2 times")
 
     def test_unknown_label_studio(self, runtime: Runtime, stub: StubLabelStudio) -> None:
         runtime.store.redis.delete(f"lasagna:project:{PROJECT}")
