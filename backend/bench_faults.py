@@ -124,7 +124,8 @@ def faults(rounds: int, photos: int, only: str | None, seed: int, out: Path | No
                     advance()
                     if out is not None:
                         (out / "faults.json").write_text(json.dumps(_report(done, skipped, seed), indent=1))
-        rig.look_again(done)
+        with progress_bar(console, "A second look", len(done)) as advance:
+            rig.look_again(done, advance)
         report = {**_report(done, skipped, seed), "environment": describe_environment("cpu")}
     if out is not None:
         (out / "faults.json").write_text(json.dumps(report, indent=1))
@@ -253,12 +254,13 @@ class Rig:
         result.seconds = round(time.monotonic() - began, 1)
         return result
 
-    def look_again(self, done: list[Round]) -> None:
+    def look_again(self, done: list[Round], on_round: Callable[[], None]) -> None:
         """Every task of every round once more: what came after its round."""
         self.until(self._is_up, "the parts")
         self.wait(5.0)
         for one, tasks in zip(done, self._tasks, strict=False):  # the last may have been cut off
             one.twice = [task for task in tasks if _is_twice(self.api.predictions(task))]
+            on_round()
 
     def _look(self, result: Round, tasks: list[int], outcome: dict[int, str]) -> None:
         for task in tasks:
