@@ -56,7 +56,7 @@ if state == 'done' and redis.call('HGET', key, 'delivery') == 'posted' and field
 end
 if state == 'failed' and redis.call('HEXISTS', key, 'prediction') == 1 then
   redis.call('HSET', key, 'delivery', '', 'lease', until_)
-  redis.call('HDEL', key, 'reason', 'since', 'attempts')
+  redis.call('HDEL', key, 'reason', 'since', 'doubted', 'attempts')
   redis.call('ZADD', prefix .. 'outbox', t + lease, id)
   move(id, 'ready')
   return {{'ready', until_}}
@@ -95,7 +95,7 @@ local state = redis.call('HGET', key, 'state')
 if state ~= 'running' and state ~= 'queued' then return state end
 local t = now()
 redis.call('HSET', key, 'prediction', prediction)
-redis.call('HDEL', key, 'reason', 'since', 'attempts')
+redis.call('HDEL', key, 'reason', 'since', 'doubted', 'attempts')
 redis.call('ZADD', prefix .. 'outbox', math.max(t, tonumber(redis.call('HGET', key, 'lease'))), id)
 move(id, 'ready')
 return 'ready'
@@ -109,16 +109,18 @@ fail(id, reason, kind)
 return 'failed'
 """
 
-# Try again: the wait doubles from one second to a minute; after `timeout` seconds of trying it has failed.
+# Try again: the wait doubles from one second to a minute; after `timeout` seconds of trying it has failed. A doubtful
+# image has a time of its own: Label Studio may have been gone for long before it came.
 LATER = """
 local id, reason, timeout, kind = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local key = prefix .. 'work:' .. id
 local state = redis.call('HGET', key, 'state')
 if state ~= 'running' and state ~= 'ready' then return state end
 local t = now()
-redis.call('HSETNX', key, 'since', text(t))
+local mark = kind == 'image' and 'doubted' or 'since'
+redis.call('HSETNX', key, mark, text(t))
 local attempts = redis.call('HINCRBY', key, 'attempts', 1)
-local tried = t - tonumber(redis.call('HGET', key, 'since'))
+local tried = t - tonumber(redis.call('HGET', key, mark))
 if tried >= timeout then
   fail(id, reason .. ' (tried ' .. attempts .. ' times in ' .. math.floor(tried) .. ' s)', kind)
   return 'failed'
@@ -181,7 +183,7 @@ POSTED = """
 local id = ARGV[1]
 local key = prefix .. 'work:' .. id
 redis.call('HSET', key, 'delivery', 'posted', 'prediction_id', ARGV[2])
-redis.call('HDEL', key, 'prediction', 'reason', 'since', 'attempts')
+redis.call('HDEL', key, 'prediction', 'reason', 'since', 'doubted', 'attempts')
 redis.call('ZREM', prefix .. 'outbox', id)
 if redis.call('HGET', key, 'state') ~= 'done' then count('delivered:posted') end
 move(id, 'done')
@@ -192,7 +194,7 @@ RETRY = """
 local id = ARGV[1]
 local key = prefix .. 'work:' .. id
 if redis.call('HGET', key, 'state') ~= 'failed' then return false end
-redis.call('HDEL', key, 'reason', 'since', 'attempts', 'job')
+redis.call('HDEL', key, 'reason', 'since', 'doubted', 'attempts', 'job')
 redis.call('HSET', key, 'lease', '0')
 if redis.call('HEXISTS', key, 'prediction') == 1 then
   redis.call('ZADD', prefix .. 'outbox', now(), id)

@@ -156,5 +156,6 @@ def equal_count(reference: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) ->
     """
     count = int((reference >= 0.5).sum())
     ranked = np.sort(other)[::-1]
-    above, below = (float(ranked[min(max(i, 0), len(ranked) - 1)]) for i in (count - 1, count))
+    above = float(ranked[count - 1]) if count else 1.0
+    below = float(ranked[count]) if count < len(ranked) else 0.0
     return float(np.clip((above + below) / 2, 1e-6, 1 - 1e-6))

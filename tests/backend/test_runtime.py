@@ -209,6 +209,17 @@ class TestBatches:
         fields = runtime.store.fields([works[0].key])[0]
         assert fields["reason"].startswith("/data/upload/3/3.png is empty (0 bytes) (tried 2 times")
 
+    def test_a_doubtful_image_has_its_own_time(self, runtime: Runtime, stub: StubLabelStudio) -> None:
+        """Label Studio was gone for longer than an image is in doubt, and then nothing came once."""
+        works = ask(runtime, stub.add_tasks(1))
+        stub.images["/data/upload/3/1.png"] = b""
+        key = works[0].key
+        runtime.store.start([key], "job")
+        assert runtime.store.try_later(key, "gone", 600.0) == "later"
+        runtime.store.redis.hset(f"lasagna:work:{key}", "since", 1.0)
+        assert predict(runtime, works)["later"] == 1
+        assert states(runtime, works) == ["queued"]
+
     def test_unknown_label_studio(self, runtime: Runtime, stub: StubLabelStudio) -> None:
         runtime.store.redis.delete(f"lasagna:project:{PROJECT}")
         works = ask(runtime, stub.add_tasks(1))

@@ -78,13 +78,13 @@ def test_candidates_are_chosen_by_chunks_and_decided_by_one_list(model: Lasagna,
         pytest.param([0.9, 0.6, 0.1, 0.2], [0.9, 0.8, 0.7, 0.3], 2, id="too many"),
         pytest.param([0.9, 0.6, 0.7, 0.2], [0.4, 0.3, 0.2, 0.1], 3, id="too few"),
         pytest.param([0.1, 0.2], [0.9, 0.8], 0, id="none"),
+        pytest.param([0.6, 0.7], [0.3, 0.2], 2, id="all"),
     ],
 )
 def test_a_threshold_for_as_many(reference: list[float], other: list[float], present: int) -> None:
     threshold = equal_count(np.array(reference), np.array(other))
     assert 0 < threshold < 1
-    if present:
-        assert (np.array(other) >= threshold).sum() == present
+    assert (np.array(other) >= threshold).sum() == present
 
 
 def test_every_row_is_measured_on_real_photos(model: Lasagna, shared_data: Path) -> None:
