@@ -13,7 +13,6 @@ import os
 import random
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from lasagna.errors import CheckpointError, QueryError
 from lasagna.segmentation import ClassAnswer, ClassQuery, Segmentation, class_queries
 from lasagna.vision import PyramidEncoder
 from training.augment import random_view
+from training.batches import batch_threads, made_ahead
 from training.data import BACKGROUND, VOID
 from training.losses import competition_loss
 from training.mixture import VIEW_SIZE, Photos
@@ -163,7 +163,7 @@ class Specialist:
 
 
 class _Views:
-    """Batches of random views of one data set, the next ones made on a thread."""
+    """Batches of random views of one data set."""
 
     def __init__(self, photos: Photos, options: SpecialistOptions) -> None:
         self._photos, self._options = photos, options
@@ -183,14 +183,6 @@ class _Views:
             pixels.append(PyramidEncoder.normalise(view))
             labels.append(torch.from_numpy(self._lookup[mask[2::4, 2::4]]))
         return torch.stack(pixels), torch.stack(labels)
-
-    def ahead(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
-        with ThreadPoolExecutor(1) as pool:
-            waiting = [pool.submit(self.batch, step) for step in range(first, min(first + 3, last))]
-            for step in range(first, last):
-                if step + 3 < last:
-                    waiting.append(pool.submit(self.batch, step + 3))
-                yield waiting.pop(0).result()
 
 
 def train_specialist(
@@ -231,7 +223,7 @@ def train_specialist(
     dtype = getattr(torch, rates.precision)
     trained = [p for p in model.parameters() if p.requires_grad]
     total, began = 0.0, time.monotonic()
-    for pixels, labels in _Views(photos, options).ahead(step, rates.steps):
+    for pixels, labels in made_ahead(_Views(photos, options).batch, range(step, rates.steps), batch_threads(device)):
         torch.manual_seed(options.seed * 1_000_003 + step)  # of the dropout, also after a resume
         for group, peak in zip(optimiser.param_groups, peaks, strict=True):
             group["lr"] = peak * rates.rate(step)

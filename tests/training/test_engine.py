@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -126,6 +127,15 @@ def test_every_process_takes_its_parts_of_each_step() -> None:
     assert taken(0, 1) == everything
     assert sorted(taken(0, 2) + taken(1, 2)) == everything
     assert taken(0, 1, first=2) == everything[8:]
+
+
+def test_batches_that_several_threads_make_come_in_order() -> None:
+    def draw(step: int, part: int) -> int:
+        time.sleep(0.02 * (3 - step % 4))  # the later of four is ready first
+        return step
+
+    batches = MicroBatches(draw, lambda: 0, 12, 1, threads=4)
+    assert [item["batch"].data for item in batches] == list(range(12))
 
 
 def test_a_broken_example_is_reported_where_it_is_used() -> None:
