@@ -28,7 +28,7 @@ from lasagna.errors import CheckpointError, QueryError
 from lasagna.segmentation import ClassAnswer, ClassQuery, Segmentation, class_queries
 from lasagna.vision import PyramidEncoder
 from training.augment import random_view
-from training.batches import batch_threads, made_ahead
+from training.batches import batch_workers, made_ahead
 from training.data import BACKGROUND, VOID
 from training.losses import competition_loss
 from training.mixture import VIEW_SIZE, Photos
@@ -223,7 +223,7 @@ def train_specialist(
     dtype = getattr(torch, rates.precision)
     trained = [p for p in model.parameters() if p.requires_grad]
     total, began = 0.0, time.monotonic()
-    for pixels, labels in made_ahead(_Views(photos, options).batch, range(step, rates.steps), batch_threads(device)):
+    for pixels, labels in made_ahead(_Views(photos, options).batch, range(step, rates.steps), batch_workers(device)):
         torch.manual_seed(options.seed * 1_000_003 + step)  # of the dropout, also after a resume
         for group, peak in zip(optimiser.param_groups, peaks, strict=True):
             group["lr"] = peak * rates.rate(step)

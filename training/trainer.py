@@ -19,7 +19,7 @@ from lasagna.compat import ensure_torchvision
 from lasagna.errors import TrainingError
 from lasagna.model import LasagnaModel
 from lasagna.prompt import Prompt
-from training.batches import MicroBatch, MicroBatches, batch_threads
+from training.batches import MicroBatch, MicroBatches, batch_workers
 from training.conversations import ConversationWeights, conversation_losses
 from training.encoders import Conversations, Encoder, LiveEncoder
 from training.objective import batch_losses
@@ -103,7 +103,7 @@ class Trainer(transformers.Trainer):
             options.accumulation(arguments.world_size),
             arguments.process_index,
             arguments.world_size,
-            batch_threads("cpu" if arguments.use_cpu else "cuda", arguments.world_size),
+            batch_workers("cpu" if arguments.use_cpu else "cuda", arguments.world_size),
         )
 
     # ------------------------------------------------------------------------------------------------------ one step
