@@ -24,8 +24,8 @@ GPU_WORKERS = 4
 
 def batch_workers(device: str, processes: int = 1) -> int:
     """How many workers of a process make its batches; 0: a thread, which keeps up with a CPU's steps and takes the
-    least from them. Beside a GPU's step, which is mostly Python that launches kernels, threads would wait for its
-    interpreter and it for theirs."""
+    least from them. A GPU's step is mostly Python that launches kernels, and threads beside it would share its
+    interpreter."""
     return max(1, min(GPU_WORKERS, usable_cores() // processes)) if device.startswith("cuda") else 0
 
 
@@ -33,7 +33,8 @@ def made_ahead(make: Callable[[Item], Made], items: Iterable[Item], workers: int
     """`make(item)` of every item, in order, the next `AHEAD` of each worker made while the last one is used.
 
     Args:
-        workers: Forked processes of torch's DataLoader, which share what is in memory; 0: a thread.
+        workers: Forked processes of torch's DataLoader, which share what is in memory, so that `make` must not touch a
+            GPU; 0: a thread.
     """
     if workers:
         from torch.utils.data import DataLoader

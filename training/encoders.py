@@ -1,5 +1,6 @@
-"""Photos of conversations on their way into a step, in two halves: `read` on the thread that makes batches, `encode` in
-the step. `training.features.FrozenEncoder` does the same from outputs that are kept on disk."""
+"""Photos of conversations on their way into a step, in two halves: `read` where batches are made, on a thread or in a
+forked process, which must not touch a GPU; `encode` in the step. `training.features.FrozenEncoder` does the same from
+outputs that are kept on disk."""
 
 import dataclasses
 from collections.abc import Sequence

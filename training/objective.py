@@ -204,7 +204,7 @@ def click_loss(model: LasagnaModel, encoded: EncodedImages, labels: Tensor, rng:
 
 def _random_part(labels: np.ndarray, rng: random.Random) -> np.ndarray | None:
     """One connected part, of at least 96 pixels, of a random present class: bool (H, W); None where there is none."""
-    present = np.bincount(labels[labels >= 0]).nonzero()[0].tolist()
+    present = [int(i) for i in np.unique(labels) if i >= 0]
     if not present:
         return None
     _, parts, stats, _ = cv2.connectedComponentsWithStats((labels == rng.choice(present)).astype(np.uint8))

@@ -19,9 +19,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lasagna import Lasagna
+from lasagna.environment import usable_cores
 from lasagna.errors import ConfigError, DataError, TrainingError
 from training import engine
-from training.batches import MicroBatches
+from training.batches import MicroBatches, batch_workers
 from training.engine import explain_failure, train
 from training.recipe import Recipe
 from training.report import Reporter
@@ -136,6 +137,24 @@ def test_batches_that_several_processes_make_come_in_order() -> None:
 
     batches = MicroBatches(draw, lambda: 0, 12, 1, workers=2)
     assert [item["batch"].data for item in batches] == list(range(12))
+
+
+def test_processes_make_the_batches_that_a_thread_makes(tiny: Tiny) -> None:
+    """Photos and their questions, and whatever the global random state is."""
+    draw = prepare(tiny()).draw
+    thread, processes = (
+        [item["batch"].data for item in MicroBatches(draw, lambda: 1, 4, 2, workers=workers)] for workers in (0, 2)
+    )
+    for one, other in zip(thread, processes, strict=True):
+        assert torch.equal(one.pixels, other.pixels)
+        assert torch.equal(one.labels, other.labels)
+        assert one.classes == other.classes
+
+
+def test_a_gpu_has_workers_and_a_cpu_has_none() -> None:
+    assert batch_workers("cpu") == 0
+    assert 1 <= batch_workers("cuda:0") <= usable_cores()
+    assert batch_workers("cuda", processes=1000) == 1
 
 
 @pytest.mark.parametrize("workers", [0, 2])
