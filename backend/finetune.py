@@ -2,8 +2,8 @@
 
 What always holds: the recipe starts from the project's champion, trains on the snapshot's side "train" alone, and
 replays those old sets of the recipe that are on this machine. Without any, the learning rate is lowered (`GENTLER`),
-since then nothing else keeps the old classes; where the champion does not know the project's classes it is raised
-(`FASTER`). The report says so.
+since then nothing else keeps the old classes; the less the champion knows of the project's classes, the more it is
+raised (`FASTER`). The report says so.
 """
 
 import logging
@@ -30,8 +30,9 @@ GENTLER = 0.3
 """Of the recipe's learning rate, where there is nothing to replay."""
 FASTER = 4.0
 """Of the recipe's learning rate, where the champion does not know the classes."""
-KNOWN = 0.2
-"""Mean IoU on the corrected photos from which on the champion knows their classes. For both see docs/log.md."""
+UNKNOWN, KNOWN = 0.2, 0.6
+"""Mean IoU on corrected photos that are new to the champion, up to which it does not know their classes, and from which
+on it does; in between the factor falls from `FASTER` to 1. For all three see docs/log.md."""
 REPLAY_PHOTOS = 12
 """Of each old set, that both models are asked of."""
 
@@ -90,18 +91,20 @@ def make_recipe(settings: Settings, start: Path, snapshot: Path, output: Path) -
 
 
 def for_what_is_known(settings: Settings, recipe: Recipe, miou: float) -> tuple[Recipe, list[str]]:
-    """The recipe for a champion with this mean IoU on the photos that are trained on, and what has to be said about it.
+    """The recipe for a champion with this mean IoU on corrected photos that are new to it, and what has to be said.
 
     Classes that are new to it are not learnt at the rate that keeps it from forgetting those that it knows. A rate that
     `train_changes` sets stays.
     """
-    if miou >= KNOWN or "optimiser.learning_rate=" in settings["train_changes"]:
+    unknown = min(1.0, max(0.0, (KNOWN - miou) / (KNOWN - UNKNOWN)))
+    if not unknown or "optimiser.learning_rate=" in settings["train_changes"]:
         return recipe, []
-    values = to_values(recipe)
-    values["optimiser"]["learning_rate"] *= FASTER
+    values, times = to_values(recipe), 1 + (FASTER - 1) * unknown
+    values["optimiser"]["learning_rate"] *= times
     return recipe_from_values(values), [
-        f"the model hardly knew these classes (mean IoU {miou:.3f} on the photos that are trained on): the learning "
-        f"rate is {values['optimiser']['learning_rate']:.1e} ({FASTER:g} times as high)"
+        f"the model {'hardly' if unknown == 1 else 'only partly'} knew these classes (mean IoU {miou:.3f} on corrected "
+        f"photos that were new to it): the learning rate is {values['optimiser']['learning_rate']:.1e} ({times:.1f} "
+        "times as high)"
     ]
 
 

@@ -248,6 +248,15 @@ class Snapshots:
         return Snapshot(id, folder, classes, len(sides["train"]), len(sides["holdout"]), neither, dict(skipped))
 
 
+def photos_on(snapshot: Path, side: str) -> set[str]:
+    """Hashes of the photos on a side ("train", "holdout", "neither") of a snapshot's folder; none if it is gone."""
+    try:
+        split = json.loads((snapshot / "split.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return set()
+    return {photo for photo, place in split.items() if place["side"] == side}
+
+
 def _check(beside: Path, tasks: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], tuple[str, ...], dict[str, str]]:
     """The tasks that training's reader takes, with every mask readable; the classes; why others are left out."""
     write_atomically(beside / "all.json", json.dumps(tasks))

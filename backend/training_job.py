@@ -27,7 +27,7 @@ from backend.images import ImageLimits
 from backend.label_studio import LabelStudio, LabelStudioError
 from backend.mlflow_log import log_version
 from backend.registry import Registry, name_after
-from backend.snapshot import Snapshot, Snapshots
+from backend.snapshot import Snapshot, Snapshots, photos_on
 from backend.versions import project_number
 from lasagna.checkpoint import checkpoint_version, find_checkpoint, load_calibration, write_calibration, write_labels
 from lasagna.errors import DataError, TrainingError
@@ -215,7 +215,8 @@ class TrainingJob:
         return {"notes": notes, "steps": recipe.optimiser.steps, "replayed": describe_sets(recipe)}
 
     def _miou_before(self) -> float:
-        """The champion's mean IoU on photos that are to be trained on."""
+        """The champion's mean IoU on photos that are to be trained on, without those that it was trained on itself, if
+        there are others: it knows those by heart."""
         from training.evaluate import spread
         from training.gate import Limits
         from training.paired import Pair
@@ -223,9 +224,19 @@ class TrainingJob:
         from training.sources.label_studio import LabelStudioExport
 
         source = LabelStudioExport(self._snapshot.folder, "train")
-        records = [source[i] for i in spread(len(source), _PHOTOS_BEFORE)]
+        by_heart = self._champions_photos()
+        every = [source[i] for i in range(len(source))]
+        new = [record for record in every if record.image_path and record.image_path.stem not in by_heart] or every
+        records = [new[i] for i in spread(len(new), _PHOTOS_BEFORE)]
         scores = score_images(self._champion, records, self._check_stop)
         return Pair(scores, scores, Limits(), "trained").miou.champion or 0.0
+
+    def _champions_photos(self) -> set[str]:
+        taken = self.result("snapshot")
+        if not taken["is_champion"]:
+            return set()
+        of_champion = self._registry.version(taken["parent"]).snapshot
+        return photos_on(self._snapshot.folder.parent / of_champion, "train") if of_champion else set()
 
     def _calibrate(self) -> dict[str, Any]:
         from training.calibrate import answers_by_class, fit_calibration, fit_class_offsets

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from backend.finetune import FASTER, GENTLER, KNOWN, for_what_is_known, make_recipe
+from backend.finetune import FASTER, GENTLER, KNOWN, UNKNOWN, for_what_is_known, make_recipe
 from lasagna.settings import Settings
 
 
@@ -38,13 +38,23 @@ def test_classes_that_the_model_knows_are_taught_gently(checkpoint: Path, replay
     times, words = rate(given, checkpoint, tmp_path, KNOWN)
     assert times == pytest.approx(1)
     assert "not replayed, since they are not in" in words
-    assert "hardly knew" not in words
+    assert "knew" not in words
 
 
 def test_classes_that_it_does_not_know_are_taught_faster(checkpoint: Path, replayed: str, tmp_path: Path) -> None:
     times, words = rate(settings(replay_data=replayed), checkpoint, tmp_path, 0.057)
     assert times == pytest.approx(FASTER)
-    assert "mean IoU 0.057 on the photos that are trained on): the learning rate is 4.0e-04 (4 times as high)" in words
+    assert "hardly knew these classes (mean IoU 0.057 on corrected photos that were new to it)" in words
+    assert "the learning rate is 4.0e-04 (4.0 times as high)" in words
+
+
+def test_the_more_of_them_it_knows_the_gentler(checkpoint: Path, replayed: str, tmp_path: Path) -> None:
+    given = settings(replay_data=replayed)
+    half, words = rate(given, checkpoint, tmp_path, (UNKNOWN + KNOWN) / 2)
+    assert half == pytest.approx((FASTER + 1) / 2)
+    assert "only partly knew these classes" in words
+    assert rate(given, checkpoint, tmp_path, UNKNOWN)[0] == pytest.approx(FASTER)
+    assert rate(given, checkpoint, tmp_path, 1.0)[0] == pytest.approx(1)
 
 
 def test_without_replay_it_is_lower_in_either_case(checkpoint: Path, tmp_path: Path) -> None:

@@ -56,6 +56,33 @@ def project(stub: StubLabelStudio, environ: dict[str, str]) -> Project:
     return Project(stub, environ)
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_what_the_champion_learnt_by_heart_is_not_what_it_knows(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second fine-tune's learning rate follows from the photos that came after the first."""
+    before = correct(project.stub, 12)
+    job = project.job(project.new())
+    first = job.run()
+    learnt = job.result("snapshot")["train"]
+    if first["outcome"] == "candidate":
+        project.registry.promote(PROJECT, first["version"], "by hand")
+    after = correct(project.stub, 12, first=13)
+    asked: list[int] = []
+
+    def score_images(model: Any, records: list[Any], on_image: Any) -> None:
+        asked.extend(int(record.image_id) for record in records)
+        raise StoppedError
+
+    job = project.job(project.new())
+    monkeypatch.setattr("training.scores.score_images", score_images)
+    with pytest.raises(StoppedError):
+        job.run()
+    assert set(asked) <= set(after)
+    assert not set(asked) & set(before)
+    assert len(asked) == job.result("snapshot")["train"] - learnt
+
+
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("one_thread")
 def test_from_corrections_to_a_version_killed_in_every_stage(
