@@ -248,13 +248,13 @@ class Snapshots:
         return Snapshot(id, folder, classes, len(sides["train"]), len(sides["holdout"]), neither, dict(skipped))
 
 
-def photos_on(snapshot: Path, side: str) -> set[str]:
-    """Hashes of the photos on a side ("train", "holdout", "neither") of a snapshot's folder; none if it is gone."""
+def trained_photos(snapshot: Path) -> set[str] | None:
+    """Hashes of the photos on the side "train" of a snapshot's folder; None where it is gone."""
     try:
         split = json.loads((snapshot / "split.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return set()
-    return {photo for photo, place in split.items() if place["side"] == side}
+        return None
+    return {photo for photo, place in split.items() if place["side"] == "train"}
 
 
 def _check(beside: Path, tasks: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], tuple[str, ...], dict[str, str]]:

@@ -8,8 +8,9 @@
     REGISTRY/jobs/ID/report/           the gate's report
 
 What always holds: a stage's file is written when the stage is finished, whole; a job that is run again skips
-finished stages, and goes on within training from the last saved step, to the same weights. The champion that the job
-started from is noted in the first stage: if another one serves by the time it ends, the result stays a candidate.
+finished stages, and goes on within training from the last saved step, to the same weights. What the job starts from is
+noted in the first two stages (the champion, or a refused version that later corrections let serve): if another one
+serves by the time it ends, the result stays a candidate.
 """
 
 import json
@@ -27,7 +28,7 @@ from backend.images import ImageLimits
 from backend.label_studio import LabelStudio, LabelStudioError
 from backend.mlflow_log import log_version
 from backend.registry import Registry, name_after
-from backend.snapshot import Snapshot, Snapshots, photos_on
+from backend.snapshot import Snapshot, Snapshots, trained_photos
 from backend.versions import project_number
 from lasagna.checkpoint import checkpoint_version, find_checkpoint, load_calibration, write_calibration, write_labels
 from lasagna.errors import DataError, TrainingError
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("snapshot", "train", "calibrate", "score", "judge", "register")
+STAGES = ("snapshot", "recheck", "train", "calibrate", "score", "judge", "register")
 GIVEN_UP_AFTER = 10
 """Attempts that began at the same place: the next would end as they did."""
 _LATENCY_PHOTOS = 5
@@ -119,6 +120,8 @@ class TrainingJob:
         snapshot = self._stage("snapshot", self._take_snapshot)
         if snapshot["outcome"]:
             return dict(snapshot)
+        self._stage("recheck", self._recheck)
+        self._let_serve()
         for name, work in (
             ("train", self._train),
             ("calibrate", self._calibrate),
@@ -183,6 +186,52 @@ class TrainingJob:
             return {**found, "outcome": "unchanged", "version": same[-1].id, "summary": words}
         return {**found, "outcome": ""}
 
+    def _recheck(self) -> dict[str, Any]:
+        """Judges the project's candidate again, on what was held out and on corrections that came since: nothing was
+        trained on those yet, and few held-out photos refuse much that is better."""
+        from backend.finetune import make_recipe, replay_records
+        from training.gate import judge
+        from training.scores import measure_latency, score_images
+
+        waiting = self._registry.candidate(self.project)
+        if (self.folder / "recipe.json").exists():  # begun by a release that had no such stage
+            return {}
+        if waiting is None or waiting.parent != self._origin["parent"] or waiting.labels != self._snapshot.classes:
+            return {}
+        by_heart = self._trained_on(waiting.snapshot)
+        if by_heart is None:  # what is new to it cannot be told
+            return {}
+        since = [one for one in self._to_train_on() if _photo(one) not in by_heart | self._champions_photos()]
+        if not since:
+            return {}
+        held = [*self._held_out, *since]
+        replay = replay_records(make_recipe(self._settings, self._start, self._snapshot.folder, self.folder / "run")[0])
+        advance = self._counter("recheck", 2 * (len(held) + len(replay)))
+        champion, candidate = self._load(self._start), self._load(waiting.checkpoint)
+        verdict = judge(
+            score_images(champion, held, advance),
+            score_images(candidate, held, advance),
+            score_images(champion, replay, advance),
+            score_images(candidate, replay, advance),
+            measure_latency(champion, candidate, self._held_out, _LATENCY_PHOTOS),
+        )
+        return {"version": waiting.id, "new": len(since), "passed": verdict.passed, "summary": verdict.in_words()}
+
+    def _let_serve(self) -> None:
+        """Promotes the version that passed when it was judged again, unless another one serves meanwhile, or training
+        has begun (somebody may have rolled it back since)."""
+        if not self.result("recheck").get("passed") or (self.folder / "recipe.json").exists():
+            return
+        if self._is_champion(self.result("snapshot")):
+            self._registry.promote(self.project, self.result("recheck")["version"], self._rechecked())
+
+    def _rechecked(self) -> str:
+        """What came of the candidate that waited, in words; "" where none was judged again."""
+        looked = self.result("recheck")
+        if not looked.get("version"):
+            return ""
+        return f"{looked['version']}, judged again with {looked['new']} photos corrected since: {looked['summary']}"
+
     def _patiently(self, take: Callable[[], Snapshot]) -> Snapshot:
         """Tries again while Label Studio is gone, for the setting `delivery_timeout`."""
         until = time.monotonic() + self._settings["delivery_timeout"]
@@ -221,22 +270,12 @@ class TrainingJob:
         from training.gate import Limits
         from training.paired import Pair
         from training.scores import score_images
-        from training.sources.label_studio import LabelStudioExport
 
-        source = LabelStudioExport(self._snapshot.folder, "train")
-        by_heart = self._champions_photos()
-        every = [source[i] for i in range(len(source))]
-        new = [record for record in every if record.image_path and record.image_path.stem not in by_heart] or every
+        every, by_heart = self._to_train_on(), self._champions_photos()
+        new = [one for one in every if _photo(one) not in by_heart] or every
         records = [new[i] for i in spread(len(new), _PHOTOS_BEFORE)]
         scores = score_images(self._champion, records, self._check_stop)
         return Pair(scores, scores, Limits(), "trained").miou.champion or 0.0
-
-    def _champions_photos(self) -> set[str]:
-        taken = self.result("snapshot")
-        if not taken["is_champion"]:
-            return set()
-        of_champion = self._registry.version(taken["parent"]).snapshot
-        return photos_on(self._snapshot.folder.parent / of_champion, "train") if of_champion else set()
 
     def _calibrate(self) -> dict[str, Any]:
         from training.calibrate import answers_by_class, fit_calibration, fit_class_offsets
@@ -302,6 +341,8 @@ class TrainingJob:
         if skipped:
             shown = "; ".join(f"task {task}: {why}" for task, why in list(skipped.items())[:20])
             about["could not be used"] = f"{len(skipped)} tasks: {shown}"
+        if self._rechecked():
+            about["the candidate before"] = self._rechecked()
         if trained["notes"]:
             about["note"] = "; ".join(trained["notes"])
         versions = (self._champion.version, self._candidate.version)
@@ -309,12 +350,12 @@ class TrainingJob:
         return verdict.as_dict()
 
     def _register(self) -> dict[str, Any]:
-        verdict, snapshot, taken = self.result("judge"), self._snapshot, self.result("snapshot")
+        verdict, snapshot, origin = self.result("judge"), self._snapshot, self._origin
         seconds = {name: self.result(name)["seconds"] for name in STAGES[:-1]}
         version = self._registry.add(
             self._checkpoint,
             project=self.project,
-            parent=taken["parent"],
+            parent=origin["parent"],
             snapshot=snapshot.id,
             metrics={
                 **{name: verdict[name] for name in ("passed", "summary", "figures", "classes")},
@@ -324,14 +365,17 @@ class TrainingJob:
             labels=snapshot.classes,
         )
         log_version(version)
-        found = {"version": version.id, "summary": verdict["summary"], "reports": [str(p) for p in version.reports]}
+        summary = verdict["summary"]
+        if self.result("recheck").get("passed"):
+            summary += f" Promoted before: {self._rechecked()}"
+        found = {"version": version.id, "summary": summary, "reports": [str(p) for p in version.reports]}
         serving = self._registry.champion(self.project)
         if serving is not None and serving.id == version.id:  # promoted by an attempt that was killed here
             return {**found, "outcome": "promoted"}
         if not verdict["passed"]:
             return {**found, "outcome": "candidate"}
-        if (serving.id if serving else "") != (taken["parent"] if taken["is_champion"] else ""):
-            words = f"{version.id} passed, but against {taken['parent']}, and another model serves now: a candidate"
+        if not self._is_champion(origin):
+            words = f"{version.id} passed, but against {origin['parent']}, and another model serves now: a candidate"
             return {**found, "outcome": "candidate", "summary": words}
         self._registry.promote(self.project, version.id, verdict["summary"])
         return {**found, "outcome": "promoted"}
@@ -350,8 +394,36 @@ class TrainingJob:
         return Snapshot.from_dict({name: found[name] for name in Snapshot.__dataclass_fields__})
 
     @property
+    def _origin(self) -> dict[str, Any]:
+        """`start`, `parent` and `is_champion` of what the fine-tune starts from."""
+        looked = self.result("recheck")
+        if not looked.get("passed"):
+            return self.result("snapshot")
+        version = self._registry.version(looked["version"])
+        return {"start": str(version.checkpoint), "parent": version.id, "is_champion": True}
+
+    @property
     def _start(self) -> Path:
-        return Path(self.result("snapshot")["start"])
+        return Path(self._origin["start"])
+
+    def _is_champion(self, origin: Mapping[str, Any]) -> bool:
+        """Whether what the job started from still serves."""
+        serving = self._registry.champion(self.project)
+        return (serving.id if serving else "") == (origin["parent"] if origin["is_champion"] else "")
+
+    def _to_train_on(self) -> list[Any]:
+        from training.sources.label_studio import LabelStudioExport
+
+        source = LabelStudioExport(self._snapshot.folder, "train")
+        return [source[i] for i in range(len(source))]
+
+    def _trained_on(self, snapshot: str) -> set[str] | None:
+        return trained_photos(self._snapshot.folder.parent / snapshot) if snapshot else None
+
+    def _champions_photos(self) -> set[str]:
+        origin = self._origin
+        version = self._registry.version(origin["parent"]) if origin["is_champion"] else None
+        return (self._trained_on(version.snapshot) if version else None) or set()
 
     @cached_property
     def _recipe(self) -> "Recipe":
@@ -377,7 +449,7 @@ class TrainingJob:
     @property
     def _checkpoint(self) -> Path:
         """The calibrated candidate, under the name that the registry gives it: its version is the later one's id."""
-        return self.folder / "checkpoint" / name_after(self.result("snapshot")["parent"])
+        return self.folder / "checkpoint" / name_after(self._origin["parent"])
 
     def _load(self, folder: Path) -> "Lasagna":
         from lasagna import Lasagna
@@ -411,6 +483,11 @@ class _Progress(Reporter):
         self._check_stop()
         per_step = (time.monotonic() - self._first[1]) / max(1, step - self._first[0])
         self._say("train", step, self._steps, per_step * (self._steps - step))
+
+
+def _photo(record: Any) -> str:
+    """The hash of a snapshot's photo, which is its name."""
+    return str(record.image_path.stem)
 
 
 def _scores(values: list[dict[str, Any]]) -> "list[ImageScore]":

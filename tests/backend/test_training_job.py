@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ from backend_helpers import PROJECT, TOKEN, StubLabelStudio
 from loop_helpers import TINY, correct
 
 from backend.label_studio import LabelStudio
-from backend.registry import Registry
+from backend.registry import Registry, project_number
 from backend.training_job import GIVEN_UP_AFTER, STAGES, Access, StoppedError, TrainingJob
 from backend.trainings import new_job
 from lasagna.checkpoint import checkpoint_version, load_calibration
 from lasagna.errors import ConfigError, DataError, TrainingError
 from lasagna.settings import Settings
+from training import gate
 
 
 @pytest.fixture
@@ -81,6 +84,87 @@ def test_what_the_champion_learnt_by_heart_is_not_what_it_knows(
     assert set(asked) <= set(after)
     assert not set(asked) & set(before)
     assert len(asked) == job.result("snapshot")["train"] - learnt
+
+
+@pytest.fixture
+def refused(project: Project) -> str:
+    """A version that the gate refused, after which twelve more tasks were corrected."""
+    correct(project.stub, 12)
+    first = project.job(project.new()).run()
+    assert first["outcome"] == "candidate"  # four steps of a random model
+    correct(project.stub, 12, first=13)
+    return str(first["version"])
+
+
+def snapshot_of(project: Project, version: str) -> Path:
+    return project.root / "snapshots" / project_number(PROJECT) / project.registry.version(version).snapshot
+
+
+def tasks_of(snapshot: Path, side: str) -> set[int]:
+    return {int(task["id"]) for task in json.loads((snapshot / f"{side}.json").read_text())}
+
+
+def stopped_before_training(project: Project, id: str) -> TrainingJob:
+    project.said.clear()
+    job = project.job(id, should_stop=lambda: ("train", 0, 0) in project.said)
+    with pytest.raises(StoppedError):
+        job.run()
+    return job
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_refused_version_that_later_corrections_speak_for_serves_and_is_trained_on(
+    project: Project, refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[set[int]] = []
+    really = gate.judge
+
+    def judge(champion: list[Any], candidate: list[Any], *more: Any) -> Any:
+        judged.extend({int(score.image_id) for score in scores} for scores in (champion, candidate))
+        verdict = really(champion, candidate, *more)
+        assert verdict.latency is not None
+        return replace(verdict, reasons=(gate.Reason("better", True, "Better on these."),))
+
+    id = project.new()
+    with monkeypatch.context() as patch:
+        patch.setattr("training.gate.judge", judge)
+        job = stopped_before_training(project, id)
+    trained, snapshot = tasks_of(snapshot_of(project, refused), "train"), Path(job.result("snapshot")["folder"])
+    held, new = tasks_of(snapshot, "holdout"), tasks_of(snapshot, "train") - trained
+    assert judged == [held | new] * 2
+    champion = project.registry.champion(PROJECT)
+    assert champion is not None
+    assert champion.id == refused
+    assert "judged again with" in project.registry.aliases(PROJECT).history[-1].reason
+
+    result = project.job(id).run()  # its model starts from the one that serves now
+    version = project.registry.version(result["version"])
+    assert version.parent == refused
+    assert "Promoted before" in result["summary"]
+    report = json.loads(next(path for path in version.reports if path.suffix == ".json").read_text())
+    assert report["champion"] == refused
+    assert report["about"]["the candidate before"].startswith(f"{refused}, judged again with {len(new)} photos")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_refused_version_is_refused_again(project: Project, refused: str) -> None:
+    job = stopped_before_training(project, project.new())
+    assert job.result("recheck")["version"] == refused
+    assert job.result("recheck")["passed"] is False
+    assert project.registry.champion(PROJECT) is None
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_version_that_somebody_rolled_back_is_not_judged_again(project: Project, refused: str) -> None:
+    project.registry.promote(PROJECT, refused, "by hand")
+    project.registry.rollback(PROJECT, "worse")
+    assert stopped_before_training(project, project.new()).result("recheck").keys() == {"seconds"}
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_without_its_snapshot_nothing_is_known_to_be_new_to_it(project: Project, refused: str) -> None:
+    shutil.rmtree(snapshot_of(project, refused))
+    assert stopped_before_training(project, project.new()).result("recheck").keys() == {"seconds"}
 
 
 @pytest.mark.timeout(1800)
@@ -184,7 +268,7 @@ def test_another_champion_meanwhile_keeps_the_candidate_waiting(project: Project
     name = job.result("snapshot")["parent"].rpartition("-")[0]
     (job.folder / "checkpoint" / name).symlink_to(checkpoint)
     passed = {"figures": {}, "classes": [], "passed": True, "summary": "Passed", "seconds": 0.0}
-    for stage in STAGES[1:-1]:
+    for stage in STAGES[STAGES.index("train") : -1]:
         (job.folder / f"{stage}.json").write_text(json.dumps(passed))
     result = job.run()
     assert result["outcome"] == "candidate"
