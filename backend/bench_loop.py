@@ -191,7 +191,7 @@ class Bench:
                     "corrections": counts,
                     "version": version.id,
                     "promoted": ended["outcome"] == "promoted",
-                    "promoted_later": self._serves(report["rounds"][-1].get("version", "")),
+                    "promoted_later": self._promoted_later(report["rounds"][-1]),
                     "verdict": verdict["summary"],
                     "replay_miou": verdict["figures"].get("replay_miou"),
                     "training_seconds": round(seconds, 1),
@@ -203,10 +203,12 @@ class Bench:
             )
         return report
 
-    def _serves(self, version: str) -> bool:
-        """Whether a version that was refused in its own round was promoted when it was judged again."""
-        history = self._registry.aliases(str(self._project)).history if version else ()
-        return any(event.action == "promote" and event.version == version for event in history)
+    def _promoted_later(self, before: Mapping[str, Any]) -> bool:
+        """Whether the version of a round was refused in it, and promoted since, when it was judged again."""
+        if before.get("promoted") is not False:
+            return False
+        history = self._registry.aliases(str(self._project)).history
+        return any(event.action == "promote" and event.version == before["version"] for event in history)
 
     def _trained(self, sides: Sides, count: int) -> set[int]:
         """Those of the first `count` photos to correct that the job will train on, and not hold out."""
@@ -374,10 +376,10 @@ def table(report: Mapping[str, Any]) -> str:
     headings = ["corrected", "promoted", "mIoU", "presence F1", "pixels to change", "regions right", "to change",
                 "to add", "to delete", "replay mIoU", "training"]  # fmt: skip
     rows: list[list[Cell]] = []
-    for before, entry in zip([{}, *report["rounds"]], report["rounds"], strict=False):
+    for entry in report["rounds"]:
         shown, replay = entry["shown"], entry.get("replay_miou") or {}
         promoted = {True: "yes", False: "no"}.get(entry.get("promoted"), "")
-        if entry.get("promoted_later") and not before.get("promoted"):
+        if entry.get("promoted_later"):
             promoted += ", the one before"
         rows.append(
             [

@@ -20,3 +20,15 @@ def test_a_row_before_training_and_one_after_each_round() -> None:
     assert [cell.strip() for cell in first.split("|")[1:4]] == ["0", "", "0.375"]
     cells = [cell.strip() for cell in second.split("|")[1:-1]]
     assert cells == ["16", "yes", "0.483", "0.900", "6.0 %", "0.50", "1.00", "0.25", "0.00", "0.104 to 0.111", "430 s"]
+
+
+def test_a_version_that_passed_when_it_was_judged_again_is_in_the_row_of_the_next() -> None:
+    shown = asdict(Shown("nano-1", 0.3, 0.9, 0.06, dict.fromkeys(("accepted", "changed", "added", "deleted"), 0.0)))
+    rounds = [
+        {"corrected": 0, "shown": shown},
+        {"corrected": 16, "promoted": False, "promoted_later": False, "shown": shown},
+        {"corrected": 32, "promoted": False, "promoted_later": True, "shown": shown},
+        {"corrected": 48, "promoted": True, "promoted_later": False, "shown": shown},
+    ]
+    rows = table({"rounds": rounds}).splitlines()[2:]
+    assert [row.split("|")[2].strip() for row in rows] == ["", "no", "no, the one before", "yes"]
