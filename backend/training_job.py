@@ -31,7 +31,7 @@ from backend.registry import Registry, name_after
 from backend.snapshot import Snapshot, Snapshots, trained_photos
 from backend.versions import project_number
 from lasagna.checkpoint import checkpoint_version, find_checkpoint, load_calibration, write_calibration, write_labels
-from lasagna.errors import DataError, TrainingError
+from lasagna.errors import DataError, RegistryError, TrainingError
 from lasagna.results import write_atomically
 from lasagna.settings import Settings
 from training.report import Reporter
@@ -193,8 +193,12 @@ class TrainingJob:
         from training.gate import judge
         from training.scores import measure_latency, score_images
 
-        waiting = self._registry.candidate(self.project)
         if (self.folder / "recipe.json").exists():  # begun by a release that had no such stage
+            return {}
+        try:
+            waiting = self._registry.candidate(self.project)
+        except RegistryError as gone:
+            logger.warning("job %s: nothing to judge again: %s", self.folder.name, gone)
             return {}
         if waiting is None or waiting.parent != self._origin["parent"] or waiting.labels != self._snapshot.classes:
             return {}
