@@ -363,7 +363,7 @@ class Bench:
                 if found.get("outcome") not in ("promoted", "candidate"):
                     raise ServiceError(f"the training job ended as {found.get('outcome')!r}: {found.get('summary')}")
                 return found
-            if until_it_trains and stage and int(found.get("step") or 0):
+            if until_it_trains and stage == "train" and int(found.get("step") or 0):
                 return found
             time.sleep(1.0)
         raise ServiceError(f"no end within {self._timeout:.0f} s; `lasagna jobs` and the worker's log say why")
