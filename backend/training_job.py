@@ -31,7 +31,7 @@ from backend.registry import Registry, name_after
 from backend.snapshot import Snapshot, Snapshots, trained_photos
 from backend.versions import project_number
 from lasagna.checkpoint import checkpoint_version, find_checkpoint, load_calibration, write_calibration, write_labels
-from lasagna.errors import DataError, RegistryError, TrainingError
+from lasagna.errors import DataError, TrainingError
 from lasagna.results import write_atomically
 from lasagna.settings import Settings
 from training.report import Reporter
@@ -190,35 +190,21 @@ class TrainingJob:
         """Judges the project's candidate again, on what was held out and on corrections that came since: nothing was
         trained on those yet, and few held-out photos refuse much that is better."""
         from backend.finetune import make_recipe, replay_records
-        from training.gate import judge
-        from training.scores import measure_latency, score_images
+        from backend.recheck import judge_again, new_to, refused_version
 
         if (self.folder / "recipe.json").exists():  # begun by a release that had no such stage
             return {}
-        try:
-            waiting = self._registry.candidate(self.project)
-        except RegistryError as gone:
-            logger.warning("job %s: nothing to judge again: %s", self.folder.name, gone)
+        waiting = refused_version(self._registry, self.project, self._origin["parent"], self._snapshot.classes)
+        if waiting is None:
             return {}
-        if waiting is None or waiting.parent != self._origin["parent"] or waiting.labels != self._snapshot.classes:
-            return {}
-        by_heart = self._trained_on(waiting.snapshot)
-        if by_heart is None:  # what is new to it cannot be told
-            return {}
-        since = [one for one in self._to_train_on() if _photo(one) not in by_heart | self._champions_photos()]
+        since = new_to(self._snapshot.folder.parent, waiting, self._to_train_on(), self._champions_photos())
         if not since:
             return {}
         held = [*self._held_out, *since]
         replay = replay_records(make_recipe(self._settings, self._start, self._snapshot.folder, self.folder / "run")[0])
         advance = self._counter("recheck", 2 * (len(held) + len(replay)))
-        champion, candidate = self._load(self._start), self._load(waiting.checkpoint)
-        verdict = judge(
-            score_images(champion, held, advance),
-            score_images(candidate, held, advance),
-            score_images(champion, replay, advance),
-            score_images(candidate, replay, advance),
-            measure_latency(champion, candidate, self._held_out, _LATENCY_PHOTOS),
-        )
+        models = self._load(self._start), self._load(waiting.checkpoint)
+        verdict = judge_again(*models, held, replay, _LATENCY_PHOTOS, advance)
         return {"version": waiting.id, "new": len(since), "passed": verdict.passed, "summary": verdict.in_words()}
 
     def _let_serve(self) -> None:
@@ -270,13 +256,14 @@ class TrainingJob:
     def _miou_before(self) -> float:
         """The champion's mean IoU on photos that are to be trained on, without those that it was trained on itself, if
         there are others: it knows those by heart."""
+        from backend.recheck import photo_hash
         from training.evaluate import spread
         from training.gate import Limits
         from training.paired import Pair
         from training.scores import score_images
 
         every, by_heart = self._to_train_on(), self._champions_photos()
-        new = [one for one in every if _photo(one) not in by_heart] or every
+        new = [one for one in every if photo_hash(one) not in by_heart] or every
         records = [new[i] for i in spread(len(new), _PHOTOS_BEFORE)]
         scores = score_images(self._champion, records, self._check_stop)
         return Pair(scores, scores, Limits(), "trained").miou.champion or 0.0
@@ -421,13 +408,13 @@ class TrainingJob:
         source = LabelStudioExport(self._snapshot.folder, "train")
         return [source[i] for i in range(len(source))]
 
-    def _trained_on(self, snapshot: str) -> set[str] | None:
-        return trained_photos(self._snapshot.folder.parent / snapshot) if snapshot else None
-
     def _champions_photos(self) -> set[str]:
+        """The photos that it was trained on in this project, by their hashes."""
         origin = self._origin
         version = self._registry.version(origin["parent"]) if origin["is_champion"] else None
-        return (self._trained_on(version.snapshot) if version else None) or set()
+        if version is None or not version.snapshot:
+            return set()
+        return trained_photos(self._snapshot.folder.parent / version.snapshot) or set()
 
     @cached_property
     def _recipe(self) -> "Recipe":
@@ -487,11 +474,6 @@ class _Progress(Reporter):
         self._check_stop()
         per_step = (time.monotonic() - self._first[1]) / max(1, step - self._first[0])
         self._say("train", step, self._steps, per_step * (self._steps - step))
-
-
-def _photo(record: Any) -> str:
-    """The hash of a snapshot's photo, which is its name."""
-    return str(record.image_path.stem)
 
 
 def _scores(values: list[dict[str, Any]]) -> "list[ImageScore]":

@@ -127,7 +127,7 @@ def test_a_refused_version_that_later_corrections_speak_for_serves_and_is_traine
 
     id = project.new()
     with monkeypatch.context() as patch:
-        patch.setattr("training.gate.judge", judge)
+        patch.setattr("backend.recheck.judge", judge)
         job = stopped_before_training(project, id)
     trained, snapshot = tasks_of(snapshot_of(project, refused), "train"), Path(job.result("snapshot")["folder"])
     held, new = tasks_of(snapshot, "holdout"), tasks_of(snapshot, "train") - trained
