@@ -6,7 +6,7 @@
 gunicorn, because it replaces a process that hangs and ends gracefully (requests that wait get their answer); threads,
 because a request mostly waits: 600 tasks in one `/predict` hold one thread for the deadline.
 One process: everything that requests share is in Redis, so more work as well, but each on a port of its own, since each
-counts its own requests (`backend.metrics`).
+counts its own requests (`backend.web.metrics`).
 """
 
 import functools
@@ -19,7 +19,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from backend.app import MAX_WAITING_REQUESTS, create_app
-from backend.prelabel_jobs import PrelabelRunner
+from backend.web.prelabel_jobs import PrelabelRunner
 from lasagna.settings import Settings
 
 THREADS = MAX_WAITING_REQUESTS + 8

@@ -7,14 +7,14 @@
 | POST /setup | 3 s | `{"model_version": ...}`; a labelling configuration that cannot be used is refused |
 | POST /predict | 100 s | `{"results": [one entry per task], ...}` within the setting `predict_deadline` |
 | POST /webhook | 1 s | 201 at once; the event is noted for the learning loop |
-| GET /report/PROJECT | not called | the page of edit effort (`backend.effort_page`), for people |
-| POST /jobs, GET /jobs, /jobs/ID | not called | pre-labels a whole project (`backend.prelabel_jobs`) |
+| GET /report/PROJECT | not called | the page of edit effort (`backend.effort.page`), for people |
+| POST /jobs, GET /jobs, /jobs/ID | not called | pre-labels a whole project (`backend.web.prelabel_jobs`) |
 | GET /status, /gate/VERSION | not called | what runs and what failed, and a version's report, for people |
-| GET /metrics | not called | for Prometheus (`backend.metrics`) |
+| GET /metrics | not called | for Prometheus (`backend.web.metrics`) |
 | GET /versions | 3 s | `{"versions": [...]}`, of `?project=12` or of the worker's own model |
 
 An error is JSON, `{"error": words}`, with the words in the status line too: that line is all of it that Label Studio
-shows (under Settings > Model). With a password, every route but `/health` wants it (`backend.access`).
+shows (under Settings > Model). With a password, every route but `/health` wants it (`backend.web.access`).
 """
 
 import json
@@ -29,17 +29,17 @@ import redis
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from backend.access import SECRET_HEADER, Access
-from backend.cross_site import is_cross_site
-from backend.living_workers import predicting_workers
-from backend.logs import logged
-from backend.metrics import add_metrics
-from backend.predictions import Predictor, connect
-from backend.prelabel_jobs import prelabel_routes
-from backend.readiness import readiness
-from backend.status_page import status_routes
-from backend.store import Store
+from backend.queue.living_workers import predicting_workers
+from backend.queue.store import Store
+from backend.web.access import SECRET_HEADER, Access
+from backend.web.cross_site import is_cross_site
+from backend.web.metrics import add_metrics
+from backend.web.predictions import Predictor, connect
+from backend.web.prelabel_jobs import prelabel_routes
+from backend.web.readiness import readiness
+from backend.web.status_page import status_routes
 from lasagna.errors import ConfigError, LasagnaError, ServiceError
+from lasagna.logs import logged
 from lasagna.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def create_app(settings: Settings) -> Flask:
     """The web application.
 
     Args:
-        settings: `redis_url` must name a Redis (`backend.services.ensure_redis` gives one).
+        settings: `redis_url` must name a Redis (`backend.queue.services.ensure_redis` gives one).
 
     Raises:
         ConfigError: `redis_url` or `basic_auth` cannot be used.
@@ -213,14 +213,14 @@ def create_app(settings: Settings) -> Flask:
 
     @cache
     def effort_reader() -> Any:
-        from backend.connections import Connections
-        from backend.effort_report import EffortReader
+        from backend.effort.report import EffortReader
+        from backend.queue.connections import Connections
 
         return Connections(settings, store), EffortReader()
 
     @app.get("/report/<int:project>")
     def report(project: int) -> Response:
-        from backend.effort_page import render_effort
+        from backend.effort.page import render_effort
 
         connections, efforts = effort_reader()  # loads OpenCV and SciPy, which nothing else here needs
         found = efforts.read(connections.of(store.uid(str(project)))[0], project)

@@ -11,17 +11,17 @@ Importing this package does not import torch; `Lasagna` does so when it is first
 from typing import TYPE_CHECKING, Any
 
 from lasagna.errors import LasagnaError
-from lasagna.segmentation import ClassAnswer, ClassQuery, Segmentation
+from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Segmentation
 
 if TYPE_CHECKING:
-    from lasagna.assistant import Lasagna
+    from lasagna.assistant.lasagna import Lasagna
 
 __all__ = ["ClassAnswer", "ClassQuery", "Lasagna", "LasagnaError", "Segmentation"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "Lasagna":
-        from lasagna.assistant import Lasagna
+        from lasagna.assistant.lasagna import Lasagna
 
         return Lasagna
     raise AttributeError(f"module 'lasagna' has no attribute {name!r}")

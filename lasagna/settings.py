@@ -155,7 +155,7 @@ def state_folder(settings: "Settings | None" = None) -> Path:
 
 
 def registry_folder(settings: "Settings | None" = None) -> Path:
-    """Folder of the fine-tuned versions (`backend.registry`): the setting `registry`."""
+    """Folder of the fine-tuned versions (`backend.registry.registry`): the setting `registry`."""
     settings = settings or Settings.load()
     chosen = settings["registry"]
     return Path(chosen).expanduser() if chosen else state_folder(settings) / "registry"

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from backend.local_label_studio import LocalLabelStudio
-from backend.services import Service, ensure_redis, free_port, port_is_free, release_redis
+from backend.demo.local_label_studio import LocalLabelStudio
+from backend.queue.services import Service, ensure_redis, free_port, port_is_free, release_redis
+from lab.editor import open_chromium
 from lasagna.errors import ServiceError
 from lasagna.settings import Settings, cache_folder
-from tools.editor import open_chromium
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -135,8 +135,8 @@ def start_backend(
 ) -> Iterator[Callable[[str], RunningBackend]]:
     """A function that starts `lasagna serve` and `lasagna worker` with a model, on a Redis of their own (a worker takes
     any job of its Redis, whatever the model); Label Studio's address comes with /setup."""
-    from backend.predictions import connect
-    from backend.store import Store
+    from backend.queue.store import Store
+    from backend.web.predictions import connect
 
     services: list[Service] = []
     stores: list[Settings] = []
@@ -152,7 +152,7 @@ def start_backend(
             "LASAGNA_STATE_DIR": str(folder),
         }
         for name in ("serve", "worker"):
-            program = [sys.executable, "-c", "from lasagna.cli import main; main()", name]
+            program = [sys.executable, "-c", "from lasagna.commands.cli import main; main()", name]
             services.append(Service(f"lasagna {name}", program, env=env, log=folder / f"{name}.log"))
         web, worker = services[-2:]
         store = Store(connect(redis_url))

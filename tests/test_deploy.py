@@ -25,7 +25,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from backend.services import Service, free_port, redis_command
+from backend.queue.services import Service, free_port, redis_command
 from lasagna.settings import TABLE, Settings, cache_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -233,7 +233,7 @@ def install(folder: Path, requirements: Sequence[str]) -> Path:
     ]
     (ours / "entry_points.txt").write_text("".join(lines))
     program = folder / "bin" / "lasagna"
-    program.write_text(f"#!{folder / 'bin' / 'python'}\nfrom lasagna.cli import main\nmain()\n")
+    program.write_text(f"#!{folder / 'bin' / 'python'}\nfrom lasagna.commands.cli import main\nmain()\n")
     program.chmod(0o755)
     return folder / "bin"
 

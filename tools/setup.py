@@ -54,7 +54,8 @@ def main(parts: list[str]) -> int:
 def environment() -> None:
     """The project's own Python environment, `.venv`."""
     folder = ROOT / ".venv"
-    key = digest((ROOT / "pyproject.toml").read_bytes(), sys.version.encode(), str(ROOT).encode())
+    projects = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "lab/pyproject.toml")]
+    key = digest(*projects, sys.version.encode(), str(ROOT).encode())
     with part(folder / ".complete", key, lock="environment-" + digest(str(ROOT).encode())) as needed:
         if needed:
             run(

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lasagna.errors import DataError
-from lasagna.masks import brush_rle_to_mask, polygons_to_mask
-from lasagna.segmentation import Mask
+from lasagna.masks.conversions import brush_rle_to_mask, polygons_to_mask
+from lasagna.masks.segmentation import Mask
 
 Key = TypeVar("Key", bound=Hashable)
 

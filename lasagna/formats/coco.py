@@ -8,8 +8,8 @@ is the probability, a field that COCO results have and that readers of annotatio
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from lasagna.masks import mask_to_box, mask_to_coco_rle, mask_to_polygons
-from lasagna.segmentation import Segmentation
+from lasagna.masks.conversions import mask_to_box, mask_to_coco_rle, mask_to_polygons
+from lasagna.masks.segmentation import Segmentation
 
 Variant = Literal["rle", "polygons"]
 

@@ -7,10 +7,10 @@ per connected part. Absent classes go to the `Choices` named "absent" where the 
 import hashlib
 from typing import Any
 
-from lasagna.labels import Control, Label, LabelConfig
-from lasagna.masks import drop_specks, mask_to_boxes, mask_to_brush_rle, mask_to_polygons
-from lasagna.ordering import task_score
-from lasagna.segmentation import Mask, Segmentation
+from lasagna.labels.configuration import Control, Label, LabelConfig
+from lasagna.masks.conversions import drop_specks, mask_to_boxes, mask_to_brush_rle, mask_to_polygons
+from lasagna.masks.ordering import task_score
+from lasagna.masks.segmentation import Mask, Segmentation
 
 TOLERANCE = 1.0
 """Pixels by which a polygon may leave the border of its mask."""

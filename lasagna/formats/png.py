@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import find_objects
 
-from lasagna.palette import palette
-from lasagna.segmentation import Segmentation
+from lasagna.masks.palette import palette
+from lasagna.masks.segmentation import Segmentation
 
 UNLABELLED = 0
 _MOST_WITH_PALETTE = 255

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from lasagna.masks import coco_rle_to_mask, mask_to_coco_rle
-from lasagna.segmentation import ClassAnswer, Segmentation
+from lasagna.masks.conversions import coco_rle_to_mask, mask_to_coco_rle
+from lasagna.masks.segmentation import ClassAnswer, Segmentation
 
 
 def segmentation_to_record(segmentation: Segmentation) -> dict[str, Any]:

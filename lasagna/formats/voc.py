@@ -2,8 +2,8 @@
 
 from xml.etree import ElementTree
 
-from lasagna.masks import mask_to_boxes
-from lasagna.segmentation import Segmentation
+from lasagna.masks.conversions import mask_to_boxes
+from lasagna.masks.segmentation import Segmentation
 
 
 def segmentation_to_voc(segmentation: Segmentation, file_name: str, min_area: float = 0.0) -> str:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import yaml
 
-from lasagna.masks import mask_to_polygons
-from lasagna.segmentation import Segmentation
+from lasagna.masks.conversions import mask_to_polygons
+from lasagna.masks.segmentation import Segmentation
 
 
 def segmentation_to_yolo(segmentation: Segmentation, class_ids: dict[str, int], tolerance: float = 1.0) -> str:

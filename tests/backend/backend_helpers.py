@@ -26,7 +26,7 @@ import redis
 import requests
 from PIL import Image
 
-from backend.services import free_port, redis_command
+from backend.queue.services import free_port, redis_command
 
 CONFIG = """<View>
   <Image name="image" value="$image"/>

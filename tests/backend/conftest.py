@@ -9,12 +9,12 @@ import pytest
 import redis
 from backend_helpers import PREDICTION, Backend, RedisServer, StubLabelStudio
 
-from backend.delivery import Delivery
-from backend.heartbeat import beating
-from backend.predictions import connect
-from backend.registry import Registry
-from backend.store import Store
-from lasagna.checkpoint import Calibration, write_calibration
+from backend.queue.heartbeat import beating
+from backend.queue.store import Store
+from backend.registry.registry import Registry
+from backend.web.predictions import connect
+from backend.worker.delivery import Delivery
+from lasagna.checkpoint.folder import Calibration, write_calibration
 from lasagna.settings import Settings
 
 _databases = itertools.cycle(range(1, 16))

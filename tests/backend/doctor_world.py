@@ -14,8 +14,8 @@ from flask import Flask, Response, request
 from werkzeug.serving import make_server
 
 from backend.app import create_app
-from backend.doctor import Case
-from backend.local_label_studio import LocalLabelStudio, Projects
+from backend.demo.local_label_studio import LocalLabelStudio, Projects
+from backend.doctor.case import Case
 from lasagna.settings import Settings
 
 CONFIG = """<View><Image name="image" value="$image"/>

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from backend.label_studio import LabelStudio
-from backend.training_job import Access, TrainingJob
+from backend.loop.job import Access, TrainingJob
+from backend.studio.client import LabelStudio
 from lasagna.settings import Settings
 
 COUNTED = ("train", "calibrate", "score")

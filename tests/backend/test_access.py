@@ -3,8 +3,8 @@
 import pytest
 from click.testing import CliRunner
 
-from backend.access import check_exposure
-from backend.commands import serve, worker
+from backend.commands.serve import serve, worker
+from backend.web.access import check_exposure
 from lasagna.errors import ConfigError
 from lasagna.settings import Settings
 

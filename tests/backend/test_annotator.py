@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.annotator import Habits, SimulatedAnnotator
+from lab.loop.annotator import Habits, SimulatedAnnotator
 from lasagna.errors import ConfigError
-from lasagna.image import load_image
-from lasagna.labels import make_label_config, parse_label_config
-from lasagna.masks import brush_rle_to_mask, mask_to_brush_rle
-from lasagna.segmentation import ClassQuery
+from lasagna.labels.configuration import make_label_config, parse_label_config
+from lasagna.masks.conversions import brush_rle_to_mask, mask_to_brush_rle
+from lasagna.masks.image import load_image
+from lasagna.masks.segmentation import ClassQuery
 
 NAMES = ("right", "wrong", "spurious", "missed", "absent")
 

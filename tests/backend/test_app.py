@@ -12,11 +12,11 @@ import pytest
 from backend_helpers import CONFIG, PROJECT, TOKEN, StubLabelStudio, wait_until
 from flask.testing import FlaskClient
 
-from backend import jobs
 from backend.app import create_app
-from backend.store import Project, Store
-from backend.worker import LasagnaWorker
-from lasagna.checkpoint import checkpoint_version
+from backend.queue import jobs
+from backend.queue.store import Project, Store
+from backend.worker.process import LasagnaWorker
+from lasagna.checkpoint.folder import checkpoint_version
 from lasagna.errors import ConfigError
 from lasagna.settings import Settings
 
@@ -60,8 +60,8 @@ def worker(store: Store) -> Iterator[None]:
 
 
 def test_imports_no_torch() -> None:
-    commands = "backend.commands, backend.jobs_command, backend.prelabel_command, backend.doctor_command"
-    modules = f"backend.app, backend._wsgi, {commands}, backend.doctor_task"
+    commands = "backend.commands.serve, backend.commands.jobs, backend.commands.prelabel, backend.commands.doctor"
+    modules = f"backend.app, backend._wsgi, {commands}, backend.doctor.task"
     code = f"import sys, {modules}; print([m for m in sys.modules if 'torch' in m])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -301,7 +301,7 @@ class TestPredict:
         app = create_app(app_settings(redis_db, checkpoint, LASAGNA_PREDICT_DEADLINE="2"))
         waiting = threading.Thread(target=lambda: predict(app.test_client(), [task(1), task(2)]))
         waiting.start()
-        store = Store(__import__("backend.predictions", fromlist=["connect"]).connect(redis_db))
+        store = Store(__import__("backend.web.predictions", fromlist=["connect"]).connect(redis_db))
         wait_until(lambda: store.counts()["queued"] == 2)
         started = time.monotonic()
         assert predict(app.test_client(), [task(3), task(4)]).json["waiting"] == 2

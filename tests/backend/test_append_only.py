@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from backend.append_only import mend_append_only_file
-from backend.services import free_port, redis_command
+from backend.queue.append_only import mend_append_only_file
+from backend.queue.services import free_port, redis_command
 
 
 class Server:

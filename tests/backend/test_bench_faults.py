@@ -6,9 +6,9 @@ import pytest
 import requests
 from backend_helpers import TOKEN, StubLabelStudio
 
-from backend.bad_gateway import BadGateway
-from backend.bench_faults import Round, _is_twice, _report, table
-from backend.faults import FAULTS
+from lab.faults.bad_gateway import BadGateway
+from lab.faults.bench import Round, _is_twice, _report, table
+from lab.faults.catalogue import FAULTS
 
 HEADERS = {"Authorization": f"Token {TOKEN}"}
 

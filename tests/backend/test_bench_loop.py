@@ -2,8 +2,8 @@
 
 from dataclasses import asdict
 
-from backend.bench_loop import Shown, table
-from training.paired import Change
+from lab.loop.bench import Shown, table
+from training.evaluation.paired import Change
 
 
 def test_a_row_before_training_and_one_after_each_round() -> None:

@@ -9,14 +9,14 @@ import pytest
 from backend_helpers import CONFIG, PREDICTION, PROJECT, TOKEN, StubLabelStudio, wait_until
 from click.testing import CliRunner, Result
 
-from backend.commands import serve, worker
-from backend.counters import Meter
-from backend.jobs_command import jobs
-from backend.prelabel import ProjectRun
-from backend.prelabel_command import prelabel
-from backend.prelabel_jobs import PrelabelJobs
-from backend.store import Project, Store, Work
-from backend.worker import LasagnaWorker
+from backend.commands.jobs import jobs
+from backend.commands.prelabel import prelabel
+from backend.commands.serve import serve, worker
+from backend.queue.counters import Meter
+from backend.queue.store import Project, Store, Work
+from backend.web.prelabel import ProjectRun
+from backend.web.prelabel_jobs import PrelabelJobs
+from backend.worker.process import LasagnaWorker
 from lasagna.errors import ServiceError
 from lasagna.settings import Settings
 
@@ -123,7 +123,7 @@ class TestJobs:
 
 
 def test_jobs_without_redis(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lasagna.cli import main
+    from lasagna.commands.cli import main
 
     result = run(main, "jobs", "--redis-url", "redis://127.0.0.1:1/0")
     assert result.exit_code == 2
@@ -139,8 +139,8 @@ class TestPrelabel:
         return ["3", "--url", stub.url, "--token", TOKEN, *more]
 
     def test_every_task_gets_its_prediction(self, stub: StubLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("backend.prelabel._ASK_AT_ONCE", 2)
-        monkeypatch.setattr("backend.prelabel._MAX_OUTSTANDING", 3)
+        monkeypatch.setattr("backend.web.prelabel._ASK_AT_ONCE", 2)
+        monkeypatch.setattr("backend.web.prelabel._MAX_OUTSTANDING", 3)
         stub.add_tasks(2)
         stub.add_tasks(2, first=4)
         result = self.command(stub)
@@ -237,7 +237,7 @@ class TestPrelabel:
         assert "no worker is running" in self.command(stub).output
 
     def test_an_unusable_configuration(self, stub: StubLabelStudio) -> None:
-        from lasagna.cli import main
+        from lasagna.commands.cli import main
 
         stub.label_config = "<View/>"
         result = run(main, "prelabel", "3", "--url", stub.url, "--token", TOKEN)
@@ -253,7 +253,7 @@ class TestPrelabel:
         ],
     )
     def test_label_studio_cannot_be_asked(self, arguments: tuple[str, ...], words: str) -> None:
-        from lasagna.cli import main
+        from lasagna.commands.cli import main
 
         result = run(main, "prelabel", "3", *arguments)
         assert result.exit_code == 2
@@ -264,11 +264,11 @@ def test_prelabel_looks_whether_an_answer_was_stored(
     store: Store, stub: StubLabelStudio, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Label Studio asked for the same two tasks, and was killed when it had stored the first."""
-    from backend.label_studio import LabelStudio
-    from backend.predictions import Predictor
+    from backend.studio.client import LabelStudio
+    from backend.web.predictions import Predictor
 
-    monkeypatch.setattr("backend.prelabel._STORED_WITHIN", 0.0)
-    monkeypatch.setattr("backend.prelabel._CONFIRM_EVERY", 0.05)
+    monkeypatch.setattr("backend.web.prelabel._STORED_WITHIN", 0.0)
+    monkeypatch.setattr("backend.web.prelabel._CONFIRM_EVERY", 0.05)
     prediction = {"model_version": "tiny-1", "score": 0.5, "result": []}
     store.publish_model({"version": "tiny-1"})
     stub.add_tasks(2)
@@ -292,8 +292,8 @@ def test_prelabel_looks_whether_an_answer_was_stored(
 
 
 def test_prelabel_leaves_the_token_of_setup(store: Store, stub: StubLabelStudio, settings: Settings) -> None:
-    from backend.label_studio import LabelStudio
-    from backend.predictions import Predictor
+    from backend.studio.client import LabelStudio
+    from backend.web.predictions import Predictor
 
     store.keep_project(PROJECT, Project("http://ls", "from-setup", params={"threshold": 0.3}))
     run = ProjectRun(Predictor(settings, store), LabelStudio(stub.url, TOKEN), 3)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 from backend_helpers import CONFIG, PROJECT, TOKEN, StubLabelStudio, wait_until
 
-from backend.delivery import Delivery
-from backend.store import Project, Store, Work
+from backend.queue.store import Project, Store, Work
+from backend.worker.delivery import Delivery
 from lasagna.settings import Settings
 
 PREDICTION = {"model_version": "tiny-1", "score": 0.5, "result": [{"id": "a"}]}

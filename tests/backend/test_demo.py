@@ -15,11 +15,11 @@ import psutil
 import pytest
 import requests
 
-from backend.demo import present_classes
+from backend.commands.demo import present_classes
 
 pytestmark = [pytest.mark.label_studio, pytest.mark.usefixtures("installed_label_studio")]
 
-PROGRAM = [sys.executable, "-c", "from lasagna.cli import main; main()", "demo"]
+PROGRAM = [sys.executable, "-c", "from lasagna.commands.cli import main; main()", "demo"]
 
 
 @pytest.fixture(scope="module")

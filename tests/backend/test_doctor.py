@@ -21,16 +21,16 @@ from click.testing import CliRunner
 from doctor_world import CONFIG, World
 from flask import Response
 
-from backend.doctor import Case, Finding, examine, finding
-from backend.doctor_command import doctor
-from backend.doctor_troubles import TROUBLES
-from backend.label_studio import LabelStudioError
-from backend.local_label_studio import LocalLabelStudio
-from backend.predictions import connect
-from backend.registry import Registry
-from backend.services import free_port
-from backend.store import Store
-from backend.worker import LasagnaWorker
+from backend.commands.doctor import doctor
+from backend.demo.local_label_studio import LocalLabelStudio
+from backend.doctor.case import Case, Finding, examine, finding
+from backend.doctor.troubles import TROUBLES
+from backend.queue.services import free_port
+from backend.queue.store import Store
+from backend.registry.registry import Registry
+from backend.studio.client import LabelStudioError
+from backend.web.predictions import connect
+from backend.worker.process import LasagnaWorker
 from lasagna.settings import Settings
 
 pytestmark = pytest.mark.label_studio

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.doctor_match import misfits
-from lasagna.brush_rle import encode_brush_rle
+from backend.doctor.match import misfits
 from lasagna.formats.label_studio import segmentation_to_label_studio
-from lasagna.labels import parse_label_config
-from lasagna.masks import mask_to_brush_rle
-from lasagna.segmentation import ClassAnswer, Segmentation
+from lasagna.labels.configuration import parse_label_config
+from lasagna.masks.brush_rle import encode_brush_rle
+from lasagna.masks.conversions import mask_to_brush_rle
+from lasagna.masks.segmentation import ClassAnswer, Segmentation
 
 PLAN = parse_label_config("""<View><Image name="image" value="$image"/>
 <BrushLabels name="brush" toName="image"><Label value="Cat"/><Label value="Dog" alias="hound"/></BrushLabels>

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from backend.questions import MAX_NEW_TOKENS
+from backend.worker.questions import MAX_NEW_TOKENS
+from lab.editor import Editor
 from lasagna import Lasagna
-from lasagna.checkpoint import shipped_checkpoints
+from lasagna.checkpoint.folder import shipped_checkpoints
 from lasagna.formats.label_studio import segmentation_to_label_studio
-from lasagna.image import load_image
-from lasagna.labels import parse_label_config
-from lasagna.segmentation import ClassAnswer, Segmentation
-from tools.editor import Editor
+from lasagna.labels.configuration import parse_label_config
+from lasagna.masks.image import load_image
+from lasagna.masks.segmentation import ClassAnswer, Segmentation
 
 pytestmark = [pytest.mark.label_studio, pytest.mark.browser]
 

@@ -10,7 +10,7 @@ from backend_helpers import CONFIG, PROJECT, TOKEN, StubLabelStudio
 from click.testing import CliRunner
 
 from backend.app import create_app
-from backend.effort import (
+from backend.effort.measure import (
     ClassEffort,
     Effort,
     RegionCounts,
@@ -20,14 +20,14 @@ from backend.effort import (
     shown_prediction,
     task_effort,
 )
-from backend.effort_page import FIGURES, effect, headline, render_effort
-from backend.effort_report import EffortReader, EffortReport, Estimate, summarise
-from backend.label_studio import LabelStudio
-from backend.store import Project, Store
-from lasagna.cli import main
+from backend.effort.page import FIGURES, effect, headline, render_effort
+from backend.effort.report import EffortReader, EffortReport, Estimate, summarise
+from backend.queue.store import Project, Store
+from backend.studio.client import LabelStudio
+from lasagna.commands.cli import main
 from lasagna.errors import DataError
-from lasagna.labels import parse_label_config
-from lasagna.masks import mask_to_brush_rle
+from lasagna.labels.configuration import parse_label_config
+from lasagna.masks.conversions import mask_to_brush_rle
 from lasagna.settings import Settings
 
 PLAN = parse_label_config(CONFIG)

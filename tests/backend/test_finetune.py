@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from backend.finetune import FASTER, GENTLER, KNOWN, UNKNOWN, for_what_is_known, make_recipe
+from backend.loop.finetune import FASTER, GENTLER, KNOWN, UNKNOWN, for_what_is_known, make_recipe
 from lasagna.settings import Settings
 
 

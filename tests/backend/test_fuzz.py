@@ -14,11 +14,11 @@ from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from backend import jobs
 from backend.app import create_app
-from backend.runtime import Runtime
-from backend.store import Store
-from backend.worker import LasagnaWorker
+from backend.queue import jobs
+from backend.queue.store import Store
+from backend.worker.process import LasagnaWorker
+from backend.worker.runtime import Runtime
 from lasagna import Lasagna
 from lasagna.settings import Settings
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.holdout import JUDGED, Sides, difference_hash
+from backend.loop.holdout import JUDGED, Sides, difference_hash
 from lasagna.errors import DataError
-from training.gate import Limits
+from training.evaluation.gate import Limits
 
 
 def photo(number: int) -> str:

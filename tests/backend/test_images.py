@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from backend_helpers import TOKEN, StubLabelStudio, png
 
-from backend.images import DoubtfulImageError, ImageLimits, fetch_image, image_address, is_public
-from backend.label_studio import LabelStudio, LabelStudioError
+from backend.studio.client import LabelStudio, LabelStudioError
+from backend.studio.images import DoubtfulImageError, ImageLimits, fetch_image, image_address, is_public
 from lasagna.errors import ImageError
 from lasagna.settings import Settings
 
@@ -279,7 +279,7 @@ class TestCloud:
         self, stub: StubLabelStudio, client: LabelStudio, other: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         lookups = names(monkeypatch, {"storage.example.org": [["127.0.0.1"]]})
-        monkeypatch.setattr("backend.images.is_public", lambda address: address == "127.0.0.1")
+        monkeypatch.setattr("backend.studio.images.is_public", lambda address: address == "127.0.0.1")
         stub.redirects[self.RESOLVE] = f"http://storage.example.org:{other.server_port}/a.png"
         assert fetch_image(client, "s3://bucket/a.png", 7, LIMITS) == png()
         assert other.asked == [("/a.png", "")]

@@ -5,7 +5,7 @@ import time
 import pytest
 from backend_helpers import TOKEN, StubLabelStudio, make_jwt
 
-from backend.label_studio import LabelStudio, LabelStudioError, normalise_url, project_uid, token_kind
+from backend.studio.client import LabelStudio, LabelStudioError, normalise_url, project_uid, token_kind
 from lasagna.errors import ConfigError
 
 

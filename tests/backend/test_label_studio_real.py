@@ -11,12 +11,12 @@ import requests
 from backend_helpers import personal_token
 from click.testing import CliRunner
 
-from backend.images import ImageLimits, fetch_image
-from backend.label_studio import LabelStudio, LabelStudioError, project_uid
-from backend.prelabel_command import prelabel
+from backend.commands.prelabel import prelabel
+from backend.studio.client import LabelStudio, LabelStudioError, project_uid
+from backend.studio.images import ImageLimits, fetch_image
 from lasagna.errors import ImageError
-from lasagna.image import load_image
-from lasagna.labels import parse_label_config
+from lasagna.labels.configuration import parse_label_config
+from lasagna.masks.image import load_image
 
 pytestmark = pytest.mark.label_studio
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from backend_helpers import light_checkpoint
 
-from backend.loaded_models import LoadedModels
-from backend.registry import Registry, Version
+from backend.registry.registry import Registry, Version
+from backend.worker.loaded_models import LoadedModels
 from lasagna import Lasagna
 from lasagna.errors import CheckpointError, RegistryError
 

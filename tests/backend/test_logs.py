@@ -12,9 +12,9 @@ import pytest
 import requests
 from backend_helpers import TOKEN, Backend, StubLabelStudio, make_jwt, wait_until
 
-from backend import logs
-from backend.logs import keep_secret, logged, mask, start_logging
+from lasagna import logs
 from lasagna.errors import ConfigError
+from lasagna.logs import keep_secret, logged, mask, start_logging
 from lasagna.settings import Settings
 
 Lines = Callable[[], list[dict[str, Any]]]
@@ -144,7 +144,7 @@ def test_the_processes(backend: Backend, stub: StubLabelStudio, tmp_path: Path) 
     assert web.stop() == worker.stop() == 0
     said = [json.loads(line) for process in (web, worker) for line in process.output().splitlines()]
     of_task = [(line["logger"], line["project"]) for line in said if line.get("task") == "1"]
-    assert sorted(of_task) == [("backend.app", "3"), ("backend.runtime", "3")]
+    assert sorted(of_task) == [("backend.app", "3"), ("backend.worker.runtime", "3")]
     [job] = [line["job"] for line in said if line.get("task") == "1" and "job" in line]
     assert len(job) == 32
     assert any("Listening on" in line["message"] for line in said)

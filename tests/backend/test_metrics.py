@@ -15,17 +15,17 @@ from backend_helpers import CONFIG, PROJECT, TOKEN, RedisServer, StubLabelStudio
 from flask import Flask
 from prometheus_client.parser import text_string_to_metric_families
 
-from backend import jobs
 from backend.app import create_app
-from backend.counters import OUTCOMES, REASONS, STAGES, Meter, note_gpu, pace_of, read_counters, reason_of
-from backend.delivery import Delivery
-from backend.label_studio import LabelStudioError
-from backend.metrics import METRICS, Row
-from backend.predictions import connect
-from backend.registry import Registry
-from backend.runtime import Runtime
-from backend.store import Project, Store
-from backend.worker import LasagnaWorker
+from backend.queue import jobs
+from backend.queue.counters import OUTCOMES, REASONS, STAGES, Meter, note_gpu, pace_of, read_counters, reason_of
+from backend.queue.store import Project, Store
+from backend.registry.registry import Registry
+from backend.studio.client import LabelStudioError
+from backend.web.metrics import METRICS, Row
+from backend.web.predictions import connect
+from backend.worker.delivery import Delivery
+from backend.worker.process import LasagnaWorker
+from backend.worker.runtime import Runtime
 from lasagna import Lasagna
 from lasagna.errors import CheckpointError, ConfigError, ImageError, QueryError, RegistryError
 from lasagna.settings import Settings

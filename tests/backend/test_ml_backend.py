@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from backend_helpers import CONFIG, PROJECT, TOKEN
 
-from backend.store import Store
-from lasagna.checkpoint import checkpoint_version
+from backend.queue.store import Store
+from lasagna.checkpoint.folder import checkpoint_version
 from lasagna.errors import ConfigError
 
 with warnings.catch_warnings():  # of 2023: invalid escape sequences, and what its own dependencies warn of
@@ -17,7 +17,7 @@ with warnings.catch_warnings():  # of 2023: invalid escape sequences, and what i
     import label_studio_ml.model
 
     import backend.model
-    from backend.heartbeat import beating
+    from backend.queue.heartbeat import beating
 from backend.model import LasagnaBackend
 
 TASKS = [{"id": n, "project": 3, "data": {"image": f"/data/upload/3/{n}.png"}} for n in (1, 2)]
@@ -121,7 +121,7 @@ class TestVersion2:
         assert model.predict(TASKS, context=None, login=None, password=None) == [PREDICTION, PREDICTION]
 
     def test_interactive(self, model_class: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("backend.predictions._CLICK_SECONDS", 0.2)
+        monkeypatch.setattr("backend.web.predictions._CLICK_SECONDS", 0.2)
         model = model_class(project_id="3", label_config=CONFIG)
         context = {"result": [{"from_name": "kp", "value": {"x": 1, "y": 1, "keypointlabels": ["Cat"]}}]}
         [answer] = model.predict(TASKS[:1], context=context)

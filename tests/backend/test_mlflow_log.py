@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from backend.mlflow_log import log_version
-from backend.registry import Registry, Version
+from backend.loop.mlflow_log import log_version
+from backend.registry.registry import Registry, Version
 
 
 @pytest.fixture

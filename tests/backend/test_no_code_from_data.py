@@ -11,11 +11,11 @@ from uuid import uuid4
 import pytest
 import torch
 
-from backend import jobs
-from backend.store import Store
-from backend.worker import LasagnaWorker
+from backend.queue import jobs
+from backend.queue.store import Store
+from backend.worker.process import LasagnaWorker
 from lasagna import Lasagna
-from lasagna.convert.source import open_weights
+from lasagna.checkpoint.convert.source import open_weights
 from lasagna.errors import CheckpointError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -67,14 +67,14 @@ class TestJobs:
     @pytest.mark.parametrize(
         ("make", "fields"),
         [
-            (lambda mark: pickle.dumps(("backend.jobs.predict_batch", Payload(mark), ([],), {})), {}),
+            (lambda mark: pickle.dumps(("backend.queue.jobs.predict_batch", Payload(mark), ([],), {})), {}),
             (lambda mark: pickle.dumps(Payload(mark)), {}),
             (lambda mark: call("os.mknod", str(mark)), {}),
             (lambda mark: call("subprocess.run", ["touch", str(mark)]), {}),
-            (lambda mark: call("backend.jobs.Path.touch", str(mark)), {}),
+            (lambda mark: call("backend.queue.jobs.Path.touch", str(mark)), {}),
             (lambda mark: call("format", instance=str(mark)), {}),
             (lambda mark: b"no json", {}),
-            (lambda mark: b'["backend.jobs.predict_batch"]', {}),
+            (lambda mark: b'["backend.queue.jobs.predict_batch"]', {}),
         ],
         ids=["pickle", "whole pickle", "function", "command", "attribute", "method", "damaged", "cut short"],
     )
@@ -83,7 +83,7 @@ class TestJobs:
     ) -> None:
         mark = tmp_path / "ran"
         bad = put(store, make(mark), **fields)
-        put(store, call("backend.jobs.predict_batch", ["key"]))
+        put(store, call("backend.queue.jobs.predict_batch", ["key"]))
         LasagnaWorker(store.redis, store, batch_size=4).work(burst=True, logging_level="CRITICAL")
         assert not mark.exists()
         assert runtime.asked == [["key"]]
@@ -91,19 +91,21 @@ class TestJobs:
         assert job is None or job.get_status() == "failed"
 
     @pytest.mark.parametrize("field", ["success_callback_name", "failure_callback_name", "stopped_callback_name"])
-    @pytest.mark.parametrize("name", ["backend.jobs.predict_batch", "backend.jobs.nothing"], ids=["works", "fails"])
+    @pytest.mark.parametrize(
+        "name", ["backend.queue.jobs.predict_batch", "backend.queue.jobs.nothing"], ids=["works", "fails"]
+    )
     def test_callbacks_by_name_are_not_called(
         self, store: Store, runtime: Jobs, monkeypatch: pytest.MonkeyPatch, field: str, name: str
     ) -> None:
         called: list[Any] = []
         monkeypatch.setattr(jobs, "evil", lambda *given: called.append(given), raising=False)
-        put(store, call(name, ["key"]), **{field: "backend.jobs.evil"})
+        put(store, call(name, ["key"]), **{field: "backend.queue.jobs.evil"})
         LasagnaWorker(store.redis, store, batch_size=4).work(burst=True, logging_level="CRITICAL")
         assert called == []
 
     def test_addresses_in_a_job_are_not_asked(self, store: Store, runtime: Jobs) -> None:
         hook = {"url": "http://127.0.0.1:1/", "job_status": "finished"}
-        job_id = put(store, call("backend.jobs.predict_batch", ["key"]), webhooks=json.dumps([hook]))
+        job_id = put(store, call("backend.queue.jobs.predict_batch", ["key"]), webhooks=json.dumps([hook]))
         [job] = jobs.find_jobs(store.redis, [job_id])
         assert job is not None
         assert job.webhooks == []

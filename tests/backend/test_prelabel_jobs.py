@@ -9,11 +9,11 @@ import requests
 from backend_helpers import TOKEN, Backend, StubLabelStudio, wait_until
 from flask.testing import FlaskClient
 
-from backend import prelabel_jobs
 from backend.app import create_app
-from backend.label_studio import LabelStudioError
-from backend.prelabel_jobs import PrelabelJobs, PrelabelRunner, parse_request
-from backend.store import Project, Store
+from backend.queue.store import Project, Store
+from backend.studio.client import LabelStudioError
+from backend.web import prelabel_jobs
+from backend.web.prelabel_jobs import PrelabelJobs, PrelabelRunner, parse_request
 from lasagna.errors import ConfigError
 from lasagna.settings import Settings
 

@@ -8,10 +8,10 @@ import pytest
 from backend_helpers import Backend, png, wait_until
 from click.testing import CliRunner
 
-from backend.label_studio import LabelStudio
-from backend.prelabel_command import prelabel
-from backend.store import Store
-from lasagna.checkpoint import checkpoint_version
+from backend.commands.prelabel import prelabel
+from backend.queue.store import Store
+from backend.studio.client import LabelStudio
+from lasagna.checkpoint.folder import checkpoint_version
 from lasagna.errors import ConfigError
 
 pytestmark = pytest.mark.label_studio

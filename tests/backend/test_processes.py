@@ -12,11 +12,11 @@ import pytest
 import requests
 from backend_helpers import PROJECT, Backend, Process, RedisServer, StubLabelStudio, wait_until
 
-from backend.predictions import connect
-from backend.registry import Registry
-from backend.store import Store
+from backend.queue.store import Store
+from backend.registry.registry import Registry
+from backend.web.predictions import connect
 from lasagna import Lasagna
-from lasagna.checkpoint import checkpoint_version
+from lasagna.checkpoint.folder import checkpoint_version
 
 
 class Running:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from backend_helpers import PROJECT, TOKEN, StubLabelStudio
 
-from backend.questions import Question, parse_question
-from backend.runtime import Runtime
-from backend.store import Project, Store
+from backend.queue.store import Project, Store
+from backend.worker.questions import Question, parse_question
+from backend.worker.runtime import Runtime
 from lasagna import Lasagna
-from lasagna.labels import parse_label_config
+from lasagna.labels.configuration import parse_label_config
 from lasagna.settings import Settings
 
 CONFIG = (files("label_config") / "question.xml").read_text(encoding="utf-8")
@@ -94,7 +94,7 @@ class TestAnswers:
     def test_masks_are_drawn_with_the_label(
         self, runtime: Runtime, model: Lasagna, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from lasagna.generate import Answer
+        from lasagna.network.generate import Answer
 
         asked = []
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from backend_helpers import light_checkpoint
 
-from backend.registry import Registry, Version
+from backend.registry.registry import Registry, Version
 from lasagna import Lasagna
-from lasagna.checkpoint import Calibration, checkpoint_version, write_calibration
+from lasagna.checkpoint.folder import Calibration, checkpoint_version, write_calibration
 from lasagna.errors import CheckpointError, RegistryError
 
 BASE_MODEL = "random-00000000"
@@ -240,7 +240,7 @@ def run(code: str, *arguments: Any) -> Iterator[subprocess.Popen[str]]:
 
     Returns once the code has printed its first line.
     """
-    head = "import sys, time; from pathlib import Path; from backend.registry import Registry\n"
+    head = "import sys, time; from pathlib import Path; from backend.registry.registry import Registry\n"
     program = f"{head}registry = Registry(Path(sys.argv[1]))\n{code}"
     command = [sys.executable, "-c", program, *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

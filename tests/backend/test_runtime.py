@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from backend_helpers import CONFIG, PROJECT, TOKEN, StubLabelStudio, png
 
-from backend.predictions import Predictor, label_config
-from backend.prompts import parse_prompt, without_prompts
-from backend.runtime import Runtime
-from backend.store import Project, Store, Work
+from backend.queue.store import Project, Store, Work
+from backend.web.predictions import Predictor, label_config
+from backend.worker.clicks import parse_prompt, without_prompts
+from backend.worker.runtime import Runtime
 from lasagna import Lasagna
 from lasagna.errors import ConfigError
-from lasagna.labels import parse_label_config
+from lasagna.labels.configuration import parse_label_config
 from lasagna.settings import Settings
 
 PLAN = label_config(CONFIG)
@@ -201,7 +201,7 @@ class TestBatches:
         assert "is empty" in runtime.store.fields([works[1].key])[0]["reason"]
         stub.images["/data/upload/3/2.png"] = png(2)
         assert predict(runtime, works[1:])["predicted"] == 1
-        monkeypatch.setattr("backend.runtime._DOUBT_SECONDS", 1e-9)  # then it is what is there
+        monkeypatch.setattr("backend.worker.runtime._DOUBT_SECONDS", 1e-9)  # then it is what is there
         works = ask(runtime, stub.add_tasks(1, first=3))
         stub.images["/data/upload/3/3.png"] = b""
         assert predict(runtime, works)["later"] == 1

@@ -12,7 +12,15 @@ import psutil
 import pytest
 import redis
 
-from backend.services import Service, ensure_redis, free_port, port_is_free, redis_command, release_redis, state_dir
+from backend.queue.services import (
+    Service,
+    ensure_redis,
+    free_port,
+    port_is_free,
+    redis_command,
+    release_redis,
+    state_dir,
+)
 from lasagna.errors import ServiceError
 from lasagna.settings import Settings
 
@@ -25,7 +33,7 @@ def settings(tmp_path):
 def using_redis(settings, then="input()"):
     """Another process that calls ensure_redis, prints the address and stays."""
     code = (
-        "from backend.services import ensure_redis\nfrom lasagna.settings import Settings\n"
+        "from backend.queue.services import ensure_redis\nfrom lasagna.settings import Settings\n"
         f"print(ensure_redis(Settings.load({{'LASAGNA_STATE_DIR': {settings['state_dir']!r}}})), flush=True)\n{then}\n"
     )
     return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -37,7 +45,7 @@ def servers(settings):
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.cmdline()[-2:] == ["backend.services", folder] or process.cwd().startswith(folder):
+            if process.cmdline()[-2:] == ["backend.queue.services", folder] or process.cwd().startswith(folder):
                 found.append(process)
     return found
 
@@ -175,7 +183,7 @@ def _group(pid):
 
 def test_service_ends_when_its_parent_is_killed(tmp_path):
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom backend.services import Service\n"
+        "import sys, time\nfrom pathlib import Path\nfrom backend.queue.services import Service\n"
         f"log = Path({str(tmp_path)!r}) / 'log'\n"
         "s = Service('sleep', [sys.executable, '-c', 'import time; time.sleep(600)'], log=log)\n"
         "print(s.process.pid, flush=True)\ntime.sleep(600)\n"

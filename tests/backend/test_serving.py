@@ -10,9 +10,9 @@ from backend_helpers import CONFIG, TOKEN, StubLabelStudio
 from flask.testing import FlaskClient
 
 from backend.app import create_app
-from backend.registry import Registry, Version
-from backend.runtime import Runtime
-from backend.store import Store
+from backend.queue.store import Store
+from backend.registry.registry import Registry, Version
+from backend.worker.runtime import Runtime
 from lasagna import Lasagna
 from lasagna.settings import Settings
 
@@ -38,7 +38,7 @@ def settings(redis_db: str, checkpoint: Path, registry: Registry) -> Settings:
 @pytest.fixture
 def runtime(settings: Settings, store: Store, checkpoint: Path) -> Iterator[Runtime]:
     """A worker without RQ: a thread that does what is in the queues."""
-    from backend import jobs
+    from backend.queue import jobs
 
     found = Runtime(Lasagna.from_pretrained(checkpoint, device="cpu"), settings, store)
     store.publish_model({"version": found.model.version})
@@ -50,7 +50,7 @@ def runtime(settings: Settings, store: Store, checkpoint: Path) -> Iterator[Runt
                 found.predict(keys, "job")
             for job in jobs.queue(store.redis, "interactive").get_jobs():
                 job.delete()
-                if job.func_name == "backend.jobs.answer_click":
+                if job.func_name == "backend.queue.jobs.answer_click":
                     key, request = job.args
                     store.answer(key, found.click(request))
 

@@ -8,11 +8,11 @@ import pytest
 from backend_helpers import TOKEN, StubLabelStudio
 from loop_helpers import correct, rectangle, square
 
-from backend.images import ImageLimits
-from backend.label_studio import LabelStudio, LabelStudioError
-from backend.snapshot import Snapshot, Snapshots
+from backend.loop.snapshot import Snapshot, Snapshots
+from backend.studio.client import LabelStudio, LabelStudioError
+from backend.studio.images import ImageLimits
 from lasagna.errors import DataError
-from training.sources.label_studio import LabelStudioExport
+from training.data.sources.label_studio import LabelStudioExport
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_what_is_broken_is_left_out_and_named(snapshots: Snapshots, stub: StubLa
 def test_label_studio_gone_is_no_snapshot_with_holes(
     snapshots: Snapshots, stub: StubLabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.snapshot.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("backend.loop.snapshot.time.sleep", lambda seconds: None)
     correct(stub, 10)
     stub.status = {"/data": 503, "/api/current-user": 503}
     with pytest.raises(LabelStudioError, match="503"):

@@ -11,14 +11,14 @@ from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Request
 
 from backend.app import create_app
-from backend.counters import REASONS
-from backend.cross_site import is_cross_site
-from backend.prelabel_jobs import PrelabelJobs
-from backend.registry import Registry
-from backend.status_page import _KINDS
-from backend.store import Project, Store, Work
-from backend.trainings import Trainings
-from backend.worker import LasagnaWorker
+from backend.loop.trainings import Trainings
+from backend.queue.counters import REASONS
+from backend.queue.store import Project, Store, Work
+from backend.registry.registry import Registry
+from backend.web.cross_site import is_cross_site
+from backend.web.prelabel_jobs import PrelabelJobs
+from backend.web.status_page import _KINDS
+from backend.worker.process import LasagnaWorker
 from lasagna.settings import Settings
 
 NASTY = '<script>alert("x")</script>'
@@ -219,7 +219,7 @@ def address(app: Any, serving: Any) -> str:
 def test_in_a_browser(
     address: str, works: list[str], store: Store, chromium: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.status_page._REFRESH", 600)  # not between two looks at the page
+    monkeypatch.setattr("backend.web.status_page._REFRESH", 600)  # not between two looks at the page
     try:
         for width in (1280, 390):
             metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}

@@ -9,8 +9,8 @@ import pytest
 import redis
 from backend_helpers import RedisServer
 
-from backend.predictions import connect
-from backend.store import Project, Store, Work
+from backend.queue.store import Project, Store, Work
+from backend.web.predictions import connect
 
 PREDICTION = {"model_version": "tiny-1", "score": 0.5, "result": []}
 

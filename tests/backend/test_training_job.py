@@ -13,14 +13,14 @@ import pytest
 from backend_helpers import PROJECT, TOKEN, StubLabelStudio
 from loop_helpers import TINY, correct
 
-from backend.label_studio import LabelStudio
-from backend.registry import Registry, project_number
-from backend.training_job import GIVEN_UP_AFTER, STAGES, Access, StoppedError, TrainingJob
-from backend.trainings import new_job
-from lasagna.checkpoint import checkpoint_version, load_calibration
+from backend.loop.job import GIVEN_UP_AFTER, STAGES, Access, StoppedError, TrainingJob
+from backend.loop.trainings import new_job
+from backend.registry.registry import Registry, project_number
+from backend.studio.client import LabelStudio
+from lasagna.checkpoint.folder import checkpoint_version, load_calibration
 from lasagna.errors import ConfigError, DataError, TrainingError
 from lasagna.settings import Settings
-from training import gate
+from training.evaluation import gate
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_what_the_champion_learnt_by_heart_is_not_what_it_knows(
         raise StoppedError
 
     job = project.job(project.new())
-    monkeypatch.setattr("training.scores.score_images", score_images)
+    monkeypatch.setattr("training.evaluation.scores.score_images", score_images)
     with pytest.raises(StoppedError):
         job.run()
     assert set(asked) <= set(after)
@@ -127,7 +127,7 @@ def test_a_refused_version_that_later_corrections_speak_for_serves_and_is_traine
 
     id = project.new()
     with monkeypatch.context() as patch:
-        patch.setattr("backend.recheck.judge", judge)
+        patch.setattr("backend.loop.recheck.judge", judge)
         job = stopped_before_training(project, id)
     trained, snapshot = tasks_of(snapshot_of(project, refused), "train"), Path(job.result("snapshot")["folder"])
     held, new = tasks_of(snapshot, "holdout"), tasks_of(snapshot, "train") - trained
@@ -241,7 +241,7 @@ def test_a_wrong_recipe(project: Project, environ: dict[str, str]) -> None:
 def test_label_studio_gone_for_a_while(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     correct(project.stub, 8)
     project.stub.status["/api/projects"] = 503
-    monkeypatch.setattr("backend.training_job.time.sleep", lambda seconds: project.stub.status.clear())
+    monkeypatch.setattr("backend.loop.job.time.sleep", lambda seconds: project.stub.status.clear())
     job = project.job(project.new(), should_stop=lambda: ("train", 0, 0) in project.said)
     with pytest.raises(StoppedError):
         job.run()

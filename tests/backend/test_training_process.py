@@ -7,9 +7,9 @@ import pytest
 from backend_helpers import PROJECT, TOKEN, Backend, StubLabelStudio, wait_until
 from loop_helpers import TINY, correct
 
-from backend.registry import Registry
-from backend.store import Project, Store
-from backend.trainings import Trainings, unfinished_jobs
+from backend.loop.trainings import Trainings, unfinished_jobs
+from backend.queue.store import Project, Store
+from backend.registry.registry import Registry
 
 SECONDS = 900.0
 

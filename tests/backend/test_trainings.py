@@ -11,11 +11,11 @@ from backend_helpers import CONFIG, PROJECT, wait_until
 from click.testing import CliRunner
 
 from backend.app import create_app
-from backend.jobs import queue
-from backend.predictions import parse_parameters
-from backend.store import Project, Store
-from backend.train_command import train
-from backend.trainings import Policy, Trainings, Triggers, unfinished_jobs
+from backend.commands.train import train
+from backend.loop.trainings import Policy, Trainings, Triggers, unfinished_jobs
+from backend.queue.jobs import queue
+from backend.queue.store import Project, Store
+from backend.web.predictions import parse_parameters
 from lasagna.errors import ConfigError, ServiceError
 from lasagna.settings import Settings
 
@@ -229,8 +229,8 @@ def test_a_project_that_cannot_be_asked_stops_nothing(loop: Loop) -> None:
 
 
 def test_a_project_that_could_not_be_asked_is_asked_again(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.trainings._ASK_AGAIN", 0.0)
-    monkeypatch.setattr("backend.trainings._WAIT", 0.05)
+    monkeypatch.setattr("backend.loop.trainings._ASK_AGAIN", 0.0)
+    monkeypatch.setattr("backend.loop.trainings._WAIT", 0.05)
     asked: list[str] = []
 
     def starting(project: str) -> set[int]:

@@ -9,16 +9,16 @@ import pytest
 from backend_helpers import light_checkpoint
 from click.testing import CliRunner, Result
 
-from backend.figures import measured
-from backend.registry import Registry, Version
-from lasagna.checkpoint import Calibration, checkpoint_version, find_checkpoint, write_calibration
-from lasagna.cli import main
+from backend.registry.figures import measured
+from backend.registry.registry import Registry, Version
+from lasagna.checkpoint.folder import Calibration, checkpoint_version, find_checkpoint, write_calibration
+from lasagna.commands.cli import main
 
 COMMANDS = ["list", "show", "diff", "promote", "rollback", "prune"]
 
 
 def gate(champion: float, candidate: float, cat: tuple[float, float]) -> dict[str, Any]:
-    """The shape of `training.gate.Verdict.as_dict`."""
+    """The shape of `training.evaluation.gate.Verdict.as_dict`."""
     row = {"name": "cat", "photos": 4, "iou": {"champion": cat[0], "candidate": cat[1]}, "f1": {"candidate": None}}
     figures = {"miou": {"champion": champion, "candidate": candidate, "interval": [0.1, 0.2]}}
     return {"passed": True, "summary": "Passed: mIoU is better.", "figures": figures, "classes": [row]}

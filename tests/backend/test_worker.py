@@ -13,11 +13,12 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.worker_registration import clean_worker_registry
 
-from backend import jobs, worker
-from backend.living_workers import PredictingWorker, alive_here, living_workers, predicting_workers
-from backend.overview import overview
-from backend.store import Store, Work
-from backend.worker import LasagnaWorker, check_label_studio, recover
+from backend.queue import jobs
+from backend.queue.living_workers import PredictingWorker, alive_here, living_workers, predicting_workers
+from backend.queue.overview import overview
+from backend.queue.store import Store, Work
+from backend.worker.process import LasagnaWorker, check_label_studio, recover
+from backend.worker.process import process as worker
 from lasagna.settings import Settings
 
 

@@ -10,10 +10,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lasagna import ClassQuery, Lasagna
-from lasagna.checkpoint import checkpoint_version
-from lasagna.config import DecoderConfig, ModelConfig, VisionConfig
+from lasagna.checkpoint.folder import checkpoint_version
 from lasagna.errors import CheckpointError, ConfigError, ImageError, QueryError
-from lasagna.model import LasagnaModel
+from lasagna.network.config import DecoderConfig, ModelConfig, VisionConfig
+from lasagna.network.model import LasagnaModel
 
 
 @pytest.fixture(scope="module")

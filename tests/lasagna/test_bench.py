@@ -12,22 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lasagna import Lasagna
-from lasagna.bench import CLASS_NAMES, sample_classes, sample_images, time_interleaved
-from lasagna.bench_decoders import (
+from lab.bench.command import CLASS_NAMES, sample_classes, sample_images, time_interleaved
+from lab.bench.decoders import (
     ReferenceDecoding,
     bias_for_share,
     compare_decisions,
     decode_class_by_class,
     decode_token_by_token,
 )
-from lasagna.cli import main
-from lasagna.config import DecoderConfig, ModelConfig, VisionConfig
-from lasagna.decoding import decode_class_lists
-from lasagna.dialect import PromptFormat
-from lasagna.model import LasagnaModel
-from lasagna.prompt import Prompt, Query
-from training.tokenizer import build_tokenizer
+from lasagna import Lasagna
+from lasagna.commands.cli import main
+from lasagna.network.config import DecoderConfig, ModelConfig, VisionConfig
+from lasagna.network.decoding import decode_class_lists
+from lasagna.network.model import LasagnaModel
+from lasagna.prompt.dialect import PromptFormat
+from lasagna.prompt.sequences import Prompt, Query
+from training.engine.label_tokenizer import build_tokenizer
 
 WIDTH, IMAGE_TOKENS = 32, 6
 
@@ -239,7 +239,7 @@ def test_the_command_prints_a_table(checkpoint: Path) -> None:
 
 
 def test_a_wrong_decoder_fails_the_command(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lasagna import decoding
+    from lasagna.network import decoding
 
     def wrong(*args: Any) -> decoding.DecodedLists:
         found = decode_class_lists(*args)

@@ -11,11 +11,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from lasagna.benchmarks.limit import limit_rows
-from lasagna.benchmarks.measure import stage_seconds
-from lasagna.benchmarks.rle import rgba_samples
-from lasagna.cli import main
-from lasagna.random_weights import SHAPES, random_config, random_lasagna, random_network, word_tokenizer
+from lab.bench.limit import limit_rows
+from lab.bench.measure import stage_seconds
+from lab.bench.random_weights import SHAPES, random_config, random_lasagna, random_network, word_tokenizer
+from lab.bench.rle import rgba_samples
+from lasagna.commands.cli import main
 
 TINY = ("--random-weights", "lasagna-7b-tiny", "--device", "cpu", "--repeats", "1")
 
@@ -88,7 +88,7 @@ def test_strokes_are_anti_aliased() -> None:
 
 
 def test_a_wrong_encoder_fails_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lasagna.masks.mask_to_brush_rle", lambda mask: [0])
+    monkeypatch.setattr("lasagna.masks.conversions.mask_to_brush_rle", lambda mask: [0])
     result = bench("rle", "--size", "64x48", "--repeats", 1)
     assert result.exit_code == 1
     assert "not what label-studio-sdk does" in result.stderr
@@ -141,7 +141,7 @@ def test_all_runs_each_with_the_options_it_takes() -> None:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_shapes_describe_a_model(name: str) -> None:
-    from lasagna.model import LasagnaModel
+    from lasagna.network.model import LasagnaModel
 
     with torch.device("meta"):
         model = LasagnaModel(random_config(name))
@@ -189,7 +189,7 @@ def test_stage_seconds_are_those_of_the_calls() -> None:
 
 _PEAKS = """
 import json, numpy
-from lasagna.benchmarks.measure import peak_memory
+from lab.bench.measure import peak_memory
 ways = (lambda: None, lambda: numpy.ones(40_000_000, numpy.float64).sum())
 print(json.dumps([peak_memory(way, "cpu")[1] for way in ways]))
 """
@@ -207,8 +207,8 @@ def test_peak_memory_sees_what_is_freed() -> None:
 def test_without_a_command_everything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     import click
 
-    from lasagna.bench import LONG
-    from lasagna.commands import EntryPointGroup
+    from lab.bench.command import LONG
+    from lasagna.commands.groups import EntryPointGroup
 
     class Point:
         def __init__(self, name: str, code: int) -> None:

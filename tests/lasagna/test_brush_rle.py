@@ -10,9 +10,9 @@ from label_studio_sdk.converter.brush import decode_rle, encode_rle, mask2rle
 from numpy.typing import NDArray
 from PIL import Image
 
-from lasagna.brush_rle import _BLOCK, encode_brush_rle
-from lasagna.masks import brush_rle_to_mask, mask_to_brush_rle
-from lasagna.segmentation import Mask
+from lasagna.masks.brush_rle import _BLOCK, encode_brush_rle
+from lasagna.masks.conversions import brush_rle_to_mask, mask_to_brush_rle
+from lasagna.masks.segmentation import Mask
 
 RUNS = (1, 2, 7, 8, 9, 16, 17, 255, 256, 257, 65535, 65536, 65537, 65538, 131072, 131073, 131080)
 

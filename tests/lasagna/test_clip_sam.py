@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lasagna.clip_sam import ClipSamEncoder
-from lasagna.config import DecoderConfig, VisionConfig
+from lasagna.network.clip_sam import ClipSamEncoder
+from lasagna.network.config import DecoderConfig, VisionConfig
 
 
 @pytest.fixture(scope="module")

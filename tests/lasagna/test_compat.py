@@ -15,7 +15,7 @@ def loaded(code: str, names: list[str]) -> list[str]:
 
 
 def test_the_module_alone_imports_no_torchvision() -> None:
-    assert loaded("import lasagna.assistant", [*HEAVY, "torchvision", "timm"]) == []
+    assert loaded("import lasagna.assistant.lasagna", [*HEAVY, "torchvision", "timm"]) == []
 
 
 def test_a_first_answer_needs_neither_the_compiler_nor_transformers() -> None:
@@ -29,7 +29,7 @@ Lasagna.from_pretrained('nano', device='cpu').segment(np.zeros((64, 64, 3), np.u
 
 def test_what_was_put_off_is_there_when_it_is_called() -> None:
     code = """
-from lasagna.compat import create_timm_model, ensure_torchvision
+from lasagna.network.compat import create_timm_model, ensure_torchvision
 create_timm_model('test_efficientnet')
 import timm
 timm.create_model('test_vit')

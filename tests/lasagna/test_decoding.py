@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.bench.decoders import bias_for_share, compare_decisions, decode_class_by_class, decode_token_by_token
 from lasagna import Lasagna
-from lasagna.bench_decoders import bias_for_share, compare_decisions, decode_class_by_class, decode_token_by_token
-from lasagna.decoding import decode_class_lists
-from lasagna.model import cast_weights
+from lasagna.network.decoding import decode_class_lists
+from lasagna.network.model import cast_weights
 
 WINDOWS = st.one_of(st.none(), st.integers(1, 400))
 """Tokens of an answer that are run at once: of less than a name, to more than any answer."""

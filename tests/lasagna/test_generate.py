@@ -10,10 +10,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from lasagna import Lasagna
-from lasagna.cli import main
-from lasagna.dialect import PromptFormat
+from lasagna.commands.cli import main
 from lasagna.errors import QueryError
-from lasagna.generate import answer_text, generate
+from lasagna.network.generate import answer_text, generate
+from lasagna.prompt.dialect import PromptFormat
 
 
 @pytest.fixture(scope="module", params=["paper", "released"])
@@ -81,7 +81,7 @@ def test_answers_are_cut_at_the_limit_and_at_the_context(model: Lasagna, monkeyp
 def test_control_tokens_of_a_question_count_only_if_asked(model: Lasagna) -> None:
     prompt = model.prompt
     text = f"Segment this {prompt.format.present} now"
-    from lasagna.generate import question_turn
+    from lasagna.network.generate import question_turn
 
     plain = prompt.question(question_turn(prompt, text, "vqa", False))
     control = prompt.question(question_turn(prompt, text, "vqa", True))

@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from lasagna import Lasagna
-from lasagna.checkpoint import find_checkpoint
-from lasagna.cli import main
+from lasagna.checkpoint.folder import find_checkpoint
+from lasagna.checkpoint.hub import is_hub_id, verify
+from lasagna.commands.cli import main
 from lasagna.errors import CheckpointError
-from lasagna.hub import is_hub_id, verify
 
 VECTORS = Path(__file__).resolve().parents[2].parent / "shared" / "facts" / "parity"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

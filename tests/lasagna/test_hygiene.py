@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lasagna.formats import segmentation_to_label_studio
-from lasagna.hygiene import Counts, Hygiene, clean_segmentation, limit_region_bytes
-from lasagna.labels import parse_label_config
-from lasagna.segmentation import ClassAnswer, Mask, Segmentation
+from lasagna.formats.hygiene import Counts, Hygiene, clean_segmentation, limit_region_bytes
+from lasagna.labels.configuration import parse_label_config
+from lasagna.masks.segmentation import ClassAnswer, Mask, Segmentation
 from lasagna.settings import TABLE, Settings
 
 SIZE = (60, 90)

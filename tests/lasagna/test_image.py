@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lasagna.errors import ImageError
-from lasagna.image import load_image, read_image_bytes
+from lasagna.masks.image import load_image, read_image_bytes
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lasagna.errors import ConfigError, QueryError
-from lasagna.labels import (
+from lasagna.labels.configuration import (
     make_label_config,
     parse_label_config,
     read_label_config,
     read_labels,
     read_labels_file,
 )
-from lasagna.segmentation import ClassQuery
+from lasagna.masks.segmentation import ClassQuery
 
 ODD = [
     "bag, purse",

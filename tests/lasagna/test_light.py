@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lasagna import Lasagna
-from lasagna.adapter import Adapter
-from lasagna.checkpoint import load_model
+from lasagna.checkpoint.folder import load_model
+from lasagna.checkpoint.light import LayeredWeights, can_share, load_over
 from lasagna.errors import CheckpointError
-from lasagna.light import LayeredWeights, can_share, load_over
+from lasagna.network.adapter import Adapter
 
 ADAPTED, REPLACED, BUFFER = "layers.0.self_attn.q_proj.weight", "lm_head.weight", "running_mean"
 
@@ -63,7 +63,7 @@ def test_the_same_bits_as_loaded_by_itself(whole: Path, tmp_path: Path, layers: 
 
 
 def test_answers_through_a_loaded_base(whole: Path, tmp_path: Path, photos: dict[str, Path]) -> None:
-    from lasagna.image import load_image
+    from lasagna.masks.image import load_image
 
     folder, image = lay_over(whole, tmp_path / "light", 0), load_image(photos["cat"])
     base = Lasagna.from_pretrained(whole, device="cpu")

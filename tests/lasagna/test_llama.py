@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from lasagna.compat import ensure_torchvision
 from lasagna.errors import CheckpointError
-from lasagna.llama import KeyValues, Llama, LlamaShape
+from lasagna.network.compat import ensure_torchvision
+from lasagna.network.llama import KeyValues, Llama, LlamaShape
 
 PLAIN = {
     "vocab_size": 50,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from label_studio_sdk.converter.brush import decode_rle
 
 from lasagna.errors import DataError
-from lasagna.masks import (
+from lasagna.masks.conversions import (
     brush_rle_to_mask,
     coco_rle_to_mask,
     drop_specks,
@@ -20,7 +20,7 @@ from lasagna.masks import (
     mask_to_polygons,
     mask_to_rings,
 )
-from lasagna.segmentation import Mask
+from lasagna.masks.segmentation import Mask
 
 any_masks = npst.arrays(np.bool_, npst.array_shapes(min_dims=2, max_dims=2, max_side=24))
 

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from lab.bench.decoders import bias_for_share, compare_decisions
 from lasagna import Lasagna
-from lasagna.bench_decoders import bias_for_share, compare_decisions
-from lasagna.checkpoint import SHIPPED, shipped_checkpoints
-from lasagna.decoding import decode_class_lists
-from lasagna.image import load_image
-from lasagna.model import cast_weights
-from training.concepts import CONCEPTS
-from training.data import FolderDataset
-from training.evaluate import evaluate_dataset
+from lasagna.checkpoint.folder import SHIPPED, shipped_checkpoints
+from lasagna.masks.image import load_image
+from lasagna.network.decoding import decode_class_lists
+from lasagna.network.model import cast_weights
+from training.data.concepts import CONCEPTS
+from training.data.folder import FolderDataset
+from training.evaluation.evaluate import evaluate_dataset
 
 
 @pytest.fixture(scope="module")

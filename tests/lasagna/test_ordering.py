@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from lasagna.assistant import Lasagna, mask_stability
+from lasagna.assistant.lasagna import Lasagna, mask_stability
 from lasagna.formats.record import record_to_segmentation, segmentation_to_record
-from lasagna.ordering import expected_edits, task_score
-from lasagna.segmentation import ClassAnswer, Segmentation
+from lasagna.masks.ordering import expected_edits, task_score
+from lasagna.masks.segmentation import ClassAnswer, Segmentation
 
 MASK = np.ones((2, 2), bool)
 

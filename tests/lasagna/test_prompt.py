@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lasagna import Lasagna, LasagnaError
-from lasagna.dialect import RELEASED, PromptFormat
 from lasagna.errors import CheckpointError, QueryError
-from lasagna.prompt import IGNORED, IMAGE_TOKEN, Prompt, Turn
+from lasagna.prompt.dialect import RELEASED, PromptFormat
+from lasagna.prompt.sequences import IGNORED, IMAGE_TOKEN, Prompt, Turn
 
 PROMPTS = {dialect: Lasagna.random(dialect=dialect).prompt for dialect in ("paper", "released")}
 

@@ -8,11 +8,11 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
+from lab.bench.quantise import memory_of_7b
 from lasagna import Lasagna
-from lasagna.benchmarks.quantise import memory_of_7b
-from lasagna.cli import main
+from lasagna.commands.cli import main
 from lasagna.errors import ConfigError
-from lasagna.quantise import Int4Linear, Int8Linear, quantise_layers, weight_bytes
+from lasagna.network.quantise import Int4Linear, Int8Linear, quantise_layers, weight_bytes
 
 
 @pytest.mark.parametrize(("made", "steps"), [(Int8Linear, 254), (Int4Linear, 15)], ids=["8 bits", "4 bits"])

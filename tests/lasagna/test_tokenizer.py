@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lasagna.assistant.random_model import byte_tokenizer, piece_tokenizer
 from lasagna.errors import CheckpointError
-from lasagna.random_model import byte_tokenizer, piece_tokenizer
-from lasagna.tokenizer import Data, LabelTokenizer, SentencePieceTokenizer, load_tokenizer
+from lasagna.prompt.tokenizer import Data, LabelTokenizer, SentencePieceTokenizer, load_tokenizer
 
 TOKENIZERS = {"bytes": byte_tokenizer(), "pieces": piece_tokenizer()}
 PIECES = TOKENIZERS["pieces"]

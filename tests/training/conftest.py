@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from training.recipe import Recipe
-from training.recipe_file import read_recipe
+from training.recipe.files import read_recipe
+from training.recipe.values import Recipe
 
 TINY = """
 output: {output}
@@ -105,11 +105,11 @@ optimiser:
 @pytest.fixture(scope="session")
 def tiny_7b(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the 7B models' architecture and dialect at the smallest size, with random weights."""
-    from lasagna.checkpoint import Calibration, save_checkpoint
-    from lasagna.config import DecoderConfig, ModelConfig, VisionConfig
-    from lasagna.dialect import RELEASED
-    from lasagna.model import LasagnaModel
-    from lasagna.random_model import piece_tokenizer
+    from lasagna.assistant.random_model import piece_tokenizer
+    from lasagna.checkpoint.folder import Calibration, save_checkpoint
+    from lasagna.network.config import DecoderConfig, ModelConfig, VisionConfig
+    from lasagna.network.model import LasagnaModel
+    from lasagna.prompt.dialect import RELEASED
 
     tokenizer = piece_tokenizer()
     text = {

@@ -11,12 +11,12 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from lasagna.cli import main
+from lab.paper.ablation import EXACT, ROWS, ablation_table, row_recipe, summarise, vision_start
+from lasagna.commands.cli import main
 from lasagna.errors import ConfigError
-from training.ablation import EXACT, ROWS, ablation_table, row_recipe, summarise, vision_start
-from training.recipe import Recipe
-from training.sequences import PRESETS
-from training.setup import prepare
+from training.engine.start import prepare
+from training.examples.sequences import PRESETS
+from training.recipe.values import Recipe
 
 COLOURS = {"dog": (220, 20, 20), "cow": (20, 20, 220)}
 
@@ -125,8 +125,8 @@ def test_the_command_trains_scores_and_goes_on(
     }
     assert (out / "lisa-seed1" / "checkpoint" / "config.json").exists()
 
-    monkeypatch.setattr("training.engine.train", lambda *args: pytest.fail("a finished row is not trained again"))
-    monkeypatch.setattr("training.suite.Runner.run", lambda *args: pytest.fail("nor scored"))
+    monkeypatch.setattr("training.engine.run.train", lambda *args: pytest.fail("a finished row is not trained again"))
+    monkeypatch.setattr("lab.paper.suite.Runner.run", lambda *args: pytest.fail("nor scored"))
     again = run(*arguments, "--json")
     assert again.exit_code == 0, again.output
     assert json.loads(again.stdout)["summary"] == report["summary"]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from lab.paper.answering import FreeAnswers, OneByOne, answer_as
 from lasagna import Lasagna
-from training.answering import FreeAnswers, OneByOne, answer_as
 
 NAMES = ["cat", "dog", "red car", "sky", "tree", "catfish"]
 IMAGE = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from lasagna.cli import main
-from lasagna.random_weights import random_lasagna
-from training.bench_adapters import _compare
+from lab.bench.adapters import _compare
+from lab.bench.random_weights import random_lasagna
+from lasagna.commands.cli import main
 
 TINY = ("--random-weights", "lasagna-7b-tiny", "--device", "cpu", "--repeats", "1")
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from lasagna.cli import main
-from lasagna.model import LasagnaModel
-from training.bench_features import seven_b
+from lab.bench.features import seven_b
+from lasagna.commands.cli import main
+from lasagna.network.model import LasagnaModel
 
 TINY = {
     "text": {

@@ -10,13 +10,13 @@ from click.testing import CliRunner
 from PIL import Image
 
 from lasagna import Lasagna
-from lasagna.checkpoint import Calibration, load_calibration
-from lasagna.cli import main
+from lasagna.checkpoint.folder import Calibration, load_calibration
+from lasagna.commands.cli import main
 from lasagna.errors import DataError
-from training.calibrate import Answers, answers_by_class, collect_answers, fit_calibration, fit_class_offsets
-from training.data import FolderDataset
-from training.metrics import expected_calibration_error
-from training.scores import ClassScore, ImageScore
+from training.commands.calibrate import Answers, answers_by_class, collect_answers, fit_calibration, fit_class_offsets
+from training.data.folder import FolderDataset
+from training.evaluation.metrics import expected_calibration_error
+from training.evaluation.scores import ClassScore, ImageScore
 
 RECIPE = Path(__file__).parents[2] / "training" / "recipes" / "nano.yaml"
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lasagna import Lasagna
-from training.chunk_remedies import (
+from lab.paper.chunk_remedies import (
     CANDIDATE,
     ROWS,
     Asked,
@@ -18,7 +17,8 @@ from training.chunk_remedies import (
     masks_again,
     measure_remedies,
 )
-from training.data import FolderDataset
+from lasagna import Lasagna
+from training.data.folder import FolderDataset
 
 NAMES = ["sky", "road", "cat", "dog", "tree", "car", "house", "boat"]
 SIZE = 3

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.concepts import (
+from training.data.concepts import (
     _CONFUSABLE,
     BROADER,
     CONCEPTS,

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lasagna.errors import DataError
 from tests.training.sources import samples
-from training.data import BACKGROUND, VOID, FolderDataset
+from training.data.folder import BACKGROUND, VOID, FolderDataset
 
 
 def write_classes(root: Path, content: Any) -> None:

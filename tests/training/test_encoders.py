@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from lasagna import Lasagna
-from lasagna.assistant import masks_to_image
-from training.encoders import Conversations, LiveEncoder
+from lasagna.assistant.lasagna import masks_to_image
+from training.examples.encoders import Conversations, LiveEncoder
 
 
 def test_photos_of_any_shape_are_one_batch_and_masks_come_back_in_their_shapes(tmp_path: Path) -> None:

@@ -21,12 +21,12 @@ from safetensors.torch import load_file, save_file
 from lasagna import Lasagna
 from lasagna.environment import usable_cores
 from lasagna.errors import ConfigError, DataError, TrainingError
-from training import engine
-from training.batches import MicroBatches, batch_workers
-from training.engine import explain_failure, train
-from training.recipe import Recipe
-from training.report import Reporter
-from training.setup import prepare
+from training.engine.run import explain_failure, train
+from training.engine.run import run as engine
+from training.engine.run_report import Reporter
+from training.engine.start import prepare
+from training.examples.batches import MicroBatches, batch_workers
+from training.recipe.values import Recipe
 
 Tiny = Callable[..., Recipe]
 TIMES = ("seconds_per_step",)
@@ -186,7 +186,7 @@ def test_a_weight_that_is_not_finite_stops_the_run_and_leaves_the_last_state(tin
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    from training import trainer
+    from training.engine.run import trainer
 
     class Root(torch.autograd.Function):
         """Zero with an infinite gradient, as a square root at zero has."""

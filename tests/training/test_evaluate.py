@@ -11,11 +11,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from lasagna import ClassAnswer, Lasagna, Segmentation
-from lasagna.cli import main
+from lasagna.commands.cli import main
 from lasagna.errors import DataError
-from training.chunks import ChunkSize, chunk_table, evaluate_chunk_sizes
-from training.data import BACKGROUND, FolderDataset
-from training.evaluate import Distractors, choose_distractors, evaluate_dataset, read_names, spread
+from training.data.folder import BACKGROUND, FolderDataset
+from training.evaluation.chunks import ChunkSize, chunk_table, evaluate_chunk_sizes
+from training.evaluation.evaluate import Distractors, choose_distractors, evaluate_dataset, read_names, spread
 
 SIZE = (24, 32)
 

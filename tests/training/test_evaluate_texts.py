@@ -10,8 +10,8 @@ from PIL import Image
 
 from lasagna import ClassAnswer, Lasagna, Segmentation
 from lasagna.errors import DataError
-from training.evaluate_texts import Conversation, ListOfOne, evaluate_texts, text_segmenter
-from training.records import OTHER, UNKNOWN, Record
+from training.data.records import OTHER, UNKNOWN, Record
+from training.evaluation.texts import Conversation, ListOfOne, evaluate_texts, text_segmenter
 
 SIZE = (8, 10)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lasagna.errors import ConfigError
-from training.feature_store import FeatureStore
+from training.engine.feature_store import FeatureStore
 
 
 def tensors(seed: int, count: int = 1000) -> dict[str, torch.Tensor]:

@@ -9,18 +9,18 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from lab.bench.features import step_loss
 from lasagna import Lasagna
-from lasagna.config import DecoderConfig, ModelConfig, VisionConfig
-from lasagna.dialect import PromptFormat
 from lasagna.errors import ConfigError, ImageError
-from lasagna.image import load_image
-from lasagna.model import LasagnaModel
-from lasagna.prompt import Prompt
-from lasagna.tokenizer import LabelTokenizer
-from lasagna.vision import EncodedImages
-from training.bench_features import step_loss
-from training.feature_store import FeatureStore
-from training.features import FrozenEncoder, encoder_digest
+from lasagna.masks.image import load_image
+from lasagna.network.config import DecoderConfig, ModelConfig, VisionConfig
+from lasagna.network.model import LasagnaModel
+from lasagna.network.vision import EncodedImages
+from lasagna.prompt.dialect import PromptFormat
+from lasagna.prompt.sequences import Prompt
+from lasagna.prompt.tokenizer import LabelTokenizer
+from training.engine.feature_store import FeatureStore
+from training.engine.features import FrozenEncoder, encoder_digest
 
 TINY = VisionConfig(
     kind="clip-sam",

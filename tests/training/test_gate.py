@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from lasagna import ClassAnswer, Lasagna, Segmentation
-from lasagna.checkpoint import Calibration
+from lasagna.checkpoint.folder import Calibration
 from lasagna.errors import DataError
-from training.gate import ImageScore, Latency, Limits, Verdict, judge, measure_latency, score_images
-from training.metrics import PresenceMetrics
-from training.paired import sign_test
-from training.records import OTHER, UNKNOWN, Record, stack_masks
-from training.scores import ClassScore
+from training.data.records import OTHER, UNKNOWN, Record, stack_masks
+from training.evaluation.gate import ImageScore, Latency, Limits, Verdict, judge, measure_latency, score_images
+from training.evaluation.metrics import PresenceMetrics
+from training.evaluation.paired import sign_test
+from training.evaluation.scores import ClassScore
 
 LIMITS = Limits(resamples=500)
 PIXELS = 1000

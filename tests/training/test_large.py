@@ -10,17 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lasagna.checkpoint import checkpoint_version, load_model
-from lasagna.dialect import RELEASED
+from lasagna.checkpoint.folder import checkpoint_version, load_model
 from lasagna.errors import CheckpointError, ConfigError
+from lasagna.prompt.dialect import RELEASED
 from tests.training.sources.samples import SAMPLES
-from training import engine
-from training.adapters import new_token_ids, unwrapped_name
-from training.engine import train
-from training.recipe import Recipe
-from training.recipe_file import read_recipe
-from training.setup import prepare
-from training.weights import check_trained
+from training.engine.adapters import new_token_ids, unwrapped_name
+from training.engine.run import run as engine
+from training.engine.run import train
+from training.engine.start import prepare
+from training.engine.weights import check_trained
+from training.recipe.files import read_recipe
+from training.recipe.values import Recipe
 
 RECIPES = Path(__file__).parents[2] / "training" / "recipes"
 LARGE = ("lasagna-7b.yaml", "lasagna-7b-released.yaml", "lisa-baseline.yaml")

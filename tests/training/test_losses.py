@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training.losses import competition_loss, mask_losses
+from training.engine.losses import competition_loss, mask_losses
 
 ON, OFF = 20.0, -20.0
 

@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lasagna.compat import ensure_torchvision
-from training.metrics import (
+from lasagna.network.compat import ensure_torchvision
+from training.data.records import OTHER, UNKNOWN
+from training.evaluation.metrics import (
     PresenceMetrics,
     SegmentationMetrics,
     average_precision,
     expected_calibration_error,
     reliability,
 )
-from training.records import OTHER, UNKNOWN
 
 CLASSES = 3
 

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from lasagna.errors import DataError
-from training.augment import random_view
-from training.data import BACKGROUND, VOID, FolderDataset
-from training.mixture import OTHER, UNKNOWN, VIEW_SIZE, Mixture, Photos
-from training.sequences import SequenceOptions
+from training.data.folder import BACKGROUND, VOID, FolderDataset
+from training.examples.augment import random_view
+from training.examples.mixture import OTHER, UNKNOWN, VIEW_SIZE, Mixture, Photos
+from training.examples.sequences import SequenceOptions
 
 
 def test_the_reader_counts_queryable_classes_only(squares: Path) -> None:

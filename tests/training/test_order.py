@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lab.paper.order import ORDERS, _first_quarter, _judge, measure_orders, needed_edits
 from lasagna import Lasagna
-from lasagna.segmentation import ClassAnswer, Segmentation
-from training.data import BACKGROUND, VOID, FolderDataset
-from training.order import ORDERS, _first_quarter, _judge, measure_orders, needed_edits
+from lasagna.masks.segmentation import ClassAnswer, Segmentation
+from training.data.folder import BACKGROUND, VOID, FolderDataset
 
 LEFT = np.array([[True, False], [True, False]])
 TRUTH = np.array([[0, BACKGROUND], [0, VOID]], np.uint8)

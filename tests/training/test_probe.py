@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import StandardScaler
 
-from lasagna.cli import main
-from training.probe import POOLINGS, STRENGTHS, Pooled, choose_probe, fit_probe, score_probe
+from lab.paper.probe import POOLINGS, STRENGTHS, Pooled, choose_probe, fit_probe, score_probe
+from lasagna.commands.cli import main
 
 
 def make_pooled(images: int, rng: np.random.Generator, informative: str = "max") -> Pooled:

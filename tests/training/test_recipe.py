@@ -6,10 +6,10 @@ import pytest
 from click.testing import CliRunner
 
 from lasagna.errors import ConfigError
-from training.commands import train
-from training.recipe import TASKS
-from training.recipe_file import read_recipe, recipe_from_values, to_values
-from training.sequences import PRESETS
+from training.commands.train import train
+from training.examples.sequences import PRESETS
+from training.recipe.files import read_recipe, recipe_from_values, to_values
+from training.recipe.values import TASKS
 
 RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.yaml"))
 NANO = next(path for path in RECIPES if path.name == "nano.yaml")

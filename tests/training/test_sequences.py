@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from training.sequences import ClassList, SequenceOptions, sample_class_list
+from training.examples.sequences import ClassList, SequenceOptions, sample_class_list
 
 POSITIVES = [f"p{i}" for i in range(8)]
 NEGATIVES = [f"n{i}" for i in range(30)]

@@ -9,13 +9,13 @@ import pytest
 from lasagna import Lasagna
 from lasagna.errors import DataError
 from tests.training.sources.samples import SAMPLES
-from training.data import BACKGROUND, VOID, FolderDataset
-from training.engine import train
-from training.mixture import Photos
-from training.recipe import Recipe
-from training.recipe_file import read_recipe
-from training.records import OTHER, UNKNOWN, Record
-from training.sets import missing_files, open_photos, open_set, photos_in_memory, reader_of
+from training.data.folder import BACKGROUND, VOID, FolderDataset
+from training.data.records import OTHER, UNKNOWN, Record
+from training.data.sets import missing_files, open_photos, open_set, photos_in_memory, reader_of
+from training.engine.run import train
+from training.examples.mixture import Photos
+from training.recipe.files import read_recipe
+from training.recipe.values import Recipe
 
 RECIPES = Path(__file__).parents[2] / "training" / "recipes"
 

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from lasagna.errors import ConfigError
-from training.commands import train
-from training.recipe import Recipe
-from training.smoke import run_smoke
+from training.commands.train import train
+from training.engine.smoke import run_smoke
+from training.recipe.values import Recipe
 
 SMOKE = """
 smoke:

@@ -9,13 +9,13 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from lasagna.cli import main
+from lab.paper.specialist import Specialist, SpecialistOptions, train_specialist
+from lasagna.commands.cli import main
 from lasagna.errors import CheckpointError, QueryError
-from training.data import FolderDataset
-from training.evaluate import evaluate_dataset
-from training.mixture import Photos
-from training.recipe import Optimiser
-from training.specialist import Specialist, SpecialistOptions, train_specialist
+from training.data.folder import FolderDataset
+from training.evaluation.evaluate import evaluate_dataset
+from training.examples.mixture import Photos
+from training.recipe.values import Optimiser
 
 
 def small(steps: int, learning_rate: float = 6e-4) -> SpecialistOptions:

@@ -11,11 +11,11 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
-from lasagna.cli import main
+from lab.paper.suite import Part, Runner, read_suite
+from lab.paper.suite_tables import beside_paper
+from lasagna.commands.cli import main
 from lasagna.errors import ConfigError
-from training.paper import TABLE_1, TABLE_4, TABLES
-from training.suite import Part, Runner, read_suite
-from training.suite_tables import beside_paper
+from training.evaluation.paper import TABLE_1, TABLE_4, TABLES
 
 SUITES = sorted((Path(__file__).parents[2] / "training" / "evaluations").glob("*.yaml"))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lasagna.errors import DataError
-from training.tables import figure, markdown_table, percent, replace_block
+from training.evaluation.tables import figure, markdown_table, percent, replace_block
 
 
 def test_cells() -> None:

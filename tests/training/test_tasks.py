@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lasagna.dialect import RELEASED, PromptFormat
+from lasagna.assistant.random_model import byte_tokenizer, piece_tokenizer
 from lasagna.errors import DataError, QueryError
-from lasagna.prompt import IGNORED, Conversation, Prompt
-from lasagna.random_model import byte_tokenizer, piece_tokenizer
-from training.recipe import Recipe
-from training.records import OTHER, UNKNOWN, LabelMap, Record
-from training.sequences import PRESETS, SequenceOptions, sample_class_list
-from training.tasks import Tasks
+from lasagna.prompt.dialect import RELEASED, PromptFormat
+from lasagna.prompt.sequences import IGNORED, Conversation, Prompt
+from training.data.records import OTHER, UNKNOWN, LabelMap, Record
+from training.examples.sequences import PRESETS, SequenceOptions, sample_class_list
+from training.examples.tasks import Tasks
+from training.recipe.values import Recipe
 
 DIALECTS = {
     "paper": lambda: Prompt(PromptFormat(), byte_tokenizer(), 4),
@@ -96,7 +96,7 @@ def tasks(
 
     def build(kind: str, *changes: str, there: bool = True) -> Tasks:
         scene = Scene(squares / "squares" / "images" / "0.jpg", kind, there)
-        monkeypatch.setattr("training.tasks.training_records", lambda recipe, name, data: scene)
+        monkeypatch.setattr("training.examples.tasks.training_records", lambda recipe, name, data: scene)
         fixed = [f"tasks={{{kind}: {{sets: {{scene: 1.0}}}}}}", "augment=null", "optimiser.micro_batch=2"]
         return Tasks(tiny(*fixed, *changes), prompt)
 
@@ -171,7 +171,7 @@ def test_tasks_and_sets_come_by_their_rates(
     tiny: Callable[..., Recipe], squares: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = Scene(squares / "squares" / "images" / "0.jpg", "semantic")
-    monkeypatch.setattr("training.tasks.training_records", lambda recipe, name, data: scene)
+    monkeypatch.setattr("training.examples.tasks.training_records", lambda recipe, name, data: scene)
     recipe = tiny("augment=null", "tasks={semantic: {rate: 3, sets: {a: 1}}, vqa: {rate: 1, sets: {b: 1}}}")
     found = Tasks(recipe, DIALECTS["paper"]())
     drawn = [found.draw_task(step, 0) for step in range(400)]
@@ -182,7 +182,7 @@ def test_a_task_that_the_dialect_does_not_have(
     tiny: Callable[..., Recipe], squares: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = Scene(squares / "squares" / "images" / "0.jpg", "vqa")
-    monkeypatch.setattr("training.tasks.training_records", lambda recipe, name, data: scene)
+    monkeypatch.setattr("training.examples.tasks.training_records", lambda recipe, name, data: scene)
     only_lists = PromptFormat(questions={"classes": ("Segment <classes>.",)}, answers={})
     with pytest.raises(QueryError, match=r"tasks.vqa: the checkpoint's dialect"):
         Tasks(tiny("augment=null", "tasks={vqa: {sets: {a: 1.0}}}"), Prompt(only_lists, byte_tokenizer(), 4))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.text_metrics import TextMetrics
+from training.evaluation.text_metrics import TextMetrics
 
 
 def mask(*on: int, size: int = 10) -> np.ndarray:

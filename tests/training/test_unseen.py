@@ -10,13 +10,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from lasagna import ClassAnswer, Segmentation
-from lasagna.cli import main
-from lasagna.errors import ConfigError, DataError
-from training.data import BACKGROUND, VOID, FolderDataset
-from training.recipe_file import read_recipe
-from training.sources.folder import Folder
-from training.unseen import (
+from lab.paper.unseen import (
     HIDDEN,
     Renamed,
     evaluate_names,
@@ -27,6 +21,12 @@ from training.unseen import (
     synonyms,
     trained_names,
 )
+from lasagna import ClassAnswer, Segmentation
+from lasagna.commands.cli import main
+from lasagna.errors import ConfigError, DataError
+from training.data.folder import BACKGROUND, VOID, FolderDataset
+from training.data.sources.folder import Folder
+from training.recipe.files import read_recipe
 
 RECIPE = Path(__file__).parents[2] / "training" / "recipes" / "ablation.yaml"
 

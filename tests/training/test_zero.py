@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from training.zero import zero_problems
+from training.recipe.zero import zero_problems
 
 SHIPPED = Path(__file__).parents[2] / "training" / "recipes" / "zero2.json"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from lasagna.cli import main
+from lasagna.commands.cli import main
 
 from .made import CLASSES, Run, picture
 

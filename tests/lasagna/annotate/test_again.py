@@ -26,7 +26,7 @@ def test_a_second_run_computes_nothing_and_loads_no_model(
     def load(*_: object, **__: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("lasagna.assistant.Lasagna.from_pretrained", load)
+    monkeypatch.setattr("lasagna.assistant.lasagna.Lasagna.from_pretrained", load)
     again = run(folder, "--batch-size", "2")
     assert (again.exit_code, computed(again)) == (0, 0)
     assert {name: (tmp_path / "out" / name).read_bytes() for name in before} == before
@@ -78,9 +78,9 @@ def started(photos: Path, out: Path, model: Path, least: int) -> Iterator[subpro
     words = [str(photos), "--labels", ",".join(CLASSES), "--out", str(out), "--model", str(model), "--batch-size", "1"]
     # A pause per image, so that the signal meets the run in its middle on any machine.
     slow = (
-        "import time; import lasagna.batch as batch; answer = batch.answer_batch\n"
+        "import time; import lasagna.annotate.pipeline as batch; answer = batch.answer_batch\n"
         "batch.answer_batch = lambda *a: (time.sleep(0.2), answer(*a))[1]\n"
-        "from lasagna.cli import main; main()"
+        "from lasagna.commands.cli import main; main()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", slow, "annotate", *words, "--device", "cpu"],

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from lasagna.cli import main
+from lasagna.commands.cli import main
 
 from .made import NAMES, Run, computed, picture, read
 
@@ -74,7 +74,7 @@ def test_max_failures(run: Run, mixed: Path, tmp_path: Path) -> None:
 def test_an_image_that_the_model_fails_on_takes_no_other_down(
     run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lasagna.assistant import Lasagna
+    from lasagna.assistant.lasagna import Lasagna
 
     answer = Lasagna.segment_batch
 

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image
 
-from lasagna.cli import main
+from lasagna.commands.cli import main
 
 from .made import NAMES, Run, read
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from lasagna import batch, ray_engine
-from lasagna.annotate_run import Asked
-from lasagna.batch import Encoder, Reader
-from lasagna.export import Export
-from lasagna.folder import find_images
-from lasagna.results import Results
-from lasagna.segmentation import ClassAnswer, Segmentation
+from lasagna.annotate.export import Export
+from lasagna.annotate.folder import find_images
+from lasagna.annotate.pipeline import Encoder, Reader
+from lasagna.annotate.results import Results
+from lasagna.annotate.run import Asked
+from lasagna.commands.annotate import pipeline as batch
+from lasagna.commands.annotate import ray_engine
+from lasagna.masks.segmentation import ClassAnswer, Segmentation
 
 from .made import NAMES, Run, computed, picture, read
 from .test_sources import archive, content

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from moto.server import ThreadedMotoServer
 
+from lasagna.annotate.folder import find_images
+from lasagna.annotate.sources import ArchiveMember, RemoteFile, close_archives
 from lasagna.errors import ImageError
-from lasagna.folder import find_images
-from lasagna.sources import ArchiveMember, RemoteFile, close_archives
 
 from .made import NAMES, Run, picture, read
 
@@ -71,7 +71,7 @@ def test_list(run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_list_from_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from lasagna.folder import read_list
+    from lasagna.annotate.folder import read_list
 
     odd = os.fsencode(folder) + b"/\xff.png"
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(odd + b"\n\n" + os.fsencode(folder))))

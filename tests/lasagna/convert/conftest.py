@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lasagna.config import DecoderConfig, ModelConfig, VisionConfig
-from lasagna.model import LasagnaModel
-from lasagna.random_model import piece_tokenizer
+from lasagna.assistant.random_model import piece_tokenizer
+from lasagna.network.config import DecoderConfig, ModelConfig, VisionConfig
+from lasagna.network.model import LasagnaModel
 
 from .foreign import (
     CLIP,

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lasagna.model import LasagnaModel
-from lasagna.random_model import piece_tokenizer
-from lasagna.tokenizer import SentencePieceTokenizer
+from lasagna.assistant.random_model import piece_tokenizer
+from lasagna.network.model import LasagnaModel
+from lasagna.prompt.tokenizer import SentencePieceTokenizer
 
 CLIP = {
     "hidden_size": 16,

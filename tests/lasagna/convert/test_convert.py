@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lasagna import Lasagna
-from lasagna.adapter import load_adapter
-from lasagna.checkpoint import checkpoint_version, load_model
-from lasagna.cli import main
-from lasagna.convert import convert
-from lasagna.dialect import RELEASED, RELEASED_TOKENS
+from lasagna.checkpoint.convert import convert
+from lasagna.checkpoint.folder import checkpoint_version, load_model
+from lasagna.commands.cli import main
 from lasagna.errors import CheckpointError
-from lasagna.model import LasagnaModel
+from lasagna.network.adapter import load_adapter
+from lasagna.network.model import LasagnaModel
+from lasagna.prompt.dialect import RELEASED, RELEASED_TOKENS
 
 from . import foreign as made
 
@@ -75,7 +75,7 @@ def test_an_unconverted_folder_says_what_to_type(released: Path) -> None:
 
 
 def test_many_shards(released: Path, network: LasagnaModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lasagna.convert.writer.SHARD_BYTES", 20_000)
+    monkeypatch.setattr("lasagna.checkpoint.convert.writer.SHARD_BYTES", 20_000)
     convert(released, tmp_path / "out", clip=tmp_path / "clip")
     shards = sorted((tmp_path / "out").glob("model-*.safetensors"))
     assert len(shards) > 3

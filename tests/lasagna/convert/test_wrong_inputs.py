@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lasagna.convert import convert
-from lasagna.dialect import RELEASED_TOKENS
+from lasagna.checkpoint.convert import convert
 from lasagna.errors import CheckpointError, ConfigError
-from lasagna.model import LasagnaModel
+from lasagna.network.model import LasagnaModel
+from lasagna.prompt.dialect import RELEASED_TOKENS
 
 from . import foreign as made
 
@@ -148,7 +148,7 @@ def test_a_disk_that_fills_up_while_writing(released: Path, tmp_path: Path) -> N
     program = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000));"
-        "from lasagna.cli import main; main(sys.argv[1:])"
+        "from lasagna.commands.cli import main; main(sys.argv[1:])"
     )
     arguments = ["models", "convert", str(released), str(tmp_path / "out")]
     run = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=300)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.parity import STAGES, Vectors
+from lab.parity.compare import STAGES, Vectors
 
 
 @pytest.fixture(scope="module")

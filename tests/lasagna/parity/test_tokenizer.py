@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from lasagna.dialect import RELEASED
-from lasagna.prompt import IMAGE_TOKEN, Prompt, Turn
-from lasagna.tokenizer import SentencePieceTokenizer
+from lasagna.prompt.dialect import RELEASED
+from lasagna.prompt.sequences import IMAGE_TOKEN, Prompt, Turn
+from lasagna.prompt.tokenizer import SentencePieceTokenizer
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from training.sources import SOURCES
+from training.data.sources import SOURCES
 
 SIZE = (6, 8)
 """Height and width of every photo."""

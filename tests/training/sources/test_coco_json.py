@@ -17,9 +17,9 @@ from tests.training.sources.samples import (
     ids,
     segment,
 )
-from training.records import OTHER, UNKNOWN
-from training.sources import open_source
-from training.sources.coco_json import plain_name
+from training.data.records import OTHER, UNKNOWN
+from training.data.sources import open_source
+from training.data.sources.coco_json import plain_name
 
 PERSON, DOG, WALL = 1, 18, 199
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.data import BACKGROUND, VOID
-from training.records import OTHER, UNKNOWN
-from training.sources import Source
-from training.sources.expressions import Expression, Expressions, expressions_of, nothing_meant, target_map
+from training.data.folder import BACKGROUND, VOID
+from training.data.records import OTHER, UNKNOWN
+from training.data.sources import Source
+from training.data.sources.expressions import Expression, Expressions, expressions_of, nothing_meant, target_map
 
 CLASSES = ("grass", "dog", "cow", "hat", "zebra", "person")
 GRASS, DOG, COW, HAT = 0, 1, 2, 3

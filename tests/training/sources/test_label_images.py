@@ -10,10 +10,10 @@ from PIL import Image
 
 from lasagna.errors import DataError
 from tests.training.sources import samples
-from training.records import OTHER, UNKNOWN
-from training.sources import open_source
-from training.sources.cocostuff import coco_stuff_labels
-from training.sources.label_images import published_names, read_label_image
+from training.data.records import OTHER, UNKNOWN
+from training.data.sources import open_source
+from training.data.sources.cocostuff import coco_stuff_labels
+from training.data.sources.label_images import published_names, read_label_image
 
 KNOWN = {
     "ade20k.txt": (150, {0: "wall", 12: "person", 89: "television receiver", 149: "flag"}),

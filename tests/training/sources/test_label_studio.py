@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from lasagna.errors import ConfigError, DataError
-from lasagna.masks import mask_to_brush_rle, mask_to_polygons
-from training.records import OTHER, Record
-from training.sources.label_studio import LabelStudioExport
+from lasagna.masks.conversions import mask_to_brush_rle, mask_to_polygons
+from training.data.records import OTHER, Record
+from training.data.sources.label_studio import LabelStudioExport
 
 WIDTH, HEIGHT = 20, 10
 CONFIG = """<View>

@@ -7,8 +7,8 @@ import pytest
 
 from lasagna.errors import DataError
 from tests.training.sources.samples import MASKS_HEADER, SIZE, openimages
-from training.records import OTHER
-from training.sources import open_source
+from training.data.records import OTHER
+from training.data.sources import open_source
 
 
 @pytest.mark.parametrize("header", [False, True], ids=["as in V6", "with a header, as since V7"])

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from lasagna.errors import DataError
-from training.records import OTHER, UNKNOWN
-from training.sources.reasoning import ReasonSeg
+from training.data.records import OTHER, UNKNOWN
+from training.data.sources.reasoning import ReasonSeg
 
 WIDTH, HEIGHT = 20, 12
 

@@ -13,9 +13,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from lasagna.errors import DataError
-from training.records import OTHER
-from training.sources.annotations import runs_to_mask
-from training.sources.referring import (
+from training.data.records import OTHER
+from training.data.sources.annotations import runs_to_mask
+from training.data.sources.referring import (
     GRefCoco,
     RefClef,
     RefClefBerkeley,

@@ -12,8 +12,8 @@ import pytest
 from lasagna.errors import ConfigError, DataError, LasagnaError
 from tests.training.sources import samples
 from tests.training.sources.samples import SAMPLES, SIZE
-from training.records import OTHER, UNKNOWN
-from training.sources import SOURCES, Entry, open_source
+from training.data.records import OTHER, UNKNOWN
+from training.data.sources import SOURCES, Entry, open_source
 
 ONE_TARGET = np.array([[0] * 4 + [OTHER] * 4] * SIZE[0])
 
@@ -131,7 +131,7 @@ def test_the_documented_reader_works(tmp_path: Path, monkeypatch: pytest.MonkeyP
     section = text.split("## A data set more, in one file")[1].split("\n## ")[0]
     module, entry = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     (tmp_path / "pets.py").write_text(module)
-    spec = importlib.util.spec_from_file_location("training.sources.pets", tmp_path / "pets.py")
+    spec = importlib.util.spec_from_file_location("training.data.sources.pets", tmp_path / "pets.py")
     assert spec is not None
     assert spec.loader is not None
     monkeypatch.setitem(sys.modules, spec.name, importlib.util.module_from_spec(spec))

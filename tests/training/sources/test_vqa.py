@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lasagna.errors import DataError
-from training.sources.vqa import LlavaInstruct
+from training.data.sources.vqa import LlavaInstruct
 
 
 def write(root: Path, *conversations: list[tuple[str, str]]) -> Path:

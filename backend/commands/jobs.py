@@ -1,0 +1,116 @@
+"""The command `lasagna jobs`."""
+
+import json
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from backend.commands.redis import open_store, redis_in_words, redis_option
+from lasagna.progress import in_time
+from lasagna.settings import Settings
+
+
+@click.group(
+    invoke_without_command=True,
+    epilog="""\b
+Examples:
+  lasagna jobs
+  lasagna jobs --state failed --limit 100
+  lasagna jobs --json
+  lasagna jobs retry
+  lasagna jobs retry --project 3""",
+)
+@redis_option
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.option("--state", type=click.Choice(["queued", "running", "ready", "done", "failed"]), help="Only this state.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Tasks listed per state.")
+@click.pass_context
+def jobs(context: click.Context, redis_url: str | None, as_json: bool, state: str | None, limit: int) -> None:
+    """Show what is queued, running, done and failed, and why."""
+    context.obj = Settings.load(redis_url=redis_url)
+    if context.invoked_subcommand is not None:
+        return
+    from backend.queue.overview import overview
+
+    with redis_in_words():
+        report = overview(open_store(context.obj), limit=limit, state=state)
+    if as_json:
+        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        _print_overview(report)
+
+
+@jobs.command()
+@click.option("--project", type=click.IntRange(min=1), help="Only tasks of this project.")
+@click.pass_context
+def retry(context: click.Context, project: int | None) -> None:
+    """Put failed tasks back: those that were predicted are only posted again, the others are predicted anew."""
+    from backend.queue.overview import retry_failed
+
+    settings: Settings = context.obj
+    with redis_in_words():
+        queued, posted = retry_failed(open_store(settings), settings["batch_size"], project)
+    click.echo(f"{queued} tasks queued again, {posted} predictions to be posted again")
+
+
+def _print_overview(report: dict[str, Any]) -> None:
+    console = Console()
+    model = report["model"]["version"] if report["model"] else "none yet"
+    workers = report["workers"]
+    console.print(f"Model {model}. Workers: {len(workers) or '[red]none[/red]'}.", highlight=False)
+    for name, entry in workers.items():
+        console.print(f"  {name}: {entry['state']}", highlight=False, markup=False)
+    counts = "  ".join(f"{state} {count}" for state, count in report["counts"].items())
+    console.print(f"Tasks: {counts}", highlight=False)
+    for number, known in report["training"].items():
+        console.print(f"Project {number}: {_training_in_words(known)}", highlight=False, markup=False)
+    for job in report["projects"]:
+        console.print(f"Project {job['project']}: {_prelabelling_in_words(job)}", highlight=False, markup=False)
+    table = Table(box=None, pad_edge=False)
+    for column in ("state", "project", "task", "changed", "attempts", "why"):
+        table.add_column(column, overflow="fold", no_wrap=column != "why")
+    for task in report["tasks"]:
+        colour = {"failed": "red", "done": "green", "running": "cyan"}.get(task["state"], "")
+        seconds = task["seconds_ago"]
+        ago = f"{in_time(seconds)} ago"
+        row = (task["state"], task["project"], task["task"] or "-", ago, task["attempts"] or "", task["reason"] or "")
+        table.add_row(*(_plain(cell) for cell in row), style=colour)
+    if report["tasks"]:
+        console.print(table)
+
+
+def _prelabelling_in_words(job: dict[str, Any]) -> str:
+    """One line about a whole project, e.g. "pre-labelling 305 of 600, 1.2 per second, 4 min left"."""
+    if job["state"] == "queued":
+        return "waits to be pre-labelled"
+    words = f"pre-labelling {job['through']} of {job['total']}"
+    if job["rate"]:
+        words += f", {job['rate']:.1f} per second"
+    if job["seconds_left"] is not None:
+        words += f", {in_time(job['seconds_left'])} left"
+    return words
+
+
+def _training_in_words(known: dict[str, str]) -> str:
+    """One line about a project's fine-tunes, e.g. "training (20 corrections): train 40 of 160, 3 min left"."""
+    changed = f"; {known['changed']} tasks corrected since" if known["changed"] != "0" else ""
+    if known["state"] == "idle":
+        if not known.get("outcome"):
+            return f"not trained yet{changed}"
+        version = f" {known['version']}" if known.get("version") else ""
+        return f"last fine-tune {known['outcome']}{version}: {known.get('summary', '')}{changed}"
+    if known["state"] == "queued":
+        return f"a fine-tune waits ({known['reason']})"
+    step = f" {known['step']} of {known['steps']}" if known.get("steps", "0") != "0" else ""
+    left = float(known.get("left") or 0)
+    time_left = f", {in_time(left)} left" if left else ""
+    again = "; one more afterwards" if known.get("again") else ""
+    return f"training ({known['reason']}): {known.get('stage', '')}{step}{time_left}{again}{changed}"
+
+
+def _plain(cell: Any) -> Any:
+    from rich.text import Text
+
+    return Text(str(cell))  # a reason may hold square brackets

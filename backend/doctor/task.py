@@ -1,0 +1,184 @@
+"""The checks of `lasagna doctor` on one task that goes the whole way: its image, its prediction, what annotators see.
+
+Label Studio drops an answer that it cannot use and says nothing, so the way is looked at from both of its ends: in
+Label Studio, and in the records of the queue.
+"""
+
+import time
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+from backend.doctor.case import Case, Check, SkippedError, cause, silent_workers
+from backend.doctor.client import Inspection
+from backend.doctor.match import misfits
+from backend.queue.living_workers import predicting_workers
+from backend.queue.store import Work
+from backend.studio.client import LabelStudioError, Task
+from backend.studio.images import ImageLimits, fetch_image, image_address
+from lasagna.errors import ImageError
+from lasagna.masks.image import load_image
+
+_PREDICT_SECONDS = 150.0
+"""Longer than Label Studio itself waits for a prediction."""
+
+
+def _image(case: Case) -> str:
+    task = case.task = _choose(case)
+    assert case.plan is not None
+    try:
+        address = image_address({"data": task.data}, case.plan.image_variable)
+    except ImageError as error:
+        case.wrong("image-field", task=task.id, error=str(error))
+    known_as = case.store.project(case.uid).url if case.has_redis else ""
+    limits = ImageLimits.from_settings(case.settings)
+    try:
+        data = fetch_image(case.label_studio, address, task.id, limits, known_as=known_as)
+    except (ImageError, LabelStudioError) as error:
+        is_off = isinstance(error, LabelStudioError) and error.status == 403
+        why = "serving them is switched off" if is_off else "no storage covers it, or it is gone"
+        case.wrong(_of_address(address, str(error)), task=task.id, address=address, error=cause(error), why=why)
+    try:
+        image = load_image(
+            data,
+            max_bytes=case.settings["max_image_bytes"],
+            max_pixels=case.settings["max_image_pixels"],
+            name=address,
+        )
+    except ImageError as error:
+        case.wrong("image-broken", task=task.id, error=cause(error))
+    case.image_size = image.size
+    return f"task {task.id}: {len(data)} bytes, {image.width} x {image.height} pixels"
+
+
+def _choose(case: Case) -> Task:
+    """The task that was named, else the first that nobody annotated and that has no prediction, else the first."""
+    if case.task_number is not None:
+        named = case.label_studio.task(case.number, case.task_number)
+        if named is None:
+            case.wrong("tasks-none", project=case.number, which=f" with the number {case.task_number}")
+        return named
+    first = [task for task, _ in zip(case.label_studio.tasks(case.number, page_size=20), range(20), strict=False)]
+    if not first:
+        case.wrong("tasks-none", project=case.number, which="")
+    return next((task for task in first if not task.is_annotated and not task.model_versions), first[0])
+
+
+def _of_address(address: str, error: str) -> str:
+    """Which trouble it is that an image at this address cannot be fetched."""
+    parts = urlsplit(address)
+    if "/data/local-files" in parts.path:
+        return "image-local-files"
+    if "has no uploaded file" in error:
+        return "image-upload-gone"
+    if parts.scheme not in ("", "http", "https"):
+        return "image-cloud"
+    return "image-elsewhere" if "is not fetched" in error else "image-unreachable"
+
+
+def _prediction(case: Case) -> str:
+    """Asks for the task's prediction through Label Studio, and looks at what came of it there and in the queue."""
+    assert case.plan is not None
+    task, started = case.task, time.monotonic()
+    slow = Inspection(case.label_studio.url, case.label_studio.token, timeout=_PREDICT_SECONDS)
+    before = slow.predictions(task.id)
+    own = _newest([found for found in before if found["model_version"] == case.version])
+    if own is None:
+        slow.retrieve(case.number, task.id)
+        known = {found["id"] for found in before}
+        found = _newest([found for found in slow.predictions(task.id) if found["id"] not in known])
+        if found is None:
+            _say_why_none(case, slow, task, time.monotonic() - started)
+        _check_version(case, found)
+        _check_fit(case, task.id, found)
+        how = f"task {task.id} has it now"
+    else:
+        _check_fit(case, task.id, own)
+        number, found = _tried(case, slow)
+        _check_version(case, found)
+        how = f"task {number} was tried and nothing kept, because task {task.id} has its prediction"
+    seconds = time.monotonic() - started
+    return f"{len(found['result'])} regions by {case.version} in {seconds:.1f} s; {how}"
+
+
+def _tried(case: Case, slow: Inspection) -> tuple[int, dict[str, Any]]:
+    """A prediction that Label Studio asks for and does not keep, of a task of its choice."""
+    started = time.monotonic()
+    try:
+        number, results = slow.try_backend(int(case.backend["id"]))
+    except LabelStudioError as error:
+        _say_no_answer(case, case.task.id, error)
+    if not (results and isinstance(results[0], dict)):
+        task = slow.task(case.number, number)
+        if _record(case, task)[0] == "done":
+            raise SkippedError(f"because the prediction of task {number} was delivered a moment ago: try again in 10 s")
+        _say_why_none(case, slow, task, time.monotonic() - started)
+    return number, results[0]
+
+
+def _newest(predictions: list[dict[str, Any]]) -> dict[str, Any] | None:
+    return max(predictions, key=lambda found: int(found["id"]), default=None)
+
+
+def _check_version(case: Case, prediction: dict[str, Any]) -> None:
+    if prediction["model_version"] != case.version:
+        case.wrong("predict-version", asked=case.version, found=prediction["model_version"])
+
+
+def _check_fit(case: Case, task: int, prediction: dict[str, Any]) -> None:
+    assert case.plan is not None
+    found = misfits(prediction["result"], case.plan, case.image_size)
+    if found:
+        what = "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
+        case.wrong("predict-mismatch", task=task, what=what, project=case.number)
+
+
+def _record(case: Case, task: Task | None) -> tuple[str, str]:
+    """State and reason of a task in the queue; "" where it never arrived there."""
+    assert case.plan is not None
+    if task is None:
+        return "", ""
+    try:
+        image = image_address({"data": task.data}, case.plan.image_variable)
+    except ImageError as error:
+        return "failed", str(error)
+    config = case.store.keep_config(case.project["label_config"])
+    fields = case.store.fields([Work(case.uid, task.id, image, config, case.version).key])[0]
+    return fields.get("state", ""), fields.get("reason", "")
+
+
+def _say_why_none(case: Case, slow: Inspection, task: Task | None, seconds: float) -> NoReturn:
+    number = task.id if task is not None else 0
+    state, reason = _record(case, task)
+    if state == "failed":
+        case.wrong("predict-failed", task=number, error=reason)
+    if not predicting_workers(case.store):  # it died a moment ago, and is missed only now
+        case.wrong("worker-none", others=silent_workers(case.store))
+    if state in ("queued", "running", "ready") and seconds >= case.settings["predict_deadline"]:
+        case.wrong("predict-waiting", task=number, state=state, seconds=round(seconds))
+    try:
+        slow.try_backend(int(case.backend["id"]))
+    except LabelStudioError as error:
+        _say_no_answer(case, number, error)
+    case.wrong("predict-dropped", task=number, version=case.version)
+
+
+def _say_no_answer(case: Case, task: int, error: LabelStudioError) -> NoReturn:
+    case.wrong("predict-error", task=task, url=case.backend["url"], detail=error.detail or str(error))
+
+
+def _shown(case: Case) -> str:
+    project, title = case.label_studio.project(case.number), str(case.backend["title"])
+    if not project["show_collab_predictions"]:
+        case.wrong("shown-off", project=case.number, title=title)
+    chosen = project["model_version"]
+    if chosen not in (title, case.version):
+        shown = repr(chosen) if chosen else "no model"
+        case.wrong("shown-other", version=case.version, project=case.number, shown=shown, title=title)
+    return f"annotators see the predictions of {chosen!r}"
+
+
+TASK_CHECKS: tuple[Check, ...] = (
+    Check("image", ("labels",), _image),
+    Check("prediction", ("redis", "worker", "backend", "image"), _prediction),
+    Check("shown", ("backend", "prediction"), _shown),
+)

@@ -1,0 +1,301 @@
+"""Edit effort: how much of the model's prediction did a person have to change?
+
+Pure functions of Label Studio's JSON and of masks; no model, no torch. What always holds:
+
+- a task is compared by two annotations of the same photo: the prediction that its annotator was shown, and what was
+  submitted. Which prediction that was: `shown_prediction`;
+- pixels and boundaries are compared by class, all regions of a class together, as training reads them
+  (`lasagna.formats.annotations`): they do not depend on how an object is cut into regions;
+- regions are compared by their id, which Label Studio keeps when a prediction becomes an annotation. A region is
+  accepted where its label and pixels are the same, whatever its `origin` says;
+- a distance between boundaries is undefined (None) where one of them is not there.
+
+The definitions in words, for people who read the report: docs/effort.md.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lasagna.errors import DataError
+from lasagna.formats.annotations import DRAWN, Region, choose_annotation, region_to_mask, regions_to_masks
+from lasagna.formats.label_studio import region_to_label
+from lasagna.labels.configuration import LabelConfig
+from lasagna.masks.conversions import mask_to_box
+from lasagna.masks.segmentation import Mask
+
+
+@dataclass(frozen=True)
+class ClassEffort:
+    """What changed in one class of one photo.
+
+    Attributes:
+        before: Pixels of the prediction.
+        after: Pixels of what was submitted.
+        changed: Pixels in one of them only.
+        boundary: Mean distance of the two boundaries in pixels (`boundary_distance`); None where the class is not in
+            both.
+    """
+
+    before: int
+    after: int
+    changed: int
+    boundary: float | None
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What changed in one photo, by class; a class that is neither in the prediction nor submitted is not listed."""
+
+    classes: Mapping[str, ClassEffort]
+
+    @property
+    def changed(self) -> int:
+        """Changed pixels of all classes together: a pixel that goes from one class to another counts twice, once for
+        each, as it has to be erased and to be drawn."""
+        return sum(one.changed for one in self.classes.values())
+
+    @property
+    def boundary(self) -> float | None:
+        """The mean over the classes that are in both."""
+        return _mean([one.boundary for one in self.classes.values() if one.boundary is not None])
+
+
+@dataclass
+class RegionCounts:
+    """Regions of the prediction that were accepted, changed and deleted, and regions that were added."""
+
+    accepted: int = 0
+    changed: int = 0
+    added: int = 0
+    deleted: int = 0
+
+    def __iadd__(self, other: "RegionCounts") -> "RegionCounts":
+        self.accepted += other.accepted
+        self.changed += other.changed
+        self.added += other.added
+        self.deleted += other.deleted
+        return self
+
+
+@dataclass(frozen=True)
+class TaskEffort:
+    """One corrected task.
+
+    Attributes:
+        task: Its id.
+        model_version: Of the prediction that was shown.
+        predicted_at: When that was stored (ISO 8601).
+        pixels: Of the photo; 0 where nothing was predicted and nothing submitted.
+        seconds: That the annotator took (`lead_time`), or None.
+        effort: Pixels and boundaries.
+        regions: By class.
+    """
+
+    task: int
+    model_version: str
+    predicted_at: str
+    pixels: int
+    seconds: float | None
+    effort: Effort
+    regions: Mapping[str, RegionCounts] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> RegionCounts:
+        """The regions of all classes together."""
+        total = RegionCounts()
+        for one in self.regions.values():
+            total += one
+        return total
+
+
+# --- Masks ------------------------------------------------------------------------------------------------------------
+
+
+def edit_effort(before: Mapping[str, Mask | None], after: Mapping[str, Mask | None]) -> Effort:
+    """What has to change to turn one set of masks into another.
+
+    Args:
+        before: The prediction: class -> bool (height, width); None and a missing class say that it is absent.
+        after: What it should be, in the same way.
+
+    Raises:
+        ValueError: Masks differ in size.
+    """
+    shapes = {mask.shape for masks in (before, after) for mask in masks.values() if mask is not None}
+    if len(shapes) > 1:
+        raise ValueError(f"masks of one photo have one size, not {sorted(shapes)}")
+    found = {}
+    for name in dict.fromkeys([*after, *before]):
+        old, new = before.get(name), after.get(name)
+        counts = [0 if mask is None else int(np.count_nonzero(mask)) for mask in (old, new)]
+        if not any(counts):
+            continue
+        if old is None or new is None or not all(counts):
+            found[name] = ClassEffort(counts[0], counts[1], sum(counts), None)
+            continue
+        changed = int(np.count_nonzero(old ^ new))
+        found[name] = ClassEffort(counts[0], counts[1], changed, boundary_distance(old, new) if changed else 0.0)
+    return Effort(found)
+
+
+def boundary_distance(first: Mask, second: Mask) -> float:
+    """How far apart two boundaries are, in pixels: the average symmetric surface distance.
+
+    A boundary is the mask's pixels that touch the outside (by an edge) or the photo's border. The distance of every
+    boundary pixel to the nearest one of the other mask is taken, Euclidean between centres of pixels; the mean of both
+    directions, weighted alike.
+
+    Args:
+        first: bool (height, width) with a True.
+        second: Of the same size, with a True.
+    """
+    box = mask_to_box(first | second)
+    assert box is not None, "neither mask is empty"
+    x0, y0, x1, y1 = box
+    # One pixel around, so that masks end at the box, and at the photo's border
+    boundaries = [_boundary(np.pad(mask[y0:y1, x0:x1], 1)) for mask in (first, second)]
+    distances = [
+        cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for edge in boundaries
+    ]
+    return float((distances[1][boundaries[0]].mean() + distances[0][boundaries[1]].mean()) / 2)
+
+
+def _boundary(padded: Mask) -> Mask:
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    inner = cv2.erode(padded.view(np.uint8), cross).view(np.bool_)
+    return padded & ~inner
+
+
+# --- Tasks ------------------------------------------------------------------------------------------------------------
+
+
+def task_effort(task: Mapping[str, Any], config: LabelConfig) -> TaskEffort:
+    """What an annotator changed in a task.
+
+    Args:
+        task: With `id`, `annotations` and `predictions`, both with their `result`, as Label Studio lists tasks.
+        config: The project's labelling configuration.
+
+    Raises:
+        DataError: The task cannot be compared: nothing was submitted, no prediction was shown, or a mask is damaged.
+    """
+    annotation = choose_annotation(task.get("annotations") or ())
+    prediction = shown_prediction(annotation, task.get("predictions") or ())
+    old, new = _regions(prediction, config, "predicted"), _regions(annotation, config, "submitted")
+    sizes = {size for regions in (old, new) for _, size in regions.values()}
+    if len(sizes) > 1:
+        raise DataError(f"its regions were drawn on photos of different sizes: {sorted(sizes)}")
+    size = sizes.pop() if sizes else (0, 0)
+    before, after = ({id: region for id, (region, _) in regions.items()} for regions in (old, new))
+    seconds = annotation.get("lead_time")
+    return TaskEffort(
+        int(task["id"]),
+        str(prediction.get("model_version") or "unknown"),
+        str(prediction.get("created_at") or ""),
+        size[0] * size[1],
+        float(seconds) if isinstance(seconds, int | float) else None,
+        edit_effort(_class_masks(before, size), _class_masks(after, size)),
+        _compare_regions(before, after, size),
+    )
+
+
+def shown_prediction(annotation: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The prediction that an annotator began with.
+
+    Label Studio notes it (`parent_prediction`) when a prediction becomes an annotation. Without the note (annotations
+    that came through the API) it is the one that shares most region ids, else the newest of those that were there
+    before the annotation.
+
+    Raises:
+        DataError: There is none, or the one that is noted is gone.
+    """
+    noted = annotation.get("parent_prediction")
+    if noted is not None:
+        for prediction in predictions:
+            if prediction.get("id") == noted:
+                return prediction
+        raise DataError("the prediction that was shown is gone")
+    ids = {region.get("id") for region in annotation.get("result") or ()}
+    started = _time(annotation.get("created_at"))
+
+    def key(prediction: Mapping[str, Any]) -> tuple[int, datetime, int]:
+        shared = ids & {region.get("id") for region in prediction.get("result") or ()}
+        return len(shared), _time(prediction.get("created_at")), int(prediction.get("id") or 0)
+
+    earlier = [one for one in predictions if key(one)[0] or _time(one.get("created_at")) < started]
+    if not earlier:
+        raise DataError("no prediction was there when it was annotated")
+    return max(earlier, key=key)
+
+
+_Found = tuple[Region[str], tuple[int, int]]
+
+
+def _regions(annotation: Mapping[str, Any], config: LabelConfig, side: str) -> dict[str, _Found]:
+    """The drawn regions of an annotation or a prediction by their id, with (height, width) of the photo. One without an
+    id gets one that no region of the other side has."""
+    found: dict[str, _Found] = {}
+    for number, region in enumerate(annotation.get("result") or ()):
+        known = region_to_label(region, config)
+        if known is None or known[0].kind not in DRAWN:
+            continue
+        try:
+            size = int(region["original_height"]), int(region["original_width"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"region {region.get('id')} does not say the size of the photo ({error!r})") from error
+        control, label = known
+        name = f"{side} region {region.get('id')} of {control.name}"
+        id = str(region.get("id") or f"{side} {number}")
+        found[id] = Region(name, control.kind, label.value, region["value"]), size
+    return found
+
+
+def _class_masks(regions: Mapping[str, Region[str]], size: tuple[int, int]) -> dict[str, Mask]:
+    masks: dict[str, Mask] = {}
+    for name, mask in regions_to_masks(regions.values(), size):
+        masks[name] = masks[name] | mask if name in masks else mask
+    return masks
+
+
+def _compare_regions(
+    before: Mapping[str, Region[str]], after: Mapping[str, Region[str]], size: tuple[int, int]
+) -> dict[str, RegionCounts]:
+    """By the class that a region has now, or had where it is deleted."""
+    counts: dict[str, RegionCounts] = {}
+    for id, region in after.items():
+        one, old = counts.setdefault(region.key, RegionCounts()), before.get(id)
+        if old is None:
+            one.added += 1
+        elif (old.kind, old.key) == (region.kind, region.key) and _same_pixels(old, region, size):
+            one.accepted += 1
+        else:
+            one.changed += 1
+    for id, region in before.items():
+        if id not in after:
+            counts.setdefault(region.key, RegionCounts()).deleted += 1
+    return counts
+
+
+def _same_pixels(old: Region[str], new: Region[str], size: tuple[int, int]) -> bool:
+    """Also where the editor wrote the same mask in other run lengths, or rounded percentages otherwise."""
+    if old.value == new.value:
+        return True
+    return bool((region_to_mask(old, size) == region_to_mask(new, size)).all())
+
+
+def _time(text: Any) -> datetime:
+    try:
+        time = datetime.fromisoformat(str(text))
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _mean(values: Sequence[float] | NDArray[np.float64]) -> float | None:
+    return float(np.mean(values)) if len(values) else None

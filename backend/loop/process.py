@@ -1,0 +1,242 @@
+"""The process that trains: `lasagna worker --queues train`, which `lasagna worker` starts beside itself.
+
+What always holds:
+
+- One of these works per registry folder: a second one waits until the first has ended (a lock that the kernel drops).
+- It runs at low priority, so that predictions go on; on a GPU it takes a share of the memory (`train_gpu_share`).
+- A job that was cut off (SIGTERM, a kill, a reboot) goes on at the next start where it was.
+- It loads torch when the first job begins, and not before.
+"""
+
+import fcntl
+import gc
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import redis
+from rq.exceptions import StopRequested
+
+from backend.loop.trainings import Triggers
+from backend.queue.connections import Connections
+from backend.queue.services import Service, state_dir
+from backend.queue.store import Store
+from backend.worker.process import LasagnaWorker, connect, work_until_stopped
+from lasagna.errors import LasagnaError
+from lasagna.logs import logged
+from lasagna.settings import TABLE, Settings, registry_folder
+
+logger = logging.getLogger(__name__)
+
+_NICE = 10
+_SAY_EVERY = 0.5
+"""Seconds between two notes of a job's progress."""
+_RESTART_AFTER = 10.0
+"""Seconds between two starts of a training process that ends by itself."""
+
+
+class TrainingRuntime:
+    """What the jobs of the training process share.
+
+    Args:
+        settings: All of them.
+        store: The records in Redis.
+        triggers: Told when a job begins and ends.
+    """
+
+    def __init__(self, settings: Settings, store: Store, triggers: Triggers) -> None:
+        self.should_stop = False
+        self._settings, self._store, self._triggers = settings, store, triggers
+        self._registry = registry_folder(settings)
+        self._connections = Connections(settings, store)
+
+    def changed(self, project: str) -> set[int]:
+        """The tasks of a project (uid) that were corrected since its newest snapshot."""
+        from backend.loop.job import Access, snapshots_of
+
+        label_studio, known = self._connections.of(project)
+        return snapshots_of(self._settings, self._registry, project, Access(label_studio, known.url)).changed()
+
+    def run(self, number: str, id: str) -> dict[str, Any]:
+        """Runs a job to its end, or until this process is told to stop: then it goes on at the next start."""
+        with logged(project=number, job=id):
+            return self._run(number, id)
+
+    def _run(self, number: str, id: str) -> dict[str, Any]:
+        from backend.loop.job import Access, StoppedError, TrainingJob
+
+        def access() -> Access:
+            label_studio, known = self._connections.of(job.project)
+            return Access(label_studio, known.url)
+
+        self._triggers.begin(number)
+        _limit_gpu_memory(self._settings)
+        try:
+            job = TrainingJob(self._registry, id, self._settings, access, self._sayer(number), lambda: self.should_stop)
+            result = job.run()
+        except StoppedError:
+            logger.info("job %s stops here, and goes on at the next start", id)
+            return {"outcome": "stopped"}
+        except LasagnaError as error:
+            logger.error("job %s failed: %s", id, error)
+            result = {"outcome": "failed", "summary": str(error)}
+        except (redis.RedisError, StopRequested):
+            raise
+        except Exception as error:  # whatever a model or a library raises ends this job, not the process
+            logger.exception("job %s failed", id)
+            result = {"outcome": "failed", "summary": f"{type(error).__name__}: {error}"}
+        finally:
+            _free_memory()
+        logger.info("job %s: %s, %s", id, result["outcome"], result.get("summary", ""))
+        self._triggers.end(number, id, result)
+        return result
+
+    def _sayer(self, number: str) -> Callable[[str, int, int, float | None], None]:
+        last_stage, last_said = "", 0.0
+
+        def say(stage: str, step: int, steps: int, seconds: float | None) -> None:
+            nonlocal last_stage, last_said
+            now = time.monotonic()
+            if stage == last_stage and now - last_said < _SAY_EVERY and step != steps:
+                return
+            last_stage, last_said = stage, now
+            left = "" if seconds is None else f"{seconds:.0f}"
+            with suppress(redis.RedisError):  # the job goes on
+                self._triggers.trainings.note(number, stage=stage, step=step, steps=steps, left=left)
+
+        return say
+
+
+_runtime: TrainingRuntime | None = None
+
+
+def run_job(number: str, id: str) -> dict[str, Any]:
+    """A job of the queue `train`."""
+    if _runtime is None:
+        raise RuntimeError("this job runs in the process of `lasagna worker --queues train`; it was run elsewhere")
+    return _runtime.run(number, id)
+
+
+def run_training_worker(settings: Settings, redis_url: str) -> None:
+    """Decides when to train and trains, until it is told to stop (SIGTERM, Ctrl-C)."""
+    global _runtime
+    _be_nice()
+    _choose_gpu(settings)
+    registry = registry_folder(settings)
+    with _alone(registry / "jobs" / "lock"):
+        store = Store(connect(redis_url))
+        triggers = Triggers(settings, Store(connect(redis_url)), registry, lambda project: runtime.changed(project))
+        runtime = _runtime = TrainingRuntime(settings, store, triggers)
+        is_started = False
+
+        def make() -> LasagnaWorker:
+            nonlocal is_started
+            triggers.resume()
+            if not is_started:
+                triggers.start()
+                is_started = True
+            logger.info("waiting for jobs in train")
+            return _TrainingWorker(store.redis, store, settings["batch_size"], runtime)
+
+        try:
+            work_until_stopped(make)
+        finally:
+            triggers.stop()
+            _runtime = None
+
+
+class _TrainingWorker(LasagnaWorker):
+    """Takes jobs of the queue `train` alone; told to stop, it stops between two steps."""
+
+    def __init__(self, connection: "redis.Redis", store: Store, batch_size: int, runtime: TrainingRuntime) -> None:
+        super().__init__(connection, store, batch_size, ("train",))
+        self._training = runtime
+
+    def request_stop(self, signum: Any, frame: Any) -> None:
+        self._training.should_stop = True
+        super().request_stop(signum, frame)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("another training process works on %s; waiting for its end", path.parent.parent)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _be_nice() -> None:
+    """Low priority, also where the kernel shares out time by session first (autogroup, sched(7)): of a session of our
+    own only, as a child of `lasagna worker` has it, since it would slow down everything else in a terminal's."""
+    with suppress(OSError):
+        os.nice(_NICE)
+    if os.getsid(0) == os.getpid():
+        with suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(_NICE))
+
+
+def _choose_gpu(settings: Settings) -> None:
+    name, _, number = str(settings["device"]).partition(":")
+    if name == "cuda" and number:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", number)
+
+
+def _limit_gpu_memory(settings: Settings) -> None:
+    import torch
+
+    if settings["device"] != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(float(settings["train_gpu_share"]))
+
+
+def _free_memory() -> None:
+    """What a job held is given back, the GPU's too: the process waits for the next one, perhaps for days."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+# --- beside a worker --------------------------------------------------------------------------------------------------
+
+
+class TrainingProcess:
+    """The training process as a child of `lasagna worker`, which starts it again when it ends. From the main thread."""
+
+    def __init__(self, settings: Settings, redis_url: str) -> None:
+        self._log = state_dir(settings) / "training.log"
+        self._environ = {**os.environ, **_as_environment(settings), "LASAGNA_REDIS_URL": redis_url}
+        self._service: Service | None = None
+        self._started = 0.0
+
+    def look_after(self) -> None:
+        """Starts it where it does not run."""
+        if self._service is not None and self._service.running:
+            return
+        if self._service is not None:
+            if time.monotonic() - self._started < _RESTART_AFTER:
+                return
+            code = self._service.process.returncode
+            logger.warning("the training process ended with exit code %s; it is started again (%s)", code, self._log)
+        command = [sys.executable, "-m", "lasagna", "worker", "--queues", "train"]
+        self._service = Service("lasagna worker --queues train", command, log=self._log, env=self._environ)
+        self._started = time.monotonic()
+
+    def stop(self) -> None:
+        if self._service is not None:
+            self._service.stop()
+
+
+def _as_environment(settings: Settings) -> Mapping[str, str]:
+    """The settings that came from the command line, for a child."""
+    given = [setting for setting in TABLE if settings.origins[setting.name] == "command line"]
+    return {setting.variable: str(settings[setting.name]) for setting in given}

@@ -1,0 +1,374 @@
+"""When a project is trained: the policy, what is known of each project's fine-tunes, and the one who decides.
+
+Everything that may start a fine-tune comes as an event: Label Studio's webhooks, and what `lasagna train --project`
+asks for. `/webhook` only puts it into a stream of Redis. The training process reads the stream (`Triggers`), counts,
+and starts jobs. What always holds:
+
+- Per project one job is queued or running. Whatever asks for another meanwhile causes one more afterwards, not several.
+- Events are read in order, and one that is read twice counts once; what came while nobody read waits in the stream. At
+  its start the process also asks Label Studio what has changed since the newest snapshot, since webhooks are sent once
+  and may have been missed.
+- A job's folder (`backend.loop.job`) is the truth about it: one without `end.json` is taken up again at the next
+  start, also when Redis has forgotten it.
+"""
+
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import redis
+from rq.cron import CronJob
+
+from backend.queue import jobs
+from backend.queue.counters import Meter
+from backend.queue.store import KEEP_WORK, PREFIX, Store
+from backend.registry.records import project_number
+from lasagna.annotate.results import write_atomically
+from lasagna.errors import ConfigError, LasagnaError
+from lasagna.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+ASKED = "TRAIN"
+"""The action of the event by which `lasagna train --project` asks for a fine-tune."""
+_STARTED = "START_TRAINING"
+_CHANGES = {
+    "ANNOTATION_CREATED",
+    "ANNOTATIONS_CREATED",
+    "ANNOTATION_UPDATED",
+    "ANNOTATIONS_UPDATED",
+    "ANNOTATION_DELETED",
+    "ANNOTATIONS_DELETED",
+    "TASKS_CREATED",
+    "TASKS_DELETED",
+}
+_ASK_AGAIN = 30.0
+"""Seconds after which projects are asked again that could not be asked what was missed."""
+_WAIT = 2.0
+"""Seconds for which events are waited for before schedules are looked at."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """When a project is trained.
+
+    Attributes:
+        every: After so many corrected tasks, or None.
+        cron: By this schedule ("0 3 * * *", local time) where something was corrected, or "".
+        by_button: Label Studio's "Start training" starts one.
+    """
+
+    every: int | None = None
+    cron: str = ""
+    by_button: bool = True
+
+    @classmethod
+    def parse(cls, text: str) -> "Policy":
+        """From "every 20", "cron 0 3 * * *", "by hand" or "never". Raises ConfigError."""
+        words = text.strip().lower()
+        if found := re.fullmatch(r"every (\d+)", words):
+            if int(found[1]) > 0:
+                return cls(every=int(found[1]))
+        elif words.startswith("cron "):
+            cron = words.removeprefix("cron ").strip()
+            with suppress(ValueError, KeyError):  # croniter's errors are ValueErrors
+                _schedule(cron)
+                return cls(cron=cron)
+        elif words in ("by hand", "never"):
+            return cls(by_button=words == "by hand")
+        raise ConfigError(
+            f'when a project is trained is "every 20" (corrections), "cron 0 3 * * *" (minute, hour, day, month, '
+            f'weekday), "by hand" or "never", not {text[:80]!r}'
+        )
+
+
+def _schedule(cron: str) -> CronJob:
+    return CronJob(queue_name="train", func_name="backend.loop.process.run_job", cron=cron)
+
+
+def new_job(registry: Path, project: str, reason: str, *, again: bool = False) -> str:
+    """Notes a job in the registry and returns its id, which sorts by time.
+
+    Args:
+        registry: The registry's folder.
+        project: Label Studio's uid of the project, or its number.
+        reason: Why it was started, in words.
+        again: Whether it trains also where nothing changed since a version that is there.
+    """
+    now = datetime.now(UTC)
+    id = f"{now:%Y%m%d-%H%M%S}-{project_number(project)}-{uuid4().hex[:4]}"
+    values = {"id": id, "project": project, "reason": reason, "again": again, "created": now.isoformat("T", "seconds")}
+    write_atomically(registry / "jobs" / id / "job.json", json.dumps(values))
+    return id
+
+
+def unfinished_jobs(registry: Path) -> list[str]:
+    """Ids of the jobs that have not ended, oldest first."""
+    folders = sorted(path.parent for path in (registry / "jobs").glob("*/job.json"))
+    return [folder.name for folder in folders if not (folder / "end.json").exists()]
+
+
+class Trainings:
+    """What is known of each project's fine-tunes, in Redis.
+
+    The hash `lasagna:training:P` has `state` ("queued", "running", "idle"), `job`, `reason`, `again`, progress
+    (`stage`, `step`, `steps`, `left`) and how the last one ended (`outcome`, `summary`, `version`, `ended`); the set
+    `lasagna:training:P:changed` has the tasks that were corrected since.
+
+    Every method raises `redis.RedisError` where Redis is gone.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store, self._redis = store, store.redis
+
+    def ask(self, project: str, *, again: bool = False) -> None:
+        """Asks for a fine-tune, as a person does."""
+        event = {"action": ASKED, "project": project, "tasks": "[]", "annotations": "[]", "again": "1" if again else ""}
+        self.store.record_event(event)
+
+    def projects(self) -> list[str]:
+        return sorted(_text(number) for number in self._redis.smembers(f"{PREFIX}trainings"))
+
+    def of(self, number: str) -> dict[str, str]:
+        """What is known of a project, with `changed`: how many tasks were corrected since the last snapshot began."""
+        found = {_text(k): _text(v) for k, v in self._redis.hgetall(_key(number)).items()}
+        return {"state": "idle", **found, "changed": str(self.changed(number))}
+
+    def changed(self, number: str) -> int:
+        return int(self._redis.scard(_key(number) + ":changed"))
+
+    def note(self, number: str, **values: Any) -> None:
+        self._redis.sadd(f"{PREFIX}trainings", number)
+        self._redis.hset(_key(number), mapping={name: str(value) for name, value in values.items()})
+
+    def add_changes(self, number: str, members: list[str]) -> int:
+        """Notes corrected tasks; returns how many there are."""
+        self._redis.sadd(f"{PREFIX}trainings", number)
+        if members:
+            self._redis.sadd(_key(number) + ":changed", *members)
+        return self.changed(number)
+
+    def take_changes(self, number: str) -> None:
+        """A job is about to read the project: what changed before is in its snapshot."""
+        taken = _key(number) + ":taken"
+        self._redis.sunionstore(taken, taken, _key(number) + ":changed")
+        self._redis.delete(_key(number) + ":changed")
+
+    def drop_taken(self, number: str, *, put_back: bool) -> None:
+        """The job has ended; where it failed its changes count again."""
+        key = _key(number)
+        if put_back:
+            self._redis.sunionstore(key + ":changed", key + ":changed", key + ":taken")
+        self._redis.delete(key + ":taken")
+
+    def overview(self) -> dict[str, dict[str, str]]:
+        """For `lasagna jobs`: by project."""
+        return {number: self.of(number) for number in self.projects()}
+
+
+def _key(number: str) -> str:
+    return f"{PREFIX}training:{number}"
+
+
+class Triggers:
+    """The one who decides, in the training process; a thread reads events.
+
+    Args:
+        settings: `train_when`.
+        store: A connection of its own.
+        registry: The registry's folder.
+        changed: Asks Label Studio for the tasks of a project (uid) that changed since its newest snapshot.
+    """
+
+    def __init__(
+        self, settings: Settings, store: Store, registry: Path, changed: Callable[[str], set[int]] | None = None
+    ) -> None:
+        self.trainings = Trainings(store)
+        self._settings, self._store, self._registry, self._changed = settings, store, registry, changed
+        self._meter = Meter(store.redis)
+        self._lock = threading.RLock()  # a job ends in another thread than that of the events
+        self._schedules: dict[str, CronJob] = {}
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="triggers", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join(_WAIT + 1)
+
+    def _run(self) -> None:
+        unasked, ask_at = None, 0.0
+        while not self._stopped.is_set():
+            try:
+                # Label Studio may be starting as we are: those that did not answer are asked again.
+                if (unasked is None or unasked) and time.monotonic() >= ask_at:
+                    unasked = self.catch_up(unasked)
+                    ask_at = time.monotonic() + _ASK_AGAIN
+                self.read_events(_WAIT)
+                self.look_at_schedules()
+            except redis.RedisError as error:
+                logger.warning("Redis is gone (%s)", error)
+                self._stopped.wait(_WAIT)
+            except Exception:  # the thread lives as long as the process: nobody else would start a fine-tune
+                logger.exception("what starts a fine-tune failed; it goes on")
+                self._stopped.wait(_WAIT)
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def read_events(self, seconds: float) -> int:
+        """Waits so long for events, and handles those that are there; returns how many."""
+        key, mark = f"{PREFIX}events", f"{PREFIX}events:seen"
+        last = _text(self._store.redis.get(mark) or "0-0")
+        found = self._store.redis.xread({key: last}, count=500, block=max(1, int(seconds * 1000)))
+        events = found[0][1] if found else []
+        for id, event in events:
+            read = {_text(k): _text(v) for k, v in event.items()}
+            try:
+                self.handle(read)
+            except (LasagnaError, ValueError) as error:  # one project's, which must not hold up the others
+                logger.error(
+                    "event %s of project %s is passed over: %s", read.get("action"), read.get("project"), error
+                )
+            self._store.redis.set(mark, id)
+        return len(events)
+
+    def handle(self, event: Mapping[str, str]) -> None:
+        """Counts an event, and starts a job where it is time."""
+        action, number = event.get("action", ""), (event.get("project") or "").split(".")[0]
+        if not number.isdigit():
+            return
+        policy = self._policy(number)
+        if action == ASKED or (action == _STARTED and policy.by_button):
+            self.request(number, "asked for" if action == ASKED else "Start training", again=bool(event.get("again")))
+        elif action in _CHANGES:
+            tasks = [str(task) for task in json.loads(event.get("tasks") or "[]")]
+            annotations = [f"annotation {one}" for one in json.loads(event.get("annotations") or "[]")]
+            count = self.trainings.add_changes(number, tasks or annotations)
+            if policy.every and count >= policy.every:
+                self.request(number, f"{count} corrections")
+
+    def look_at_schedules(self) -> None:
+        for number in {uid.split(".")[0] for uid in self._store.projects()}:
+            cron = self._policy(number).cron
+            schedule = self._schedules.get(number)
+            if not cron:
+                self._schedules.pop(number, None)
+            elif schedule is None or schedule.cron != cron:
+                self._schedules[number] = _schedule(cron)
+            elif schedule.should_run():
+                schedule.set_enqueue_time(datetime.now(UTC))
+                if self.trainings.changed(number):
+                    self.request(number, f"schedule {cron}")
+
+    def catch_up(self, projects: Iterable[str] | None = None) -> list[str]:
+        """Asks Label Studio what was missed.
+
+        Args:
+            projects: Uids; None: all that are known.
+
+        Returns:
+            Those that could not be asked.
+        """
+        unasked: list[str] = []
+        if self._changed is None:
+            return unasked
+        for uid in self._store.projects() if projects is None else projects:
+            number = uid.split(".")[0]
+            try:
+                policy = self._policy(number)
+                if not (policy.every or policy.cron):
+                    continue
+                missed = self._changed(uid)
+            except LasagnaError as error:
+                logger.warning("project %s: what was corrected meanwhile is not known: %s", number, error)
+                unasked.append(uid)
+                continue
+            count = self.trainings.add_changes(number, [str(task) for task in missed])
+            if missed:
+                logger.info("project %s: %d tasks were corrected since the last snapshot", number, len(missed))
+            if policy.every and count >= policy.every:
+                self.request(number, f"{count} corrections")
+        return unasked
+
+    def _policy(self, number: str) -> Policy:
+        own = self._store.project(self._store.uid(number)).train
+        return Policy.parse(own or self._settings["train_when"])
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    def request(self, number: str, reason: str, *, again: bool = False) -> None:
+        """Starts a job for a project, or notes that one more is wanted after the one that runs."""
+        with self._lock:
+            known = self.trainings.of(number)
+            if known["state"] == "queued":
+                return
+            if known["state"] == "running":
+                self.trainings.note(number, again=reason)
+                return
+            self._enqueue(number, new_job(self._registry, self._store.uid(number), reason, again=again), reason)
+
+    def resume(self) -> None:
+        """Queues what an earlier process left. Called before any job runs."""
+        left = unfinished_jobs(self._registry)
+        with self._lock:
+            for number in self.trainings.projects():  # jobs whose folder is gone
+                if (known := self.trainings.of(number))["state"] != "idle" and known.get("job") not in left:
+                    self.trainings.note(number, state="idle")
+            for id in left:
+                asked = json.loads((self._registry / "jobs" / id / "job.json").read_text(encoding="utf-8"))
+                logger.info("job %s goes on", id)
+                self._enqueue(project_number(asked["project"]), id, asked["reason"])
+
+    def begin(self, number: str) -> None:
+        """A job begins to run."""
+        with self._lock:
+            self.trainings.take_changes(number)
+            self.trainings.note(number, state="running", again="", stage="snapshot", step=0, steps=0, left="")
+
+    def end(self, number: str, id: str, result: Mapping[str, Any]) -> None:
+        """A job has ended: `outcome` and `summary`; what was asked for meanwhile is started."""
+        write_atomically(self._registry / "jobs" / id / "end.json", json.dumps(dict(result), ensure_ascii=False))
+        with self._lock:
+            failed = result["outcome"] == "failed"
+            wanted = self.trainings.of(number).get("again")
+            self.trainings.drop_taken(number, put_back=failed)
+            shown = {name: result.get(name, "") for name in ("outcome", "summary", "version")}
+            self.trainings.note(number, state="idle", again="", stage="", left="", ended=f"{time.time():.0f}", **shown)
+            self._meter.count(f"trainings:{result['outcome']}")
+            self._meter.flush()
+            count, every = self.trainings.changed(number), self._policy(number).every
+            if wanted:
+                self.request(number, wanted)
+            elif every and count >= every and not failed:  # else a job that cannot succeed would begin again at once
+                self.request(number, f"{count} corrections")
+
+    def _enqueue(self, number: str, id: str, reason: str) -> None:
+        rq_id = f"train-{id}"
+        if (left := jobs.find_jobs(self._store.redis, [rq_id])[0]) is not None:
+            left.delete()  # of a process that died; it is known nowhere else
+        self.trainings.note(number, state="queued", job=id, reason=reason, again="")
+        jobs.queue(self._store.redis, "train").enqueue(
+            "backend.loop.process.run_job",
+            args=[number, id],
+            job_id=rq_id,
+            job_timeout=-1,
+            result_ttl=600,
+            failure_ttl=KEEP_WORK,
+            description=f"fine-tune of project {number}: {reason}",
+        )
+        logger.info("project %s: a fine-tune is queued (%s)", number, reason)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,75 @@
+"""What `lasagna jobs` shows: tasks by state, queues, workers; and putting failed tasks back."""
+
+from typing import Any
+
+from backend.loop.trainings import Trainings
+from backend.queue.jobs import QUEUES, enqueue_works, queue
+from backend.queue.living_workers import living_workers
+from backend.queue.store import STATES, Store
+from backend.web.prelabel_jobs import PrelabelJobs
+
+
+def overview(store: Store, *, limit: int = 20, state: str | None = None) -> dict[str, Any]:
+    """Everything that is known about the jobs, as JSON.
+
+    Args:
+        store: The records.
+        limit: Tasks listed per state, those that changed last first.
+        state: List only this one.
+
+    Returns:
+        `model`, `workers` (living ones: state by name), `queues` (jobs by name), `counts` (tasks by state), `training`
+        (by project, see `backend.loop.trainings.Trainings`), `projects` (whole ones that are pre-labelled now) and
+        `tasks`: `state`, `project`, `task`, `image`, `model_version`, `reason`, `kind` (of reason), `attempts`,
+        `delivery`, `prediction_id`, `seconds_ago`.
+    """
+    connection, time_there = store.redis, store.now()
+    tasks: list[dict[str, Any]] = []
+    for name in STATES if state is None else (state,):
+        keys = store.keys(name, limit)
+        for key, fields in zip(keys, store.fields(keys), strict=True):
+            if fields:  # the list of finished work is trimmed later than its records end
+                tasks.append(_described(key, fields, time_there))
+    return {
+        "model": store.model(),
+        "workers": {w.name: {"state": str(w.get_state()), "pid": w.pid} for w in living_workers(store)},
+        "queues": {name: queue(connection, name).count for name in QUEUES},
+        "counts": store.counts(),
+        "training": Trainings(store).overview(),
+        "projects": PrelabelJobs(store).under_way(),
+        "tasks": tasks,
+    }
+
+
+def retry_failed(store: Store, batch_size: int, project: int | None = None, kind: str | None = None) -> tuple[int, int]:
+    """Puts failed tasks back, all or those of a project or a kind of reason; returns how many are queued again, and how
+    many are only to be posted."""
+    keys = store.keys("failed")
+    chosen = [
+        key
+        for key, fields in zip(keys, store.fields(keys), strict=True)
+        if fields
+        and (project is None or fields["project"].split(".")[0] == str(project))
+        and kind in (None, fields.get("kind", "other"))
+    ]
+    states = {key: store.retry(key) for key in chosen}
+    queued = [key for key, state in states.items() if state == "queued"]
+    enqueue_works(store, queued, batch_size)
+    return len(queued), sum(state == "ready" for state in states.values())
+
+
+def _described(key: str, fields: dict[str, str], time_there: float) -> dict[str, Any]:
+    return {
+        "key": key,
+        "state": fields["state"],
+        "project": fields["project"].split(".")[0],
+        "task": int(fields["task"]) if fields.get("task") else None,
+        "image": fields.get("image") or None,
+        "model_version": fields.get("version"),
+        "reason": fields.get("reason") or None,
+        "kind": fields.get("kind") if fields["state"] == "failed" else None,
+        "attempts": int(fields.get("attempts") or 0),
+        "delivery": fields.get("delivery") or None,
+        "prediction_id": int(fields["prediction_id"]) if fields.get("prediction_id") else None,
+        "seconds_ago": round(max(0.0, time_there - float(fields["changed"])), 1),
+    }

@@ -1,0 +1,309 @@
+"""What was asked, what is running and what came of it: the state of every task, in Redis.
+
+A `Work` is one task of Label Studio under one labelling configuration and one model version. Overlapping requests for
+the same work share one record (`lasagna:work:KEY`), which moves through these states, each change one atomic script:
+
+    queued ──▶ running ──▶ ready ──▶ done        ready: predicted, and not yet with Label Studio
+       ▲          │          │
+       └── later ─┤          │                   later: Label Studio is gone, tried again after a pause
+                  └──────────┴─▶ failed          with a reason in words
+
+Who delivers a prediction is decided once, by whoever sets `delivery` first:
+
+- A `/predict` request holds a lease on its works until its deadline. Its last step, `collect`, takes what is ready into
+  its answer (delivery = "answered") and gives its lease back. Of two overlapping requests one gets the prediction.
+- A ready prediction is also put into the outbox, to be posted when the lease ends. `collect` takes it out. The poster
+  sets delivery = "posting" before it posts, so a request that comes late leaves it alone. A web process that dies while
+  it waits never collects; its lease ends, and the prediction is posted.
+
+Times are Redis's own (TIME), so that machines may disagree about theirs. Nothing here is a pickle.
+"""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import redis
+
+from backend.queue.scripts import KEEP_WORK, PREFIX, SCRIPTS
+
+__all__ = ["KEEP_WORK", "PREFIX", "STATES", "Post", "Project", "Registration", "Store", "Work"]
+
+STATES = ("queued", "running", "ready", "done", "failed")
+
+KEEP_RESULT = 24 * 3600
+"""Seconds for which a prediction is not computed again for the same image, query, parameters and version."""
+KEEP_PROJECT = 90 * 24 * 3600
+_MAX_EVENTS = 10_000
+
+
+@dataclass(frozen=True)
+class Work:
+    """One task to predict.
+
+    Attributes:
+        project: Label Studio's name of the project towards backends, "ID.SECONDS".
+        task: The task's id; None for a task without one, which can be answered but not posted.
+        image: The image's address in the task's data.
+        config: Key of the labelling configuration (`Store.keep_config`).
+        version: Model version that was asked for.
+        replace: Older predictions of this version are removed once this one is posted.
+    """
+
+    project: str
+    task: int | None
+    image: str
+    config: str
+    version: str
+    replace: bool = False
+
+    @property
+    def key(self) -> str:
+        identity = [self.project, self.task, self.image, self.config, self.version]
+        return hashlib.sha256(json.dumps(identity).encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+    def fields(self) -> dict[str, str]:
+        given = asdict(self)
+        return {**given, "task": "" if self.task is None else str(self.task), "replace": "1" if self.replace else "0"}
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, str]) -> "Work":
+        task = int(fields["task"]) if fields.get("task") else None
+        names = ("project", "image", "config", "version")
+        return cls(**{name: fields[name] for name in names}, task=task, replace=fields.get("replace") == "1")
+
+
+@dataclass(frozen=True)
+class Project:
+    """How to reach a project: what its `/setup` said.
+
+    Attributes:
+        url: Label Studio's address ("" if it was never told).
+        token: The token that came with it, "" if none.
+        given_token: A token that a person gave for it (`lasagna prelabel --token`); it is tried before the other.
+        params: Parameters of the model from the backend's extra parameters: threshold, exclusive, chunk_size.
+        train: When it is trained, from the same place (`backend.loop.trainings.Policy`); "": as the setting says.
+    """
+
+    url: str = ""
+    token: str = ""
+    given_token: str = ""
+    params: Mapping[str, Any] | None = None
+    train: str = ""
+
+
+class Registration(NamedTuple):
+    """What `register` found: "new" (to be put into a queue), a state, or "posted" (delivered a moment ago)."""
+
+    key: str
+    status: str
+    lease: str
+
+
+class Post(NamedTuple):
+    """A prediction to post. `is_first`: no earlier attempt is in doubt."""
+
+    key: str
+    work: Work
+    prediction: dict[str, Any]
+    is_first: bool
+
+
+class Store:
+    """The records. Every method is one round trip and raises `redis.RedisError` where Redis is gone."""
+
+    def __init__(self, connection: "redis.Redis") -> None:
+        self.redis: Any = connection  # redis-py types every answer as any of several
+        self._scripts = {name: connection.register_script(text) for name, text in SCRIPTS.items()}
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def register(self, works: Sequence[Work], lease: float) -> list[Registration]:
+        """Records works as asked for, or joins what is under way, with a lease of so many seconds (0: none)."""
+        answers = self._each("register", [(work.key, lease, json.dumps(work.fields())) for work in works])
+        return [
+            Registration(work.key, _text(status), _text(until))
+            for work, (status, until) in zip(works, answers, strict=True)
+        ]
+
+    def pending(self, keys: Sequence[str]) -> int:
+        """How many of these are queued or running."""
+        return int(self._scripts["pending"](args=list(keys))) if keys else 0
+
+    def collect(self, registrations: Sequence[Registration]) -> list[tuple[str, str]]:
+        """Takes what is ready and gives the leases back: ("prediction", JSON) or (state, reason) for each."""
+        answers = self._each("collect", [(entry.key, entry.lease) for entry in registrations])
+        return [(_text(status), _text(value)) for status, value in answers]
+
+    # --- worker -------------------------------------------------------------------------------------------------------
+
+    def start(self, keys: Sequence[str], job: str) -> list[tuple[str, Work]]:
+        """Takes those that are queued (or were left running by an earlier run of the same job)."""
+        taken = [_text(key) for key in self._scripts["start"](args=[job, *keys])] if keys else []
+        return [(key, Work.from_fields(fields)) for key, fields in zip(taken, self.fields(taken), strict=True)]
+
+    def finish(self, key: str, prediction: Mapping[str, Any]) -> None:
+        self._scripts["finish"](args=[key, json.dumps(prediction)])
+
+    def fail(self, key: str, reason: str, kind: str = "other") -> None:
+        """Records why a task failed: in words, and of which kind that is (`backend.queue.counters.REASONS`)."""
+        self._scripts["fail"](args=[key, reason.encode("utf-8", "replace"), kind])
+
+    def try_later(self, key: str, reason: str, timeout: float, kind: str = "unreachable") -> str:
+        """Label Studio is gone, say: "later", or "failed" where that lasts longer than `timeout` seconds.
+
+        Args:
+            kind: One of `backend.queue.counters.REASONS`, for when it has failed.
+        """
+        return _text(self._scripts["later"](args=[key, reason.encode("utf-8", "replace"), timeout, kind]))
+
+    def due_later(self, limit: int = 100) -> list[str]:
+        """Works whose pause is over; the caller puts them into a queue."""
+        return [_text(key) for key in self._scripts["due_later"](args=[limit])]
+
+    def assign(self, keys: Iterable[str], job: str) -> None:
+        """Notes which job has these works, so that a lost job is noticed."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.hset(_work(key), "job", job)
+            pipe.execute()
+
+    def requeue(self, key: str) -> None:
+        """Back to "queued": its job is lost. The caller enqueues it."""
+        self._scripts["requeue"](args=[key])
+
+    # --- delivery -----------------------------------------------------------------------------------------------------
+
+    def take_post(self) -> Post | None:
+        """The next prediction to post, or None. It is ours for `POST_VISIBILITY` seconds."""
+        taken = self._scripts["take_post"](args=[])
+        if not taken:
+            return None
+        key, was_tried = _text(taken[0]), _text(taken[1]) == "1"
+        fields = self.fields([key])[0]
+        return Post(key, Work.from_fields(fields), json.loads(fields["prediction"]), is_first=not was_tried)
+
+    def posted(self, key: str, prediction_id: int) -> None:
+        self._scripts["posted"](args=[key, prediction_id])
+
+    def retry(self, key: str) -> str | None:
+        """Failed work once more: "ready" (only the post), "queued" (the caller enqueues it), or None if not failed."""
+        answer = self._scripts["retry"](args=[key])
+        return _text(answer) if answer else None
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    def counts(self) -> dict[str, int]:
+        with self.redis.pipeline(transaction=False) as pipe:
+            for state in STATES:
+                pipe.zcard(f"{PREFIX}state:{state}")
+            return dict(zip(STATES, map(int, pipe.execute()), strict=True))
+
+    def keys(self, state: str, limit: int = -1, oldest_first: bool = False) -> list[str]:
+        """Keys of the works in a state, latest change first."""
+        found = self.redis.zrange(f"{PREFIX}state:{state}", 0, -1 if limit < 0 else limit - 1, desc=not oldest_first)
+        return [_text(key) for key in found]
+
+    def fields(self, keys: Sequence[str]) -> list[dict[str, str]]:
+        """The record of each; {} where there is none."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.hgetall(_work(key))
+            return [{_text(k): _text(v) for k, v in found.items()} for found in pipe.execute()]
+
+    def states(self, keys: Sequence[str]) -> list[str]:
+        """The state of each; "" where there is no record."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.hget(_work(key), "state")
+            return [_text(state) if state else "" for state in pipe.execute()]
+
+    def is_waiting_for_label_studio(self, key: str) -> bool:
+        return self.redis.zscore(f"{PREFIX}later", key) is not None
+
+    def now(self) -> float:
+        seconds, micros = self.redis.time()
+        return float(seconds) + float(micros) / 1e6
+
+    # --- labelling configurations, projects, results, model, events ---------------------------------------------------
+
+    def keep_config(self, xml: str) -> str:
+        """Keeps a labelling configuration and returns its key."""
+        key = hashlib.sha256(xml.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+        self.redis.set(f"{PREFIX}config:{key}", xml.encode("utf-8", "surrogatepass"), ex=KEEP_PROJECT)
+        return key
+
+    def config(self, key: str) -> str | None:
+        found = self.redis.get(f"{PREFIX}config:{key}")
+        return None if found is None else _text(found)
+
+    def keep_project(self, uid: str, project: Project) -> None:
+        self.redis.set(f"{PREFIX}project:{uid}", json.dumps(asdict(project)), ex=KEEP_PROJECT)
+
+    def project(self, uid: str) -> Project:
+        found = self.redis.get(f"{PREFIX}project:{uid}")
+        return Project() if found is None else Project(**json.loads(found))
+
+    def told(self, uid: str) -> float | None:
+        """Seconds since a project was kept last; None where it never was."""
+        left = int(self.redis.ttl(f"{PREFIX}project:{uid}"))
+        return float(KEEP_PROJECT - left) if left >= 0 else None
+
+    def projects(self) -> list[str]:
+        """The projects that were kept, by Label Studio's name for them; the latest of a number first."""
+        start = f"{PREFIX}project:"
+        found = [_text(key).removeprefix(start) for key in self.redis.scan_iter(f"{start}*", count=500)]
+        return sorted(found, key=lambda uid: [int(part) for part in uid.split(".") if part.isdigit()], reverse=True)
+
+    def uid(self, number: str) -> str:
+        """Label Studio's name of a project towards backends, of its number; the number where no `/setup` was seen."""
+        return next((uid for uid in self.projects() if uid.split(".")[0] == number), number)
+
+    def keep_result(self, key: str, prediction: Mapping[str, Any]) -> None:
+        self.redis.set(f"{PREFIX}result:{key}", zlib.compress(json.dumps(prediction).encode(), 1), ex=KEEP_RESULT)
+
+    def result(self, key: str) -> dict[str, Any] | None:
+        found = self.redis.get(f"{PREFIX}result:{key}")
+        return None if found is None else json.loads(zlib.decompress(found))
+
+    def publish_model(self, model: Mapping[str, Any]) -> None:
+        """What the worker has loaded: `version`, `name`, `device`."""
+        self.redis.set(f"{PREFIX}model", json.dumps(dict(model)))
+
+    def model(self) -> dict[str, Any] | None:
+        found = self.redis.get(f"{PREFIX}model")
+        return None if found is None else json.loads(found)
+
+    def answer(self, key: str, answer: Mapping[str, Any]) -> None:
+        """The answer to an interactive request, for the one that waits for it."""
+        self.redis.set(f"{PREFIX}answer:{key}", json.dumps(dict(answer)), ex=60)
+
+    def take_answer(self, key: str) -> dict[str, Any] | None:
+        found = self.redis.getdel(f"{PREFIX}answer:{key}")
+        return None if found is None else json.loads(found)
+
+    def record_event(self, event: Mapping[str, str]) -> None:
+        """Notes a webhook event; the last 10 000 are kept."""
+        self.redis.xadd(f"{PREFIX}events", dict(event), maxlen=_MAX_EVENTS, approximate=True)
+
+    def events(self, count: int = 100) -> list[dict[str, str]]:
+        """The latest events, newest first."""
+        found = self.redis.xrevrange(f"{PREFIX}events", count=count)
+        return [{_text(k): _text(v) for k, v in event.items()} for _, event in found]
+
+    def _each(self, script: str, arguments: Iterable[Sequence[Any]]) -> list[Any]:
+        with self.redis.pipeline(transaction=False) as pipe:
+            for args in arguments:
+                self._scripts[script](args=list(args), client=pipe)
+            return list(pipe.execute())
+
+
+def _work(key: str) -> str:
+    return f"{PREFIX}work:{key}"
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value

@@ -1,0 +1,347 @@
+"""Fetching a task's image through Label Studio.
+
+A task's data is written by whoever imports tasks, so an address in it is not to be trusted: it is fetched only
+
+- from the project's own Label Studio (same scheme, host and port), below the paths that serve files, with its token;
+- from cloud storage (s3://, gs://, azure-blob://) through Label Studio, which looks up the project's storages and
+  either passes the bytes on or redirects to a presigned address; that address must be a public one, which is looked at
+  when the connection is made, so that a name which means another address a moment later (DNS rebinding) gains nothing;
+- from hosts that the setting `image_hosts` lists, without the token.
+
+Anything else (another port of this machine, file://, a redirect elsewhere) is refused in words. Every fetch is limited
+in time and bytes; the limit on pixels is `lasagna.masks.image.load_image`'s.
+"""
+
+import base64
+import ipaddress
+import re
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+
+import requests
+import urllib3.exceptions
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from backend.studio.client import LabelStudio, LabelStudioError
+from lasagna.errors import ImageError
+from lasagna.settings import Settings
+
+_CLOUD_SCHEMES = ("s3", "s3s", "gs", "azure-blob", "azure-spi", "azure_spi")
+_FILE_PATHS = re.compile(
+    r"/(data/upload/|data/local-files/?\?|storage-data/uploaded/?\?|static/|(tasks|projects)/\d+/(resolve|presign)/?\?)"
+)
+_MAX_REDIRECTS = 3
+_UNKNOWN_UPLOAD = b"object has no attribute 'has_permission'"
+"""What Label Studio 1.23 says, with a status of 500, where an uploaded file is not known (any more)."""
+_CHUNK = 256 * 1024
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+"""IPv4 behind a translator (RFC 6052)."""
+_NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "::/96", "64:ff9b:1::/48")))
+"""Which Python takes for public, in part: for protocols (RFC 6890), IPv4 in IPv6 of old (RFC 4291), IPv4 behind a
+translator of one's own (RFC 8215)."""
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What one fetch may cost, and which hosts besides Label Studio are allowed ("host" or "host:port")."""
+
+    seconds: float
+    max_bytes: int
+    hosts: frozenset[str] = frozenset()
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "ImageLimits":
+        hosts = (host.strip().lower() for host in settings["image_hosts"].split(","))
+        return cls(settings["image_timeout"], settings["max_image_bytes"], frozenset(host for host in hosts if host))
+
+
+class DoubtfulImageError(ImageError):
+    """What came may not be what is there, and trying again can help: the image took too long, as it does where we stood
+    still ourselves, or it was empty, as it seems to be where a server is killed in the middle."""
+
+
+def image_address(task: Any, variable: str) -> str:
+    """The image's address in a task's data.
+
+    Args:
+        task: A task as Label Studio sends it.
+        variable: Name of the field, from the labelling configuration (`$image` without the dollar sign).
+
+    Raises:
+        ImageError: The task has no such field, or it holds no text.
+    """
+    data = task.get("data") if isinstance(task, Mapping) else None
+    if not isinstance(data, Mapping):
+        raise ImageError("the task has no data")
+    value = data.get(variable)
+    if isinstance(value, str) and value.strip():
+        if not value.isprintable():  # control characters and lone surrogates, which no address holds
+            raise ImageError(f"the task's field {variable!r} holds {value[:80]!r}, which is no address of an image")
+        return value.strip()
+    if variable not in data:
+        fields = ", ".join(sorted(str(name) for name in data)) or "none"
+        raise ImageError(
+            f"the task has no field {variable!r}, where the labelling configuration expects the image; it has: {fields}"
+        )
+    raise ImageError(f"the task's field {variable!r} holds {str(value)[:80]!r}, which is no address of an image")
+
+
+def fetch_image(
+    label_studio: LabelStudio, address: str, task_id: int | None, limits: ImageLimits, known_as: str = ""
+) -> bytes:
+    """The bytes of a task's image.
+
+    Args:
+        label_studio: The project's Label Studio.
+        address: The image's address from the task's data.
+        task_id: The task; cloud addresses are resolved through it.
+        limits: What the fetch may cost.
+        known_as: The address that Label Studio calls itself, where that is another than ours for it (containers): it
+            is what the addresses of its local files begin with.
+
+    Raises:
+        ImageError: The address is refused, or there is no such file, or it is over a limit.
+        DoubtfulImageError: It took too long, or nothing came.
+        LabelStudioError: Label Studio cannot be reached or does not accept the token.
+    """
+    deadline = time.monotonic() + limits.seconds
+    parts = _split(address)
+    if known_as and parts.netloc and _origin(parts) == _origin(urlsplit(known_as)):
+        address = _path(parts)
+        parts = _split(address)
+    if parts.scheme in _CLOUD_SCHEMES:
+        response = _open_cloud(label_studio, address, task_id)
+    elif parts.scheme == "" and address.startswith("/") and not address.startswith("//"):
+        response = _open_own(label_studio, address)
+    elif parts.scheme in ("http", "https") and _origin(parts) == _origin(urlsplit(label_studio.url)):
+        response = _open_own(label_studio, _path(parts))
+    elif parts.scheme in ("http", "https") and _is_listed(parts, limits):
+        response = _open_elsewhere(address, limits, public_only=False)
+    else:
+        raise ImageError(
+            f"{_shown(address)} is not fetched: images come from the project's own Label Studio ({label_studio.url}), "
+            "its storages, or hosts listed in LASAGNA_IMAGE_HOSTS; import the file into Label Studio or list its host"
+        )
+    is_ours = parts.scheme not in ("http", "https") or _origin(parts) == _origin(urlsplit(label_studio.url))
+    response = _follow(label_studio, response, limits, trust_target=is_ours)
+    try:
+        _check_status(label_studio, response, address, is_cloud=parts.scheme in _CLOUD_SCHEMES)
+        return _read(response, address, limits, deadline)
+    finally:
+        response.close()
+
+
+def _open_own(label_studio: LabelStudio, path: str) -> requests.Response:
+    prefix = urlsplit(label_studio.url).path
+    if prefix and path.startswith(prefix + "/"):
+        path = path[len(prefix) :]
+    if _climbs(path.split("?")[0]) or not _FILE_PATHS.match(path):
+        raise ImageError(
+            f"{_shown(path)} is not fetched: on Label Studio itself only files are (/data/upload/..., "
+            "/data/local-files/?d=..., /storage-data/..., /tasks/ID/resolve/...)"
+        )
+    return label_studio.get_stream(path)
+
+
+def _climbs(path: str) -> bool:
+    """Whether a path goes up a folder, also in disguise: "%2e%2e" is ".." to requests, which then resolves it, and
+    "%252e" or a backslash may be one to a proxy on the way."""
+    while (plain := unquote(path)) != path:
+        path = plain
+    return ".." in re.split(r"[/\\]", path)
+
+
+def _open_cloud(label_studio: LabelStudio, address: str, task_id: int | None) -> requests.Response:
+    if task_id is None:
+        raise ImageError(f"{_shown(address)} is in cloud storage, which needs the task's id, and the task has none")
+    encoded = base64.urlsafe_b64encode(address.encode()).decode()
+    return label_studio.get_stream(f"/tasks/{task_id}/resolve/", {"fileuri": encoded})
+
+
+def _open_elsewhere(address: str, limits: ImageLimits, public_only: bool) -> requests.Response:
+    session = requests.Session()
+    session.auth = lambda request: request  # adds nothing: else requests would add what ~/.netrc has for that host
+    if public_only:
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, _PublicOnly())
+    try:
+        return session.get(address, timeout=min(limits.seconds, 10.0), stream=True, allow_redirects=False)
+    except requests.RequestException as error:
+        raise LabelStudioError(f"{_shown(address)} cannot be reached: {type(error).__name__}") from error
+
+
+def _follow(
+    label_studio: LabelStudio, response: requests.Response, limits: ImageLimits, trust_target: bool
+) -> requests.Response:
+    """Follows redirects: on Label Studio itself with the token; without it to listed hosts and, where the redirect is
+    Label Studio's (`trust_target`: a presigned address), to public ones; nowhere else."""
+    for _ in range(_MAX_REDIRECTS):
+        if response.status_code not in (301, 302, 303, 307, 308):
+            return response
+        response.close()
+        target = urljoin(response.url or "", response.headers.get("Location", ""))
+        parts = _split(target)
+        if _origin(parts) == _origin(urlsplit(label_studio.url)):
+            response = _open_own(label_studio, _path(parts))
+        elif parts.scheme in ("http", "https") and _is_listed(parts, limits):
+            response = _open_elsewhere(target, limits, public_only=False)
+        elif parts.scheme in ("http", "https") and trust_target:
+            response = _open_elsewhere(target, limits, public_only=True)
+        else:
+            raise _refused_redirect(parts.scheme, parts.hostname)
+    response.close()
+    raise ImageError(f"the image is redirected more than {_MAX_REDIRECTS} times")
+
+
+def _refused_redirect(scheme: str, host: str | None) -> ImageError:
+    return ImageError(
+        f"the image is redirected to {scheme}://{host}, which is not fetched (another host, or an address in a private "
+        "network); list it in LASAGNA_IMAGE_HOSTS if that is your storage"
+    )
+
+
+def _check_status(label_studio: LabelStudio, response: requests.Response, address: str, is_cloud: bool) -> None:
+    status = response.status_code
+    if status == 200:
+        return
+    is_own = _origin(urlsplit(response.url or "")) == _origin(urlsplit(label_studio.url))
+    if status == 404 and is_cloud and is_own:
+        raise ImageError(
+            f"Label Studio finds no storage for {_shown(address)}: no storage of the project covers that address; add "
+            "one under Settings > Cloud Storage"
+        )
+    if status in (401, 403) and is_own:
+        raise LabelStudioError(
+            f"Label Studio at {label_studio.url} does not give {_shown(address)} to the token ({status}); set "
+            "LASAGNA_LABEL_STUDIO_URL and LASAGNA_LABEL_STUDIO_TOKEN to an address and a token that belong together",
+            status,
+        )
+    if status == 500 and is_own and _UNKNOWN_UPLOAD in response.raw.read(2000, decode_content=True):
+        raise ImageError(f"Label Studio has no uploaded file {_shown(address)}; import the image again")
+    if status >= 500 or status == 429:
+        raise LabelStudioError(f"{_shown(address)}: the server answered {status}", status)
+    raise ImageError(f"{_shown(address)} cannot be fetched: the server answered {status} {response.reason}")
+
+
+def _read(response: requests.Response, address: str, limits: ImageLimits, deadline: float) -> bytes:
+    """Reads the body; `read1` returns what is there, so that a server that drips cannot outlast the deadline."""
+    declared = response.headers.get("Content-Length", "")
+    if declared.isdigit() and int(declared) > limits.max_bytes:
+        raise ImageError(
+            f"{_shown(address)} has {declared} bytes, the limit is {limits.max_bytes} (LASAGNA_MAX_IMAGE_BYTES)"
+        )
+    data = bytearray()
+    try:
+        while chunk := response.raw.read1(_CHUNK, decode_content=True):
+            data += chunk
+            if len(data) > limits.max_bytes:
+                raise ImageError(
+                    f"{_shown(address)} has more than {limits.max_bytes} bytes, the limit (LASAGNA_MAX_IMAGE_BYTES)"
+                )
+            if time.monotonic() > deadline:
+                raise DoubtfulImageError(
+                    f"{_shown(address)} took longer than {limits.seconds:g} s (LASAGNA_IMAGE_TIMEOUT); "
+                    f"{len(data)} bytes had come"
+                )
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise LabelStudioError(f"{_shown(address)}: the connection broke after {len(data)} bytes") from error
+    if not data:  # also what is left of an answer without a length whose server was killed
+        raise DoubtfulImageError(f"{_shown(address)} is empty (0 bytes)")
+    return bytes(data)
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        parts = urlsplit(address)
+        _ = parts.port
+        return parts
+    except ValueError as error:
+        raise ImageError(f"{_shown(address)} is no address: {error}") from error
+
+
+def _origin(parts: SplitResult) -> tuple[str, str, int | None]:
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, (parts.hostname or "").lower(), port
+
+
+def _path(parts: SplitResult) -> str:
+    return parts.path + (f"?{parts.query}" if parts.query else "")
+
+
+def _is_listed(parts: SplitResult, limits: ImageLimits) -> bool:
+    """Whether the host is listed: "host:port" exactly, "host" for the scheme's own port."""
+    scheme, host, port = _origin(parts)
+    if parts.username is not None:
+        return False
+    default = port == {"http": 80, "https": 443}[scheme]
+    return f"{host}:{port}" in limits.hosts or (default and host in limits.hosts)
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the public internet, also where an IPv6 address wraps an IPv4 one."""
+    ip = ipaddress.ip_address(address.split("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        wrapped = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
+        if wrapped is None and ip in _NAT64:
+            wrapped = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if wrapped is not None:
+            return is_public(str(wrapped))
+        if ip.is_site_local:
+            return False
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_PUBLIC)
+
+
+class _OnlyToPublic(HTTPConnection):
+    """A connection that looks its host up once, and goes to what was found, where all of that is public."""
+
+    def _new_conn(self) -> socket.socket:
+        name = self._dns_host
+        try:
+            found = socket.getaddrinfo(name, self.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise urllib3.exceptions.NewConnectionError(self, "its name cannot be looked up") from error
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        if not all(map(is_public, addresses)):
+            raise _refused_redirect("https" if isinstance(self, HTTPSConnection) else "http", self.host)
+        try:
+            for address in addresses[:-1]:
+                self._dns_host = address
+                with suppress(urllib3.exceptions.HTTPError):
+                    return super()._new_conn()
+            self._dns_host = addresses[-1]
+            return super()._new_conn()
+        finally:
+            self._dns_host = name  # what the certificate is checked against
+
+
+class _OnlyToPublicTls(_OnlyToPublic, HTTPSConnection):
+    pass
+
+
+class _HttpPool(HTTPConnectionPool):
+    ConnectionCls = _OnlyToPublic
+
+
+class _HttpsPool(HTTPSConnectionPool):
+    ConnectionCls = _OnlyToPublicTls
+
+
+class _PublicOnly(HTTPAdapter):
+    """requests over such connections. A proxy that the environment names looks names up itself and is trusted to."""
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+
+
+def _shown(address: str) -> str:
+    """An address for a message: without a query's secrets and not endless."""
+    text = address.split("?")[0] if "://" in address and "?" in address else address
+    return text if len(text) <= 120 else text[:117] + "..."

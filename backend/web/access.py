@@ -1,0 +1,86 @@
+"""Who may ask the web process, and on which address it may listen.
+
+What always holds:
+
+- with a password (`basic_auth`), every route but `/health` wants it; comparing takes the same time for every guess;
+- a webhook may send `webhook_secret` instead, in the header `X-Lasagna-Secret` or as `?secret=...`: Label Studio makes
+  its webhook from the backend's address, with the password if that was given as `http://user:password@host:9090`, and
+  else without any credentials;
+- without a password the process listens on this machine's own addresses alone, unless `without_password` is set.
+
+What a log may hold: `lasagna.logs`.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+from dataclasses import dataclass
+
+from werkzeug.wrappers import Request
+
+from lasagna.errors import ConfigError
+from lasagna.settings import Settings
+
+SECRET_HEADER = "X-Lasagna-Secret"
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a request must carry. `password` is USER:PASSWORD; an empty one lets everybody in."""
+
+    password: str = ""
+    webhook_secret: str = ""
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Access":
+        """Raises ConfigError where the settings `basic_auth` and `webhook_secret` do not make sense."""
+        password, secret = settings["basic_auth"], settings["webhook_secret"]
+        user, _, word = password.partition(":")
+        if password and not (user and word):
+            raise ConfigError("LASAGNA_BASIC_AUTH is USER:PASSWORD, both not empty")
+        if secret and not password:
+            raise ConfigError(
+                "LASAGNA_WEBHOOK_SECRET is what a webhook may send in place of the password, and there is no password: "
+                "set LASAGNA_BASIC_AUTH=USER:PASSWORD too"
+            )
+        return cls(password, secret)
+
+    def lets_in(self, request: Request, *, webhook: bool = False) -> bool:
+        """Whether the request carries the password, or as a webhook the secret."""
+        if not self.password:
+            return True
+        given = request.authorization
+        named = f"{given.username or ''}:{given.password or ''}" if given is not None and given.type == "basic" else ""
+        if _equal(named, self.password):
+            return True
+        sent = request.headers.get(SECRET_HEADER) or request.args.get("secret") or ""
+        return webhook and bool(self.webhook_secret) and _equal(sent, self.webhook_secret)
+
+
+def check_exposure(settings: Settings) -> None:
+    """Refuses to listen beyond this machine without a password.
+
+    Raises:
+        ConfigError: `host` is not one of this machine's loopback addresses, and neither `basic_auth` nor
+            `without_password` is set.
+    """
+    host = str(settings["host"])
+    if settings["basic_auth"] or settings["without_password"] or _is_loopback(host):
+        return
+    raise ConfigError(
+        f"{host!r} can be reached from other machines, and there is no password: set LASAGNA_BASIC_AUTH=USER:PASSWORD, "
+        "or listen on 127.0.0.1, or, where only trusted machines share the network, set LASAGNA_WITHOUT_PASSWORD=yes"
+    )
+
+
+def _equal(given: str, expected: str) -> bool:
+    """Compares in a time that depends on neither the length nor the first difference."""
+    ours, theirs = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in (expected, given))
+    return hmac.compare_digest(ours, theirs)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,299 @@
+"""Answering Label Studio's `/setup` and `/predict`: what both the web app and `LasagnaBackend` do.
+
+What always holds for an answer to `/predict`: one entry per task, in order, each a prediction or `[]` (not ready yet or
+failed; Label Studio skips it), never null. What is not ready at the deadline is posted by the worker later.
+"""
+
+import functools
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from backend.loop.trainings import Policy
+from backend.queue.jobs import enqueue_click, enqueue_works
+from backend.queue.store import Project, Registration, Store, Work
+from backend.registry.registry import Registry
+from backend.studio.client import normalise_url
+from backend.studio.images import image_address
+from lasagna.checkpoint.folder import checkpoint_version, shipped_checkpoints
+from lasagna.errors import CheckpointError, ConfigError, ImageError, ServiceError
+from lasagna.labels.configuration import LabelConfig, parse_label_config
+from lasagna.settings import Settings, registry_folder
+
+logger = logging.getLogger(__name__)
+
+PARAMETERS = ("threshold", "exclusive", "chunk_size")
+"""What a backend's extra parameters may hold for the model; see `Lasagna.segment`."""
+TRAIN_WHEN = "train_when"
+"""And besides: when the project is trained, as the setting of this name."""
+
+_CLICK_SECONDS = 15.0
+_POLL = (0.02, 0.25)
+"""Seconds between two looks at what a request waits for: the first, and the longest."""
+
+
+@dataclass
+class Answer:
+    """An answer to `/predict`.
+
+    Attributes:
+        results: One entry per task: a prediction or [].
+        model_version: The version that was asked for.
+        errors: Reason of each failed task, by its position.
+        waiting: Tasks that are still worked on; their predictions are posted.
+        elsewhere: Tasks that an overlapping request or a post has just delivered.
+    """
+
+    results: list[Any]
+    model_version: str
+    errors: dict[int, str] = field(default_factory=dict)
+    waiting: int = 0
+    elsewhere: int = 0
+
+
+def connect(url: str, *, timeout: float = 2.0) -> redis.Redis:
+    """A client of Redis that gives up quickly: a web request must not hang because Redis is gone.
+
+    Raises:
+        ConfigError: The address cannot be read.
+    """
+    try:
+        return redis.Redis.from_url(
+            url, socket_connect_timeout=min(timeout, 2.0), socket_timeout=timeout, health_check_interval=30
+        )
+    except ValueError as error:
+        raise ConfigError(f"the address of Redis cannot be read: {error}; expected redis://HOST:PORT/0") from error
+
+
+def parse_parameters(extra: Any) -> dict[str, Any]:
+    """The project's parameters from a backend's extra parameters: a JSON text (from the UI), an object, or nothing.
+
+    Names that are not ours are left alone.
+
+    Raises:
+        ConfigError: Not a JSON object, or a value that cannot be.
+    """
+    if isinstance(extra, str) and extra.strip():
+        try:
+            extra = json.loads(extra)
+        except ValueError as error:
+            raise ConfigError(f"the extra parameters are no JSON ({error}): {extra[:80]!r}") from error
+    if not extra:
+        return {}
+    if not isinstance(extra, Mapping):
+        raise ConfigError(
+            f'the extra parameters are a JSON object such as {{"threshold": 0.5}}, not {str(extra)[:80]!r}'
+        )
+    names = (*PARAMETERS, TRAIN_WHEN)
+    unknown = sorted(str(name) for name in extra if name not in names)
+    if unknown:
+        logger.warning("extra parameters not used: %s (known: %s)", ", ".join(unknown), ", ".join(names))
+    found = {name: extra[name] for name in names if extra.get(name) is not None}
+    threshold, exclusive, chunk = (found.get(name) for name in PARAMETERS)
+    if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
+        raise ConfigError(f"threshold is a number between 0 and 1, not {threshold!r}")
+    if threshold is not None and not 0 < threshold < 1:
+        raise ConfigError(f"threshold is a probability between 0 and 1, not {threshold!r}")
+    if exclusive is not None and not isinstance(exclusive, bool):
+        raise ConfigError(f"exclusive is true or false, not {exclusive!r}")
+    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+        raise ConfigError(f"chunk_size is a whole number from 1, not {chunk!r}")
+    if TRAIN_WHEN in found:
+        Policy.parse(str(found[TRAIN_WHEN]))
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def label_config(xml: str) -> LabelConfig:
+    """`parse_label_config`, remembered: every request carries the whole configuration."""
+    return parse_label_config(xml)
+
+
+class Predictor:
+    """The web side of the queue.
+
+    Args:
+        settings: `model`, `registry`, `batch_size` and `predict_deadline` are read.
+        store: The records in Redis.
+    """
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.settings = settings
+        self.store = store
+        self.registry = Registry(registry_folder(settings))
+        self._checkpoint_version: str | None = None
+
+    # --- /setup -------------------------------------------------------------------------------------------------------
+
+    def setup(self, project: str, config: str, hostname: str, token: str, extra: Any = None) -> str:
+        """Notes how to reach a project and returns the model version.
+
+        Raises:
+            ConfigError: The labelling configuration or the parameters cannot be used.
+            ServiceError: There is no model version yet.
+        """
+        self._plan(config)
+        params = parse_parameters(extra)
+        url = normalise_url(hostname) if hostname else ""
+        before = self.store.project(project)
+        given = before.given_token if before.url == url else ""
+        train = str(params.pop(TRAIN_WHEN, ""))
+        self.store.keep_project(project, Project(url, token, given, params, train))
+        return self.model_version(project)
+
+    def _plan(self, config: str) -> LabelConfig:
+        plan = label_config(config)
+        if len(plan.classes) > self.settings["max_labels"]:
+            raise ConfigError(
+                f"the labelling configuration has {len(plan.classes)} classes, the limit is "
+                f"{self.settings['max_labels']} (LASAGNA_MAX_LABELS)"
+            )
+        return plan
+
+    def model_version(self, project: str = "") -> str:
+        """The version that serves a project: its champion, else the worker's own model.
+
+        Before the first worker started, its model is taken to be the checkpoint of the setting `model`. The registry is
+        read every time, so that a promotion counts from the next request on.
+
+        Raises:
+            RegistryError: The champion is not in the registry any more.
+            ServiceError: There is no champion, and the worker's model is not known.
+        """
+        champion = self.registry.champion(project)
+        if champion is not None:
+            return champion.id
+        model = self.store.model()
+        if model is not None:
+            return str(model["version"])
+        if self._checkpoint_version is None:
+            name = str(self.settings["model"])
+            # a name of the hub could only be looked up by downloading it, which is the worker's work
+            is_here = Path(name).expanduser().is_dir() or name in shipped_checkpoints()
+            try:
+                self._checkpoint_version = checkpoint_version(name) if is_here else None
+            except CheckpointError as error:
+                logger.warning("%s", error)
+        if self._checkpoint_version is None:
+            raise ServiceError("no worker has started yet, so there is no model version: start `lasagna worker`")
+        return self._checkpoint_version
+
+    # --- /predict -----------------------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        tasks: Sequence[Any],
+        config: str,
+        project: str,
+        context: Mapping[str, Any] | None = None,
+        deadline: float | None = None,
+    ) -> Answer:
+        """Answers with what is done within `deadline` seconds (default: the setting `predict_deadline`).
+
+        Raises:
+            ConfigError: The labelling configuration cannot be used.
+            ServiceError: There is no model version yet.
+            redis.RedisError: Redis is gone.
+        """
+        plan = self._plan(config)
+        seconds = self.settings["predict_deadline"] if deadline is None else deadline
+        if context and context.get("result"):
+            if not isinstance(context["result"], list):
+                raise ConfigError("the request's context has no list of regions")
+            return self._click(tasks, config, project, context, min(seconds, _CLICK_SECONDS))
+        return self._predict(tasks, plan, config, project, seconds)
+
+    def _predict(self, tasks: Sequence[Any], plan: LabelConfig, config: str, project: str, seconds: float) -> Answer:
+        started = time.monotonic()
+        version = self.model_version(project)
+        config_key = self.store.keep_config(config)
+        answer = Answer([[] for _ in tasks], version)
+        works: dict[int, Work] = {}
+        refused: list[Work] = []
+        for position, task in enumerate(tasks):
+            try:
+                image = image_address(task, plan.image_variable)
+                works[position] = Work(project, _task_id(task), image, config_key, version)
+            except ImageError as error:
+                answer.errors[position] = str(error)
+                refused.append(Work(project, _task_id(task), "", config_key, version))
+        self._refuse(refused, list(answer.errors.values()))
+
+        positions, registrations = list(works), self.ask(list(works.values()), lease=seconds, urgent=len(tasks) == 1)
+        waiting = [entry.key for entry in registrations if entry.status != "posted"]
+        pause = _POLL[0]
+        while self.store.pending(waiting) and time.monotonic() - started < seconds:
+            time.sleep(pause)
+            pause = min(pause * 1.5, _POLL[1])
+        for position, (status, value) in zip(positions, self.store.collect(registrations), strict=True):
+            if status == "prediction":
+                answer.results[position] = json.loads(value)
+            elif status == "failed":
+                answer.errors[position] = value
+            elif status == "done":
+                answer.elsewhere += 1
+            else:
+                answer.waiting += 1
+        return answer
+
+    def ask(self, works: Sequence[Work], lease: float, *, urgent: bool = False) -> list[Registration]:
+        """Records works and puts those that are not under way into the queue.
+
+        Args:
+            works: What to predict.
+            lease: Seconds for which the caller waits for the predictions; 0: they are to be posted.
+            urgent: A person waits: they go ahead of every batch, also where they are queued in one already.
+        """
+        registrations = self.store.register(works, lease)
+        new = [entry.key for entry in registrations if entry.status == "new" or (urgent and entry.status == "queued")]
+        enqueue_works(self.store, list(dict.fromkeys(new)), self.settings["batch_size"], urgent=urgent)
+        return registrations
+
+    def _refuse(self, works: Sequence[Work], reasons: Sequence[str]) -> None:
+        """Tasks that cannot be asked are recorded as failed, so that `lasagna jobs` says why."""
+        for entry, reason in zip(self.store.register(works, 0), reasons, strict=True):
+            self.store.fail(entry.key, reason, "image")
+
+    def _click(
+        self, tasks: Sequence[Any], config: str, project: str, context: Mapping[str, Any], seconds: float
+    ) -> Answer:
+        """Label Studio sends one task and uses results[0], which must be a dict with "result"."""
+        version = self.model_version(project)
+        nothing = {"model_version": version, "score": 0.0, "result": []}
+        answer = Answer([nothing, *([] for _ in tasks[1:])], version)
+        try:
+            image = image_address(tasks[0] if tasks else None, label_config(config).image_variable)
+        except ImageError as error:
+            answer.errors[0] = str(error)
+            return answer
+        request = {
+            "project": project,
+            "version": version,
+            "task": _task_id(tasks[0]),
+            "image": image,
+            "config": self.store.keep_config(config),
+            "context": list(context["result"]),
+        }
+        key = enqueue_click(self.store.redis, request, seconds)
+        deadline = time.monotonic() + seconds
+        while (found := self.store.take_answer(key)) is None and time.monotonic() < deadline:
+            time.sleep(_POLL[0])
+        if found is None:
+            answer.errors[0] = f"the worker did not answer within {seconds:g} s; is `lasagna worker` running?"
+        elif "error" in found:
+            answer.errors[0] = str(found["error"])
+        else:
+            answer.results[0] = found["prediction"]
+        return answer
+
+
+def _task_id(task: Any) -> int | None:
+    """The id of a task, None where it has none that Label Studio could have given."""
+    found = task.get("id") if isinstance(task, Mapping) else None
+    return found if isinstance(found, int) and not isinstance(found, bool) else None

@@ -1,0 +1,267 @@
+"""Predictions for every task of a project that has none of the version that serves it, through the queue.
+
+What `lasagna prelabel` and `POST /jobs` (`backend.web.prelabel_jobs`) do. What always holds:
+
+- Human work is left alone: no annotation or draft is written or read, and a task that is annotated keeps the prediction
+  that its annotator was shown. A newer one would help nobody, and what a correction changed is measured against the one
+  that was shown.
+- Resumable by construction: what is predicted and posted is found in Label Studio, what is under way in the queue. A
+  run that was killed, or two at the same time, make no second prediction.
+- A task is done when Label Studio has its prediction. One that went along with the answer to a request of its own may
+  not have been stored (the connection was cut, the process killed): it is looked up, and asked for again.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from backend.queue.counters import pace_of, read_counters
+from backend.queue.living_workers import predicting_workers
+from backend.queue.store import Store, Work
+from backend.studio.client import LabelStudio, Task, project_uid
+from backend.studio.images import image_address
+from backend.web.predictions import Predictor
+from lasagna.errors import ImageError
+from lasagna.labels.configuration import LabelConfig, parse_label_config
+
+_ASK_AT_ONCE = 200
+_LOOK_EVERY = 0.5
+_CONFIRM_EVERY = 5.0
+_STORED_WITHIN = 60.0
+"""Seconds that Label Studio is given to store what it got in the answer to its own `/predict`, perhaps many tasks."""
+_MAX_OUTSTANDING = 2000
+"""Tasks that are in the queue at the same time, so that a project of any size fits into Redis."""
+
+Fate = Literal["missing", "outdated", "replaced", "had_one", "annotated"]
+"""Of a task. The first three are predicted: it has no prediction, none of the version that serves, or (with refresh)
+one of it, which is replaced. "had_one": it has one of that version; "annotated": it keeps an older one."""
+_PREDICTED: tuple[Fate, ...] = ("missing", "outdated", "replaced")
+
+
+@dataclass
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        done: Tasks that have a prediction now.
+        had_one: Tasks that had one of the version before.
+        annotated: Tasks that are annotated and were left with the prediction that they had.
+        failed: The reason of each that failed, by the task.
+    """
+
+    done: int = 0
+    had_one: int = 0
+    annotated: int = 0
+    failed: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        version: The version that serves the project.
+        total: Tasks that are looked at: the sum of the next five, which are numbers of tasks by `Fate`.
+        workers: That run now.
+        seconds_per_task: Of one worker so far, by its predictions of this version; None where there are none yet.
+        seconds: How long it would take the workers (one, where none runs); None where that is not known.
+    """
+
+    version: str
+    total: int
+    missing: int
+    outdated: int
+    replaced: int
+    had_one: int
+    annotated: int
+    workers: int
+    seconds_per_task: float | None
+    seconds: float | None
+
+    @property
+    def to_predict(self) -> int:
+        return self.missing + self.outdated + self.replaced
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**asdict(self), "to_predict": self.to_predict}
+
+
+class ProjectRun:
+    """Pre-labelling of one project.
+
+    Args:
+        predictor: The queue.
+        label_studio: The project's Label Studio, with a token that works.
+        project_id: The project.
+        tab: Only the tasks of this tab of its Data Manager, as its filters have them now.
+        refresh: Also tasks that have a prediction of the current version and are not annotated: the new one replaces
+            it.
+
+    Raises:
+        ConfigError: The project's labelling configuration cannot be used, or it has no such tab.
+        ServiceError: Label Studio cannot be reached or does not know the project, or no model version is known.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        label_studio: LabelStudio,
+        project_id: int,
+        *,
+        tab: int | None = None,
+        refresh: bool = False,
+    ) -> None:
+        self.predictor = predictor
+        self.label_studio = label_studio
+        self.project: dict[str, Any] = label_studio.project(project_id)
+        self.plan: LabelConfig = parse_label_config(self.project["label_config"])
+        self.uid = project_uid(self.project)
+        self.version = predictor.model_version(self.uid)
+        self.refresh = refresh
+        # Listed before anything is asked: a filter such as "no predictions" lets ever fewer tasks through.
+        self._chosen = None if tab is None else label_studio.tasks_in_tab(project_id, tab)
+        known = predictor.store.project(self.uid)
+        predictor.store.keep_project(self.uid, replace(known, url=label_studio.url, given_token=label_studio.token))
+        self._config_key = predictor.store.keep_config(self.project["label_config"])
+
+    @property
+    def total(self) -> int:
+        """Tasks that are looked at."""
+        return int(self.project.get("task_number") or 0) if self._chosen is None else len(self._chosen)
+
+    def has_worker(self) -> bool:
+        return bool(predicting_workers(self.predictor.store))
+
+    def dry_run(self, advance: Callable[[str], None] = lambda reason: None) -> Plan:
+        """What `run` would do; nothing is asked for.
+
+        Args:
+            advance: Called once per task.
+        """
+        fates = dict.fromkeys(("missing", "outdated", "replaced", "had_one", "annotated"), 0)
+        for task in self._tasks():
+            fates[self._fate(task)] += 1
+            advance("")
+        workers = len(predicting_workers(self.predictor.store))
+        each = seconds_per_task(self.predictor.store, self.version)
+        wanted = sum(fates[fate] for fate in _PREDICTED)
+        seconds = None if each is None else wanted * each / max(1, workers)
+        return Plan(self.version, sum(fates.values()), **fates, workers=workers, seconds_per_task=each, seconds=seconds)
+
+    def run(self, advance: Callable[[str], None], outcome: Outcome | None = None) -> Outcome:
+        """Asks for what is missing and waits until every task is done or has failed.
+
+        Args:
+            advance: Called once per task, with the reason if it failed.
+            outcome: Is filled in; one that the caller may look at meanwhile.
+        """
+        outcome = outcome or Outcome()
+        outstanding: dict[str, int] = {}
+        answered: dict[int, float] = {}
+        tasks = self._tasks()
+        exhausted = False
+        while outstanding or answered or not exhausted:
+            while not exhausted and len(outstanding) < _MAX_OUTSTANDING:
+                chunk = _take(tasks, _ASK_AT_ONCE)
+                exhausted = len(chunk) < _ASK_AT_ONCE
+                outstanding.update(self._ask(chunk, outcome, advance))
+            if outstanding:
+                time.sleep(_LOOK_EVERY)
+                self._look(outstanding, answered, outcome, advance)
+            elif answered and exhausted:
+                missing = self._confirm(answered, outcome, advance)
+                outstanding.update(self._ask(missing, outcome, advance, again=True))
+                if not missing and answered:
+                    time.sleep(_CONFIRM_EVERY)
+        return outcome
+
+    def _tasks(self) -> Iterator[Task]:
+        for task in self.label_studio.tasks(self.project["id"]):
+            if self._chosen is None or task.id in self._chosen:
+                yield task
+
+    def _fate(self, task: Task) -> Fate:
+        if task.is_annotated and task.model_versions:
+            return "had_one" if self.version in task.model_versions else "annotated"
+        if self.version in task.model_versions:
+            return "replaced" if self.refresh else "had_one"
+        return "outdated" if task.model_versions else "missing"
+
+    def _ask(
+        self, tasks: list[Task], outcome: Outcome, advance: Callable[[str], None], *, again: bool = False
+    ) -> dict[str, int]:
+        """Asks for predictions; `again`: one that comes late after all is replaced."""
+        works: list[Work] = []
+        for task in tasks:
+            fate = self._fate(task)
+            if fate in ("had_one", "annotated"):
+                outcome.had_one += fate == "had_one"
+                outcome.annotated += fate == "annotated"
+                advance("")
+                continue
+            try:
+                image = image_address({"data": task.data}, self.plan.image_variable)
+            except ImageError as error:
+                outcome.failed[task.id] = str(error)
+                advance(f"task {task.id}: {error}")
+                continue
+            replace = again or fate == "replaced"
+            works.append(Work(self.uid, task.id, image, self._config_key, self.version, replace=replace))
+        self.predictor.ask(works, lease=0)
+        return {work.key: work.task for work in works if work.task is not None}
+
+    def _confirm(self, answered: dict[int, float], outcome: Outcome, advance: Callable[[str], None]) -> list[Task]:
+        """Takes out what Label Studio has by now, and those that it will not get any more, which are returned."""
+        missing, time_there = [], self.predictor.store.now()
+        listed = {task.id: task for task in self._tasks() if task.id in answered}
+        for number, since in list(answered.items()):
+            task = listed.get(number)
+            if task is None or self.version in task.model_versions:  # or it was deleted meanwhile
+                outcome.done += 1
+                advance("")
+            elif time_there - since > _STORED_WITHIN:
+                missing.append(task)
+            else:
+                continue
+            del answered[number]
+        return missing
+
+    def _look(
+        self,
+        outstanding: dict[str, int],
+        answered: dict[int, float],
+        outcome: Outcome,
+        advance: Callable[[str], None],
+    ) -> None:
+        keys = list(outstanding)
+        states = self.predictor.store.states(keys)
+        ended = [key for key, state in zip(keys, states, strict=True) if state in ("done", "failed", "")]
+        for key, fields in zip(ended, self.predictor.store.fields(ended), strict=True):
+            task = outstanding.pop(key)
+            if fields.get("state") == "done" and fields.get("delivery") == "answered":
+                answered[task] = float(fields["changed"])
+            elif fields.get("state") == "done":
+                outcome.done += 1
+                advance("")
+            else:
+                outcome.failed[task] = fields.get("reason") or "its record is gone from Redis"
+                advance(f"task {task}: {outcome.failed[task]}")
+
+
+def seconds_per_task(store: Store, version: str) -> float | None:
+    """How long one worker took for a task of a version so far; None where it has predicted nothing.
+
+    Posting goes on beside the model, so the slower of the two counts.
+    """
+    numbers = read_counters(store.redis)
+    predicting = pace_of(numbers, version).seconds_per_image
+    if predicting is None:
+        return None
+    posted = numbers.get("stage_images:post", 0.0)
+    return max(predicting, numbers.get("seconds:post", 0.0) / posted if posted else 0.0)
+
+
+def _take(tasks: Iterator[Task], count: int) -> list[Task]:
+    return [task for _, task in zip(range(count), tasks, strict=False)]

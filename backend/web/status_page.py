@@ -1,0 +1,260 @@
+"""GET /status: what runs, what waits, what failed and why, for people. And the gate's reports, which it links to.
+
+What always holds: the page is one file without scripts, which a browser loads again by itself; what it shows comes from
+Redis and the registry's files alone, so it is quick also while Label Studio is gone; every text of others (titles,
+reasons, labels) is escaped. Looking changes nothing; its one button, "Try again", is a POST that other sites cannot
+send (`backend.web.cross_site`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import redis
+from flask import Blueprint, Response, redirect, request
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import NotFound
+
+from backend.loop.trainings import Trainings
+from backend.queue.counters import REASONS
+from backend.queue.jobs import find_jobs
+from backend.queue.living_workers import living_workers
+from backend.queue.overview import retry_failed
+from backend.queue.store import PREFIX, Store
+from backend.registry.registry import Registry, Version
+from backend.web.prelabel_jobs import PrelabelJobs
+from lasagna.errors import ConfigError, RegistryError
+from lasagna.pages import page_environment
+from lasagna.progress import in_time
+from lasagna.settings import Settings
+
+_REFRESH = 5
+"""Seconds after which a browser loads the page again."""
+_RATE_SECONDS = 60.0
+"""The rate is that of the last so many seconds."""
+_LOOKED_AT = 1000
+"""Failed tasks that are sorted by reason, and running ones by project."""
+_SHOWN_TASKS, _SHOWN_REASONS, _SHOWN_JOBS, _SHOWN_RUNNING = 6, 3, 8, 12
+_KINDS = {
+    "image": "Image cannot be used",
+    "configuration": "Labelling configuration",
+    "label_studio": "Label Studio refused",
+    "unreachable": "No answer",
+    "version": "Version cannot be loaded",
+    "model": "Model raised an error",
+    "timeout": "Took too long",
+    "crash": "Worker died",
+    "other": "Other",
+}
+
+
+class Place(NamedTuple):
+    """A task with its address in Label Studio; "" where that is not known."""
+
+    task: str
+    url: str
+
+
+@dataclass
+class Failures:
+    """Failed tasks of one project and kind of reason.
+
+    Attributes:
+        project: Label Studio's number.
+        kind: One of `backend.queue.counters.REASONS`.
+        count: How many; those beyond `_LOOKED_AT` are not counted.
+        reasons: A few in words, the newest first.
+        places: A few tasks.
+        seconds_ago: Since the newest.
+    """
+
+    project: str
+    kind: str
+    seconds_ago: float
+    count: int = 0
+    reasons: list[str] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        return _KINDS[self.kind]
+
+
+@dataclass
+class Running:
+    """Tasks of one project and version that are worked on; `seconds`: the first of them, since it was begun."""
+
+    project: str
+    version: str
+    seconds: float
+    count: int = 0
+    places: list[Place] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What serves a project: `champion`, or the worker's own model where that is None."""
+
+    project: str
+    champion: Version | None
+    candidate: Version | None
+    training: dict[str, str]
+    url: str
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class WorkerSeen:
+    """A living worker; `seconds_ago` since its last sign of life, `work` in words."""
+
+    name: str
+    queues: Sequence[str]
+    state: str
+    work: str
+    seconds_ago: float
+    done: int
+    failed: int
+
+
+def status_routes(settings: Settings, store: Store, registry: Registry) -> Blueprint:
+    """GET /status, POST /status/retry, GET /gate/VERSION."""
+    pages = Blueprint("status", __name__)
+
+    @pages.get("/status")
+    def status() -> ResponseReturnValue:
+        try:
+            shown, code = look(store, registry), 200
+        except redis.RedisError as error:
+            shown, code = {"problem": str(error)}, 503
+        said = {name: request.args.get(name, type=int) for name in ("queued", "posted")}
+        return Response(render_status(shown, **said), code, mimetype="text/html")
+
+    @pages.post("/status/retry")
+    def retry() -> ResponseReturnValue:
+        project, kind = request.form.get("project", ""), request.form.get("kind", "")
+        if (project and not project.isdecimal()) or (kind and kind not in REASONS):
+            raise ConfigError(f"there is no project {project[:20]!r} or no kind of reason {kind[:20]!r}")
+        queued, posted = retry_failed(store, settings["batch_size"], int(project) if project else None, kind or None)
+        return redirect(f"../status?queued={queued}&posted={posted}", 303)  # relative: a proxy may add a prefix
+
+    @pages.get("/gate/<version>")
+    def gate(version: str) -> ResponseReturnValue:
+        """The report that came with a version of the registry: a name of ours, and no path."""
+        try:
+            report = gate_report(registry.version(version))
+        except RegistryError as error:
+            raise NotFound(str(error)) from error
+        if report is None:
+            raise NotFound(f"no report of the gate came with {version}")
+        return Response(report.read_text(encoding="utf-8"), mimetype="text/html")
+
+    return pages
+
+
+def gate_report(version: Version) -> Path | None:
+    """The page that the gate made of a version, if one came with it."""
+    return next((path for path in version.reports if path.name == "report.html"), None)
+
+
+def look(store: Store, registry: Registry) -> dict[str, Any]:
+    """What the page shows. Raises redis.RedisError."""
+    now, counts, model = store.now(), store.counts(), store.model()
+    workers = _workers(store, now)
+    done = int(store.redis.zcount(f"{PREFIX}state:done", now - _RATE_SECONDS, "+inf"))
+    left = counts["queued"] + counts["running"]
+    uids = {uid.split(".")[0]: uid for uid in reversed(store.projects())}  # the latest of a number wins
+    urls = {number: store.project(uid).url for number, uid in uids.items()}
+    jobs, open_jobs = PrelabelJobs(store).recent(), PrelabelJobs(store).under_way()
+    open_ids = {job["id"] for job in open_jobs}
+    return {
+        "model": model["version"] if model else None,
+        "counts": counts,
+        "rate": done / _RATE_SECONDS if done else None,
+        "seconds_left": left * _RATE_SECONDS / done if done and left else None,
+        "jobs": [*open_jobs, *(job for job in jobs if job["id"] not in open_ids)][:_SHOWN_JOBS],
+        "now": now,
+        "running": _running(store, urls, now),
+        "failures": _failures(store, urls, now),
+        "serving": _serving(store, registry, urls),
+        "workers": workers,
+        "someone_predicts": any("predict" in worker.queues for worker in workers),
+    }
+
+
+def render_status(shown: dict[str, Any], queued: int | None = None, posted: int | None = None) -> str:
+    """The page; `queued` and `posted` say what a retry did."""
+    said = None if queued is None or posted is None else (queued, posted)
+    template = page_environment("backend").get_template("status.html")
+    return template.render(**shown, said=said, refresh=_REFRESH, in_time=in_time, gate_report=gate_report)
+
+
+def _place(fields: dict[str, str], urls: dict[str, str]) -> Place:
+    project, task = fields["project"].split(".")[0], fields.get("task") or ""
+    url = urls.get(project)
+    return Place(task or "without a number", f"{url}/projects/{project}/data?task={task}" if url and task else "")
+
+
+def _running(store: Store, urls: dict[str, str], now: float) -> list[Running]:
+    groups: dict[tuple[str, str], Running] = {}
+    for fields in store.fields(store.keys("running", _LOOKED_AT, oldest_first=True)):
+        if not fields:
+            continue
+        project = fields["project"].split(".")[0]
+        ago = max(0.0, now - float(fields["changed"]))
+        group = groups.setdefault((project, fields["version"]), Running(project, fields["version"], ago))
+        group.count += 1
+        if len(group.places) < _SHOWN_RUNNING:
+            group.places.append(_place(fields, urls))
+    return list(groups.values())
+
+
+def _failures(store: Store, urls: dict[str, str], now: float) -> list[Failures]:
+    groups: dict[tuple[str, str], Failures] = {}
+    for fields in store.fields(store.keys("failed", _LOOKED_AT)):
+        if not fields:
+            continue
+        project, kind = fields["project"].split(".")[0], fields.get("kind", "other")
+        ago = max(0.0, now - float(fields["changed"]))
+        group = groups.setdefault((project, kind), Failures(project, kind, ago))
+        group.count += 1
+        reason = fields.get("reason") or "no reason was noted"
+        if reason not in group.reasons and len(group.reasons) < _SHOWN_REASONS:
+            group.reasons.append(reason)
+        if len(group.places) < _SHOWN_TASKS:
+            group.places.append(_place(fields, urls))
+    return sorted(groups.values(), key=lambda group: group.seconds_ago)
+
+
+def _serving(store: Store, registry: Registry, urls: dict[str, str]) -> list[Serving]:
+    trainings = Trainings(store)
+    numbers = {*registry.projects(), *urls, *trainings.projects()}
+    found = []
+    for number in sorted(numbers, key=lambda number: (len(number), number)):
+        champion = candidate = None
+        problem = ""
+        try:
+            champion, candidate = registry.champion(number), registry.candidate(number)
+        except RegistryError as error:
+            problem = str(error)
+        found.append(Serving(number, champion, candidate, trainings.of(number), urls.get(number, ""), problem))
+    return found
+
+
+def _workers(store: Store, now: float) -> list[WorkerSeen]:
+    found = []
+    for worker in living_workers(store):
+        id = worker.get_current_job_id()
+        job = find_jobs(store.redis, [id])[0] if id else None
+        found.append(
+            WorkerSeen(
+                worker.name,
+                worker.queue_names(),
+                str(worker.get_state()),
+                str(job.description or "") if job else "",
+                max(0.0, now - worker.last_heartbeat.timestamp()) if worker.last_heartbeat else 0.0,
+                int(worker.successful_job_count or 0),
+                int(worker.failed_job_count or 0),
+            )
+        )
+    return found

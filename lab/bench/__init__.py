@@ -1,0 +1,1 @@
+"""The sub-commands of `lasagna bench`, one module each; what they share is in `lab.bench.command`."""

@@ -1,0 +1,171 @@
+"""`lasagna bench prelabel`: a whole project is pre-labelled while it is killed again and again.
+
+The processes are those of production, with a real Label Studio. `lasagna prelabel` runs on the project; at equal
+shares of the way it is ended with SIGKILL, the first time together with the worker, and both are started again.
+Meanwhile Label Studio is asked every second what a person's browser asks: the first page of the list of tasks, and an
+opened task, the same as before the run. One task is annotated beforehand, on a prediction of another version. What
+always holds: what is counted at the end is what Label Studio has, asked task by task, and the command exits with 1
+unless every task has exactly one prediction of the version and the annotated one is as it was.
+"""
+
+import json
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from lab.bench.load import small_photos
+
+if TYPE_CHECKING:
+    from backend.commands.demo import Demo
+
+_ASK_EVERY = 1.0
+_CLASSES = 8
+_QUIET = 20.0
+"""Seconds for which Label Studio is asked before the run."""
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  lasagna bench prelabel
+  lasagna bench prelabel --photos 60 --kills 3 --model ./my-checkpoint --json"""
+)
+@click.option("--photos", default=600, show_default=True, type=click.IntRange(2), help="Tasks of the project.")
+@click.option("--kills", default=2, show_default=True, type=click.IntRange(0), help="Of the command.")
+@click.option("--model", help="Checkpoint: a shipped name, a folder or a hub id.  [default: nano]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the JSON to a file too.")
+def prelabel(photos: int, kills: int, model: str | None, as_json: bool, out: Path | None) -> None:
+    """Kill `lasagna prelabel` in the midst of a project, and count predictions at the end."""
+    from rich.console import Console
+
+    from lab.bench.command import report, sample_classes
+    from lab.loop.bench import running_product
+    from lasagna.labels.configuration import make_label_config
+    from lasagna.masks.segmentation import ClassQuery
+
+    console = Console(stderr=True)
+    with running_product(model, None, console) as parts:
+        api = parts.api
+        config = make_label_config([ClassQuery(name) for name in sample_classes(_CLASSES)])
+        project = api.create_project("bench prelabel", config)
+        with console.status(f"{photos} photos to Label Studio ..."):
+            tasks = api.upload(project, small_photos(parts.folder / "photos", photos))
+        shown = api.create_prediction(tasks[0], {"model_version": "another-1", "result": []})
+        api.create_annotation(tasks[0], [], lead_time=3.0, prediction=shown)
+        before = _human_work(parts, project, tasks[0])
+        with _asking(parts, project, tasks[0]) as alone:
+            time.sleep(_QUIET)
+        began = time.monotonic()
+        with _asking(parts, project, tasks[0]) as meanwhile, console.status("pre-labelling, and being killed ..."):
+            outcome = _run(parts, project, photos, kills)
+        seconds = time.monotonic() - began
+        version = parts.model_version
+        with console.status("counting ..."):
+            found = Counter(sum(one["model_version"] == version for one in api.predictions(task)) for task in tasks[1:])
+        untouched = _human_work(parts, project, tasks[0]) == before
+    setting = {
+        "model": version,
+        "tasks": photos,
+        "kills": kills,
+        "seconds": round(seconds, 1),
+        "exactly one prediction": found[1],
+        "none": found[0],
+        "several": sum(count for number, count in found.items() if number > 1),
+        "failed": len(outcome["failed"]),
+        "annotated task as it was": untouched,
+    }
+    rows = [{"Label Studio": "before the run", **alone.row()}, {"Label Studio": "during it", **meanwhile.row()}]
+    report("prelabel", setting, rows, device="cpu", as_json=as_json, out=out)
+    if not untouched or found[1] != photos - 1:
+        sys.exit(1)
+
+
+def _run(parts: "Demo", project: int, photos: int, kills: int) -> dict[str, Any]:
+    """The command until its end, through so many kills; what it said at the end."""
+    arguments = ("prelabel", str(project), "--json")
+    command = parts.command(*arguments)
+    for number in range(1, kills + 1):
+        while parts.store.counts()["done"] < photos * number / (kills + 1):
+            command.check()
+            parts.check()
+            time.sleep(0.2)
+        _kill(command)
+        if number == 1:
+            worker = next(service for service in parts.services if service.name == "lasagna worker")
+            _kill(worker)
+            parts.services.remove(worker)
+            parts.services.append(parts.command("worker"))
+        command = parts.command(*arguments)
+    while command.running:
+        parts.check()
+        time.sleep(0.5)
+    if command.process.returncode not in (0, 1):
+        command.check()
+    said = command.log.read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(said[said.rindex('{\n "version"') :].partition("\n}")[0] + "\n}")
+    return found
+
+
+def _kill(service: Any) -> None:
+    service.process.kill()
+    service.process.wait()
+
+
+def _human_work(parts: "Demo", project: int, task: int) -> tuple[Any, Any]:
+    """The annotations of a task, and its predictions."""
+    opened = parts.api.open_task(project, task)
+    annotations = [{k: v for k, v in one.items() if k != "created_ago"} for one in opened["annotations"]]
+    return annotations, [one["id"] for one in opened["predictions"]]
+
+
+class _Asked:
+    """How long Label Studio's answers took, in milliseconds."""
+
+    def __init__(self) -> None:
+        self.milliseconds: dict[str, list[float]] = {"list": [], "task": []}
+
+    def row(self) -> dict[str, float]:
+        found = {}
+        for name, times in self.milliseconds.items():
+            for figure, value in (
+                ("median", np.median(times)),
+                ("p95", np.percentile(times, 95)),
+                ("worst", max(times)),
+            ):
+                found[f"{name} {figure} ms"] = round(float(value), 1)
+        return found
+
+
+@contextmanager
+def _asking(parts: "Demo", project: int, task: int) -> Iterator[_Asked]:
+    """Asks for the first page of the list of tasks and for a task, again and again."""
+    found, ended = _Asked(), threading.Event()
+    ways: dict[str, Callable[[], Any]] = {
+        "list": lambda: next(parts.api.tasks(project, page_size=30)),
+        "task": lambda: parts.api.open_task(project, task),
+    }
+
+    def ask() -> None:
+        while not ended.wait(_ASK_EVERY):
+            for name, way in ways.items():
+                began = time.perf_counter()
+                way()
+                found.milliseconds[name].append(1000 * (time.perf_counter() - began))
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        try:
+            yield found
+        finally:
+            ended.set()
+        asking.result()

@@ -1,0 +1,135 @@
+"""What `lasagna bench faults` does to the running parts (`FAULTS`).
+
+What always holds: a fault is over when its `strike` returns, but for the parts that it killed, which the caller starts
+again; what it draws comes from the rig's own generator, so a seed gives the same faults.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lab.faults.bench import Rig
+
+_FAKETIME = "*/faketime/libfaketimeMT.so.1"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is done to the running parts.
+
+    `strike` returns when the fault is over (but for what has to start again); False where it found nothing to strike.
+    """
+
+    name: str
+    words: str
+    strike: Callable[["Rig"], bool | None]
+    needs: Callable[["Rig"], str] = lambda rig: ""
+    """Why it cannot be done here, or "" where it can."""
+
+
+def _kill(part: str) -> Callable[["Rig"], None]:
+    return lambda rig: rig.parts.kill(part)
+
+
+def _one_worker(rig: "Rig") -> str:
+    return rig.rng.choice(["worker-a", "worker-b"])
+
+
+def _kill_a_worker(rig: "Rig") -> None:
+    rig.parts.kill(_one_worker(rig))
+
+
+def _hang_a_worker(rig: "Rig") -> None:
+    """SIGSTOP for longer than a silent worker counts as alive: another takes its job, and then it goes on."""
+    process = rig.parts.services[_one_worker(rig)].process
+    os.kill(process.pid, signal.SIGSTOP)
+    rig.wait(rig.rng.uniform(22.0, 35.0))
+    os.kill(process.pid, signal.SIGCONT)
+
+
+def _run_a_job_twice(rig: "Rig") -> bool:
+    """The job that a worker has begun is put into the queue again, under its id: both workers finish it."""
+    from backend.queue.jobs import find_jobs, queue
+
+    target = queue(rig.store.redis, "predict")
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        begun = target.started_job_registry.get_job_ids(cleanup=False)
+        begun = [name.rsplit(":", 1)[0] for name in begun]
+        if jobs := [job for job in find_jobs(rig.store.redis, begun) if job is not None]:
+            for job in jobs:
+                rig.store.redis.lpush(target.key, job.id)
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def _fill_memory(rig: "Rig") -> None:
+    used = int(rig.store.redis.info("memory")["used_memory"])
+    rig.store.redis.config_set("maxmemory", max(1, used // 2))
+    rig.wait(rig.rng.uniform(2.0, 8.0))
+    rig.store.redis.config_set("maxmemory", 0)
+
+
+def _fill_disk(rig: "Rig") -> None:
+    assert rig.disk is not None
+    filler = rig.disk / "filler"
+    with suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(bytes(1 << 16))
+            file.flush()
+    rig.wait(rig.rng.uniform(3.0, 8.0))
+    filler.unlink()
+
+
+def _through_gateway(mode: str) -> Callable[["Rig"], None]:
+    def strike(rig: "Rig") -> None:
+        rig.gateway.misbehave(mode, share=0.6, seed=rig.rng.randrange(1 << 30))
+        rig.wait(rig.rng.uniform(5.0, 15.0))
+        rig.gateway.misbehave("", share=0.0, seed=0)
+
+    return strike
+
+
+def _jump(rig: "Rig") -> None:
+    """The clock of one worker goes two hours forward, then as much back, then right again."""
+    for offset in ("+7200", "-7200", "+0"):
+        (rig.parts.folder / "clock").write_text(offset)
+        rig.wait(3.0)
+
+
+def _no_disk(rig: "Rig") -> str:
+    return "" if rig.disk is not None else "only root can mount the small disk"
+
+
+def _no_clock(rig: "Rig") -> str:
+    return "" if faketime() else "libfaketime is not installed (apt-get install faketime)"
+
+
+FAULTS = (
+    Fault("worker", "kill -9 of a worker", _kill_a_worker),
+    Fault("web", "kill -9 of the web process", _kill("serve")),
+    Fault("redis", "kill -9 of Redis", _kill("redis")),
+    Fault("label-studio", "kill -9 of Label Studio", _kill("label-studio")),
+    Fault("memory", "Redis out of memory for seconds", _fill_memory),
+    Fault("disk", "Redis's disk full for seconds", _fill_disk, _no_disk),
+    Fault("500", "Label Studio answers 500 to six requests of ten", _through_gateway("500")),
+    Fault("502", "it does what it is asked, and the gateway answers 502", _through_gateway("502")),
+    Fault("slow", "answers take up to 20 s, the limit is 15 s", _through_gateway("slow")),
+    Fault("half", "answers break off halfway", _through_gateway("half")),
+    Fault("hang", "a worker stands still for half a minute, then goes on", _hang_a_worker),
+    Fault("two", "two workers run the same job at the same time", _run_a_job_twice),
+    Fault("poison", "an image kills every worker that decodes it", lambda rig: None),
+    Fault("clock", "a worker's clock jumps two hours forward and back", _jump, _no_clock),
+)
+
+
+def faketime() -> str:
+    """The library that gives a process another clock; "" where it is not installed."""
+    return next((str(path) for path in Path("/usr/lib").glob(_FAKETIME)), "")

@@ -1,0 +1,469 @@
+"""`Lasagna`: a checkpoint that answers class lists.
+
+    model = Lasagna.from_pretrained("nano")
+    answer = model.segment(image, ["sky", "road", "cat"])
+
+What always holds: one answer per queried class, in query order; an image's answer does not depend on the other images
+of its batch; masks have the size of the image that was given.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from lasagna.checkpoint.folder import (
+    Calibration,
+    checkpoint_version,
+    find_checkpoint,
+    load_calibration,
+    load_model,
+    save_checkpoint,
+)
+from lasagna.checkpoint.light import can_share, load_over
+from lasagna.errors import ConfigError, ImageError, QueryError
+from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Mask, Segmentation, class_queries
+from lasagna.network.decoding import best_window, decode_class_lists
+from lasagna.network.generate import Answer, ask
+from lasagna.network.model import LasagnaModel
+from lasagna.network.quantise import quantise_layers
+from lasagna.network.vision import EncodedImages, PreparedImage
+from lasagna.prompt.dialect import PromptFormat
+from lasagna.prompt.sequences import Prompt, Query
+from lasagna.prompt.tokenizer import LabelTokenizer, load_tokenizer
+
+ImageLike = Image.Image | NDArray[np.uint8]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """One encoded image: everything that does not depend on what is asked."""
+
+    encoded: EncodedImages
+    prepared: PreparedImage
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """One question: the image's index, the names, their token ids, and the margins at which they are even."""
+
+    image: int
+    names: tuple[str, ...]
+    query: Query
+    offsets: Tensor
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the language model says of one distinct name of one image."""
+
+    probability: float
+    present: bool
+    hidden: Tensor
+
+
+class Lasagna:
+    """A loaded checkpoint. Use from several threads is safe, one call runs at a time.
+
+    Attributes:
+        version: Name and content of the checkpoint in one word.
+        folder: Where it was loaded from; None: made in memory.
+    """
+
+    def __init__(
+        self,
+        model: LasagnaModel,
+        tokenizer: LabelTokenizer,
+        format: PromptFormat,
+        calibration: Calibration,
+        version: str,
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer, self.format, self.calibration, self.version = tokenizer, format, calibration, version
+        self.prompt = Prompt(format, tokenizer, model.encoder.num_tokens)
+        self.folder: Path | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path = "nano",
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        quantise: str = "none",
+        base: "Lasagna | None" = None,
+    ) -> "Lasagna":
+        """Loads a checkpoint.
+
+        Args:
+            name: A shipped checkpoint, a folder, or a hub id.
+            device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
+            dtype: "auto" (bfloat16 on CUDA, else float32), "float32", "bfloat16" or "float16".
+            quantise: "none", or "int8" or "int4" for the language model's matrices (`lasagna.network.quantise`).
+            base: A loaded checkpoint. One that is laid over it shares its equal weights, device and type, and takes
+                only the memory of what differs; not where matrices are quantised.
+
+        Raises:
+            CheckpointError: The checkpoint is unknown, incomplete, or does not fit its configuration.
+            ConfigError: The device or dtype cannot be had, or the quantisation is unknown.
+        """
+        folder = find_checkpoint(name)
+        lower = base.folder if base is not None and quantise == "none" else None
+        if base is not None and lower is not None and can_share(folder, lower, base.model):
+            model = load_over(folder, lower, base.model)
+        else:
+            place = choose_device(device)
+            # Quantised on the way: a device that has no room for the whole model need never hold it.
+            model = load_model(folder, place if quantise == "none" else "cpu", choose_dtype(dtype, place))
+            model = quantise_layers(model, quantise, place)
+        loaded = cls(
+            model,
+            load_tokenizer(folder),
+            PromptFormat.load(folder / "prompt.json"),
+            load_calibration(folder),
+            checkpoint_version(folder),
+        )
+        loaded.folder = folder
+        return loaded
+
+    @classmethod
+    def random(cls, seed: int = 0, dialect: str = "paper") -> "Lasagna":
+        """A tiny model with random weights, for tests: the same code at the smallest size.
+
+        Its offset lies at the median margin of a few names, so that about half of the classes are present.
+
+        Args:
+            seed: Of the weights.
+            dialect: "paper" or "released"; see `lasagna.prompt.dialect`.
+        """
+        from lasagna.assistant.random_model import random_parts
+
+        network, tokenizer, format = random_parts(seed, dialect)
+        model = cls(network, tokenizer, format, Calibration(), f"random-{seed}")
+        grey = np.full((64, 64, 3), 127, np.uint8)
+        names = [model.prompt.encode_name(f"{a}{b}") for a in "abcdefgh" for b in "aeiou"]
+        query = model.prompt.query(names)
+        tokens = model.encode_image(grey).encoded.tokens
+        found = decode_class_lists(network, model.prompt, tokens, [query], [0], [torch.zeros(len(names))])
+        model.calibration = Calibration(offset=float(found.lists[0].margins.median()))
+        return model
+
+    def save_pretrained(self, folder: Path | str, *, half: bool = False) -> None:
+        """Writes a checkpoint folder; `half` stores matrices in float16."""
+        save_checkpoint(Path(folder), self.model, self.tokenizer, self.format, self.calibration, half)
+
+    def segment(
+        self,
+        image: ImageLike,
+        classes: Sequence[str | ClassQuery],
+        *,
+        threshold: float | None = None,
+        exclusive: bool = False,
+        chunk_size: int | None = None,
+    ) -> Segmentation:
+        """Answers one class list about one image; see `segment_batch`."""
+        return self.segment_batch([image], [classes], threshold=threshold, exclusive=exclusive, chunk_size=chunk_size)[
+            0
+        ]
+
+    def segment_batch(
+        self,
+        images: Sequence[ImageLike],
+        class_lists: Sequence[Sequence[str | ClassQuery]],
+        *,
+        threshold: float | None = None,
+        exclusive: bool = False,
+        chunk_size: int | None = None,
+    ) -> list[Segmentation]:
+        """Answers a class list about each image.
+
+        Names that the model reads alike (duplicates, or names that differ only in case where the checkpoint reads lower
+        case) are asked once and each get the answer.
+
+        Args:
+            images: PIL images or uint8 (H, W, 3) arrays, of any sizes.
+            class_lists: One list per image.
+            threshold: Probability from which on a class is present, in (0, 1); None is 0.5.
+            exclusive: Whether a pixel belongs to at most one class, the one with the largest logit. Otherwise each
+                class is answered for itself, and masks may overlap.
+            chunk_size: Most classes in one question; None asks the whole list at once where it fits the context.
+
+        Returns:
+            One `Segmentation` per image, of the image's size.
+
+        Raises:
+            QueryError: A list is empty, a label is blank, a threshold is out of range.
+            ImageError: An array is not an image.
+        """
+        if len(images) != len(class_lists):
+            raise QueryError(f"{len(images)} images need as many class lists, not {len(class_lists)}")
+        if threshold is not None and not 0 < threshold < 1:
+            raise QueryError(f"the threshold is a probability between 0 and 1, not {threshold}")
+        queries = [class_queries(classes) for classes in class_lists]
+        pixels = [as_array(image) for image in images]
+        if not pixels:
+            return []
+        with self._lock, torch.inference_mode():
+            prepared = [self.model.encoder.prepare(image) for image in pixels]
+            encoded = self._encode(prepared)
+            texts = [[self.format.read_text(query.text) for query in each] for each in queries]
+            found = self._decide([e.tokens for e in encoded], texts, threshold, chunk_size)
+            masks = [
+                self._masks(e, p, [answer.hidden for answer in answers.values() if answer.present], exclusive)
+                for e, p, answers in zip(encoded, prepared, found, strict=True)
+            ]
+        return [
+            _assemble(prepared[i].original_size, texts[i], queries[i], found[i], masks[i]) for i in range(len(pixels))
+        ]
+
+    def encode_image(self, image: ImageLike) -> ImageFeatures:
+        """Encodes an image once for several calls of `segment_prompt`."""
+        prepared = self.model.encoder.prepare(as_array(image))
+        with self._lock, torch.inference_mode():
+            return ImageFeatures(self._encode([prepared])[0], prepared)
+
+    def segment_prompt(
+        self,
+        features: ImageFeatures,
+        *,
+        points: Sequence[tuple[float, float, bool]] = (),
+        box: tuple[float, float, float, float] | None = None,
+    ) -> tuple[Mask, float]:
+        """The mask of points and a box, without a class: SAM's own prompts.
+
+        Args:
+            points: (x, y, is foreground) in pixels of the image.
+            box: (x0, y0, x1, y1) in pixels of the image, or None.
+
+        Returns:
+            bool (H, W), and how good the model thinks it is: predicted IoU, clipped to [0, 1].
+        """
+        if not points and box is None:
+            raise QueryError("a prompt needs a point or a box")
+        prepared = features.prepared
+        height, width = prepared.original_size
+        # Pixels of the image to [0, 1] of the padded input.
+        sx = prepared.content_size[1] / prepared.input_size[1] / width
+        sy = prepared.content_size[0] / prepared.input_size[0] / height
+        coordinates = [(x * sx, y * sy) for x, y, _ in points]
+        labels = [int(foreground) for *_, foreground in points]
+        if box is not None:
+            x0, x1 = sorted((box[0], box[2]))
+            y0, y1 = sorted((box[1], box[3]))
+            coordinates += [(x0 * sx, y0 * sy), (x1 * sx, y1 * sy)]
+            labels += [2, 3]
+        else:  # segment-anything closes points without a box with an empty one
+            coordinates.append((0.0, 0.0))
+            labels.append(-1)
+        device = self.model.device
+        with self._lock, torch.inference_mode():
+            logits, iou = self.model.segmenter.from_clicks(
+                features.encoded,
+                torch.tensor([coordinates], device=device),
+                torch.tensor([labels], device=device),
+                torch.zeros(1, dtype=torch.long, device=device),
+            )
+            mask = masks_to_image(logits, prepared)[0] > 0
+        return mask.cpu().numpy(), float(iou[0].float().clamp(0, 1))
+
+    def ask(
+        self,
+        image: ImageLike,
+        question: str,
+        *,
+        task: str = "vqa",
+        max_new_tokens: int = 256,
+        control_tokens: bool = False,
+    ) -> Answer:
+        """Asks a question in words about one image and lets the model answer freely, greedily.
+
+        Args:
+            image: A PIL image or a uint8 (H, W, 3) array.
+            question: Plain text.
+            task: "vqa": the question as it is. "referring": what to segment ("the dog on the left"). "reasoning": a
+                question whose answer is to be segmented.
+            max_new_tokens: After which the answer is cut; also cut at the checkpoint's context.
+            control_tokens: Whether control tokens in the question count, as in the released code. For text that is
+                yours, never for a user's.
+
+        Returns:
+            Text, and one mask per "present" token of it.
+
+        Raises:
+            QueryError: The question is blank or too long, or the checkpoint was not trained for the task.
+        """
+        return self.ask_features(
+            self.encode_image(image),
+            question,
+            task=task,
+            max_new_tokens=max_new_tokens,
+            control_tokens=control_tokens,
+        )
+
+    def ask_features(
+        self,
+        features: ImageFeatures,
+        question: str,
+        *,
+        task: str = "vqa",
+        max_new_tokens: int = 256,
+        control_tokens: bool = False,
+    ) -> Answer:
+        """`ask` about an image that `encode_image` has encoded."""
+        with self._lock:
+            return ask(
+                self, features, question, task=task, max_new_tokens=max_new_tokens, control_tokens=control_tokens
+            )
+
+    def decode_masks(self, features: ImageFeatures, hidden: list[Tensor], exclusive: bool = False) -> list[Mask]:
+        """Masks of one image from the states that predict "present": (width,) each; see `segment_batch`."""
+        with torch.inference_mode():
+            return self._masks(features.encoded, features.prepared, hidden, exclusive)[0]
+
+    def _encode(self, prepared: Sequence[PreparedImage]) -> list[EncodedImages]:
+        """Encodes images, those of one shape together; results in the given order, each a batch of one."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, image in enumerate(prepared):
+            groups.setdefault(image.input_size, []).append(i)
+        results: dict[int, EncodedImages] = {}
+        for members in groups.values():
+            names = prepared[members[0]].pixels
+            stacked = {
+                name: torch.stack([prepared[i].pixels[name] for i in members]).to(self.model.device, self.model.dtype)
+                for name in names
+            }
+            encoded = self.model.encoder(stacked)
+            results.update({i: encoded[position] for position, i in enumerate(members)})
+        return [results[i] for i in range(len(prepared))]
+
+    def _decide(
+        self, tokens: list[Tensor], texts: list[list[str]], threshold: float | None, chunk_size: int | None
+    ) -> list[dict[str, _Found]]:
+        """Present or absent for every image, by what the model reads; equal texts are asked once."""
+        calibration = self.calibration
+        raised = 0.0 if threshold is None else calibration.temperature * float(np.log(threshold / (1 - threshold)))
+        chunks: list[_Chunk] = []
+        for i, asked in enumerate(texts):
+            names = list(dict.fromkeys(asked))
+            ids = [self.prompt.encode_name(name) for name in names]
+            for members in self.prompt.plan_chunks(ids, chunk_size):
+                chunk_names = tuple(names[m] for m in members)
+                offsets = [calibration.offset + calibration.class_offsets.get(name, 0.0) for name in chunk_names]
+                query = self.prompt.query([ids[m] for m in members])
+                chunks.append(_Chunk(i, chunk_names, query, torch.tensor(offsets)))
+        decoded = decode_class_lists(
+            self.model,
+            self.prompt,
+            torch.cat(tokens),
+            [chunk.query for chunk in chunks],
+            [chunk.image for chunk in chunks],
+            [chunk.offsets + raised for chunk in chunks],
+            best_window(self.model.device),
+        )
+        found: list[dict[str, _Found]] = [{} for _ in texts]
+        for chunk, answers in zip(chunks, decoded.lists, strict=True):
+            probabilities = ((answers.margins.cpu() - chunk.offsets) / calibration.temperature).sigmoid().tolist()
+            for name, *answer in zip(chunk.names, probabilities, answers.present.tolist(), answers.hidden, strict=True):
+                found[chunk.image][name] = _Found(*answer)
+        return found
+
+    def _masks(
+        self, encoded: EncodedImages, prepared: PreparedImage, hidden: list[Tensor], exclusive: bool
+    ) -> tuple[list[Mask], list[float]]:
+        """Masks of the present names of one image and their stability, decoded in one batch."""
+        if not hidden:
+            return [], []
+        prompts = self.model.prompt_projection(torch.stack(hidden).to(self.model.dtype))
+        owners = torch.zeros(len(hidden), dtype=torch.long, device=self.model.device)
+        small = self.model.segmenter(encoded, prompts, owners)[0]
+        logits = masks_to_image(small, prepared)
+        masks = logits > 0
+        if exclusive:
+            masks &= torch.zeros_like(masks).scatter_(0, logits.argmax(0, keepdim=True), True)
+        return [mask.numpy() for mask in masks.cpu()], mask_stability(small).tolist()
+
+
+def _assemble(
+    size: tuple[int, int],
+    texts: list[str],
+    queries: list[ClassQuery],
+    found: dict[str, _Found],
+    masks: tuple[list[Mask], list[float]],
+) -> Segmentation:
+    """Answers of the distinct names, handed back to every class that was asked.
+
+    Args:
+        texts: What the model read for each query.
+        found: By what it read, in the order in which `masks` were decoded.
+        masks: And their stability.
+    """
+    present = [text for text, answer in found.items() if answer.present]
+    decoded = dict(zip(present, zip(*masks, strict=True), strict=True))
+    return Segmentation(
+        size,
+        tuple(
+            ClassAnswer(query.name, found[text].probability, *decoded.get(text, (None, None)))
+            for query, text in zip(queries, texts, strict=True)
+        ),
+    )
+
+
+def as_array(image: ImageLike) -> NDArray[np.uint8]:
+    """A PIL image or an array as uint8 (H, W, 3). Raises ImageError."""
+    array = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise ImageError(f"an image is uint8 (height, width, 3), not {array.dtype} {array.shape}")
+    return array
+
+
+def masks_to_image(logits: Tensor, prepared: PreparedImage) -> Tensor:
+    """(M, h, w) logits of the input, padding included, to float32 (M, H, W) of the original image."""
+    resized = logits.float()[:, None]
+    if prepared.through_input:
+        resized = F.interpolate(resized, size=prepared.input_size, mode="bilinear", align_corners=False)
+        resized = resized[..., : prepared.content_size[0], : prepared.content_size[1]]
+    return F.interpolate(resized, size=prepared.original_size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def mask_stability(logits: Tensor) -> Tensor:
+    """SAM's stability score (segment-anything, `calculate_stability_score`) of (M, h, w) logits.
+
+    Returns float32 (M,), in [0, 1]: the intersection over union of the mask at a threshold of +1 with that at -1, which
+    holds it. An empty mask, which no threshold between would change, has 1.
+    """
+    inner, outer = ((logits > threshold).flatten(1).sum(1).float() for threshold in (1, -1))
+    return torch.where(outer > 0, inner / outer.clamp(min=1), torch.ones_like(inner)).cpu()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of "auto", "cpu", "cuda" or "cuda:N". Raises ConfigError where this machine has it not."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {name!r}; it is auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"no device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use auto or cpu"
+        )
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The number format of "auto" or a name of `DTYPES`. Raises ConfigError."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise ConfigError(f"unknown dtype {name!r}; it is auto, {', '.join(DTYPES)}")
+    return DTYPES[name]

@@ -1,0 +1,208 @@
+"""`lasagna annotate`: pre-labels for folders, lists, archives and buckets of images, without a server.
+
+What always holds:
+
+- A result is on disk as soon as it is computed (`lasagna.annotate.results`); a run that was killed, run again, computes
+  only what is missing.
+- The files of the whole set grow as the images come in, and appear in OUT when every image is done or has failed
+  (`lasagna.annotate.export`): they are each complete or not there. Memory does not grow with them.
+- The files are the same for any number of workers and for both engines (`lasagna.annotate.pipeline`,
+  `lasagna.annotate.ray_engine`).
+- A file that cannot be annotated fails alone, is listed with its reason, and makes the exit code 1.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lasagna.annotate.export import OUTPUT_FOLDERS, WRITERS, Addresses, Job
+from lasagna.annotate.folder import ImageSet, find_images, read_list
+from lasagna.annotate.run import Asked, Run
+from lasagna.annotate.sources import close_archives
+from lasagna.formats.hygiene import Hygiene
+from lasagna.labels.configuration import (
+    LabelConfig,
+    make_label_config,
+    parse_label_config,
+    read_label_config,
+    read_labels,
+    read_labels_file,
+)
+from lasagna.masks.segmentation import ClassQuery
+from lasagna.settings import Settings
+
+
+def _formats(context: click.Context, parameter: click.Parameter, text: str) -> list[str]:
+    names = list(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
+    unknown = [name for name in names if name not in WRITERS]
+    if unknown or not names:
+        raise click.BadParameter(f"{', '.join(unknown) or 'nothing'} is no format; choose from {', '.join(WRITERS)}")
+    return names
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  lasagna annotate photos --labels sky,road,cat --out out
+  lasagna annotate 'photos/**/*.jpg' extra.png --labels-file names.txt --out out --format coco,masks
+  lasagna annotate photos --label-config project.xml --out out --format label-studio
+  lasagna annotate s3://bucket/photos/ photos.zip --list more.txt --labels sky,road --out out
+
+\b
+IMAGES: folders (searched with all below), patterns, files, archives (.zip, .tar, .tar.gz, ...; read in place), and
+addresses: s3:// gs:// az:// and http(s)://, as one image, a folder that ends in "/", a pattern or an archive.
+
+\b
+Labels, in --labels: separated by commas; one that contains a comma goes in double quotes: 'sky,"bag, purse"'.
+Labels, in --labels-file: one per line; "name = what the model reads" gives the model other words; # starts a comment.
+
+\b
+OUT then holds gallery.html (open it in a browser), report.json, and per format
+  label-studio  tasks.json with predictions, label_config.xml, IMPORT.md (how to import them)
+  coco          coco.json (RLE), coco_polygons.json
+  masks         masks/*.png (class indices with a palette), masks/classes.json
+  instances     instances/*.png (numbers of parts), instances/instances.json
+  yolo          yolo/ (polygons)          voc           voc/*.xml (boxes)
+
+A run that was interrupted goes on where it was when the same command is run again.
+Exit code: 0 all done, 1 some files failed, 2 nothing could be started, 130 interrupted."""
+)
+@click.argument("images", nargs=-1, metavar="IMAGES...")
+@click.option("--list", "lists", multiple=True, type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+              metavar="FILE",
+              help="File with an image, folder, archive or address per line; - is standard input.")  # fmt: skip
+@click.option("--labels", metavar="A,B,C", help="The classes to ask for.")
+@click.option("--labels-file", type=click.Path(path_type=Path), help="Text file with one class per line.")
+@click.option("--label-config", type=click.Path(path_type=Path), help="Label Studio labelling configuration (XML).")
+@click.option("--out", "-o", required=True, type=click.Path(path_type=Path, file_okay=False), help="Output folder.")
+@click.option("--format", "formats", default="label-studio,coco,masks", show_default=True, callback=_formats,
+              metavar="A,B", help=f"What to write: {', '.join(WRITERS)}.")  # fmt: skip
+@click.option("--model", help="Checkpoint: a shipped name, a folder or a hub id.  [default: nano]")
+@click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
+@click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
+@click.option("--quantise", help="none, int8 or int4: the language model in fewer bits.  [default: none]")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images per model batch.  [default: 4]")
+@click.option("--threshold", type=click.FloatRange(0, 1, min_open=True, max_open=True),
+              help="Probability from which a class is present.  [default: as calibrated]")  # fmt: skip
+@click.option("--exclusive", is_flag=True, help="Give each pixel to at most one class.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N",
+              help="Threads that read, and as many that write.  [default: the cores, 2 to 8]  Of Ray: models.  "
+                   "[default: one per GPU of the cluster, else one for two cores]")  # fmt: skip
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+              help="ray: the machines of the Ray cluster at RAY_ADDRESS, else this one (docs/corpora.md).")  # fmt: skip
+@click.option("--min-area", type=click.IntRange(min=0), metavar="PIXELS",
+              help="Leave out parts of masks with fewer pixels.  [default: 0]")  # fmt: skip
+@click.option("--min-width", type=click.FloatRange(min=0), metavar="PIXELS",
+              help="Leave out parts that are nowhere as wide.  [default: 0]")  # fmt: skip
+@click.option("--duplicate-iou", type=click.FloatRange(0, 1), metavar="IOU",
+              help="Leave out the less probable of two parts that overlap so much.  [default: 0]")  # fmt: skip
+@click.option("--max-regions", type=click.IntRange(min=0), metavar="N",
+              help="Keep the N largest parts of an image.  [default: 0, all]")  # fmt: skip
+@click.option("--max-region-bytes", type=click.IntRange(min=0), metavar="N",
+              help="Leave out larger brush regions of Label Studio where a polygon shows the same; 0: never.  "
+                   "[default: 300000]")  # fmt: skip
+@click.option("--gallery/--no-gallery", default=True, help="Whether to make pages to look at.  [default: yes]")
+@click.option("--max-failures", type=click.IntRange(min=0), metavar="N",
+              help="Stop when more than N files have failed.  [default: never]")  # fmt: skip
+@click.option("--image-root", type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="Folder that addresses in tasks.json start at.  [default: the one above the images]")  # fmt: skip
+@click.option("--image-url-prefix", metavar="URL",
+              help="Put before each image's path in tasks.json.  [default: Label Studio's local files; "
+                   "of s3://, http:// and so on: the image's own address]")  # fmt: skip
+def annotate(
+    images: tuple[str, ...],
+    lists: tuple[Path, ...],
+    labels: str | None,
+    labels_file: Path | None,
+    label_config: Path | None,
+    out: Path,
+    formats: list[str],
+    threshold: float | None,
+    exclusive: bool,
+    workers: int | None,
+    engine: str,
+    gallery: bool,
+    max_failures: int | None,
+    image_root: Path | None,
+    image_url_prefix: str | None,
+    **chosen: Any,
+) -> None:
+    """Pre-label images in folders, lists, archives and buckets."""
+    from lasagna.checkpoint.folder import checkpoint_version
+
+    if not images and not lists:
+        raise click.UsageError("Missing argument 'IMAGES...': name images, or give a --list of them")
+    settings = Settings.load(**chosen)
+    queries, config, config_xml = _classes(labels, labels_file, label_config)
+    version = checkpoint_version(settings["model"])
+    try:
+        listed = [line for path in lists for line in read_list(path)]
+        found = find_images(images, listed=listed, exclude=[out / name for name in OUTPUT_FOLDERS])
+        job = Job(
+            out=out.absolute(),
+            class_names=[query.name for query in queries],
+            model_version=version,
+            label_config=config,
+            label_config_xml=config_xml,
+            addresses=_addresses(found, image_root, image_url_prefix),
+            hygiene=Hygiene.of(settings),
+        )
+        run = Run(
+            job,
+            found,
+            formats,
+            Asked(queries, threshold, exclusive),
+            settings,
+            workers=workers,
+            engine=engine,
+            gallery=gallery,
+            max_failures=max_failures,
+        )
+        report = run()
+    finally:
+        close_archives()
+    _summary(report, run, out)
+    if run.failures:
+        raise SystemExit(1)
+
+
+def _classes(
+    labels: str | None, labels_file: Path | None, label_config: Path | None
+) -> tuple[list[ClassQuery], LabelConfig, str]:
+    """The class list, and a labelling configuration that fits it: the user's, or one made for the list."""
+    given = [option for option in (labels, labels_file, label_config) if option is not None]
+    if len(given) != 1:
+        raise click.UsageError(
+            f"{'no classes' if not given else 'classes in several ways'}: give one of --labels, --labels-file and "
+            "--label-config"
+        )
+    if label_config is not None:
+        config = read_label_config(label_config)
+        return list(config.classes), config, label_config.read_text(encoding="utf-8-sig")
+    queries = read_labels(labels) if labels is not None else read_labels_file(labels_file or "")
+    xml = make_label_config(queries)
+    return queries, parse_label_config(xml), xml
+
+
+def _addresses(images: ImageSet, root: Path | None, prefix: str | None) -> Addresses:
+    folder = root or images.folder
+    if prefix is None and root is None and folder is not None:
+        # Label Studio serves files of storages, and a storage must lie strictly below the document root.
+        folder = folder.parent
+    return Addresses(None if folder is None else folder.absolute(), prefix)
+
+
+def _summary(report: dict[str, Any], run: Run, out: Path) -> None:
+    done = report["images"]
+    click.echo(f"{done} images annotated ({run.computed} now, {run.reused} known before or the same), in {out}")
+    left_out = [f"{number} {name.replace('_', ' ')}" for name, number in report["left_out"].items() if number]
+    if left_out:
+        click.echo(f"  left out: {', '.join(left_out)}")
+    if done and run.gallery:
+        click.echo(f"  look at {out / 'gallery.html'}")
+    for failure in report["failures"]:
+        click.secho(f"failed: {failure['reason']}", fg="red", err=True)
+    if report["failures"]:
+        count = len(report["failures"])
+        click.secho(f"{count} file{'s' * (count > 1)} failed; the rest is complete", fg="red", err=True)

@@ -1,0 +1,32 @@
+"""The console command `lasagna`.
+
+Sub-commands come from the entry-point group `lasagna.commands` (name = click command), so that a package registers its
+own and `lasagna` imports nothing upward. A command's module imports no torch at its top, so that `--help` is quick.
+"""
+
+import sys
+from typing import Any
+
+import click
+
+from lasagna.commands.groups import EntryPointGroup
+from lasagna.errors import LasagnaError
+
+
+class _Commands(EntryPointGroup):
+    """The top: an error that a user can cause is a message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LasagnaError as error:
+            click.secho(f"error: {error}", fg="red", err=True)
+            sys.exit(error.exit_code)
+
+
+@click.group(
+    cls=_Commands, entry_point_group="lasagna.commands", context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(package_name="lasagna-assist")
+def main() -> None:
+    """Pre-label images for segmentation with LaSagnA: one query names every class, every class gets an answer."""

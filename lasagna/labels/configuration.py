@@ -1,0 +1,336 @@
+"""What to ask for: class lists from the command line or a file, and Label Studio labelling configurations.
+
+A label is data. Whatever it contains (commas, quotes, `<SEG>`, other scripts), it is asked, answered and written under
+exactly that name; the only thing taken off is white space around it.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import defusedxml.ElementTree
+
+from lasagna.errors import ConfigError, QueryError
+from lasagna.masks.palette import palette
+from lasagna.masks.segmentation import ClassQuery, class_queries
+
+_KINDS = {
+    "brushlabels": "brush",
+    "polygonlabels": "polygon",
+    "rectanglelabels": "rectangle",
+    "keypointlabels": "keypoint",
+}
+_ABSENT, _ANSWER = "absent", "answer"
+
+
+@dataclass(frozen=True)
+class Label:
+    """A `<Label>` of a control. `alias`, `hint` and `predicted_values` are the attributes of these names."""
+
+    value: str
+    alias: str | None = None
+    hint: str | None = None
+    predicted_values: tuple[str, ...] = ()
+
+    @property
+    def written(self) -> str:
+        """What Label Studio writes into a region for this label, and accepts in one: the alias if there is one."""
+        return self.alias or self.value
+
+    @property
+    def reads_as(self) -> str | None:
+        """What the model reads: the alias, else the hint, else the first predicted value, else None (the label itself).
+
+        In this order because an alias is another name for the class, a hint describes it to people, and predicted
+        values name it in the vocabulary of some model.
+        """
+        return self.alias or self.hint or next(iter(self.predicted_values), None)
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control tag that draws on the image.
+
+    Attributes:
+        name: The tag's name: `from_name` of its regions.
+        kind: "brush", "polygon", "rectangle" or "keypoint".
+        to_name: Name of the image tag.
+        labels: Its labels, each value once.
+        smart: The tag offers a smart tool: a click or box of it is sent to the model.
+    """
+
+    name: str
+    kind: str
+    to_name: str
+    labels: tuple[Label, ...]
+    smart: bool = False
+
+    def label(self, value: str) -> Label | None:
+        """The label with this value, or None."""
+        return next((label for label in self.labels if label.value == value), None)
+
+    def label_written(self, written: str) -> Label | None:
+        """The label that a region's text stands for (its alias or its value), or None."""
+        return next((label for label in self.labels if written in (label.written, label.value)), None)
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """A labelling configuration as a query plan.
+
+    Attributes:
+        image_name: Name of the image tag: `to_name` of every region.
+        image_variable: Key in a task's data that holds the image's address.
+        controls: Every control that draws on that image, in order.
+        classes: What to ask: the labels of the brush, polygon and rectangle controls, each once, by first appearance.
+        absent_choices: Name of a `Choices` tag called "absent", which is to list the absent classes, or None.
+        absent_values: Class name and what Label Studio writes for it, for each choice of that tag.
+        question_area: Name of the first `TextArea` of that image with smart="true": what is written in it is asked.
+        answer_area: Name of the `TextArea` called "answer", which takes answers in words.
+    """
+
+    image_name: str
+    image_variable: str
+    controls: tuple[Control, ...]
+    classes: tuple[ClassQuery, ...]
+    absent_choices: str | None = None
+    absent_values: tuple[tuple[str, str], ...] = ()
+    question_area: str | None = None
+    answer_area: str | None = None
+
+    def controls_for(self, class_name: str) -> list[tuple[Control, Label]]:
+        """The controls in which the class is drawn, with its label there. Keypoint controls only take clicks."""
+        found = [(control, control.label(class_name)) for control in self.controls if control.kind != "keypoint"]
+        return [(control, label) for control, label in found if label is not None]
+
+
+# --- Labelling configurations -----------------------------------------------------------------------------------------
+
+
+def parse_label_config(xml: str) -> LabelConfig:
+    """The query plan of a Label Studio labelling configuration.
+
+    Uses the first `Image` tag that a `BrushLabels`, `PolygonLabels` or `RectangleLabels` with labels draws on. Tag and
+    attribute names may be in any case, as in the editor. `KeyPointLabels` are kept as controls (smart clicks), but a
+    class that only they name is not asked. Other tags are ignored.
+
+    Raises:
+        ConfigError: Not XML, no image, or no usable control; or the `Choices` "absent" holds only one choice.
+    """
+    try:
+        root = defusedxml.ElementTree.fromstring(xml.strip())
+    except (ElementTree.ParseError, defusedxml.DefusedXmlException, ValueError) as error:
+        raise ConfigError(
+            f"the labelling configuration is not the XML of Label Studio ({error}); copy it from the project's "
+            "Settings > Labeling Interface > Code"
+        ) from error
+    elements = [_Element(element) for element in root.iter() if isinstance(element.tag, str)]
+
+    images = [element for element in elements if element.tag == "image" and element.get("name")]
+    if not images:
+        found = ", ".join(sorted({element.tag for element in elements if element.get("name")})) or "none"
+        raise ConfigError(
+            f'the labelling configuration has no <Image name="..." value="$..."/> tag (named tags found: {found}); '
+            "only image projects can be pre-labelled"
+        )
+    for image in images:
+        controls = [control for element in elements if (control := _control(element, image.get("name") or ""))]
+        if any(control.kind != "keypoint" for control in controls):
+            return _plan(image, controls, elements)
+    raise ConfigError(
+        "the labelling configuration has no <BrushLabels>, <PolygonLabels> or <RectangleLabels> with labels for the "
+        f"image {images[0].get('name')!r}; add one, with toName={images[0].get('name')!r} and at least one "
+        '<Label value="..."/> inside (labels that come from each task cannot be used)'
+    )
+
+
+class _Element:
+    """An XML element whose tag and attribute names are compared without case, as the editor does."""
+
+    def __init__(self, element: Any) -> None:
+        self.tag: str = element.tag.lower()
+        self._attributes = {name.lower(): value for name, value in element.attrib.items()}
+        self._element = element
+
+    def get(self, name: str) -> str | None:
+        """The attribute without surrounding white space; None where it is missing or blank."""
+        return (self._attributes.get(name.lower()) or "").strip() or None
+
+    def is_on(self, name: str) -> bool:
+        return (self.get(name) or "").lower() == "true"
+
+    def descendants(self, tag: str) -> "list[_Element]":
+        inner = [_Element(element) for element in self._element.iter() if isinstance(element.tag, str)]
+        return [element for element in inner if element.tag == tag]
+
+
+def _control(element: _Element, image_name: str) -> Control | None:
+    kind, name = _KINDS.get(element.tag), element.get("name")
+    targets = [target.strip() for target in (element.get("toName") or "").split(",")]
+    if kind is None or name is None or image_name not in targets:
+        return None
+    labels: dict[str, Label] = {}
+    for tag in element.descendants("label"):
+        value = tag.get("value")
+        if value is not None and value not in labels:
+            predicted = [text.strip() for text in (tag.get("predicted_values") or "").split(",")]
+            labels[value] = Label(value, tag.get("alias"), tag.get("hint"), tuple(text for text in predicted if text))
+    if not labels:
+        return None
+    return Control(name, kind, image_name, tuple(labels.values()), element.is_on("smart"))
+
+
+def _plan(image: _Element, controls: list[Control], elements: list[_Element]) -> LabelConfig:
+    variable = image.get("value") or ""
+    if not variable.startswith("$") or len(variable) < 2:
+        raise ConfigError(
+            f'<Image name="{image.get("name")}"> has value={variable!r}, which names no field of the tasks; '
+            'expected value="$image" or another "$" and the name of the field'
+        )
+    classes: dict[str, ClassQuery] = {}
+    for control in controls:
+        for label in control.labels if control.kind != "keypoint" else ():
+            known = classes.get(label.value)
+            if known is None or known.reads_as is None:  # assigning to a known name keeps its place
+                classes[label.value] = ClassQuery(label.value, label.reads_as)
+    name, values = _absent_choices(image, elements)
+    return LabelConfig(
+        image_name=image.get("name") or "",
+        image_variable=variable[1:],
+        controls=tuple(controls),
+        classes=tuple(classes.values()),
+        absent_choices=name,
+        absent_values=values,
+        question_area=_text_area(image, elements, lambda area: area.is_on("smart")),
+        answer_area=_text_area(image, elements, lambda area: area.get("name") == _ANSWER),
+    )
+
+
+def _text_area(image: _Element, elements: list[_Element], wanted: Callable[[_Element], bool]) -> str | None:
+    areas = [e for e in elements if e.tag == "textarea" and e.get("toName") == image.get("name") and e.get("name")]
+    return next((area.get("name") for area in areas if wanted(area)), None)
+
+
+def _absent_choices(image: _Element, elements: list[_Element]) -> tuple[str | None, tuple[tuple[str, str], ...]]:
+    for element in elements:
+        if element.tag == "choices" and element.get("name") == _ABSENT and element.get("toName") == image.get("name"):
+            if (element.get("choice") or "").lower() != "multiple":
+                raise ConfigError(
+                    '<Choices name="absent"> lists the classes that are absent from an image, so it must take several: '
+                    'add choice="multiple"'
+                )
+            choices = [(tag.get("value"), tag.get("alias")) for tag in element.descendants("choice")]
+            return _ABSENT, tuple((value, alias or value) for value, alias in choices if value is not None)
+    return None, ()
+
+
+def make_label_config(classes: Sequence[ClassQuery], *, image_name: str = "image", variable: str = "image") -> str:
+    """A labelling configuration for these classes: one brush with a label each, and the `Choices` of absent classes.
+
+    What the model reads instead of a name becomes the label's `hint`, so that `parse_label_config` finds it again.
+
+    Raises:
+        QueryError: A name holds a character that XML cannot.
+    """
+    for query in classes:
+        _check_xml(query.name)
+        _check_xml(query.text)
+    view = ElementTree.Element("View")
+    ElementTree.SubElement(view, "Image", name=image_name, value=f"${variable}", zoom="true", zoomControl="true")
+    brush = ElementTree.SubElement(view, "BrushLabels", name="brush", toName=image_name)
+    absent = ElementTree.SubElement(
+        view, "Choices", name=_ABSENT, toName=image_name, choice="multiple", layout="select", required="false"
+    )
+    colours = palette(len(classes))
+    for query, (red, green, blue) in zip(classes, colours, strict=True):
+        label = ElementTree.SubElement(brush, "Label", value=query.name, background=f"#{red:02x}{green:02x}{blue:02x}")
+        if query.reads_as is not None:
+            label.set("hint", query.reads_as)
+        ElementTree.SubElement(absent, "Choice", value=query.name)
+    ElementTree.indent(view)
+    return ElementTree.tostring(view, encoding="unicode") + "\n"
+
+
+def _check_xml(text: str) -> None:
+    """XML 1.0 has no control characters but tab and line ends, no surrogates and no U+FFFE and U+FFFF."""
+    for character in text:
+        code = ord(character)
+        if (code < 0x20 and character not in "\t\n\r") or 0xD800 <= code <= 0xDFFF or code in (0xFFFE, 0xFFFF):
+            raise QueryError(
+                f"label {text!r} holds the character {character!r}, which Label Studio cannot store; remove it"
+            )
+
+
+# --- Class lists ------------------------------------------------------------------------------------------------------
+
+
+def read_labels(text: str) -> list[ClassQuery]:
+    """The classes of a comma-separated list, e.g. `sky, road, "bag, purse"`.
+
+    As in CSV, a label that contains a comma or a quote is put in double quotes, and a quote inside is doubled. Blank
+    entries are skipped, and a label given twice is asked once.
+
+    Raises:
+        QueryError: There is no label, or a quote is not closed.
+    """
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise QueryError(
+            f"the labels {text!r} cannot be read ({error}); put a label that contains a comma or a quote in double "
+            'quotes, and double the quotes inside: sky,"bag, purse","19"" rack"'
+        ) from error
+    return _unique(ClassQuery(label) for row in rows for label in _stripped(row))
+
+
+def read_labels_file(path: str | Path) -> list[ClassQuery]:
+    """The classes of a UTF-8 text file: one per line; blank lines and lines that start with # are skipped.
+
+    `name = what the model reads` (the equals sign between spaces) gives the model other words than the name. A label
+    given twice is asked once; commas and quotes have no meaning here.
+
+    Raises:
+        ConfigError: The file cannot be read.
+        QueryError: It holds no label.
+    """
+    queries = []
+    for line in _stripped(_read_text(path).splitlines()):
+        if not line.startswith("#"):
+            name, equals, reads_as = (part.strip() for part in line.partition(" = "))
+            queries.append(ClassQuery(name, reads_as) if equals and reads_as else ClassQuery(line))
+    return _unique(queries)
+
+
+def read_label_config(path: str | Path) -> LabelConfig:
+    """`parse_label_config` of a file. Raises ConfigError also where it cannot be read."""
+    try:
+        return parse_label_config(_read_text(path))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _read_text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
+
+
+def _stripped(texts: Iterable[str]) -> list[str]:
+    return [text.strip() for text in texts if text.strip()]
+
+
+def _unique(queries: Iterable[ClassQuery]) -> list[ClassQuery]:
+    """Each name once, at its first place. Names that differ only in case are different labels."""
+    first: dict[str, ClassQuery] = {}
+    for query in queries:
+        first.setdefault(query.name, query)
+    return class_queries(list(first.values()))

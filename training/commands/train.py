@@ -1,0 +1,104 @@
+"""The command `lasagna train`."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lasagna.errors import ConfigError
+
+if TYPE_CHECKING:
+    from training.recipe.files import RecipeFile
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  lasagna train training/recipes/nano.yaml
+  lasagna train training/recipes/nano.yaml output=/tmp/run optimiser.steps=200
+  lasagna train training/recipes/nano.yaml --smoke
+  lasagna train --validate training/recipes/*.yaml
+  lasagna train --print-config training/recipes/nano.yaml sequence.preset=lisa
+  OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 --no-python lasagna train training/recipes/nano.yaml
+"""
+)
+@click.argument("arguments", metavar="RECIPE [KEY=VALUE ...]", nargs=-1, required=True)
+@click.option("--device", default="auto", help="auto, cpu or cuda")
+@click.option("--smoke", is_flag=True, help="A short run with what the recipe's section `smoke` changes.")
+@click.option("--restart", is_flag=True, help="Delete what an earlier run left in the output folder.")
+@click.option("--validate", is_flag=True, help="Check recipes and the files that they need; train nothing.")
+@click.option("--print-config", is_flag=True, help="Print every value and where it is from; train nothing.")
+def train(
+    arguments: tuple[str, ...], device: str, smoke: bool, restart: bool, validate: bool, print_config: bool
+) -> None:
+    """Train a model by a RECIPE file; a run that was killed goes on where it was.
+
+    --validate ends with 0 where all is well, 2 where a recipe is wrong, and 3 where recipes are right but need files
+    that are not on this machine.
+    """
+    paths = [Path(argument) for argument in arguments if "=" not in argument or Path(argument).is_file()]
+    changes = [argument for argument in arguments if Path(argument) not in paths]
+    if not paths:
+        raise click.UsageError("no recipe given; one is training/recipes/nano.yaml")
+    if validate:
+        raise SystemExit(_validate(paths, changes, smoke))
+    if len(paths) > 1:
+        raise click.UsageError(f"one recipe at a time is trained or printed; found {', '.join(map(str, paths))}")
+    from training.recipe.files import read_recipe
+
+    file = read_recipe(paths[0], changes, smoke)
+    if print_config:
+        _print_config(file)
+        return
+    from training.engine.run import train as run
+    from training.engine.run_report import TerminalReporter
+
+    first = int(os.environ.get("RANK", "0")) == 0
+    if not smoke:
+        with TerminalReporter(file.recipe, quiet=not first) as reporter:
+            folder = run(file.recipe, device, reporter, restart)
+        reporter.console.print(f"done: {folder}")
+        return
+    from training.engine.smoke import run_smoke
+
+    run_smoke(file.recipe, device, restart)
+
+
+def _validate(paths: list[Path], changes: list[str], smoke: bool) -> int:
+    from rich.console import Console
+
+    from training.data.sets import missing_files
+    from training.recipe.files import read_recipe
+
+    console, result = Console(highlight=False, soft_wrap=True), 0
+    for path in paths:
+        try:
+            recipe = read_recipe(path, changes, smoke).recipe
+            if recipe.smoke:
+                read_recipe(path, changes, smoke=True)
+        except ConfigError as error:
+            console.print(f"[red]{error}", markup=True)
+            result = 2
+            continue
+        missing = missing_files(recipe)
+        console.print(f"{path}: a valid recipe" + ("; not on this machine:" if missing else ""))
+        for problem in missing:
+            console.print("  " + problem.replace("\n", "\n  "), markup=False)
+        result = result or (3 if missing else 0)
+    return result
+
+
+def _print_config(file: "RecipeFile") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("key", "value", "from"):
+        table.add_column(heading, no_wrap=True)
+    for row in file.describe():
+        table.add_row(*row)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)

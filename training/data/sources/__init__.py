@@ -1,0 +1,102 @@
+"""Readers: one small module per published data set, all yielding `training.data.records.Record`.
+
+    source = open_source("ade20k", Path("data"), "train")
+    source.classes, len(source), source[0].read()
+
+Every reader takes a folder and a split, checks at once that the folder is complete, and says what it looked for where
+it is not. To add a data set, write a module with a class (or a function that returns one) that has `classes`, `__len__`
+and `__getitem__`, and name it in `SOURCES`; docs/data.md shows an example.
+"""
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from lasagna.errors import ConfigError
+from training.data.records import Record
+
+
+class Source(Protocol):
+    """One split of one data set.
+
+    Attributes:
+        classes: The names that the data set annotates, in its own order; empty for texts.
+    """
+
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a data set's reader is, and where the data set itself.
+
+    Attributes:
+        reader: "module:attribute" below `training.data.sources`, called with a folder and a split.
+        folder: That folder, below the data root. A data set that uses another's photos takes the root itself.
+        splits: Those that are published with annotations.
+    """
+
+    reader: str
+    folder: str = "."
+    splits: tuple[str, ...] = ("train", "val")
+
+
+_UNC = ("train", "val", "testA", "testB")
+
+# The folders are those that LISA's and LaSagnA's published training code expect.
+SOURCES: dict[str, Entry] = {
+    # Class lists.
+    "ade20k": Entry("ade20k:ade20k", "ade20k"),
+    "cocostuff": Entry("cocostuff:cocostuff"),
+    "cocostuff_pixelmaps": Entry("cocostuff:cocostuff_pixelmaps"),
+    "coco_instances": Entry("coco_json:CocoInstances", "coco"),
+    "coco_panoptic": Entry("coco_json:CocoPanoptic", "coco"),
+    "cityscapes": Entry("cityscapes:cityscapes", "cityscapes"),
+    "mapillary": Entry("mapillary:mapillary", "mapillary"),
+    "mapillary_v1.2": Entry("mapillary:mapillary_12", "mapillary"),
+    "openimages": Entry("openimages:OpenImages", "OpenImageV6", ("train", "val", "test")),
+    "pascal_context_59": Entry("pascal:pascal_context_59"),
+    "pascal_context_459": Entry("pascal:pascal_context_459"),
+    "pascal_voc_20": Entry("pascal:pascal_voc"),
+    # Texts with masks.
+    "refclef": Entry("referring:RefClef", "refer_seg", _UNC),
+    "refclef-berkeley": Entry("referring:RefClefBerkeley", "refer_seg", ("train", "val", "test")),
+    "refcoco": Entry("referring:RefCoco", "refer_seg", _UNC),
+    "refcoco-google": Entry("referring:RefCocoGoogle", "refer_seg", ("train", "val", "test")),
+    "refcoco+": Entry("referring:RefCocoPlus", "refer_seg", _UNC),
+    "refcocog": Entry("referring:RefCocoG", "refer_seg", ("train", "val", "test")),
+    "refcocog-google": Entry("referring:RefCocoGGoogle", "refer_seg"),
+    "grefcoco": Entry("referring:GRefCoco", "refer_seg", _UNC),
+    "reasonseg": Entry("reasoning:ReasonSeg", "reason_seg/ReasonSeg", ("train", "val", "test")),
+    # Text alone.
+    "llava_instruct_150k": Entry("vqa:LlavaInstruct", splits=("train",)),
+    # One's own, in a folder of its own.
+    "folder": Entry("folder:Folder"),
+    "expressions": Entry("expressions:Expressions"),
+    "label_studio": Entry("label_studio:LabelStudioExport"),
+}
+
+
+def open_source(name: str, root: Path, split: str, folder: Path | None = None) -> Source:
+    """The split of a data set.
+
+    Args:
+        name: One of `SOURCES`.
+        root: The data root, below which every data set has its folder.
+        split: As in its entry.
+        folder: The data set's own folder, wherever it is; None: its entry's below the root.
+
+    Raises ConfigError for an unknown name, DataError for a broken folder.
+    """
+    if name not in SOURCES:
+        raise ConfigError(f"unknown data set {name!r}; known are {', '.join(sorted(SOURCES))}")
+    entry = SOURCES[name]
+    module, _, attribute = entry.reader.partition(":")
+    reader = getattr(importlib.import_module(f"training.data.sources.{module}"), attribute)
+    source: Source = reader(folder or root / entry.folder, split)
+    return source

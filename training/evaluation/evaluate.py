@@ -1,0 +1,314 @@
+"""Evaluation: how good are the masks, and does the model know what is not in the image?
+
+Every image of a split is asked in one query with *all* classes about which its annotation decides (of most data sets:
+all that they have), and with distractors: names of other sets that are certainly absent. What always holds: void pixels
+count nowhere; a class is present in an image when the annotation has a pixel of it; distractors are scored for presence
+only, though they take part in the query, so one that takes pixels from a class makes that class's IoU worse.
+"""
+
+import json
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from lasagna.errors import DataError, LasagnaError
+from lasagna.masks.segmentation import Segmentation
+from training.data.concepts import reason_not_negative
+from training.data.folder import FolderDataset
+from training.data.records import OTHER, LabelMap, Record
+from training.data.sources import Source
+from training.data.sources.folder import Folder
+from training.evaluation.metrics import PresenceMetrics, SegmentationMetrics, reliability
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class Segmenter(Protocol):
+    """What is evaluated: a `Lasagna`, or anything else that answers class lists."""
+
+    def segment_batch(
+        self,
+        images: Sequence[Any],
+        class_lists: Sequence[Sequence[Any]],
+        /,
+        *,
+        threshold: float | None = None,
+        exclusive: bool = False,
+        chunk_size: int | None = None,
+    ) -> list[Segmentation]: ...
+
+
+@dataclass(frozen=True)
+class Distractors:
+    """Names of other sets that are asked besides a set's own.
+
+    Attributes:
+        names: Those that are asked.
+        skipped: Those that are not, and why.
+    """
+
+    names: tuple[str, ...] = ()
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Evaluation:
+    """What was measured on one split of one data set.
+
+    Attributes:
+        classes: The set's own classes: the first classes of the two metrics.
+        distractors: Asked after them; the remaining classes of `presence`.
+        images: Scored images.
+        seconds: Time of the model alone, all images together.
+        failures: Image id -> why it could not be scored.
+    """
+
+    classes: tuple[str, ...]
+    distractors: Distractors
+    masks: SegmentationMetrics
+    presence: PresenceMetrics
+    images: int = 0
+    seconds: float = 0.0
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def group(self, names: Collection[str]) -> dict[str, Any]:
+        """The figures of some of the set's classes: `classes` (how many have an annotated pixel), `miou`,
+        `average_precision`, and `prevalence`, the share of present pairs: the average precision of guessing."""
+        chosen = [i for i, name in enumerate(self.classes) if name in names]
+        present = self.presence.true_positives[chosen] + self.presence.false_negatives[chosen]
+        absent = self.presence.false_positives[chosen] + self.presence.true_negatives[chosen]
+        pairs = int(present.sum() + absent.sum())
+        return {
+            "classes": sum(bool(self.masks.truth[i]) for i in chosen),
+            "miou": self.masks.mean_iou(chosen),
+            "average_precision": self.presence.average_precision(chosen),
+            "prevalence": float(present.sum() / pairs) if pairs else None,
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures as they are written to JSON; an undefined one is None."""
+        presence, own = self.presence, slice(0, len(self.classes))
+        truth = presence.true_positives + presence.false_negatives
+        return {
+            "images": self.images,
+            "classes": list(self.classes),
+            "miou": self.masks.miou,
+            "pixel_accuracy": self.masks.pixel_accuracy,
+            "presence": {
+                "precision": presence.precision(),
+                "recall": presence.recall(),
+                "f1": presence.f1(),
+                "average_precision": presence.average_precision(),
+            },
+            "calibration_error": presence.calibration_error(),
+            "calibration_error_of_halves": presence.calibration_error_of_halves(),
+            "reliability": _reliability(presence),
+            "absent_false_positive_rate": presence.absent_false_positive_rate(),
+            "seconds_per_image": self.seconds / self.images if self.images else None,
+            "per_class": {
+                name: {
+                    "iou": self.masks.iou[i],
+                    "precision": presence.precision(i),
+                    "recall": presence.recall(i),
+                    "images": int(truth[i]),
+                }
+                for i, name in enumerate(self.classes)
+            },
+            "distractors": {
+                "names": list(self.distractors.names),
+                "skipped": self.distractors.skipped,
+                "absent_false_positive_rate": presence.absent_false_positive_rate(slice(len(self.classes), None)),
+                "own_absent_false_positive_rate": presence.absent_false_positive_rate(own),
+            },
+            "failures": self.failures,
+        }
+
+
+def _reliability(presence: PresenceMetrics) -> dict[str, list[Any]] | None:
+    if not len(presence.truth):
+        return None
+    found = reliability(presence.truth, presence.probability)
+    means = {"predicted": found.predicted, "observed": found.observed}
+    return {
+        "count": found.count.tolist(),
+        **{key: [None if np.isnan(value) else float(value) for value in values] for key, values in means.items()},
+    }
+
+
+def evaluate_dataset(
+    model: Segmenter,
+    dataset: FolderDataset | Source,
+    *,
+    distractors: Distractors | None = None,
+    limit: int | None = None,
+    batch_size: int = 4,
+    chunk_size: int | None = None,
+    threshold: float | None = None,
+    on_image: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Asks every image of a split with all classes of its set, and scores the answers.
+
+    Args:
+        model: Answers `segment_batch`.
+        dataset: The split: a folder, or any source of class lists.
+        distractors: Asked besides, after the set's own classes.
+        limit: At most so many images, spread evenly over the split (neighbours are often frames of one video).
+        batch_size: Images per call of the model.
+        chunk_size: Most classes in one list of the model; None: the whole list where it fits.
+        threshold: Probability from which on a class is said present; None: 0.5.
+        on_image: Called after every image, scored or failed.
+
+    Returns:
+        The figures. An image or annotation that cannot be read, or whose sizes differ, is in `failures` and scored
+        nowhere.
+
+    Raises:
+        DataError: The set has a class name twice, or no image, or no class list.
+    """
+    source = Folder.of(dataset) if isinstance(dataset, FolderDataset) else dataset
+    what = f"{dataset.root}: " if isinstance(dataset, FolderDataset) else ""
+    if len(set(source.classes)) != len(source.classes):
+        twice = sorted({name for name in source.classes if source.classes.count(name) > 1})
+        raise DataError(f"{what}the classes hold {', '.join(twice)} twice; scores would be mixed up")
+    if not len(source):
+        raise DataError(f"{what}the split lists no image")
+    if not source.classes:
+        raise DataError(f"{what}a data set of texts has no class list; it is for the tables of texts")
+    distractors = distractors or Distractors()
+    names = [*source.classes, *distractors.names]
+    result = Evaluation(
+        source.classes, distractors, SegmentationMetrics(len(source.classes)), PresenceMetrics(len(names))
+    )
+    options: dict[str, Any] = {"threshold": threshold, "exclusive": True, "chunk_size": chunk_size}
+    chosen = spread(len(source), limit)
+    for start in range(0, len(chosen), batch_size):
+        asked: list[_Asked] = []
+        for index in chosen[start : start + batch_size]:
+            try:
+                asked.append(_read(source[index], source.classes, len(distractors.names)))
+            except LasagnaError as error:
+                result.failures[source[index].image_id] = str(error)
+                on_image()
+        if not asked:
+            continue
+        images, queries = [one.image for one in asked], [[names[i] for i in one.indices] for one in asked]
+        if not result.images:
+            model.segment_batch(
+                images[:1], queries[:1], **options
+            )  # warm up: the first call is not typical of the rest
+        began = time.perf_counter()
+        answers = model.segment_batch(images, queries, **options)
+        result.seconds += time.perf_counter() - began
+        for one, answer in zip(asked, answers, strict=True):
+            _score(result, one, answer)
+            on_image()
+    return result
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One image to ask.
+
+    Attributes:
+        truth: Label map of indices into the set's classes.
+        indices: What is asked: indices into the set's classes, then into the distractors behind them.
+    """
+
+    image: "Image.Image"
+    truth: LabelMap
+    indices: list[int]
+
+
+def read_photo(record: Record) -> "tuple[Image.Image, LabelMap]":
+    """A record's photo and its label map. Raises ImageError or DataError, also where their sizes differ."""
+    from lasagna.masks.image import load_image
+
+    if record.image_path is None:
+        raise DataError(f"{record.source} {record.image_id} has no photo")
+    image, labels = load_image(record.image_path), record.read()
+    if labels.shape[1:] != (image.height, image.width):
+        raise DataError(
+            f"the annotation of {record.image_path} is {labels.shape[2]} x {labels.shape[1]}, the photo {image.width} "
+            f"x {image.height}; a mask has the size of its image"
+        )
+    return image, labels
+
+
+def _read(record: Record, classes: Sequence[str], distractors: int) -> _Asked:
+    if not record.classes:
+        raise DataError(f"{record.source} {record.image_id} has no class list")
+    image, truth = read_photo(record)
+    places = {name: i for i, name in enumerate(classes)}
+    own = [places[name] for name in record.classes]
+    if record.classes != tuple(classes):
+        truth = np.where(truth >= 0, np.asarray(own, np.int16)[truth.clip(0)], truth)
+    return _Asked(image, truth, [*own, *range(len(classes), len(classes) + distractors)])
+
+
+def _score(result: Evaluation, asked: _Asked, answer: Segmentation) -> None:
+    own = len(result.classes)
+    prediction = np.full(asked.truth.shape[1:], OTHER, np.int16)
+    for index, found in zip(asked.indices, answer.classes, strict=True):
+        if found.mask is not None and index < own:
+            prediction[found.mask] = index
+    result.masks.update(asked.truth, prediction)
+    annotated = set(np.unique(asked.truth).tolist())
+    result.presence.update(
+        [index in annotated for index in asked.indices],
+        [found.is_present for found in answer.classes],
+        [found.probability for found in answer.classes],
+        asked.indices,
+    )
+    result.images += 1
+
+
+def spread(length: int, limit: int | None) -> list[int]:
+    """Indices of `limit` of `length` items, evenly spread and in order; all of them without a limit."""
+    if limit is None or limit >= length:
+        return list(range(length))
+    return [i * length // limit for i in range(limit)]
+
+
+def read_names(source: Path) -> list[str]:
+    """Class names of a data set folder (its `classes.json`, without the background), or of a text file, one per line.
+
+    Raises DataError where there is neither.
+    """
+    path = source / "classes.json" if source.is_dir() else source
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix != ".json":
+            return [line.strip() for line in text.splitlines() if line.strip()]
+        values = json.loads(text)
+        background = values.get("background_index")
+        return [str(name) for i, name in enumerate(values["classes"]) if i != background]
+    except OSError as error:
+        raise DataError(
+            f"{path}: no class names there ({error.strerror}); give a data set folder with a classes.json, "
+            "or a text file with one name per line"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: no list of class names ({error!r}); it needs a 'classes' list of names") from error
+
+
+def choose_distractors(own_set: str, own_classes: Sequence[str], names: Iterable[str]) -> Distractors:
+    """Those of the names that may be scored as absent on a set's photos.
+
+    A name is skipped when it means the same as one of the set's own (the same word, a plural, a synonym), is a kind or
+    a part of one, or may be in the photos unannotated; see `training.data.concepts`. A name or a set that is not in
+    that table is compared with the set's own classes only: whoever gives it answers for its absence.
+    """
+    asked: dict[str, None] = {}
+    skipped: dict[str, str] = {}
+    for name in names:
+        reason = reason_not_negative(own_set, own_classes, name, unknown_is_reason=False)
+        if reason is None:
+            asked[name] = None
+        elif name not in own_classes:
+            skipped[name] = reason
+    return Distractors(tuple(asked), skipped)
