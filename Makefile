@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test check audit setup screenshot clean
+.PHONY: help demo test check site audit setup screenshot clean
 
 # The first Python that is new enough; 3.11 first, for which the most wheels exist.
 PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3; do \
@@ -14,8 +14,9 @@ help:
 	@echo 'make demo     photos in a real Label Studio, pre-labelled by the model; Ctrl-C ends it'
 	@echo '              make demo ARGS="--images DIR --labels cat,dog,grass" for your own photos and classes,'
 	@echo '              make demo ARGS=--help for all options'
-	@echo 'make test     lint, types and every test, with a real Redis, Label Studio and browser'
-	@echo 'make check    lint and types alone'
+	@echo 'make test     make check and every test, with a real Redis, Label Studio and browser'
+	@echo 'make check    lint, types, and whether the documents and their site are in order'
+	@echo 'make site     the documents as a site, in site/index.html'
 	@echo 'make audit    looks up known vulnerabilities of every package (needs internet)'
 	@echo 'make setup    what demo and test install, without running either'
 	@echo 'make screenshot   takes docs/editor.png anew'
@@ -34,6 +35,11 @@ check:
 	@$(SETUP) environment
 	@$(MAKE) --no-print-directory lint
 
+site:
+	@$(SETUP) environment
+	.venv/bin/python -m tools.docs
+	.venv/bin/zensical build --strict --clean
+
 audit:
 	@$(SETUP) audit
 
@@ -42,6 +48,8 @@ lint:
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+	.venv/bin/python -m tools.docs --check
+	.venv/bin/zensical build --strict --clean
 
 setup:
 	@$(SETUP) environment label-studio browser
@@ -52,5 +60,5 @@ screenshot:
 	.venv/bin/pytest tests/backend/test_editor.py --screenshot docs/editor.png
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build lasagna_assist.egg-info uv.lock
+	rm -rf .venv site .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build lasagna_assist.egg-info uv.lock
 	@echo 'Label Studio and uv stay in the cache folder ($$LASAGNA_CACHE, else ~/.cache/lasagna-assist).'

@@ -32,7 +32,7 @@ FASTER = 4.0
 """Of the recipe's learning rate, where the champion does not know the classes."""
 UNKNOWN, KNOWN = 0.2, 0.6
 """Mean IoU on corrected photos that are new to the champion, up to which it does not know their classes, and from which
-on it does; in between the factor falls from `FASTER` to 1. For all three see docs/log.md."""
+on it does; in between the factor falls from `FASTER` to 1. For all three see docs/lab/log.md."""
 REPLAY_PHOTOS = 12
 """Of each old set, that both models are asked of."""
 

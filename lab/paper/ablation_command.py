@@ -54,7 +54,7 @@ def _environment(device: str) -> dict[str, Any]:
 Examples:
   lasagna experiment ablation --out runs/ablation
   lasagna experiment ablation --out runs/ablation --seeds 1 --rows lisa,order --limit 20 optimiser.steps=100
-  lasagna experiment ablation --out runs/ablation --vision-from nano --document docs/results.md
+  lasagna experiment ablation --out runs/ablation --vision-from nano --document docs/lab/results.md
 """
 )
 @OUT

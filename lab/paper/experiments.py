@@ -237,7 +237,7 @@ def probe(
 @experiment.command(
     epilog="""\b
 Examples:
-  lasagna experiment order --data ../shared/data/msrc --data ../shared/data/atwork --document docs/results.md
+  lasagna experiment order --data ../shared/data/msrc --data ../shared/data/atwork --document docs/lab/results.md
 """
 )
 @_data
@@ -275,7 +275,7 @@ def order(
 @experiment.command(
     epilog="""\b
 Examples:
-  lasagna experiment chunks --data ../shared/data/coco_panoptic --limit 50 --document docs/results.md
+  lasagna experiment chunks --data ../shared/data/coco_panoptic --limit 50 --document docs/lab/results.md
   lasagna experiment chunks --data ../shared/data/ccp --chunk-size N/2 --json
 """
 )

@@ -27,7 +27,7 @@ from lasagna.network.model import LasagnaModel
 from lasagna.prompt.sequences import Prompt, Query
 
 CPU_WINDOW = 96
-"""Tokens; what was tried is in docs/log.md."""
+"""Tokens; what was tried is in docs/lab/log.md."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ Examples:
   lasagna evaluate --data ../shared/data/camvid --classes-from ../shared/data/coco_panoptic --json
   lasagna evaluate --model my-checkpoint --data photos --limit 50 --out report.json
   lasagna evaluate --data ../shared/data/coco_panoptic --chunk-sizes N,N/2,N/3,N/4,1
-  lasagna evaluate lab/paper/evaluations/nano.yaml --document docs/results.md
+  lasagna evaluate lab/paper/evaluations/nano.yaml --document docs/lab/results.md
 """
 )
 @click.argument("suite", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))

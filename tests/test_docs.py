@@ -1,0 +1,64 @@
+"""The documents: generated parts are what the code says, and every page is in the site's navigation."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tools import docs
+
+PAGES = sorted(path.relative_to(docs.DOCS).as_posix() for path in docs.DOCS.rglob("*.md"))
+SITE = yaml.safe_load((docs.DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("document", sorted({name for name, _ in docs.BLOCKS}))
+def test_generated_parts_are_what_the_code_says(document: str) -> None:
+    text = (docs.DOCS / document).read_text(encoding="utf-8")
+    assert text == docs.updated(document), "the document lags; run: python -m tools.docs"
+
+
+def test_a_document_that_lags_is_shown_and_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(docs.DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("*.png", "*.svg"))
+    monkeypatch.setattr(docs, "DOCS", tmp_path / "docs")
+    path = tmp_path / "docs" / "configuration.md"
+    right = path.read_text(encoding="utf-8")
+    path.write_text(right.replace("`LASAGNA_PORT`", "`LASAGNA_DOOR`"), encoding="utf-8")
+
+    assert docs.main(["--check"]) == 1
+    assert "-| `LASAGNA_DOOR`" in capsys.readouterr().out
+    assert "LASAGNA_DOOR" in path.read_text(encoding="utf-8")
+    assert docs.main([]) == 0
+    assert path.read_text(encoding="utf-8") == right
+    assert docs.main(["--check"]) == 0
+
+
+def test_a_document_without_its_marks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docs, "DOCS", tmp_path)
+    (tmp_path / "doctor.md").write_text("<!-- troubles -->", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"docs/doctor\.md needs <!-- troubles --> and <!-- /troubles -->"):
+        docs.updated("doctor.md")
+
+
+def test_every_command_and_setting_is_in_the_reference() -> None:
+    commands = (docs.DOCS / "commands.md").read_text(encoding="utf-8")
+    laboratory = (docs.DOCS / "lab" / "commands.md").read_text(encoding="utf-8")
+    headings = set(re.findall(r"^#+ (lasagna [\w -]+)$", commands + laboratory, re.MULTILINE))
+    assert {"lasagna annotate", "lasagna models pull", "lasagna jobs retry", "lasagna bench decode"} <= headings
+    assert "--labels-file" in commands
+    assert "| `LASAGNA_PREDICT_DEADLINE` | `45" in (docs.DOCS / "configuration.md").read_text(encoding="utf-8")
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    listed = [page for section in SITE["nav"] for page in _pages(section)]
+    assert sorted(listed) == PAGES
+
+
+def _pages(entry: str | dict[str, str | list[str]]) -> list[str]:
+    if isinstance(entry, str):
+        return [entry]
+    [below] = entry.values()
+    return [below] if isinstance(below, str) else [page for one in below for page in _pages(one)]

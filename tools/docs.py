@@ -1,0 +1,199 @@
+"""Writes those parts of the documents that repeat the code: settings, commands, and what the doctor can name.
+
+    python -m tools.docs            writes them
+    python -m tools.docs --check    writes nothing, shows what would change, and exits with 1 if anything would
+
+What always holds: a generated part stands between `<!-- NAME -->` and `<!-- /NAME -->` and is replaced as a whole; what
+stands outside the marks is written by hand and left alone. `make check` runs `--check`, so a document cannot lag.
+"""
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import click
+
+from backend.doctor.troubles import TROUBLES
+from lasagna.commands.cli import main as lasagna
+from lasagna.settings import TABLE
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+LABORATORY = ("bench", "experiment")
+"""Groups of commands that measure; they are in docs/lab/commands.md."""
+
+_CHECKS = {
+    "redis": "Redis",
+    "worker": "Worker",
+    "label-studio": "Address of Label Studio",
+    "clock": "Clocks",
+    "token": "Token",
+    "project": "Project",
+    "labels": "Labelling configuration",
+    "backend": "Connection",
+    "host-name": "Host name",
+    "webhook": "Webhook",
+    "image": "Image",
+    "prediction": "Prediction",
+    "shown": "What annotators see",
+}
+
+
+def settings() -> str:
+    """A table with a row per setting: variable, default, meaning."""
+    rows = []
+    for setting in TABLE:
+        default = "yes" if setting.default is True else "no" if setting.default is False else setting.default
+        rows.append((f"`{setting.variable}`", f"`{default}`" if default != "" else "", _cell(setting.help)))
+    return _table(("variable", "default", "meaning"), rows)
+
+
+def product_commands() -> str:
+    """The reference of every command but the laboratory's."""
+    return _reference(name for name in lasagna.list_commands(_context()) if name not in LABORATORY)
+
+
+def laboratory_commands() -> str:
+    """The reference of the commands that measure."""
+    return _reference(LABORATORY)
+
+
+def doctor() -> str:
+    """A section per check of `lasagna doctor`, with a table of what it can find."""
+    sections = []
+    for check in dict.fromkeys(trouble.check for trouble in TROUBLES.values()):
+        rows = [
+            [_cell(text.replace("!r}", "}")) for text in (trouble.set_up, trouble.message, trouble.fix)]
+            for trouble in TROUBLES.values()
+            if trouble.check == check
+        ]
+        sections.append(f"### {_CHECKS[check]} (`{check}`)\n\n{_table(('set-up', 'message', 'fix'), rows)}")
+    return "\n\n".join(sections)
+
+
+BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
+    ("configuration.md", "settings"): settings,
+    ("commands.md", "commands"): product_commands,
+    ("lab/commands.md", "commands"): laboratory_commands,
+    ("doctor.md", "troubles"): doctor,
+}
+"""By document below docs/ and name of the block: what makes its text."""
+
+
+def updated(document: str) -> str:
+    """The text of a document with all its generated blocks made anew. Raises ValueError where a mark is missing."""
+    text = (DOCS / document).read_text(encoding="utf-8")
+    for (name, block), make in BLOCKS.items():
+        if name != document:
+            continue
+        begin, end = f"<!-- {block} -->", f"<!-- /{block} -->"
+        if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+            raise ValueError(f"docs/{document} needs {begin} and {end}, once each, in this order")
+        before, after = text.split(begin)[0], text.split(end)[1]
+        text = f"{before}{begin}\n\n{make()}\n\n{end}{after}"
+    return text
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Write the generated parts of the documents.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if anything would change")
+    check = parser.parse_args(arguments).check
+    lag = False
+    for document in dict.fromkeys(name for name, _ in BLOCKS):
+        path = DOCS / document
+        old, new = path.read_text(encoding="utf-8"), updated(document)
+        if old == new:
+            continue
+        lag = True
+        if check:
+            sys.stdout.writelines(difflib.unified_diff(_lines(old), _lines(new), f"docs/{document}", "the code"))
+        else:
+            path.write_text(new, encoding="utf-8")
+            print(f"written: docs/{document}")
+    if check and lag:
+        print("The documents lag behind the code; run: python -m tools.docs")
+    return int(check and lag)
+
+
+def _context() -> click.Context:
+    return click.Context(lasagna, info_name="lasagna")
+
+
+def _walk(command: click.Command, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
+    yield command, context
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            if below is not None and not below.hidden:
+                yield from _walk(below, click.Context(below, info_name=name, parent=context))
+
+
+def _reference(names: Iterable[str]) -> str:
+    sections = []
+    for name in names:
+        command = lasagna.get_command(_context(), name)
+        if command is None:
+            raise ValueError(f"there is no command {name}")
+        for below, context in _walk(command, click.Context(command, info_name=name, parent=_context())):
+            sections.append(_section(below, context))
+    return "\n\n".join(sections)
+
+
+def _section(command: click.Command, context: click.Context) -> str:
+    depth = context.command_path.count(" ")
+    usage = " ".join((context.command_path, *command.collect_usage_pieces(context)))
+    parts = [f"{'#' * (depth + 1)} {context.command_path}", *_paragraphs(command.help or ""), f"```text\n{usage}\n```"]
+    records = [record for parameter in command.get_params(context) if (record := parameter.get_help_record(context))]
+    rows = [(_code(names), _cell(words)) for names, words in records if words and "--help" not in names]
+    if rows:
+        parts.append(_table(("option", "meaning"), rows))
+    if command.epilog:
+        parts.append(_epilog(command.epilog))
+    return "\n\n".join(parts)
+
+
+def _paragraphs(text: str) -> list[str]:
+    """The paragraphs of a help text; `\\b`, after which click keeps lines as they are, makes a paragraph code."""
+    kept = [paragraph.strip("\n") for paragraph in re.split(r"\n\s*\n", text.strip())]
+    return [
+        f"```text\n{part.removeprefix(chr(8)).strip(chr(10))}\n```"
+        if part.startswith("\b")
+        else _cell(" ".join(part.split()))
+        for part in kept
+    ]
+
+
+def _epilog(text: str) -> str:
+    """An epilog as it is printed, without the marks that keep click from wrapping it."""
+    lines = [line.rstrip() for line in text.replace("\b\n", "").replace("\b", "").strip("\n").splitlines()]
+    return "```text\n" + "\n".join(lines).strip("\n") + "\n```"
+
+
+def _cell(text: str) -> str:
+    """Text for a cell of a table or a paragraph: of Markdown's marks it may hold code in backticks alone."""
+    pieces = re.split(r"(`[^`]*`)", " ".join(text.split()))
+    plain = {"|": "&#124;", "*": "&#42;", "<": "&lt;"}
+    return "".join(
+        piece if piece.startswith("`") else re.sub("[|*<]", lambda match: plain[match[0]], piece) for piece in pieces
+    )
+
+
+def _code(text: str) -> str:
+    """Code in a cell of a table; a | would end the cell, in some dialects of Markdown even between backticks."""
+    return f"`{text}`" if "|" not in text else f"<code>{_cell(text)}</code>"
+
+
+def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    headings = tuple(headings)
+    lines = [f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _lines(text: str) -> list[str]:
+    return text.splitlines(keepends=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
