@@ -120,8 +120,10 @@ def preprocessing(vectors: Vectors) -> Iterator[Row]:
     for key in arrays:
         if not key.startswith("post.") or "_to_" not in key:
             continue
-        content, original = (tuple(map(int, part.split("x"))) for part in key.removeprefix("post.").split("_to_"))
-        prepared = PreparedImage({}, (side, side), content, original, through_input=True)
+        (height, width), original = (
+            [int(number) for number in part.split("x")] for part in key.removeprefix("post.").split("_to_")
+        )
+        prepared = PreparedImage({}, (side, side), (height, width), (original[0], original[1]), through_input=True)
         found = masks_to_image(low, prepared)
         yield Row("mask post-processing", key, apart(found, torch.from_numpy(arrays[key])[0]), 1e-4)
 

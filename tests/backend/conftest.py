@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import redis
-from backend_helpers import PREDICTION, Backend, RedisServer, StubLabelStudio
 
 from backend.queue.heartbeat import beating
 from backend.queue.store import Store
@@ -16,6 +15,7 @@ from backend.web.predictions import connect
 from backend.worker.delivery import Delivery
 from lasagna.checkpoint.folder import Calibration, write_calibration
 from lasagna.settings import Settings
+from tests.backend.backend_helpers import PREDICTION, Backend, RedisServer, StubLabelStudio
 
 _databases = itertools.cycle(range(1, 16))
 

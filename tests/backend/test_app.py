@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from backend_helpers import CONFIG, PROJECT, TOKEN, StubLabelStudio, wait_until
 from flask.testing import FlaskClient
 
 from backend.app import create_app
@@ -19,6 +18,7 @@ from backend.worker.process import LasagnaWorker
 from lasagna.checkpoint.folder import checkpoint_version
 from lasagna.errors import ConfigError
 from lasagna.settings import Settings
+from tests.backend.backend_helpers import CONFIG, PROJECT, TOKEN, StubLabelStudio, wait_until
 
 NO_IMAGE = '<View><Text name="t" value="$text"/><Choices name="c" toName="t"><Choice value="a"/></Choices></View>'
 NO_CONTROL = '<View><Image name="i" value="$image"/></View>'

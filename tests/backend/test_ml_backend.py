@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from backend_helpers import CONFIG, PROJECT, TOKEN
 
 from backend.queue.store import Store
 from lasagna.checkpoint.folder import checkpoint_version
 from lasagna.errors import ConfigError
+from tests.backend.backend_helpers import CONFIG, PROJECT, TOKEN
 
 with warnings.catch_warnings():  # of 2023: invalid escape sequences, and what its own dependencies warn of
     warnings.simplefilter("ignore")

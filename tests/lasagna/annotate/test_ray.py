@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from lasagna.annotate import pipeline as batch
+from lasagna.annotate import ray_engine
 from lasagna.annotate.export import Export
 from lasagna.annotate.folder import find_images
 from lasagna.annotate.pipeline import Encoder, Reader
 from lasagna.annotate.results import Results
 from lasagna.annotate.run import Asked
-from lasagna.commands.annotate import pipeline as batch
-from lasagna.commands.annotate import ray_engine
 from lasagna.masks.segmentation import ClassAnswer, Segmentation
 
 from .made import NAMES, Run, computed, picture, read

@@ -1,0 +1,302 @@
+"""The commands: help, `lasagna jobs`, `lasagna prelabel`."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from backend.commands.jobs import jobs
+from backend.commands.prelabel import prelabel
+from backend.commands.serve import serve, worker
+from backend.queue.counters import Meter
+from backend.queue.store import Project, Store, Work
+from backend.web.prelabel import ProjectRun
+from backend.web.prelabel_jobs import PrelabelJobs
+from backend.worker.process import LasagnaWorker
+from lasagna.errors import ServiceError
+from lasagna.settings import Settings
+from tests.backend.backend_helpers import CONFIG, PREDICTION, PROJECT, TOKEN, StubLabelStudio, wait_until
+
+
+@pytest.fixture(autouse=True)
+def environment(redis_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LASAGNA_REDIS_URL", redis_db)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def run(command: Any, *arguments: str) -> Result:
+    return CliRunner().invoke(command, list(arguments))
+
+
+@pytest.mark.parametrize("command", [serve, worker, prelabel, jobs], ids=lambda command: command.name)
+def test_help_has_examples(command: Any) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "Examples:" in result.output
+    assert f"  lasagna {command.name}" in result.output
+
+
+class TestCheck:
+    """`lasagna worker --check`."""
+
+    def test_a_living_worker(self, store: Store) -> None:
+        assert run(worker, "--check").exit_code == 1
+        LasagnaWorker(store.redis, store, 1, ["train"]).register_birth()
+        assert run(worker, "--check", "--queues", "train").exit_code == 0
+        assert run(worker, "--check").exit_code == 1
+
+    def test_without_redis_says_so_and_starts_none(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.delenv("LASAGNA_REDIS_URL")
+        monkeypatch.setenv("LASAGNA_STATE_DIR", str(tmp_path / "state"))
+        result = run(worker, "--check")
+        assert (result.exit_code, result.output) == (1, "Redis does not answer\n")
+        assert not (tmp_path / "state").exists()
+
+
+class TestJobs:
+    @pytest.fixture(autouse=True)
+    def works(self, store: Store) -> None:
+        """One work in each state."""
+        store.keep_project(PROJECT, Project("http://127.0.0.1:1", TOKEN))
+        works = [Work(PROJECT, number, f"/{number}.png", "config", "tiny-1") for number in range(1, 6)]
+        keys = [entry.key for entry in store.register(works, lease=60)]
+        store.start(keys[1:], "job")
+        for key in keys[2:4]:
+            store.finish(key, PREDICTION)
+        store.collect([entry for entry in store.register(works, lease=60) if entry.key == keys[3]])
+        store.fail(keys[4], "the file [a.png] is broken")
+
+    def test_table(self) -> None:
+        output = run(jobs).output
+        assert "queued 1  running 1  ready 1  done 1  failed 1" in output
+        assert "the file [a.png] is broken" in output
+        assert "Workers: none" in output
+
+    def test_json(self) -> None:
+        report = json.loads(run(jobs, "--json").output)
+        assert report["counts"] == {"queued": 1, "running": 1, "ready": 1, "done": 1, "failed": 1}
+        by_state = {task["state"]: task for task in report["tasks"]}
+        assert {state: task["task"] for state, task in by_state.items()} == {
+            "queued": 1,
+            "running": 2,
+            "ready": 3,
+            "done": 4,
+            "failed": 5,
+        }
+        assert by_state["failed"]["reason"] == "the file [a.png] is broken"
+        assert by_state["done"]["delivery"] == "answered"
+        assert report["queues"] == {"interactive": 0, "predict": 0, "train": 0}
+
+    def test_whole_projects(self, store: Store) -> None:
+        records = PrelabelJobs(store)
+        id = records.add(3)
+        records.add(4)
+        records.claim(id, "me")
+        times = {"started": store.now() - 10, "seen": store.now()}
+        records.note(id, state="running", total=20, predicted=5, had_one=5, **times)
+        output = run(jobs).output
+        assert "Project 3: pre-labelling 10 of 20, 0.5 per second, 20 s left" in output
+        assert "Project 4: waits to be pre-labelled" in output
+
+    def test_one_state(self) -> None:
+        report = json.loads(run(jobs, "--json", "--state", "failed").output)
+        assert [task["state"] for task in report["tasks"]] == ["failed"]
+
+    def test_retry(self, store: Store) -> None:
+        assert run(jobs, "retry", "--project", "4").output.startswith("0 tasks queued again")
+        assert run(jobs, "retry").output.startswith("1 tasks queued again")
+        assert store.counts()["failed"] == 0
+        assert json.loads(run(jobs, "--json").output)["queues"]["predict"] == 1
+
+    def test_retry_while_redis_has_no_memory_left(self, store: Store) -> None:
+        store.redis.config_set("maxmemory", 1)
+        try:
+            result = run(jobs, "retry")
+        finally:
+            store.redis.config_set("maxmemory", 0)
+        assert isinstance(result.exception, ServiceError)
+        assert "maxmemory" in str(result.exception)
+        assert store.counts()["failed"] == 1
+
+
+def test_jobs_without_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lasagna.commands.cli import main
+
+    result = run(main, "jobs", "--redis-url", "redis://127.0.0.1:1/0")
+    assert result.exit_code == 2
+    assert "LASAGNA_REDIS_URL" in result.output
+
+
+@pytest.mark.usefixtures("working")
+class TestPrelabel:
+    def command(self, stub: StubLabelStudio, *more: str) -> Result:
+        return run(prelabel, *self.arguments(stub, *more))
+
+    def arguments(self, stub: StubLabelStudio, *more: str) -> list[str]:
+        return ["3", "--url", stub.url, "--token", TOKEN, *more]
+
+    def test_every_task_gets_its_prediction(self, stub: StubLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("backend.web.prelabel._ASK_AT_ONCE", 2)
+        monkeypatch.setattr("backend.web.prelabel._MAX_OUTSTANDING", 3)
+        stub.add_tasks(2)
+        stub.add_tasks(2, first=4)
+        result = self.command(stub)
+        assert result.exit_code == 0, result.output
+        assert "4 predicted, 0 had a prediction already, 0 failed" in result.output
+        assert sorted(p["task"] for p in stub.predictions) == [1, 2, 4, 5]
+        again = self.command(stub)
+        assert "0 predicted, 4 had a prediction already, 0 failed" in again.output
+        assert len(stub.predictions) == 4
+
+    def test_refresh_replaces(self, stub: StubLabelStudio) -> None:
+        stub.add_tasks(2)
+        old = {"model_version": "tiny-1", "result": [{"id": "old"}], "score": 0.0}
+        stub.predictions += [{"id": 1, "task": 1, **old}, {"id": 2, "task": 1, **old, "model_version": "tiny-0"}]
+        result = self.command(stub, "--refresh")
+        assert "2 predicted" in result.output
+        assert sorted((p["task"], p["model_version"], p["result"][0]["id"]) for p in stub.predictions) == [
+            (1, "tiny-0", "old"),
+            (1, "tiny-1", "new"),
+            (2, "tiny-1", "new"),
+        ]
+
+    def test_tasks_that_nobody_has_annotated_are_renewed(self, stub: StubLabelStudio) -> None:
+        tasks = [*stub.add_tasks(2), *stub.add_tasks(2, first=4), *stub.add_tasks(1, first=7)]
+        for task, annotations in zip(tasks, (0, 1, 0, 1, 1), strict=True):
+            task["total_annotations"] = annotations
+        old = {"result": [{"id": "old"}], "score": 0.0}
+        stub.predictions += [
+            {"id": number, "task": task, "model_version": version, **old}
+            for number, (task, version) in enumerate([(1, "tiny-0"), (2, "tiny-0"), (5, "tiny-1")], start=1)
+        ]
+        assert "3 predicted, 1 had a prediction already, 1 annotated keep an older one" in self.command(stub).output
+        renewed = {p["task"] for p in stub.predictions if p["result"][0]["id"] == "new"}
+        assert renewed == {1, 4, 7}  # 7 is annotated and had none
+
+    def test_an_annotated_task_keeps_its_prediction_also_with_refresh(self, stub: StubLabelStudio) -> None:
+        tasks = stub.add_tasks(2)
+        tasks[0]["total_annotations"] = 1
+        old = {"result": [{"id": "old"}], "score": 0.0, "model_version": "tiny-1"}
+        stub.predictions += [{"id": number, "task": number, **old} for number in (1, 2)]
+        assert "1 predicted, 1 had a prediction already, 0 failed" in self.command(stub, "--refresh").output
+        assert [(p["task"], p["result"][0]["id"]) for p in stub.predictions] == [(1, "old"), (2, "new")]
+
+    def test_dry_run(self, stub: StubLabelStudio, store: Store) -> None:
+        tasks = [*stub.add_tasks(2), *stub.add_tasks(2, first=4), *stub.add_tasks(1, first=7)]
+        for task, annotations in zip(tasks, (0, 1, 0, 1, 1), strict=True):
+            task["total_annotations"] = annotations
+        versions = [(1, "tiny-0"), (2, "tiny-0"), (5, "tiny-1")]
+        stub.predictions += [
+            {"id": number, "task": task, "model_version": version, "result": []}
+            for number, (task, version) in enumerate(versions, start=1)
+        ]
+        said = self.command(stub, "--dry-run").output
+        assert "3 of 5 tasks would be predicted: 2 without a prediction, 1 with one of another version" in said
+        assert "Left alone: 1 that have one of tiny-1, 1 annotated." in said
+        assert "is not known before tiny-1 has predicted something here" in said
+        meter = Meter(store.redis)
+        meter.pace("tiny-1", 10, 25.0)
+        meter.flush()
+        plan = json.loads(CliRunner().invoke(prelabel, self.arguments(stub, "--dry-run", "--json")).stdout)
+        assert plan == {
+            "version": "tiny-1", "total": 5, "missing": 2, "outdated": 1, "replaced": 0, "had_one": 1, "annotated": 1,
+            "workers": 0, "seconds_per_task": 2.5, "seconds": 7.5, "to_predict": 3,
+        }  # fmt: skip
+        assert len(stub.predictions) == 3
+        assert sum(store.counts().values()) == 0
+
+    def test_json(self, stub: StubLabelStudio) -> None:
+        stub.add_tasks(3)
+        found = json.loads(CliRunner().invoke(prelabel, self.arguments(stub, "--json")).stdout)
+        failed = {"3": "the image is broken"}
+        assert found == {"version": "tiny-1", "total": 3, "done": 2, "had_one": 0, "annotated": 0, "failed": failed}
+
+    def test_leaves_a_record_of_the_run(self, stub: StubLabelStudio, store: Store) -> None:
+        stub.add_tasks(3)
+        self.command(stub)
+        [job] = PrelabelJobs(store).recent()
+        assert {name: job[name] for name in ("by", "state", "project", "total", "predicted", "failed", "through")} == {
+            "by": "command", "state": "done", "project": 3, "total": 3, "predicted": 2, "failed": 1, "through": 3,
+        }  # fmt: skip
+        assert job["failures"] == {"3": "the image is broken"}
+        assert job["rate"] > 0
+
+    def test_failures_are_listed_and_set_the_exit_code(self, stub: StubLabelStudio) -> None:
+        stub.add_tasks(3)
+        stub.tasks[0]["data"] = {"text": "x"}
+        result = self.command(stub)
+        assert result.exit_code == 1
+        assert "1 predicted, 0 had a prediction already, 2 failed" in result.output
+        assert "task 1: the task has no field 'image'" in result.output
+        assert "task 3: the image is broken" in result.output
+
+    def test_says_that_no_worker_runs(self, stub: StubLabelStudio) -> None:
+        assert "no worker is running" in self.command(stub).output
+
+    def test_an_unusable_configuration(self, stub: StubLabelStudio) -> None:
+        from lasagna.commands.cli import main
+
+        stub.label_config = "<View/>"
+        result = run(main, "prelabel", "3", "--url", stub.url, "--token", TOKEN)
+        assert result.exit_code == 2
+        assert "has no <Image" in result.output
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ((), "where is Label Studio"),
+            (("--url", "http://127.0.0.1:1", "--token", "t"), "cannot be reached"),
+            (("--url", "http://127.0.0.1:1"), "there is no token"),
+        ],
+    )
+    def test_label_studio_cannot_be_asked(self, arguments: tuple[str, ...], words: str) -> None:
+        from lasagna.commands.cli import main
+
+        result = run(main, "prelabel", "3", *arguments)
+        assert result.exit_code == 2
+        assert words in result.output
+
+
+def test_prelabel_looks_whether_an_answer_was_stored(
+    store: Store, stub: StubLabelStudio, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Label Studio asked for the same two tasks, and was killed when it had stored the first."""
+    from backend.studio.client import LabelStudio
+    from backend.web.predictions import Predictor
+
+    monkeypatch.setattr("backend.web.prelabel._STORED_WITHIN", 0.0)
+    monkeypatch.setattr("backend.web.prelabel._CONFIRM_EVERY", 0.05)
+    prediction = {"model_version": "tiny-1", "score": 0.5, "result": []}
+    store.publish_model({"version": "tiny-1"})
+    stub.add_tasks(2)
+    project = ProjectRun(Predictor(settings, store), LabelStudio(stub.url, TOKEN), 3)
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(project.run, lambda _: None)
+        keys = wait_until(lambda: found if len(found := store.keys("queued")) == 2 else None)
+        entries = store.register([Work.from_fields(fields) for fields in store.fields(keys)], lease=30)
+        stub.predictions.append({"id": 1, "task": 1, **prediction})
+        for key in keys:
+            store.finish(key, prediction)
+        assert [status for status, _ in store.collect(entries)] == ["prediction"] * 2
+        [again] = wait_until(lambda: store.keys("queued"))
+        store.finish(again, prediction)
+        post = wait_until(store.take_post)
+        assert (post.work.task, post.work.replace) == (2, True)
+        stub.predictions.append({"id": 2, "task": 2, **prediction})
+        store.posted(post.key, 2)
+        outcome = ended.result(30)
+    assert (outcome.done, outcome.failed) == (2, {})
+
+
+def test_prelabel_leaves_the_token_of_setup(store: Store, stub: StubLabelStudio, settings: Settings) -> None:
+    from backend.studio.client import LabelStudio
+    from backend.web.predictions import Predictor
+
+    store.keep_project(PROJECT, Project("http://ls", "from-setup", params={"threshold": 0.3}))
+    run = ProjectRun(Predictor(settings, store), LabelStudio(stub.url, TOKEN), 3)
+    assert run.uid.startswith("3.")
+    assert store.project(run.uid).given_token == TOKEN
+    assert stub.label_config == CONFIG

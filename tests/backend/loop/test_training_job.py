@@ -1,0 +1,278 @@
+"""A whole fine-tune of a tiny model, also killed in every stage."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.loop.job import GIVEN_UP_AFTER, STAGES, Access, StoppedError, TrainingJob
+from backend.loop.trainings import new_job
+from backend.registry.registry import Registry, project_number
+from backend.studio.client import LabelStudio
+from lasagna.checkpoint.folder import checkpoint_version, load_calibration
+from lasagna.errors import ConfigError, DataError, TrainingError
+from lasagna.settings import Settings
+from tests.backend.backend_helpers import PROJECT, TOKEN, StubLabelStudio
+from tests.backend.loop.loop_helpers import TINY, correct
+from training.evaluation import gate
+
+
+@pytest.fixture
+def environ(tmp_path: Path, checkpoint: Path) -> dict[str, str]:
+    return {
+        "LASAGNA_MODEL": str(checkpoint),
+        "LASAGNA_REGISTRY": str(tmp_path / "registry"),
+        "LASAGNA_DEVICE": "cpu",
+        "LASAGNA_TRAIN_CHANGES": TINY,
+        "LASAGNA_REPLAY_DATA": str(tmp_path / "none"),
+    }
+
+
+class Project:
+    """Jobs of a project in a registry."""
+
+    def __init__(self, stub: StubLabelStudio, environ: dict[str, str]) -> None:
+        self.stub, self.settings = stub, Settings.load(environ)
+        self.root = Path(environ["LASAGNA_REGISTRY"])
+        self.registry = Registry(self.root)
+        self.said: list[tuple[str, int, int]] = []
+
+    def new(self, **values: Any) -> str:
+        return new_job(self.root, PROJECT, "test", **values)
+
+    def job(self, id: str, **more: Any) -> TrainingJob:
+        def say(stage: str, step: int, steps: int, seconds: float | None) -> None:
+            self.said.append((stage, step, steps))
+
+        access = Access(LabelStudio(self.stub.url, TOKEN, timeout=5.0))
+        return TrainingJob(self.root, id, self.settings, lambda: access, say, **more)
+
+
+@pytest.fixture
+def project(stub: StubLabelStudio, environ: dict[str, str]) -> Project:
+    return Project(stub, environ)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_what_the_champion_learnt_by_heart_is_not_what_it_knows(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second fine-tune's learning rate follows from the photos that came after the first."""
+    before = correct(project.stub, 12)
+    job = project.job(project.new())
+    first = job.run()
+    learnt = job.result("snapshot")["train"]
+    if first["outcome"] == "candidate":
+        project.registry.promote(PROJECT, first["version"], "by hand")
+    after = correct(project.stub, 12, first=13)
+    asked: list[int] = []
+
+    def score_images(model: Any, records: list[Any], on_image: Any) -> None:
+        asked.extend(int(record.image_id) for record in records)
+        raise StoppedError
+
+    job = project.job(project.new())
+    monkeypatch.setattr("training.evaluation.scores.score_images", score_images)
+    with pytest.raises(StoppedError):
+        job.run()
+    assert set(asked) <= set(after)
+    assert not set(asked) & set(before)
+    assert len(asked) == job.result("snapshot")["train"] - learnt
+
+
+@pytest.fixture
+def refused(project: Project) -> str:
+    """A version that the gate refused, after which twelve more tasks were corrected."""
+    correct(project.stub, 12)
+    first = project.job(project.new()).run()
+    assert first["outcome"] == "candidate"  # four steps of a random model
+    correct(project.stub, 12, first=13)
+    return str(first["version"])
+
+
+def snapshot_of(project: Project, version: str) -> Path:
+    return project.root / "snapshots" / project_number(PROJECT) / project.registry.version(version).snapshot
+
+
+def tasks_of(snapshot: Path, side: str) -> set[int]:
+    return {int(task["id"]) for task in json.loads((snapshot / f"{side}.json").read_text())}
+
+
+def stopped_before_training(project: Project, id: str) -> TrainingJob:
+    project.said.clear()
+    job = project.job(id, should_stop=lambda: ("train", 0, 0) in project.said)
+    with pytest.raises(StoppedError):
+        job.run()
+    return job
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_refused_version_that_later_corrections_speak_for_serves_and_is_trained_on(
+    project: Project, refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[set[int]] = []
+    really = gate.judge
+
+    def judge(champion: list[Any], candidate: list[Any], *more: Any) -> Any:
+        judged.extend({int(score.image_id) for score in scores} for scores in (champion, candidate))
+        verdict = really(champion, candidate, *more)
+        assert verdict.latency is not None
+        return replace(verdict, reasons=(gate.Reason("better", True, "Better on these."),))
+
+    id = project.new()
+    with monkeypatch.context() as patch:
+        patch.setattr("backend.loop.recheck.judge", judge)
+        job = stopped_before_training(project, id)
+    trained, snapshot = tasks_of(snapshot_of(project, refused), "train"), Path(job.result("snapshot")["folder"])
+    held, new = tasks_of(snapshot, "holdout"), tasks_of(snapshot, "train") - trained
+    assert judged == [held | new] * 2
+    champion = project.registry.champion(PROJECT)
+    assert champion is not None
+    assert champion.id == refused
+    assert "judged again with" in project.registry.aliases(PROJECT).history[-1].reason
+
+    result = project.job(id).run()  # its model starts from the one that serves now
+    version = project.registry.version(result["version"])
+    assert version.parent == refused
+    assert "Promoted before" in result["summary"]
+    report = json.loads(next(path for path in version.reports if path.suffix == ".json").read_text())
+    assert report["champion"] == refused
+    assert report["about"]["the candidate before"].startswith(f"{refused}, judged again with {len(new)} photos")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_refused_version_is_refused_again(project: Project, refused: str) -> None:
+    job = stopped_before_training(project, project.new())
+    assert job.result("recheck")["version"] == refused
+    assert job.result("recheck")["passed"] is False
+    assert project.registry.champion(PROJECT) is None
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_version_that_somebody_rolled_back_is_not_judged_again(project: Project, refused: str) -> None:
+    project.registry.promote(PROJECT, refused, "by hand")
+    project.registry.rollback(PROJECT, "worse")
+    assert stopped_before_training(project, project.new()).result("recheck").keys() == {"seconds"}
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_without_its_snapshot_nothing_is_known_to_be_new_to_it(project: Project, refused: str) -> None:
+    shutil.rmtree(snapshot_of(project, refused))
+    assert stopped_before_training(project, project.new()).result("recheck").keys() == {"seconds"}
+    shutil.rmtree(project.registry.version(refused).folder)
+    assert stopped_before_training(project, project.new()).result("recheck").keys() == {"seconds"}
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("one_thread")
+def test_from_corrections_to_a_version_killed_in_every_stage(
+    project: Project, environ: dict[str, str], tmp_path: Path, checkpoint: Path
+) -> None:
+    correct(project.stub, 18)
+    project.stub.images["/data/upload/3/1.png"] = b"broken"
+    straight = project.job(project.new()).run()
+    version = project.registry.version(straight["version"])
+    assert straight["outcome"] in ("candidate", "promoted")
+    assert list(dict.fromkeys(stage for stage, _, _ in project.said)) == list(STAGES)
+    assert ("train", 4, 4) in project.said
+    assert version.parent == checkpoint_version(checkpoint)
+    assert version.labels == ("Cat", "Dog", "Sky")
+    assert version.metrics["took"].keys() == set(STAGES[:-1])
+    assert {path.name for path in version.reports} == {"report.html", "report.json"}
+    assert version.id != version.parent
+    assert load_calibration(version.checkpoint).class_offsets.keys() <= {"cat", "dog", "sky", "Cat", "Dog", "Sky"}
+    report = json.loads(next(path for path in version.reports if path.suffix == ".json").read_text())
+    assert "task 1: " in report["about"]["could not be used"]
+    assert (report["champion"], report["candidate"]) == (version.parent, version.id)
+    assert "nothing is replayed" in report["about"]["note"]
+    assert "the model hardly knew these classes" in report["about"]["note"]  # its weights are random
+    end = project.job(project.new()).run()  # nothing changed since
+    assert (end["outcome"], end["version"]) == ("unchanged", version.id)
+
+    other = environ | {"LASAGNA_REGISTRY": str(tmp_path / "other")}
+    id = new_job(tmp_path / "other", PROJECT, "test")
+    script = [sys.executable, str(Path(__file__).with_name("killed_job.py")), str(tmp_path / "other"), id]
+    done = subprocess.run(
+        [*script, project.stub.url, TOKEN, *STAGES],
+        env={**os.environ, **other, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["died"] == dict.fromkeys(STAGES, 9)
+    assert result["trained"] == []  # training had ended before the last attempt
+    assert result["version"] == version.id  # content-addressed: the same weights and calibration
+    logged = (tmp_path / "other" / "jobs" / id / "run" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in logged] == [1, 2, 3, 4]
+
+
+def test_stopped_between_steps_goes_on(project: Project) -> None:
+    correct(project.stub, 8)
+    id = project.new()
+    with pytest.raises(StoppedError):
+        project.job(id, should_stop=lambda: ("train", 2, 4) in project.said).run()
+    project.said.clear()
+    with pytest.raises(StoppedError):
+        project.job(id, should_stop=lambda: any(stage == "calibrate" for stage, _, _ in project.said)).run()
+    assert [said for said in project.said if said[0] == "train"][:2] == [("train", 0, 0), ("train", 2, 4)]
+
+
+def test_too_few_corrections(project: Project) -> None:
+    correct(project.stub, 3)
+    with pytest.raises(DataError, match="corrections of 3 different photos"):
+        project.job(project.new()).run()
+
+
+def test_a_wrong_recipe(project: Project, environ: dict[str, str]) -> None:
+    correct(project.stub, 8)
+    wrong = Project(project.stub, environ | {"LASAGNA_TRAIN_CHANGES": "optimiser.step=3"})
+    with pytest.raises(ConfigError, match=r"optimiser\.step: unknown key"):
+        wrong.job(wrong.new()).run()
+
+
+def test_label_studio_gone_for_a_while(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    correct(project.stub, 8)
+    project.stub.status["/api/projects"] = 503
+    monkeypatch.setattr("backend.loop.job.time.sleep", lambda seconds: project.stub.status.clear())
+    job = project.job(project.new(), should_stop=lambda: ("train", 0, 0) in project.said)
+    with pytest.raises(StoppedError):
+        job.run()
+    assert job.result("snapshot")["train"] == 4
+
+
+def test_a_process_that_always_dies_is_given_up(project: Project) -> None:
+    id = project.new()
+    folder = project.root / "jobs" / id
+    (folder / "starts.json").write_text(json.dumps([["snapshot", 0]] * GIVEN_UP_AFTER))
+    with pytest.raises(TrainingError, match="ended 10 times in stage 'snapshot'"):
+        project.job(id).run()
+
+
+def test_another_champion_meanwhile_keeps_the_candidate_waiting(project: Project, checkpoint: Path) -> None:
+    """The gate's verdict was against a model that no longer serves."""
+    correct(project.stub, 8)
+    id = project.new()
+    with pytest.raises(StoppedError):
+        project.job(id, should_stop=lambda: ("train", 0, 0) in project.said).run()
+    values = {"project": PROJECT, "parent": "", "snapshot": "", "metrics": {}}
+    new = project.registry.add(checkpoint, **values, labels=("other",))
+    project.registry.promote(PROJECT, new.id, "by hand")
+    job = project.job(id)
+    (job.folder / "checkpoint").mkdir()
+    name = job.result("snapshot")["parent"].rpartition("-")[0]
+    (job.folder / "checkpoint" / name).symlink_to(checkpoint)
+    passed = {"figures": {}, "classes": [], "passed": True, "summary": "Passed", "seconds": 0.0}
+    for stage in STAGES[STAGES.index("train") : -1]:
+        (job.folder / f"{stage}.json").write_text(json.dumps(passed))
+    result = job.run()
+    assert result["outcome"] == "candidate"
+    assert "another model serves now" in result["summary"]
+    assert project.registry.champion(PROJECT) == new

@@ -1,0 +1,305 @@
+"""When a project is trained: policies, counting, coalescing, what is found at a start."""
+
+import json
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from backend.app import create_app
+from backend.commands.train import train
+from backend.loop.trainings import Policy, Trainings, Triggers, unfinished_jobs
+from backend.queue.jobs import queue
+from backend.queue.store import Project, Store
+from backend.web.predictions import parse_parameters
+from lasagna.errors import ConfigError, ServiceError
+from lasagna.settings import Settings
+from tests.backend.backend_helpers import CONFIG, PROJECT, wait_until
+
+NUMBER = PROJECT.split(".")[0]
+
+
+class Loop:
+    """The web process's webhook, and the one who decides, without its thread."""
+
+    def __init__(self, folder: Path, settings: Settings, store: Store) -> None:
+        self.folder, self.store, self.settings = folder, store, settings
+        self.client = create_app(settings).test_client()
+        self.missed: set[int] = set()
+        self.triggers = Triggers(settings, store, folder, lambda project: self.missed)
+        self.set_policy("every 3")
+
+    def set_policy(self, text: str) -> None:
+        self.store.keep_project(PROJECT, Project("http://127.0.0.1:1", "", "", None, text))
+
+    def event(self, action: str, **body: Any) -> None:
+        answer = self.client.post("/webhook", json={"action": action, "project": {"id": int(NUMBER)}, **body})
+        assert answer.status_code == 201
+
+    def submit(self, *tasks: int) -> None:
+        for task in tasks:
+            self.event("ANNOTATION_CREATED", task={"id": task}, annotation={"id": 100 + task, "task": task})
+
+    def state(self) -> dict[str, str]:
+        """What is known of the project, after all events were read."""
+        while self.triggers.read_events(0):
+            pass
+        return self.triggers.trainings.of(NUMBER)
+
+    def jobs(self) -> list[str]:
+        return unfinished_jobs(self.folder)
+
+    def run(self, outcome: str = "candidate", during: Any = lambda: None) -> None:
+        """A job as the training process runs it."""
+        self.state()
+        [id] = self.jobs()
+        self.triggers.begin(NUMBER)
+        during()
+        self.state()
+        self.triggers.end(NUMBER, id, {"outcome": outcome, "summary": "said", "version": "nano-1"})
+
+
+@pytest.fixture
+def loop(tmp_path: Path, settings: Settings, store: Store) -> Loop:
+    return Loop(tmp_path / "registry", settings, store)
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("every 20", Policy(every=20)),
+        (" Every 1 ", Policy(every=1)),
+        ("cron 0 3 * * *", Policy(cron="0 3 * * *")),
+        ("by hand", Policy()),
+        ("never", Policy(by_button=False)),
+    ],
+)
+def test_policies(text: str, policy: Policy) -> None:
+    assert Policy.parse(text) == policy
+
+
+@pytest.mark.parametrize("text", ["", "20", "every 0", "every x", "cron", "cron 61 * * * *", "sometimes"])
+def test_what_is_no_policy(text: str) -> None:
+    with pytest.raises(ConfigError, match='"every 20"'):
+        Policy.parse(text)
+
+
+@pytest.mark.parametrize("extra", ['{"train_when": "every 5", "threshold": 0.4}', {"train_when": "every 5"}])
+def test_a_policy_from_the_extra_parameters(loop: Loop, extra: Any) -> None:
+    body = {"project": PROJECT, "schema": CONFIG, "hostname": "", "access_token": "", "extra_params": extra}
+    assert loop.client.post("/setup", json=body).status_code == 200
+    kept = loop.store.project(PROJECT)
+    assert kept.train == "every 5"
+    assert "train_when" not in (kept.params or {})  # the model is not asked with it
+
+
+def test_a_wrong_policy_is_refused_at_setup() -> None:
+    with pytest.raises(ConfigError, match="when a project is trained"):
+        parse_parameters({"train_when": "soon"})
+
+
+def test_every_so_many_corrections(loop: Loop) -> None:
+    loop.submit(1, 2, 1, 1)  # twice changed is one correction
+    assert loop.state()["changed"] == "2"
+    assert loop.jobs() == []
+    loop.submit(3)
+    assert loop.state()["state"] == "queued"
+    [id] = loop.jobs()
+    asked = json.loads((loop.folder / "jobs" / id / "job.json").read_text())
+    assert (asked["project"], asked["reason"]) == (PROJECT, "3 corrections")
+    [job] = queue(loop.store.redis, "train").jobs
+    assert job.args == [NUMBER, id] or tuple(job.args) == (NUMBER, id)
+
+
+@pytest.mark.parametrize(
+    ("action", "body", "counted"),
+    [
+        ("ANNOTATION_CREATED", {"task": {"id": 1}, "annotation": {"id": 5, "was_cancelled": True}}, 1),
+        ("ANNOTATION_UPDATED", {"task": {"id": 1}, "annotation": {"id": 5, "ground_truth": True}}, 1),
+        ("ANNOTATIONS_CREATED", {"task": [{"id": 1}, {"id": 2}], "annotation": [{"id": 5}, {"id": 6}]}, 2),
+        ("ANNOTATIONS_DELETED", {"annotations": [{"id": 5}, {"id": 6}]}, 2),
+        ("TASKS_CREATED", {"tasks": [{"id": 1, "total_annotations": 1}, {"id": 2, "total_annotations": 0}]}, 1),
+        ("TASKS_DELETED", {"tasks": [{"id": 1}]}, 1),
+        ("PROJECT_UPDATED", {}, 0),
+    ],
+    ids=["skipped", "ground truth", "bulk", "deleted", "imported with annotations", "tasks deleted", "project"],
+)
+def test_what_counts(loop: Loop, action: str, body: dict[str, Any], counted: int) -> None:
+    loop.event(action, **body)
+    assert loop.state()["changed"] == str(counted)
+
+
+def test_the_recorded_payloads_count(loop: Loop) -> None:
+    """What a real Label Studio sent (facts), where this checkout has it beside it."""
+    folder = Path(__file__).resolve().parents[4] / "shared" / "facts" / "payloads"
+    if not folder.is_dir():
+        pytest.skip(f"needs the recorded requests in {folder}")
+    loop.store.keep_project("33.1", Project())
+    for name in ("ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED", "ANNOTATION_CREATED_skipped", "TASKS_CREATED"):
+        body = json.loads((folder / f"webhook_{name}.json").read_text())["body"]
+        before = loop.triggers.trainings.changed(str(body["project"]["id"]))
+        assert loop.client.post("/webhook", json=body).status_code == 201
+        loop.state()
+        assert loop.triggers.trainings.changed(str(body["project"]["id"])) > before, name
+
+
+@pytest.mark.parametrize(
+    ("policy", "by_button", "by_corrections"),
+    [("every 3", True, True), ("cron 0 3 * * *", True, False), ("by hand", True, False), ("never", False, False)],
+)
+def test_each_policy(loop: Loop, policy: str, by_button: bool, by_corrections: bool) -> None:
+    loop.set_policy(policy)
+    loop.submit(1, 2, 3, 4)
+    loop.state()
+    assert bool(loop.jobs()) == by_corrections
+    loop.event("START_TRAINING")
+    loop.state()
+    assert bool(loop.jobs()) == (by_button or by_corrections)
+    loop.triggers.trainings.ask(NUMBER)
+    assert loop.state()["state"] == "queued"
+
+
+def test_a_burst_is_one_job_and_one_more(loop: Loop) -> None:
+    for _ in range(20):
+        loop.event("START_TRAINING")
+    loop.state()
+    assert len(loop.jobs()) == 1
+
+    def burst() -> None:
+        loop.submit(*range(50))
+        loop.event("START_TRAINING")
+
+    loop.run(during=burst)
+    assert loop.state()["state"] == "queued"
+    assert len(loop.jobs()) == 1
+    loop.run()
+    assert loop.state()["state"] == "idle"
+    assert loop.state()["changed"] == "0"
+
+
+def test_corrections_during_a_run_count_for_the_next(loop: Loop) -> None:
+    loop.submit(1, 2, 3)
+    loop.run(during=lambda: loop.submit(4, 5))
+    assert (loop.state()["state"], loop.state()["changed"]) == ("idle", "2")
+    loop.submit(6)
+    assert loop.state()["state"] == "queued"
+
+
+def test_a_failure_loses_no_correction_and_does_not_repeat_itself(loop: Loop) -> None:
+    loop.submit(1, 2, 3)
+    loop.run(outcome="failed")
+    known = loop.state()
+    assert (known["state"], known["changed"], known["outcome"]) == ("idle", "3", "failed")
+    loop.submit(4)  # one more may be what was missing
+    assert loop.state()["state"] == "queued"
+
+
+def test_a_schedule(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop.set_policy("cron 0 3 * * *")
+    loop.triggers.look_at_schedules()
+    monkeypatch.setattr("rq.cron.now", lambda: datetime.now(UTC) + timedelta(days=1))
+    loop.triggers.look_at_schedules()
+    assert loop.jobs() == []  # nothing was corrected
+    loop.submit(1)
+    loop.state()
+    monkeypatch.setattr("rq.cron.now", lambda: datetime.now(UTC) + timedelta(days=3))
+    loop.triggers.look_at_schedules()
+    loop.triggers.look_at_schedules()
+    assert loop.state()["reason"] == "schedule 0 3 * * *"
+
+
+@pytest.mark.parametrize(("missed", "jobs"), [({1, 2, 3}, 1), ({1}, 0), (set(), 0)])
+def test_what_was_missed(loop: Loop, missed: set[int], jobs: int) -> None:
+    loop.missed = missed
+    loop.triggers.catch_up()
+    assert len(loop.jobs()) == jobs
+    assert loop.state()["changed"] == str(len(missed))
+
+
+def test_a_project_that_cannot_be_asked_stops_nothing(loop: Loop) -> None:
+    def gone(project: str) -> set[int]:
+        raise ServiceError("gone")
+
+    assert Triggers(loop.settings, loop.store, loop.folder, gone).catch_up() == [PROJECT]
+    loop.submit(1, 2, 3)
+    assert loop.state()["state"] == "queued"
+
+
+def test_a_project_that_could_not_be_asked_is_asked_again(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.loop.trainings._ASK_AGAIN", 0.0)
+    monkeypatch.setattr("backend.loop.trainings._WAIT", 0.05)
+    asked: list[str] = []
+
+    def starting(project: str) -> set[int]:
+        asked.append(project)
+        if len(asked) == 1:
+            raise ServiceError("Label Studio is starting")
+        return {1, 2, 3}
+
+    triggers = Triggers(loop.settings, loop.store, loop.folder, starting)
+    triggers.start()
+    try:
+        wait_until(lambda: loop.jobs(), what="the job for what was missed")
+    finally:
+        triggers.stop()
+    assert len(asked) == 2
+
+
+def test_an_event_that_cannot_be_handled_holds_up_no_other(loop: Loop, store: Store) -> None:
+    store.record_event({"action": "ANNOTATION_CREATED", "project": NUMBER, "tasks": "no JSON", "annotations": "[]"})
+    loop.submit(1, 2, 3)
+    assert loop.state()["state"] == "queued"
+
+
+@pytest.mark.parametrize("redis_lost", [False, True])
+@pytest.mark.parametrize("was_running", [False, True])
+def test_jobs_that_were_left(loop: Loop, store: Store, redis_lost: bool, was_running: bool) -> None:
+    loop.submit(1, 2, 3)
+    loop.state()
+    left = loop.jobs()
+    if was_running:
+        loop.triggers.begin(NUMBER)
+        queue(store.redis, "train").empty()
+    if redis_lost:
+        store.redis.flushdb()
+    Triggers(loop.settings, store, loop.folder).resume()
+    assert loop.triggers.trainings.of(NUMBER)["state"] == "queued"
+    assert [job.args[1] for job in queue(store.redis, "train").jobs] == left
+    assert loop.jobs() == left
+
+
+def test_a_job_whose_folder_is_gone_blocks_nothing(loop: Loop) -> None:
+    loop.submit(1, 2, 3)
+    loop.state()
+    (loop.folder / "jobs" / loop.jobs()[0] / "job.json").unlink()
+    loop.triggers.resume()
+    loop.triggers.trainings.ask(NUMBER)
+    assert loop.state()["state"] == "queued"
+    assert len(loop.jobs()) == 1
+
+
+def test_the_thread_reads_events(loop: Loop) -> None:
+    loop.triggers.start()
+    loop.submit(1, 2, 3)
+    deadline = time.monotonic() + 20
+    while not loop.jobs() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    loop.triggers.stop()
+    assert len(loop.jobs()) == 1
+
+
+def test_the_command(loop: Loop, redis_db: str) -> None:
+    answer = CliRunner().invoke(train, ["--project", NUMBER, "--again", "--redis-url", redis_db])
+    assert "asked for a fine-tune of project 3" in answer.output
+    assert isinstance(answer.exception, ConfigError)  # no training process runs
+    assert loop.state()["state"] == "queued"
+    assert json.loads((loop.folder / "jobs" / loop.jobs()[0] / "job.json").read_text())["again"] is True
+    assert Trainings(loop.store).overview()[NUMBER]["reason"] == "asked for"
+
+
+def test_the_command_without_a_project_takes_a_recipe() -> None:
+    assert "no recipe given" in CliRunner().invoke(train, []).output
+    assert "leave RECIPE out" in CliRunner().invoke(train, ["--project", "3", "a.yaml"]).output

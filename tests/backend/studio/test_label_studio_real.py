@@ -1,0 +1,174 @@
+"""Our client, commands and labelling configurations against the real Label Studio."""
+
+import base64
+import io
+import json
+from importlib.resources import files
+from typing import Any
+
+import pytest
+import requests
+from click.testing import CliRunner
+
+from backend.commands.prelabel import prelabel
+from backend.studio.client import LabelStudio, LabelStudioError, project_uid
+from backend.studio.images import ImageLimits, fetch_image
+from lasagna.errors import ImageError
+from lasagna.labels.configuration import parse_label_config
+from lasagna.masks.image import load_image
+from tests.backend.backend_helpers import personal_token
+
+pytestmark = pytest.mark.label_studio
+
+SHIPPED = ("brush", "polygon", "rectangle", "all")
+LIMITS = ImageLimits(30.0, 10_000_000)
+
+
+def shipped(name: str) -> str:
+    return (files("label_config") / f"{name}.xml").read_text()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_configurations_are_valid(label_studio: Any, name: str) -> None:
+    project = label_studio.api().create_project(f"shipped {name}", shipped(name))
+    plan = parse_label_config(label_studio.api().project(project)["label_config"])
+    kinds = {"all": {"brush", "polygon", "rectangle", "keypoint"}}.get(name, {name})
+    assert {control.kind for control in plan.controls} == kinds
+    assert len(plan.classes) == 8
+    assert (plan.absent_choices == "absent") == (name == "all")
+    assert next(query for query in plan.classes if query.name == "Animal").text == "cat or dog"
+
+
+class TestTokens:
+    def test_legacy(self, label_studio: Any) -> None:
+        client = LabelStudio(label_studio.url, label_studio.login.token)
+        assert client.check() == f"legacy token of {label_studio.login.user}"
+
+    def test_personal(self, label_studio: Any, photos: Any) -> None:
+        client = LabelStudio(label_studio.url, personal_token(label_studio))
+        assert client.check() == f"personal access token of {label_studio.login.user}"
+        api = label_studio.api()
+        project = api.create_project("token", shipped("brush"))
+        [task] = api.upload(project, [photos["cat"]])
+        [found] = client.tasks(project)
+        assert found.id == task
+        assert fetch_image(client, found.data["image"], task, LIMITS) == photos["cat"].read_bytes()
+
+    def test_wrong(self, label_studio: Any) -> None:
+        with pytest.raises(LabelStudioError, match="does not accept the legacy token"):
+            LabelStudio(label_studio.url, "0" * 40).check()
+        header, claims, _ = personal_token(label_studio).split(".")
+        forged = ".".join([header, claims, base64.urlsafe_b64encode(b"signature").decode()])
+        with pytest.raises(LabelStudioError, match="does not accept the personal access token"):
+            LabelStudio(label_studio.url, forged).check()
+
+
+def test_images_without_a_way_to_them(label_studio: Any) -> None:
+    client = LabelStudio(label_studio.url, label_studio.login.token)
+    api = label_studio.api()
+    project = api.create_project("no way", shipped("brush"))
+    api.import_tasks(project, [{"data": {"image": "s3://bucket/a.png"}}])
+    [task] = client.tasks(project)
+    assert task.data == {"image": "s3://bucket/a.png"}  # as it was imported, not resolved
+    with pytest.raises(ImageError, match="no storage of the project"):
+        fetch_image(client, task.data["image"], task.id, LIMITS)
+    for address in (f"/data/upload/{project}/none.png", f"{label_studio.url}/data/upload/999/none.png"):
+        with pytest.raises(ImageError, match="has no uploaded file"):
+            fetch_image(client, address, task.id, LIMITS)
+
+
+def test_predictions_are_made_listed_and_removed(label_studio: Any) -> None:
+    client = LabelStudio(label_studio.url, label_studio.login.token)
+    api = label_studio.api()
+    project = api.create_project("predictions", shipped("brush"))
+    api.import_tasks(project, [{"data": {"image": "/data/upload/a.png"}} for _ in range(3)])
+    tasks = list(client.tasks(project, page_size=2))
+    assert len({task.id for task in tasks}) == 3
+    number = client.create_prediction(tasks[0].id, {"model_version": "tiny-1", "score": 0.5, "result": []})
+    assert [p["model_version"] for p in client.predictions(tasks[0].id)] == ["tiny-1"]
+    versions = {task.id: task.model_versions for task in client.tasks(project)}
+    assert versions[tasks[0].id] == {"tiny-1"}
+    assert versions[tasks[1].id] == frozenset()
+    client.delete_prediction(number)
+    client.delete_prediction(number)
+    assert client.predictions(tasks[0].id) == []
+    assert project_uid(client.project(project)).startswith(f"{project}.")
+
+
+def test_everything_together(
+    label_studio: Any, start_backend: Any, random_checkpoint: Any, photos: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connect, retrieve, open, click, pre-label, through the real processes."""
+    backend = start_backend(str(random_checkpoint))
+    client = LabelStudio(label_studio.url, label_studio.login.token, timeout=150)
+    api = label_studio.api()
+    project = api.create_project("together", shipped("all"))
+    tasks = api.upload(project, [photos["cat"], photos["cup"]])
+    connection = api.connect_backend(project, backend.url, interactive=True)
+
+    api.retrieve_predictions(project)
+    for task in tasks:
+        [prediction] = client.predictions(task)
+        assert prediction["model_version"] == backend.model_version
+        width, height = load_image(io.BytesIO(photos["cat" if task == tasks[0] else "cup"].read_bytes())).size
+        drawn = [region for region in prediction["result"] if "original_width" in region]
+        assert drawn
+        assert {(region["original_width"], region["original_height"]) for region in drawn} == {(width, height)}
+    api.retrieve_predictions(project)  # nothing is missing, so nothing is asked
+    assert [len(client.predictions(task)) for task in tasks] == [1, 1]
+
+    value = {"x": 50, "y": 50, "width": 0.3, "keypointlabels": ["Animal"]}
+    click = {"type": "keypointlabels", "from_name": "click", "to_name": "image", "is_positive": True, "value": value}
+    answer = requests.post(
+        f"{label_studio.url}/api/ml/{connection}/interactive-annotating",
+        json={"task": tasks[0], "context": {"result": [click]}},
+        headers={"Authorization": f"Token {label_studio.login.token}"},
+        timeout=100,
+    ).json()
+    assert not answer.get("errors")
+    assert isinstance(answer["data"]["result"], list)
+
+    [opened] = api.upload(project, [photos["rocket"]])
+    assert len(api.open_task(project, opened)["predictions"]) == 1
+
+    [missing] = api.upload(project, [photos["person"]])
+    monkeypatch.setenv("LASAGNA_REDIS_URL", backend.redis_url)
+    arguments = [str(project), "--url", label_studio.url, "--token", personal_token(label_studio)]
+    result = CliRunner().invoke(prelabel, arguments)
+    assert result.exit_code == 0, result.output
+    assert "1 predicted, 3 had a prediction already, 0 failed" in result.output
+    assert [len(client.predictions(task)) for task in [*tasks, opened, missing]] == [1, 1, 1, 1]
+
+    requests.post(
+        f"{label_studio.url}/api/ml/{connection}/train",
+        json={},
+        headers={"Authorization": f"Token {label_studio.login.token}"},
+        timeout=100,
+    )
+    health = requests.get(backend.url + "/health", timeout=10).json()
+    assert json.dumps(health["model_version"]) == json.dumps(backend.model_version)
+
+
+def test_annotated_tasks_and_their_export(label_studio: Any, photos: Any) -> None:
+    """What snapshots are made of: submitted, skipped and deleted annotations."""
+    api = label_studio.api()
+    project = api.create_project("annotated", shipped("brush"))
+    tasks = api.upload(project, [photos["cat"], photos["cup"], photos["rocket"]])
+    client = LabelStudio(label_studio.url, label_studio.login.token)
+    assert client.annotated(project) == {}
+
+    def submit(task: int, **more: Any) -> int:
+        return int(client._json("POST", f"/api/tasks/{task}/annotations/", json={"result": [], **more})["id"])
+
+    kept, _ = submit(tasks[0]), submit(tasks[1], was_cancelled=True)
+    gone = submit(tasks[2])
+    before = client.annotated(project)
+    assert list(before) == [tasks[0], tasks[2]]
+    [first, third] = client.export(project, list(before), page_size=1)
+    assert [first["annotations"][0]["id"], third["annotations"][0]["id"]] == [kept, gone]
+    assert first["data"]["image"].startswith("/data/upload/")
+    client._request("DELETE", f"/api/annotations/{gone}/")
+    client._json("PATCH", f"/api/annotations/{kept}/", json={"ground_truth": True})
+    after = client.annotated(project)
+    assert list(after) == [tasks[0]]
+    assert after[tasks[0]] > before[tasks[0]]  # a changed annotation is seen

@@ -1,0 +1,126 @@
+"""A recipe's data sets: found by name, format or path; photos of any source in memory; what is held out stays out."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lasagna import Lasagna
+from lasagna.errors import DataError
+from tests.training.data.sources.samples import SAMPLES
+from training.data.folder import BACKGROUND, VOID, FolderDataset
+from training.data.records import OTHER, UNKNOWN, Record
+from training.data.sets import missing_files, open_photos, open_set, photos_in_memory, reader_of
+from training.engine.run import train
+from training.examples.mixture import Photos
+from training.recipe.files import read_recipe
+from training.recipe.values import Recipe
+
+RECIPES = Path(__file__).parents[3] / "training" / "recipes"
+
+
+def test_a_name_is_a_folder_of_the_layout_or_a_published_format(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe = tiny("tasks.semantic.sets={squares: 1, ade20k: 1, mine: {rate: 1, reader: label_studio}}")
+    found = {name: reader_of(recipe, name, data) for name, data in recipe.semantic.items()}
+    assert found == {"squares": "folder", "ade20k": "ade20k", "mine": "label_studio"}
+    SAMPLES["ade20k"](tmp_path)
+    elsewhere = tiny(f"tasks.semantic.sets={{street: {{rate: 1, reader: ade20k, path: {tmp_path / 'ade20k'}}}}}")
+    assert len(open_set(elsewhere, "street", elsewhere.semantic["street"])) == 1
+
+
+def test_what_is_missing_is_listed_with_its_key(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
+    (tmp_path / "zero.json").write_text("[]")
+    problems = missing_files(
+        tiny(
+            "tasks.semantic.sets={ade20k: 1, nothing: 1, squares: {rate: 1, split: test}, odd: {rate: 1, reader: odd}}",
+            "tasks.vqa.sets={llava_instruct_150k: 1}",
+            "augment=null",
+            "deepspeed=zero.json",
+            "optimiser.ema=0",
+        )
+    )
+    expected = ("tasks.semantic.sets.ade20k: ", "tasks.semantic.sets.nothing: ", "tasks.semantic.sets.squares: ")
+    expected += (
+        "tasks.semantic.sets.odd: unknown data set 'odd'",
+        "tasks.vqa.sets.llava_instruct_150k: ",
+        "deepspeed: ",
+    )
+    assert [problem[: len(start)] for problem, start in zip(problems, expected, strict=True)] == list(expected)
+
+
+def test_held_out_photos_are_in_one_part_only(tiny: Callable[..., Recipe]) -> None:
+    recipe = tiny("holdout=0.5")
+    kept, out = open_photos(recipe)[0], open_photos(recipe, held_out=True)[0]
+    assert {s.image_id for s in kept} | {s.image_id for s in out} == {"0", "1", "2", "3"}
+    assert not {s.image_id for s in kept} & {s.image_id for s in out}
+    assert len(photos_in_memory(recipe, 100)[0]) == len(kept)
+
+
+def test_photos_of_a_source_are_those_of_the_folder(squares: Path, tiny: Callable[..., Recipe]) -> None:
+    dataset = FolderDataset(squares / "squares", "train")
+    recipe = tiny()
+    source = open_set(recipe, "squares", recipe.semantic["squares"])
+    one, two = Photos(dataset), Photos.from_source(source, "squares", 200)
+    assert one.classes == two.classes
+    for i in range(4):
+        assert np.array_equal(one.images[i], two.images[i])
+        assert np.array_equal(one.masks[i], two.masks[i])
+    assert (one.weights == two.weights).all()
+    small = Photos.from_source(source, "squares", 50)
+    assert small.images[0].shape[:2] == small.masks[0].shape == (40, 50)
+
+
+def test_overlaps_void_and_what_is_not_decided(squares: Path) -> None:
+    labels = np.full((2, 80, 100), OTHER, np.int16)
+    labels[0, :40], labels[1, 20:60], labels[0, 70:] = 0, 1, UNKNOWN
+
+    class Source:
+        classes = ("sky", "roof", "dog")
+
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int) -> Record:
+            photo = squares / "squares" / "images" / "0.jpg"
+            return Record("source", "1", photo, classes=("roof", "dog"), labels=lambda: labels)
+
+    photos = Photos.from_source(Source(), "mine", 200)
+    mask = photos.masks[0]
+    assert [int(mask[row, 0]) for row in (0, 30, 50, 65, 75)] == [1, 2, 2, BACKGROUND, VOID]
+    assert photos.decided.tolist() == [[False, True, True]]
+
+
+def test_too_many_classes_for_memory(squares: Path) -> None:
+    class Source:
+        classes = tuple(f"class {i}" for i in range(300))
+
+        def __len__(self) -> int:
+            return 0
+
+    with pytest.raises(DataError, match="300 classes"):
+        Photos.from_source(Source(), "mine", 100)  # type: ignore[arg-type]
+
+
+def test_the_shipped_fine_tuning_recipe_learns_from_a_label_studio_export(
+    squares: Path, random_checkpoint: Path, tmp_path: Path
+) -> None:
+    SAMPLES["label_studio"](tmp_path)
+    (export,) = tmp_path.rglob("label_config.xml")
+    changes = [
+        f"output={tmp_path / 'run'}",
+        f"data={squares}",
+        f"start={random_checkpoint}",
+        f"tasks.semantic.sets={{mine: {{rate: 1, reader: label_studio, path: {export.parent}}}, squares: 1}}",
+        "trained.frozen_stages=1",
+        "holdout=0",
+        "augment={view: [64, 64], drop_tokens: 0.1}",
+        *(
+            f"optimiser.{change}"
+            for change in ("steps=2", "warmup=1", "log_every=1", "save_every=1", "precision=float32")
+        ),
+    ]
+    folder = train(read_recipe(RECIPES / "finetune.yaml", changes).recipe, "cpu")
+    before, after = (Lasagna.from_pretrained(path) for path in (random_checkpoint, folder))
+    assert before.format == after.format
+    assert before.version != after.version

@@ -1,0 +1,319 @@
+"""The engine: what is killed goes on to the same curve, several processes give one process's curve, and what must stop
+a run stops it with the last good state intact."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lasagna import Lasagna
+from lasagna.environment import usable_cores
+from lasagna.errors import ConfigError, DataError, TrainingError
+from training.engine import run as engine
+from training.engine.run import explain_failure, train
+from training.engine.run_report import Reporter
+from training.engine.start import prepare
+from training.examples.batches import MicroBatches, batch_workers
+from training.recipe.values import Recipe
+
+Tiny = Callable[..., Recipe]
+TIMES = ("seconds_per_step",)
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    """The log's lines without what depends on the clock."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "lasagna", "train", *arguments, "--device", "cpu"]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+
+
+def test_a_run_trains_and_its_checkpoint_loads(tiny: Tiny) -> None:
+    recipe = tiny()
+    assert train(recipe, "cpu") == recipe.output / "checkpoint"
+    lines = curve(recipe.output)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert {"loss", "norm", "learning_rate", "text", "bce", "dice"} <= lines[0].keys()
+    assert [line["learning_rate"] for line in lines[:2]] == pytest.approx([5e-4, 1e-3])
+    answer = Lasagna.from_pretrained(recipe.output / "checkpoint").segment(np.full((64, 64, 3), 9, np.uint8), ["red"])
+    assert len(answer.classes) == 1
+    assert [path.name for path in (recipe.output / "states").iterdir()] == ["checkpoint-6"]
+
+
+def test_what_is_frozen_stays_and_the_rest_moves(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = prepare(tiny("trained.parts=[lm_head, encoder, language_model, segmenter.mask_decoder]"))
+    monkeypatch.setattr(engine, "prepare", lambda recipe: run)
+    before = {key: value.clone() for key, value in run.model.state_dict().items()}
+    train(run.recipe, "cpu")
+    moved = {key for key, value in run.model.state_dict().items() if not torch.equal(value, before[key])}
+    assert moved <= {name for name, parameter in run.model.named_parameters() if parameter.requires_grad}
+    for part in (
+        "lm_head",
+        "language_model.embed_tokens",
+        "segmenter.mask_decoder",
+        "encoder.backbone.blocks.6.0.conv_pw",
+    ):
+        assert any(key.startswith(part) for key in moved), part
+    frozen = (
+        "prompt_projection.",
+        "encoder.backbone.conv_stem.",
+        "encoder.backbone.blocks.0.",
+        "segmenter.coarse_bias",
+    )
+    assert not [key for key in moved if key.startswith(frozen)]
+    assert not [key for key in moved if "running" in key or "conv_dw" in key]
+
+
+def test_killed_in_the_middle_and_gone_on_with_is_the_same_curve(tiny_file: Path, tmp_path: Path) -> None:
+    # In a process like the others': with another number of threads sums are rounded otherwise.
+    straight = command(str(tiny_file), f"output={tmp_path / 'straight'}")
+    subprocess.run(straight, env=environment(), capture_output=True, check=True)
+    process = subprocess.Popen(command(str(tiny_file)), env=environment(), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:  # the state of step 2 exists by then, step 4's does not
+        if "step 3 of 6" in line:
+            process.send_signal(signal.SIGKILL)
+            break
+    assert process.wait() == -signal.SIGKILL
+    process.stderr.close()
+    assert len(curve(tmp_path / "run")) < 6
+    told = subprocess.run(command(str(tiny_file)), env=environment(), capture_output=True, text=True, check=True)
+    assert "going on after step" in told.stderr
+    assert curve(tmp_path / "run") == curve(tmp_path / "straight")
+    one, two = (load_file(tmp_path / run / "checkpoint" / "model.safetensors") for run in ("straight", "run"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_two_processes_give_the_curve_of_one(tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
+    """The same step of the same micro-batches: their mean gradient, however they are shared."""
+    train(replace(tiny(), output=tmp_path / "one"), "cpu")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    subprocess.run(
+        [*torchrun, "lasagna", "train", str(tiny_file), "--device", "cpu"],
+        env=environment(),
+        check=True,
+        capture_output=True,
+    )
+    one, two = curve(tmp_path / "one"), curve(tmp_path / "run")
+    assert len(one) == len(two) == 6
+    for a, b in zip(one, two, strict=True):
+        assert a == pytest.approx(b, rel=2e-4)
+
+
+def test_every_process_takes_its_parts_of_each_step() -> None:
+    def taken(rank: int, processes: int, first: int = 0) -> list[tuple[int, int]]:
+        batches = MicroBatches(lambda step, part: None, lambda: first, 3, 4 // processes, rank, processes)
+        return [(item["batch"].step, item["batch"].part) for item in batches]
+
+    everything = [(step, part) for step in range(3) for part in range(4)]
+    assert taken(0, 1) == everything
+    assert sorted(taken(0, 2) + taken(1, 2)) == everything
+    assert taken(0, 1, first=2) == everything[8:]
+
+
+def test_batches_that_several_processes_make_come_in_order() -> None:
+    def draw(step: int, part: int) -> int:
+        time.sleep(0.02 * (1 - step % 2))  # the later of two is ready first
+        return step
+
+    batches = MicroBatches(draw, lambda: 0, 12, 1, workers=2)
+    assert [item["batch"].data for item in batches] == list(range(12))
+
+
+def test_processes_make_the_batches_that_a_thread_makes(tiny: Tiny) -> None:
+    """Photos and their questions, and whatever the global random state is."""
+    draw = prepare(tiny()).draw
+    thread, processes = (
+        [item["batch"].data for item in MicroBatches(draw, lambda: 1, 4, 2, workers=workers)] for workers in (0, 2)
+    )
+    for one, other in zip(thread, processes, strict=True):
+        assert torch.equal(one.pixels, other.pixels)
+        assert torch.equal(one.labels, other.labels)
+        assert one.classes == other.classes
+
+
+def test_a_gpu_has_workers_and_a_cpu_has_none() -> None:
+    assert batch_workers("cpu") == 0
+    assert 1 <= batch_workers("cuda:0") <= usable_cores()
+    assert batch_workers("cuda", processes=1000) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_example_is_reported_where_it_is_used(workers: int) -> None:
+    def draw(step: int, part: int) -> None:
+        if step == 1:
+            raise DataError("photo 7 is broken")
+
+    iterator = iter(MicroBatches(draw, lambda: 0, 3, 1, workers=workers))
+    next(iterator)
+    with pytest.raises(DataError, match=r"^photo 7 is broken$"):
+        next(iterator)
+
+
+def test_a_weight_that_is_not_finite_stops_the_run_and_leaves_the_last_state(tiny: Tiny) -> None:
+    recipe = tiny("optimiser.steps=4", "optimiser.keep=2")
+    output = recipe.output
+    train(recipe, "cpu")
+    shutil.rmtree(output / "states" / "checkpoint-4")
+    state, checkpoint = output / "states" / "checkpoint-2", (output / "checkpoint" / "model.safetensors").read_bytes()
+    weights = load_file(state / "trained.safetensors")
+    weights["model.lm_head.weight"][3, 3] = float("nan")
+    save_file(weights, state / "trained.safetensors")
+    before = {path.name: path.read_bytes() for path in state.iterdir()}
+    with pytest.raises(TrainingError, match=r"loss of step 3 is not finite .*checkpoint-2; the same command"):
+        train(recipe, "cpu")
+    assert {path.name: path.read_bytes() for path in state.iterdir()} == before
+    assert (output / "checkpoint" / "model.safetensors").read_bytes() == checkpoint
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.engine.run import trainer
+
+    class Root(torch.autograd.Function):
+        """Zero with an infinite gradient, as a square root at zero has."""
+
+        @staticmethod
+        def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:
+            return x * 0
+
+        @staticmethod
+        def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:
+            return gradient * float("inf")
+
+    def poisoned(self: trainer.Objective, batch: object) -> dict[str, object]:
+        outputs = forward(self, batch)
+        weight = self.model.lm_head.weight.sum()
+        return {**outputs, "loss": outputs["loss"] + Root.apply(weight)} if batch.step == 3 else outputs
+
+    forward = trainer.Objective.forward
+    monkeypatch.setattr(trainer.Objective, "forward", poisoned)
+    recipe = tiny()
+    with pytest.raises(TrainingError, match=r"gradient of step 4 is not finite .*checkpoint-2"):
+        train(recipe, "cpu")
+    saved = load_file(recipe.output / "states" / "checkpoint-2" / "trained.safetensors")
+    assert all(torch.isfinite(value).all() for value in saved.values())
+
+
+def test_a_full_disk_stops_the_run_and_leaves_the_last_state(tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
+    """The largest file that the process may write is too small for a state: the same errors as of a full disk."""
+    states = train(tiny("optimiser.keep=3"), "cpu").parent / "states"
+    for later in ("checkpoint-4", "checkpoint-6"):
+        shutil.rmtree(states / later)
+    before = {path.name: path.read_bytes() for path in (states / "checkpoint-2").iterdir()}
+    limit = 300_000
+    assert max(len(content) for content in before.values()) > limit
+    told = subprocess.run(
+        command(str(tiny_file)),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert told.returncode == 2, told.stderr
+    assert "the disk is full" in told.stderr
+    assert "checkpoint-2; the same command goes on from it" in told.stderr
+    assert "Traceback" not in told.stderr
+    assert sorted(path.name for path in states.iterdir()) == ["checkpoint-2"]
+    assert {path.name: path.read_bytes() for path in (states / "checkpoint-2").iterdir()} == before
+    subprocess.run(command(str(tiny_file)), env=environment(), check=True, capture_output=True)
+    assert [line["step"] for line in curve(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_out_of_memory_says_what_to_change(tiny: Tiny) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    told = explain_failure(caught.value, tiny("optimiser.batch_size=8", "optimiser.micro_batch=4"))
+    assert told is not None
+    assert "optimiser.micro_batch=2 or optimiser.gradient_checkpointing=true" in told
+    assert explain_failure(ValueError("something else"), tiny()) is None
+
+
+def test_threads_are_the_recipe_s_while_it_trains(tiny: Tiny) -> None:
+    class Threads(Reporter):
+        seen = 0
+
+        def step(self, step: int) -> None:
+            self.seen = torch.get_num_threads()
+
+    before, reporter = torch.get_num_threads(), Threads()
+    train(tiny("threads=3"), "cpu", reporter)
+    assert (reporter.seen, torch.get_num_threads()) == (3, before)
+
+
+def test_another_recipe_in_the_same_folder_is_refused(tiny: Tiny) -> None:
+    train(tiny("optimiser.steps=2", "optimiser.warmup=1"), "cpu")
+    with pytest.raises(ConfigError, match=r"differs in optimiser.learning_rate, seed; give another"):
+        train(tiny("optimiser.steps=2", "optimiser.warmup=1", "seed=2", "optimiser.learning_rate=1e-4"), "cpu")
+    train(tiny("optimiser.steps=2", "optimiser.warmup=1", "tensorboard=false"), "cpu")  # changes no curve
+    train(tiny("optimiser.steps=2", "optimiser.warmup=1", "seed=2"), "cpu", restart=True)
+
+
+def test_a_finished_run_is_left_as_it_is(tiny: Tiny) -> None:
+    class Steps(Reporter):
+        def __init__(self) -> None:
+            self.steps: list[int] = []
+
+        def step(self, step: int) -> None:
+            self.steps.append(step)
+
+    first, second = Steps(), Steps()
+    folder = train(tiny(), "cpu", first)
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    assert train(tiny(), "cpu", second) == folder
+    assert (first.steps, second.steps) == ([1, 2, 3, 4, 5, 6], [])
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_run_starts_from_a_checkpoint(tiny: Tiny) -> None:
+    folder = train(tiny(), "cpu")
+    later = prepare(tiny(f"start={folder}", "model=null"))
+    saved = Lasagna.from_pretrained(folder)
+    assert later.tokenizer.encode("red") == saved.tokenizer.encode("red")
+    assert later.format == saved.format
+    for key, value in saved.model.state_dict().items():
+        assert torch.equal(value, later.model.state_dict()[key]), key
+
+
+def test_missing_data_is_named_before_anything_is_made(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"tasks.semantic.sets.squares: .*classes.json"):
+        train(tiny(f"data={tmp_path}/nowhere"), "cpu")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("tpu", "device is auto, cpu or cuda"), ("cuda", "torch finds no GPU here")]
+)
+def test_a_device_that_is_not_there(tiny: Tiny, device: str, message: str) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ConfigError, match=message):
+        train(tiny(), device)
+
+
+def test_scalars_for_tensorboard(tiny: Tiny) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    recipe = tiny()
+    train(recipe, "cpu")
+    events = accumulator.EventAccumulator(str(recipe.output / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
