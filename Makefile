@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test check site audit setup screenshot clean
+.PHONY: help demo test check site audit update setup screenshot clean
 
 # The first Python that is new enough; 3.11 first, for which the most wheels exist.
 PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3; do \
@@ -17,6 +17,7 @@ help:
 	@echo 'make test     make check and every test, with a real Redis, Label Studio and browser'
 	@echo 'make check    lint, types, and whether the documents and their site are in order'
 	@echo 'make site     the documents as a site, in site/index.html'
+	@echo 'make update   the newest versions that pyproject.toml allows into .venv and tools/constraints.txt'
 	@echo 'make audit    looks up known vulnerabilities of every package (needs internet)'
 	@echo 'make setup    what demo and test install, without running either'
 	@echo 'make screenshot   takes docs/editor.png anew'
@@ -40,6 +41,9 @@ site:
 	.venv/bin/python -m tools.docs
 	.venv/bin/zensical build --strict --clean
 
+update:
+	@$(SETUP) update
+
 audit:
 	@$(SETUP) audit
 
@@ -53,7 +57,7 @@ lint:
 
 setup:
 	@$(SETUP) environment label-studio browser
-	@echo 'Ready. Commands: .venv/bin/lasagna --help, or with uv: uv run lasagna --help'
+	@echo 'Ready. Commands: .venv/bin/lasagna --help'
 
 screenshot:
 	@$(SETUP) environment label-studio browser

@@ -244,10 +244,11 @@ class Started:
     def __init__(self, compose: dict[str, Any], folder: Path, stack: ExitStack) -> None:
         self.folder, self._compose, self._stack = folder, compose, stack
         self._ports = {port: free_port() for port in ("6379", "9090", "8080", "5432")}
-        dependencies, groups = PROJECT["project"]["dependencies"], PROJECT["dependency-groups"]
+        project = PROJECT["project"]
+        worker = [*project["dependencies"], *project["optional-dependencies"]["train"]]
         self._bins = {
-            "web": install(folder / "web", groups["web"]),
-            "worker": install(folder / "worker", [*dependencies, *groups["train"]]),
+            "web": install(folder / "web", PROJECT["dependency-groups"]["web"]),
+            "worker": install(folder / "worker", worker),
             "redis": folder / "redis-bin",
         }
         self._bins["redis"].mkdir()

@@ -1,4 +1,5 @@
-"""Set-up of this checkout: `python3 tools/setup.py environment|label-studio|browser...` (what the Makefile calls).
+"""Set-up of this checkout: `python3 tools/setup.py environment|label-studio|browser|update|audit...` (what the Makefile
+calls).
 
 What always holds: it needs Python 3.11 and nothing else; every part is made once and stamped when complete, so a second
 run takes a moment and an interrupted one is made again; nothing is installed outside the checkout's `.venv` and one
@@ -21,8 +22,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("LASAGNA_CACHE") or Path.home() / ".cache" / "lasagna-assist").expanduser().resolve()
 LABEL_STUDIO = CACHE / "label-studio"
-REQUIREMENTS = ROOT / "tools" / "label-studio.txt"
-CONSTRAINTS = ROOT / "tools" / "label-studio-constraints.txt"
+CONSTRAINTS = ROOT / "tools" / "constraints.txt"
+STUDIO = ROOT / "tools" / "label-studio.txt"
+STUDIO_CONSTRAINTS = ROOT / "tools" / "label-studio-constraints.txt"
 BROWSER_PACKAGES = ("chromium", "chromium-driver", "fonts-dejavu-core")
 
 
@@ -31,7 +33,13 @@ class SetupError(Exception):
 
 
 def main(parts: list[str]) -> int:
-    known = {"environment": environment, "label-studio": label_studio, "browser": browser, "audit": audit}
+    known = {
+        "environment": environment,
+        "label-studio": label_studio,
+        "browser": browser,
+        "update": update,
+        "audit": audit,
+    }
     if not parts or set(parts) - set(known):
         print(f"usage: setup.py {'|'.join(known)} ...", file=sys.stderr)
         return 2
@@ -52,23 +60,57 @@ def main(parts: list[str]) -> int:
 
 
 def environment() -> None:
-    """The project's own Python environment, `.venv`."""
+    """The project's own Python environment, `.venv`, with the versions of tools/constraints.txt."""
     folder = ROOT / ".venv"
-    projects = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "lab/pyproject.toml")]
-    key = digest(*projects, sys.version.encode(), str(ROOT).encode())
+    files = [ROOT / "pyproject.toml", ROOT / "lab" / "pyproject.toml", CONSTRAINTS]
+    key = digest(*(path.read_bytes() for path in files), sys.version.encode(), str(ROOT).encode())
     with part(folder / ".complete", key, lock="environment-" + digest(str(ROOT).encode())) as needed:
         if needed:
-            run(
-                "Python packages of this project, PyTorch among them, into .venv",
-                [uv(), "sync", "--python", sys.executable],
-                env=uv_environment() | {"UV_PROJECT_ENVIRONMENT": str(folder)},
-                log="environment",
-            )
+            install_project(folder, ["--constraints", CONSTRAINTS])
+
+
+def install_project(folder: Path, options: list[str | Path]) -> None:
+    """This checkout with its laboratory, editable, with all that tests and documents need, and nothing else."""
+    # uv reads the groups, and the overrides that they need, from the pyproject.toml of its folder.
+    install = [uv(), "pip", "install", "--directory", ROOT, "--python", folder / "bin" / "python", "--exact"]
+    run(
+        "Python packages of this project, PyTorch among them, into .venv",
+        [uv(), "venv", "--quiet", "--allow-existing", "--python", sys.executable, folder],
+        [*install, "--editable", ".", "--editable", "lab", "--group", "dev", "--group", "docs", *options],
+        env=uv_environment(),
+        log="environment",
+    )
+
+
+def update() -> None:
+    """The newest versions of everything that pyproject.toml allows into `.venv` and tools/constraints.txt; PyTorch's
+    stays, since its build for the CPU comes from elsewhere. Run the tests before the file is committed."""
+    folder = ROOT / ".venv"
+    head, kept = [], []
+    for line in CONSTRAINTS.read_text().splitlines():
+        if line.startswith("#"):
+            head.append(line)
+        elif line.partition("==")[0] in ("torch", "torchvision"):
+            kept.append(line)
+    torch = CACHE / "torch-constraints.txt"
+    torch.write_text("\n".join(kept) + "\n")
+    install_project(folder, ["--constraints", torch, "--upgrade"])
+    listed = frozen(folder)
+    CONSTRAINTS.write_text("\n".join([*head, *listed]) + "\n")
+    say(f"{len(listed)} versions written to {CONSTRAINTS}; now: make test")
+
+
+def frozen(folder: Path) -> list[str]:
+    """`name==version` of every package in an environment but this one, sorted."""
+    freeze = [uv(), "pip", "freeze", "--exclude-editable", "--python", folder / "bin" / "python"]
+    found = subprocess.run(freeze, env=uv_environment(), capture_output=True, text=True, check=True).stdout
+    # PyTorch's name for a build is unknown to the index.
+    return [line.replace("+cpu", "") for line in found.splitlines()]
 
 
 def label_studio() -> None:
     """Label Studio in an environment of its own, and an empty database for it."""
-    key = digest(REQUIREMENTS.read_bytes(), CONSTRAINTS.read_bytes(), sys.version.encode())
+    key = digest(STUDIO.read_bytes(), STUDIO_CONSTRAINTS.read_bytes(), sys.version.encode())
     with part(LABEL_STUDIO / ".complete", key, lock="label-studio") as needed:
         if not needed:
             return
@@ -77,7 +119,7 @@ def label_studio() -> None:
         run(
             f"Label Studio, in an environment of its own in {CACHE} (its pins clash with this project's)",
             [uv(), "venv", "--quiet", "--python", sys.executable, venv],
-            # --no-config: else the constraints of our pyproject.toml would count here too.
+            # --no-config: else the overrides of our pyproject.toml would count here too.
             [
                 uv(),
                 "pip",
@@ -86,9 +128,9 @@ def label_studio() -> None:
                 "--python",
                 venv / "bin" / "python",
                 "-r",
-                REQUIREMENTS,
+                STUDIO,
                 "-c",
-                CONSTRAINTS,
+                STUDIO_CONSTRAINTS,
             ],
             env=env,
             log="label-studio",
@@ -120,9 +162,7 @@ def audit() -> None:
     """Looks up what is known to be vulnerable among the packages in `.venv`; asks PyPI's advisories about each."""
     environment()
     listed = CACHE / "audit.txt"
-    freeze = [uv(), "pip", "freeze", "--exclude-editable", "--python", ROOT / ".venv" / "bin" / "python"]
-    frozen = subprocess.run(freeze, env=uv_environment(), capture_output=True, text=True, check=True).stdout
-    listed.write_text(frozen.replace("+cpu", ""))  # PyTorch's own name for a build, unknown to the advisories
+    listed.write_text("\n".join(frozen(ROOT / ".venv")) + "\n")
     look_up = ["--strict", "--no-deps", "--disable-pip", "--requirement", listed]
     run(
         "Known vulnerabilities of every package (needs internet)",
