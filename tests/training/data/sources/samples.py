@@ -117,7 +117,7 @@ CONTEXT_WOOL, CONTEXT_SOFA = 459, 368
 def pascal_context(root: Path, values: np.ndarray | None = None) -> None:
     """labels.txt with the 59 classes at other places than the real ones, which no reader may rely on."""
     names = {i: f"thing {i}" for i in range(1, CONTEXT_LABELS + 1)}
-    published = Path("training/sources/names/pascal_context_59.txt").read_text().splitlines()
+    published = Path("training/data/sources/names/pascal_context_59.txt").read_text().splitlines()
     names |= {2 + 7 * i: name for i, name in enumerate(published) if name != "sofa"}
     names |= {CONTEXT_SOFA: "sofa", CONTEXT_WOOL: "wool"}
     voc, context = root / "VOCdevkit" / "VOC2010", root / "pascal_context"

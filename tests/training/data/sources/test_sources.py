@@ -149,5 +149,5 @@ def test_the_documented_reader_works(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_names_are_installed_with_the_package() -> None:
     names = Path(__file__).parents[4] / "training" / "data" / "sources" / "names"
-    assert '"sources/names/*.txt"' in (names.parents[3] / "pyproject.toml").read_text()
+    assert '"data/sources/names/*.txt"' in (names.parents[3] / "pyproject.toml").read_text()
     assert {path.suffix for path in names.iterdir()} == {".txt"}
