@@ -1,9 +1,13 @@
 """The package as a stranger gets it: what it asks for, what the wheel holds, and that it works without a checkout."""
 
+import re
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
+import check_jsonschema
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -41,3 +45,28 @@ class TestRequirements:
         apart = {canonicalize_name(Requirement(text).name) for text in PROJECT["dependency-groups"]["label-studio-ml"]}
         assert apart == {"label-studio-ml"}
         assert not names & apart
+
+
+class TestFiles:
+    def test_the_version_stands_in_one_place_and_the_changelog_has_it(self) -> None:
+        current = PROJECT["project"]["version"]
+        assert version("lasagna-assist") == current, "type `make setup`"
+        headings = re.findall(r"^## \[(.+?)\](?: - (\d{4}-\d\d-\d\d))?$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+        assert headings[0] == ("Unreleased", "")
+        assert headings[1][0] == current
+        assert all(date for _, date in headings[1:])
+
+    @pytest.mark.parametrize(
+        ("schema", "name"), [("forms", "bug.yml"), ("forms", "feature.yml"), ("config", "config.yml")]
+    )
+    def test_issue_templates_follow_their_schema(self, schema: str, name: str) -> None:
+        path = ROOT / ".github" / "ISSUE_TEMPLATE" / name
+        with pytest.raises(SystemExit) as ended:
+            check_jsonschema.main(["--builtin-schema", f"vendor.github-issue-{schema}", str(path)])
+        assert not ended.value.code
+
+    def test_hooks_run_what_make_setup_installs(self) -> None:
+        [local] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+        programs = [hook["entry"].split()[0] for hook in local["hooks"] if hook["language"] == "system"]
+        assert len(programs) == 3
+        assert [name for name in programs if not (ROOT / name).exists()] == []
