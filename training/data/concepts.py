@@ -2,37 +2,17 @@
 
 A photo of one data set is asked with names of others too, as negatives in training and as distractors in evaluation.
 That is honest only where the other name cannot be in the photo without being annotated: "zebra" on a building front,
-but not "window" on a street photo. This is a declared table, made by looking at the photos of the eight sets of the
-data folder and at what each set annotates. What always holds: a name is called a possible negative only when this table
-says so; a name or a set that is not in it yields none.
-
-How it is declared: every data set has a *domain* (`DOMAINS`), every name a canonical concept (`CONCEPTS`), and every
-concept is in one `Group`, which lists the domains where it may turn up *unannotated*. Things that a photographer of the
-domain would not notice in the background (a bottle in a fashion photo, jeans beside an industrial part) count as
-"may turn up"; so do parts (hair of a person, window of a building) and materials.
-
-Facts that are easy to miss: atwork photos show more than a table (hands, jeans, shoes, jackets, floors, walls, and
-unannotated aluminium profiles in the frame behind it); the plants of cwfid are carrots and weeds; facade leaves sky,
-doors and people void; ccp photos are taken in streets, with cars, bicycles and passers-by; some msrc photos are indoors
-(cats on sofas, faces in offices, books).
+but not "window" on a street photo. `concepts.yaml` beside this file is a declared table of that: every data set has a
+*domain*, every name a canonical *concept*, and every concept is in one *group*, which lists the domains where it may
+turn up unannotated. What always holds: a name is called a possible negative only when the table says so; a name or a
+set that is not in it yields none.
 """
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-STREET, FASHION, EVERYDAY, OUTDOOR = "street", "fashion photo", "everyday photo", "mostly outdoor photo"
-FRONT, WORKSHOP, FIELD = "building front", "part in a workshop", "field from above"
-
-DOMAINS: dict[str, str] = {
-    "camvid": STREET,
-    "ccp": FASHION,
-    "coco_panoptic": EVERYDAY,
-    "coco_things": EVERYDAY,
-    "msrc": OUTDOOR,
-    "facade": FRONT,
-    "atwork": WORKSHOP,
-    "cwfid": FIELD,
-}
+import yaml
 
 
 @dataclass(frozen=True)
@@ -43,219 +23,25 @@ class Group:
     concepts: tuple[str, ...]
 
 
-def _group(domains: Iterable[str], concepts: str) -> Group:
-    return Group(frozenset(domains), tuple(concept.strip() for concept in concepts.split(",")))
+_TABLE = yaml.safe_load(Path(__file__).with_name("concepts.yaml").read_text(encoding="utf-8"))
+_WORDS: dict[str, str] = _TABLE["domains"]
 
+DOMAINS: dict[str, str] = {name: _WORDS[domain] for name, domain in _TABLE["sets"].items()}
+"""Name of a data set -> domain of its photos."""
 
-_TOWN = (STREET, FASHION, EVERYDAY, OUTDOOR, FRONT)
-_PEOPLE_ARE = (*_TOWN, WORKSHOP)
-
-GROUPS: tuple[Group, ...] = (
-    # People, what they wear and carry.
-    _group(_PEOPLE_ARE, "person, face, body, hair, skin, bicyclist"),
-    _group(
-        _PEOPLE_ARE,
-        "clothing accessories, belt, blazer, blouse, bodysuit, boots, bra, bracelet, cape, cardigan, clogs, coat,"
-        "dress, earrings, flats, glasses, gloves, hat, heels, hoodie, intimate, jacket, jeans, jumper, leggings,"
-        "loafers, necklace, panties, pants, pumps, ring, romper, sandals, scarf, shirt, shoes, shorts, skirt,"
-        "sneakers, socks, stockings, suit, sunglasses, sweater, sweatshirt, swimwear, t-shirt, tie, tights, top,"
-        "vest, watch, wedges",
-    ),
-    _group(_PEOPLE_ARE, "bag, purse, wallet, backpack, cell phone, bottle, cup, book"),
-    _group(_TOWN, "umbrella, suitcase"),
-    # Traffic and what stands in streets.
-    _group(_TOWN, "car, bus, truck, bicycle, motorcycle"),
-    _group(_TOWN, "traffic sign, stop sign, traffic light, parking meter, fire hydrant, banner"),
-    _group(_TOWN, "traffic infrastructure, non building infrastructure, bridge, road, pavement, fence, balcony fence"),
-    _group((FASHION, EVERYDAY, OUTDOOR), "train, boat, railroad, platform"),
-    _group((EVERYDAY, OUTDOOR), "airplane"),
-    # Buildings, surfaces, furniture.
-    _group(_TOWN, "building, house, facade, shop, roof, stairs, brick wall, stone wall, wooden wall"),
-    _group(_PEOPLE_ARE, "window, window blind, door, wall, light, tiled wall, paper, cardboard, sign, pole, bench"),
-    _group(_PEOPLE_ARE, "chair, table, cabinet, mirror, curtain, net, clock"),
-    _group((FASHION, EVERYDAY, OUTDOOR, FRONT, WORKSHOP), "floor, ceiling, rug, blanket, towel"),  # seen on balconies
-    _group((FASHION, EVERYDAY, OUTDOOR, WORKSHOP), "wooden floor, shelf, counter"),
-    _group((FASHION, EVERYDAY, OUTDOOR), "couch, bed, pillow"),
-    _group((FASHION, EVERYDAY, OUTDOOR, FRONT), "dining table, tent, vase"),
-    # Land.
-    _group(_TOWN, "sky, tree, water, potted plant"),
-    _group((*_TOWN, FIELD), "vegetation, weed, grass, flower, gravel, rock"),
-    _group((*_TOWN, WORKSHOP, FIELD), "dirt"),
-    _group((FASHION, EVERYDAY, OUTDOOR, FRONT), "mountain, snow"),
-    _group((STREET, FASHION, EVERYDAY, OUTDOOR), "playing field"),
-    _group((FASHION, EVERYDAY, OUTDOOR), "sea, river"),
-    _group((FASHION, EVERYDAY, OUTDOOR, FIELD), "sand, crop"),
-    # Animals.
-    _group(_TOWN, "bird, cat, dog"),
-    _group((FASHION, EVERYDAY, OUTDOOR), "horse"),
-    _group((EVERYDAY, OUTDOOR), "sheep, cow"),
-    _group((EVERYDAY,), "elephant, bear, zebra, giraffe"),
-    # Sport and play.
-    _group(
-        (FASHION, EVERYDAY, OUTDOOR), "sports ball, frisbee, skateboard, kite, tennis racket, surfboard, teddy bear"
-    ),
-    _group((EVERYDAY,), "skis, snowboard, baseball bat, baseball glove"),
-    # Food and the table.
-    _group((*_TOWN, FIELD), "food, fruit"),
-    _group((STREET, FASHION, EVERYDAY, OUTDOOR, FRONT), "apple, orange, banana"),
-    _group((EVERYDAY,), "sandwich, broccoli, hot dog, pizza, donut, cake"),
-    _group((EVERYDAY, FIELD), "carrot"),
-    _group((FASHION, EVERYDAY, OUTDOOR), "wine glass, bowl"),
-    _group((EVERYDAY,), "fork, knife, spoon"),
-    # Devices.
-    _group((FASHION, EVERYDAY, OUTDOOR, WORKSHOP), "tv, laptop, keyboard, mouse, remote, scissors"),
-    _group((EVERYDAY,), "microwave, oven, toaster, refrigerator, sink, toilet, hair drier, toothbrush"),
-    # Industrial parts. A container, a profile or a motor is seen elsewhere too, if never this very one.
-    _group((STREET, FASHION, EVERYDAY, OUTDOOR, FRONT), "blue container box, red container box, motor"),
-    _group(
-        (STREET, FASHION, EVERYDAY, FRONT),
-        "black aluminium profile 20x20, black aluminium profile 40x40,"
-        "grey aluminium profile 20x20, grey aluminium profile 40x40",
-    ),
-    _group(
-        (),
-        "m20x100 bolt, m20 nut, m30 nut, r20 plastic nut, bearing box (ax-01), bearing box (ax-16), ball bearing,"
-        "axis shaft, distance tube, em_01, em_02",
-    ),
+GROUPS: tuple[Group, ...] = tuple(
+    Group(frozenset(_WORDS[domain] for domain in group["may_turn_up"]), tuple(group["concepts"]))
+    for group in _TABLE["groups"]
 )
 
-_SYNONYMS: dict[str, str] = {
-    "accessories": "clothing accessories",
-    "aeroplane": "airplane",
-    "plane": "airplane",
-    "automobile": "car",
-    "bike": "bicycle",
-    "bus stop sign": "traffic sign",
-    "cellphone": "cell phone",
-    "mobile phone": "cell phone",
-    "cyclist": "bicyclist",
-    "rider": "bicyclist",
-    "doughnut": "donut",
-    "handbag": "purse",
-    "hair dryer": "hair drier",
-    "footpath": "pavement",
-    "sidewalk": "pavement",
-    "motorbike": "motorcycle",
-    "pedestrian": "person",
-    "people": "person",
-    "human": "person",
-    "sign symbol": "traffic sign",
-    "road sign": "traffic sign",
-    "street": "road",
-    "sofa": "couch",
-    "soil": "dirt",
-    "television": "tv",
-    "trousers": "pants",
-    "ocean": "sea",
-    "railway": "railroad",
-    "plant": "vegetation",
-    "lorry": "truck",
-    "carpet": "rug",
-    "traffic signal": "traffic light",
-}
-
-CONCEPTS: dict[str, str] = {concept: concept for group in GROUPS for concept in group.concepts} | _SYNONYMS
+CONCEPTS: dict[str, str] = {concept: concept for group in GROUPS for concept in group.concepts} | _TABLE["synonyms"]
 """Label name (lower case, singular where both exist) -> canonical concept."""
 
-BROADER: dict[str, tuple[str, ...]] = {
-    "bicyclist": ("person",),
-    "face": ("person",),
-    "body": ("person",),
-    "hair": ("person",),
-    "skin": ("person", "face", "body"),
-    "traffic sign": ("sign", "traffic infrastructure"),
-    "stop sign": ("traffic sign",),
-    "traffic light": ("traffic infrastructure",),
-    "house": ("building",),
-    "facade": ("building",),
-    "shop": ("building",),
-    "roof": ("building", "house"),
-    "balcony fence": ("fence",),
-    "river": ("water",),
-    "sea": ("water",),
-    "tree": ("vegetation",),
-    "grass": ("vegetation",),
-    "flower": ("vegetation",),
-    "potted plant": ("vegetation",),
-    "weed": ("vegetation",),
-    "crop": ("vegetation",),
-    "brick wall": ("wall",),
-    "stone wall": ("wall",),
-    "tiled wall": ("wall",),
-    "wooden wall": ("wall",),
-    "wooden floor": ("floor",),
-    "rug": ("floor",),
-    "dining table": ("table",),
-    "playing field": ("grass",),
-    "gravel": ("dirt",),
-    "apple": ("fruit",),
-    "banana": ("fruit",),
-    "orange": ("fruit",),
-    "fruit": ("food",),
-    "carrot": ("food",),
-    "broccoli": ("food",),
-    "sandwich": ("food",),
-    "hot dog": ("food",),
-    "pizza": ("food",),
-    "donut": ("food",),
-    "cake": ("food",),
-    "purse": ("bag",),
-    "backpack": ("bag",),
-    "suitcase": ("bag",),
-    "wallet": ("purse",),
-    "jeans": ("pants",),
-    "sunglasses": ("glasses",),
-    "boots": ("shoes",),
-    "clogs": ("shoes",),
-    "flats": ("shoes",),
-    "heels": ("shoes",),
-    "loafers": ("shoes",),
-    "pumps": ("shoes", "heels"),
-    "sandals": ("shoes",),
-    "sneakers": ("shoes",),
-    "wedges": ("shoes", "heels"),
-    "blouse": ("top", "shirt"),
-    "shirt": ("top",),
-    "t-shirt": ("top", "shirt"),
-    "bracelet": ("clothing accessories",),
-    "earrings": ("clothing accessories",),
-    "necklace": ("clothing accessories",),
-    "ring": ("clothing accessories",),
-    "watch": ("clothing accessories",),
-    "belt": ("clothing accessories",),
-    "bra": ("intimate",),
-    "panties": ("intimate",),
-}
+BROADER: dict[str, tuple[str, ...]] = {concept: tuple(parents) for concept, parents in _TABLE["broader"].items()}
 """Concept -> concepts that it is a kind or a part of (directly). A set may annotate both as if they were apart."""
 
-_CONFUSABLE: tuple[frozenset[str], ...] = tuple(
-    frozenset(name.strip() for name in line.split(","))
-    for line in (
-        "bag, purse, wallet, backpack, suitcase",
-        "blazer, jacket, coat, cardigan, cape, suit, vest",
-        "blouse, shirt, t-shirt, top, sweater, jumper, sweatshirt, hoodie, cardigan, bodysuit",
-        "dress, romper, skirt, blouse, top",
-        "pants, jeans, leggings, tights, suit",
-        "stockings, tights, socks, leggings",
-        "shoes, boots, clogs, flats, heels, loafers, pumps, sandals, sneakers, wedges",
-        "intimate, bra, panties, swimwear, bodysuit",
-        "person, bicyclist, body, face",
-        "sign, traffic sign, stop sign, pole, traffic infrastructure, traffic light",
-        "wall, brick wall, stone wall, tiled wall, wooden wall, building",
-        "floor, wooden floor, rug, dirt, pavement",
-        "table, dining table, counter, cabinet, shelf",
-        "road, pavement, dirt, gravel, sand, platform",
-        "grass, playing field, vegetation, dirt",
-        "water, sea, river",
-        "building, house, facade, shop, roof",
-        "fence, balcony fence, net",
-        "tree, vegetation, potted plant, flower, weed, crop",
-        "car, truck, bus",
-        "curtain, window blind, window",
-        "blanket, towel, pillow, bed",
-        "cup, wine glass, bowl, vase, bottle",
-    )
-)
+CONFUSABLE: tuple[frozenset[str], ...] = tuple(frozenset(names) for names in _TABLE["confusable"])
+"""Concepts that annotators take for one another."""
 
 _CONCEPT_GROUP: dict[str, Group] = {concept: group for group in GROUPS for concept in group.concepts}
 
@@ -327,9 +113,14 @@ def is_doubtful_negative(name: str, present: Iterable[str]) -> bool:
     for other in present:
         if is_related(name, other):
             return True
-        if any(concept in group and concept_of(other) in group for group in _CONFUSABLE):
+        if any(concept in group and concept_of(other) in group for group in CONFUSABLE):
             return True
     return False
+
+
+def has_near_synonyms(own_set: str) -> bool:
+    """Whether the annotators of a set did not tell near-synonyms apart: its "purse" may be another photo's "bag"."""
+    return own_set in _TABLE["near_synonyms"]
 
 
 def reason_not_negative(

@@ -18,7 +18,14 @@ from torch import Tensor
 from lasagna.errors import DataError
 from lasagna.masks.image import load_image
 from lasagna.network.vision import PyramidEncoder
-from training.data.concepts import CONCEPTS, concept_of, implied_absent, is_doubtful_negative, possible_negatives
+from training.data.concepts import (
+    CONCEPTS,
+    concept_of,
+    has_near_synonyms,
+    implied_absent,
+    is_doubtful_negative,
+    possible_negatives,
+)
 from training.data.folder import BACKGROUND, VOID, FolderDataset
 from training.data.records import OTHER, UNKNOWN, Record
 from training.data.sources import Source
@@ -194,10 +201,10 @@ class Mixture:
             rng.sample(foreign, min(len(foreign), rng.randint(0, max(2, length // 3)))) if rng.random() < 0.6 else []
         )
         classes = sample_class_list(names, absent + extra, length, self.options, rng)
-        if photos.name == "ccp":
-            # Near-synonyms (bag and purse) are not told apart by its annotators: one is certainly absent only where the
-            # list offers the word that they chose instead. (Leaving out the others altogether taught the model that a
-            # list with every kind of shoe has no shoes.)
+        if has_near_synonyms(photos.name):
+            # One near-synonym (bag and purse) is certainly absent only where the list offers the word that the
+            # annotators chose instead. (Leaving out the others altogether taught the model that a list with every kind
+            # of shoe has no shoes.)
             unlisted = [name for name in names if name not in classes.names]
             doubtful = {name for name in absent if is_doubtful_negative(name, unlisted)}
             if doubtful >= set(classes.names):  # nothing that can be asked is left
@@ -205,10 +212,6 @@ class Mixture:
             classes = classes.without(doubtful)
         lookup = np.full(256, OTHER, np.int64)
         lookup[VOID] = UNKNOWN
-        lookup[BACKGROUND] = OTHER
-        for i, name in enumerate(photos.classes):
-            if counts[i] and name not in classes.names:
-                lookup[i] = OTHER
         for position, name in enumerate(classes.names):
             if classes.present[position]:
                 lookup[photos.classes.index(name)] = position

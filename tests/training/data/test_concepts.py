@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from training.data.concepts import (
-    _CONFUSABLE,
     BROADER,
     CONCEPTS,
+    CONFUSABLE,
     DOMAINS,
     GROUPS,
     concept_of,
+    has_near_synonyms,
     implied_absent,
     is_doubtful_negative,
     possible_negatives,
@@ -36,6 +37,7 @@ MSRC = ("building", "grass", "sky", "mountain", "aeroplane", "water", "face", "c
 FACADE = ("balcony fence", "car", "facade", "fence", "shop", "street", "vegetation", "window")
 CCP = ("bag", "purse", "hair", "shoes", "shirt", "tie", "skin")
 CWFID = ("crop", "weed")
+IDD = ("road", "roadside ground", "person or animal", "vehicle", "roadside object", "building or vegetation", "sky")
 COCO = ("person", "car", "bench", "zebra", "traffic light")
 
 
@@ -52,7 +54,7 @@ def test_synonyms_and_broader_concepts_lead_to_concepts() -> None:
     assert set(CONCEPTS.values()) == concepts
     assert set(BROADER) <= concepts
     assert {broader for parents in BROADER.values() for broader in parents} <= concepts
-    assert set().union(*_CONFUSABLE) <= concepts
+    assert set().union(*CONFUSABLE) <= concepts
 
 
 @pytest.mark.parametrize(
@@ -94,6 +96,16 @@ def test_different_concepts(a: str, b: str) -> None:
         ("ccp", CCP, ["zebra", "oven", "m20 nut"], ["person", "car", "window", "handbag", "road", "cup"]),
         ("atwork", ("motor", "m20 nut"), ["zebra", "sky", "grass", "car"], ["jeans", "person", "wall", "shoes"]),
         ("cwfid", CWFID, ["zebra", "tree", "car", "person"], ["carrot", "grass", "vegetation", "dirt"]),
+        (
+            "idd",
+            IDD,
+            ["sea", "pizza", "resistor"],
+            ["cow", "truck", "fence", "tree", "pedestrian", "pothole", "window"],
+        ),
+        ("circuit", ("led", "resistor"), ["zebra", "road", "m20 nut"], ["table", "wooden floor", "book", "person"]),
+        ("potholes", ("pothole",), ["zebra", "resistor", "oven"], ["road", "shoes", "grass", "sand", "water"]),
+        ("mushrooms", ("mushroom",), ["zebra", "road", "shoes"], ["dirt", "food", "grass", "cardboard", "person"]),
+        ("animals", ("tiger", "deer"), ["m20 nut"], ["person", "zebra", "resistor", "pizza", "grass"]),
         ("coco_panoptic", COCO, ["m20 nut", "em_01"], ["window", "shirt", "tie", "pedestrian", "face", "motor"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -118,6 +130,12 @@ def test_a_class_of_one_set_is_a_doubtful_negative_beside_its_near_synonyms() ->
     assert is_doubtful_negative("blazer", ["jacket"])
     assert not is_doubtful_negative("hat", ["bag", "shoes", "skin", "hair"])
     assert not is_doubtful_negative("griffin", ["dragon"])
+
+
+def test_which_annotators_took_near_synonyms_for_one_another() -> None:
+    assert has_near_synonyms("ccp")
+    assert not has_near_synonyms("camvid")
+    assert not has_near_synonyms("my_photos")
 
 
 def test_an_absent_class_implies_that_its_kinds_are_absent() -> None:
