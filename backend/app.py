@@ -30,11 +30,11 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from backend.queue.living_workers import predicting_workers
-from backend.queue.store import Store
+from backend.queue.store import Store, connect
 from backend.web.access import SECRET_HEADER, Access
 from backend.web.cross_site import is_cross_site
 from backend.web.metrics import add_metrics
-from backend.web.predictions import Predictor, connect
+from backend.web.predictions import Predictor
 from backend.web.prelabel_jobs import prelabel_routes
 from backend.web.readiness import readiness
 from backend.web.status_page import status_routes
@@ -67,7 +67,7 @@ def create_app(settings: Settings) -> Flask:
     """The web application.
 
     Args:
-        settings: `redis_url` must name a Redis (`backend.queue.services.ensure_redis` gives one).
+        settings: `redis_url` must name a Redis (`backend.queue.own_redis.ensure_redis` gives one).
 
     Raises:
         ConfigError: `redis_url` or `basic_auth` cannot be used.

@@ -17,8 +17,8 @@ from typing import Any
 import redis
 from label_studio_ml.model import LabelStudioMLBase
 
-from backend.queue.store import Project, Store
-from backend.web.predictions import Predictor, connect
+from backend.queue.store import Project, Store, connect
+from backend.web.predictions import Predictor
 from lasagna.errors import ConfigError, LasagnaError
 from lasagna.settings import Settings
 
@@ -31,7 +31,7 @@ def _predictor() -> Predictor:
     settings = Settings.load()
     url = settings["redis_url"]
     if not url:
-        from backend.queue.services import ensure_redis
+        from backend.queue.own_redis import ensure_redis
 
         url = ensure_redis(settings)
     return Predictor(settings, Store(connect(url)))

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from backend.demo.local_label_studio import LocalLabelStudio
-from backend.queue.services import Service, ensure_redis, free_port, port_is_free, release_redis
+from backend.queue.own_redis import ensure_redis, release_redis
+from backend.queue.services import Service, free_port, port_is_free
 from lab.editor import open_chromium
 from lasagna.errors import ServiceError
 from lasagna.settings import Settings, cache_folder
@@ -135,8 +136,7 @@ def start_backend(
 ) -> Iterator[Callable[[str], RunningBackend]]:
     """A function that starts `lasagna serve` and `lasagna worker` with a model, on a Redis of their own (a worker takes
     any job of its Redis, whatever the model); Label Studio's address comes with /setup."""
-    from backend.queue.store import Store
-    from backend.web.predictions import connect
+    from backend.queue.store import Store, connect
 
     services: list[Service] = []
     stores: list[Settings] = []

@@ -25,7 +25,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from backend.queue.services import Service, free_port, redis_command
+from backend.queue.own_redis import redis_command
+from backend.queue.services import Service, free_port
 from lasagna.settings import TABLE, Settings, cache_folder
 
 ROOT = Path(__file__).resolve().parent.parent

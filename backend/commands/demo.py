@@ -42,7 +42,7 @@ class _StoppedError(BaseException):
 
 
 @dataclass
-class Answer:
+class PhotoOutcome:
     """What came of one photo. `present` holds probability by class; `error` is the reason where there is no answer."""
 
     name: str
@@ -171,9 +171,9 @@ class Demo:
 
     def _start(self) -> None:
         from backend.demo.local_label_studio import LocalLabelStudio
-        from backend.queue.services import ensure_redis, free_port, port_is_free, release_redis
-        from backend.queue.store import Store
-        from backend.web.predictions import connect
+        from backend.queue.own_redis import ensure_redis, release_redis
+        from backend.queue.services import free_port, port_is_free
+        from backend.queue.store import Store, connect
 
         # Label Studio is the slowest: it starts while the others do.
         port = self._given_port or (_PORT if port_is_free(_PORT) else free_port())
@@ -263,7 +263,7 @@ class Demo:
             self.api.connect_backend(project_id, self.backend_url, interactive=True)
         return project_id
 
-    def predict(self, project: int, photos: Sequence[Path], config: str, timeout: float) -> list[Answer]:
+    def predict(self, project: int, photos: Sequence[Path], config: str, timeout: float) -> list[PhotoOutcome]:
         """Opens every task as an annotator does, which makes Label Studio ask the backend, and collects the answers."""
         from lasagna.labels.configuration import parse_label_config
         from lasagna.progress import progress_bar
@@ -273,7 +273,7 @@ class Demo:
         answers = []
         with progress_bar(self.console, "Pre-labelling", len(photos)) as advance:
             for photo, task in zip(photos, self.tasks, strict=True):
-                answer = Answer(photo.name, task)
+                answer = PhotoOutcome(photo.name, task)
                 started = time.monotonic()
                 prediction = self._prediction(project, task, answer, deadline)
                 answer.seconds = time.monotonic() - started
@@ -285,7 +285,7 @@ class Demo:
                 advance()
         return answers
 
-    def _prediction(self, project: int, task: int, answer: Answer, deadline: float) -> dict[str, Any] | None:
+    def _prediction(self, project: int, task: int, answer: PhotoOutcome, deadline: float) -> dict[str, Any] | None:
         try:
             self.api.open_task(project, task)
             while True:
@@ -398,7 +398,7 @@ def _signals() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _summary(parts: Demo, project: int, answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
+def _summary(parts: Demo, project: int, answers: Sequence[PhotoOutcome], seconds: float) -> dict[str, Any]:
     return {
         "complete": all(answer.model_version == parts.model_version for answer in answers),
         "model_version": parts.model_version,
@@ -421,7 +421,7 @@ def _summary(parts: Demo, project: int, answers: Sequence[Answer], seconds: floa
     }
 
 
-def _show(console: Console, summary: dict[str, Any], answers: Sequence[Answer], password: str) -> None:
+def _show(console: Console, summary: dict[str, Any], answers: Sequence[PhotoOutcome], password: str) -> None:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

@@ -32,7 +32,7 @@ def jobs(context: click.Context, redis_url: str | None, as_json: bool, state: st
     context.obj = Settings.load(redis_url=redis_url)
     if context.invoked_subcommand is not None:
         return
-    from backend.queue.overview import overview
+    from backend.web.overview import overview
 
     with redis_in_words():
         report = overview(open_store(context.obj), limit=limit, state=state)
@@ -47,7 +47,7 @@ def jobs(context: click.Context, redis_url: str | None, as_json: bool, state: st
 @click.pass_context
 def retry(context: click.Context, project: int | None) -> None:
     """Put failed tasks back: those that were predicted are only posted again, the others are predicted anew."""
-    from backend.queue.overview import retry_failed
+    from backend.web.overview import retry_failed
 
     settings: Settings = context.obj
     with redis_in_words():

@@ -66,9 +66,9 @@ def prelabel(
 
     import redis
 
-    from backend.queue.store import Store
+    from backend.queue.store import Store, connect
     from backend.studio.client import LabelStudio
-    from backend.web.predictions import Predictor, connect
+    from backend.web.predictions import Predictor
     from backend.web.prelabel import ProjectRun
     from backend.web.prelabel_jobs import PrelabelJobs, work_on
     from lasagna.progress import progress_bar

@@ -16,15 +16,14 @@ redis_option = click.option(
 
 def redis_address(settings: Settings) -> str:
     """The address of Redis: the one that is set, else our own, started if it does not run yet."""
-    from backend.queue.services import ensure_redis
+    from backend.queue.own_redis import ensure_redis
 
     return ensure_redis(settings)
 
 
 def open_store(settings: Settings) -> Any:
     """The records in Redis. Raises ServiceError where it cannot be reached."""
-    from backend.queue.store import Store
-    from backend.web.predictions import connect
+    from backend.queue.store import Store, connect
 
     return Store(reached(connect(redis_address(settings))))
 

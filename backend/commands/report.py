@@ -31,7 +31,7 @@ def report(project: int, as_json: bool, html: Path | None, url: str | None, toke
     from backend.effort.page import FIGURES, effect, headline, in_words, render_effort
     from backend.effort.report import EffortReader
     from backend.studio.client import LabelStudio
-    from lasagna.annotate.results import write_atomically
+    from lasagna.files import write_atomically
     from lasagna.progress import progress_bar
 
     settings = Settings.load(label_studio_url=url, label_studio_token=token)

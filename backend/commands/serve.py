@@ -158,9 +158,8 @@ def _check_worker(settings: Settings, queues: list[str]) -> str:
     import redis
 
     from backend.queue.living_workers import alive_here
-    from backend.queue.services import running_redis
-    from backend.queue.store import Store
-    from backend.web.predictions import connect
+    from backend.queue.own_redis import running_redis
+    from backend.queue.store import Store, connect
 
     url = running_redis(settings)
     if url is None:

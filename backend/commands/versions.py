@@ -121,9 +121,9 @@ Either may also be a checkpoint outside the registry: a shipped name, a folder o
 @_json_option
 def diff(first: str, second: str, registry: str | None, as_json: bool) -> None:
     """What differs from FIRST to SECOND: label set, calibration, figures per class, weights and by how much."""
-    from backend.registry.compare import Comparison, compare
+    from backend.registry.compare import CheckpointComparison, compare
 
-    found: Comparison = compare(_registry(registry), first, second)
+    found: CheckpointComparison = compare(_registry(registry), first, second)
     if as_json:
         _print_json(found.as_dict())
         return

@@ -22,13 +22,12 @@ from backend.doctor.client import Inspection
 from backend.doctor.troubles import TROUBLES
 from backend.queue.connections import Connections
 from backend.queue.living_workers import predicting_workers
-from backend.queue.services import ensure_redis, hide_password
-from backend.queue.store import Store
+from backend.queue.own_redis import ensure_redis
+from backend.queue.store import Store, connect
 from backend.studio.client import LabelStudio, LabelStudioError, token_claims
-from backend.web.predictions import connect
 from lasagna.errors import ConfigError, LasagnaError, ServiceError
 from lasagna.labels.configuration import LabelConfig
-from lasagna.settings import Settings
+from lasagna.settings import Settings, hide_password
 
 State = Literal["ok", "wrong", "note", "skipped"]
 

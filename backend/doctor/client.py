@@ -9,7 +9,7 @@ from typing import Any
 
 import requests
 
-from backend.studio.client import LabelStudio, LabelStudioError, Task, error_detail
+from backend.studio.client import LabelStudio, LabelStudioError, StudioTask, error_detail
 
 _ACTION = "LASAGNA_DOCTOR"
 """No action of Label Studio, so that a webhook with it is not created."""
@@ -18,12 +18,12 @@ _ACTION = "LASAGNA_DOCTOR"
 class Inspection(LabelStudio):
     """The client of Label Studio with what the checks ask."""
 
-    def task(self, project: int, number: int) -> Task | None:
+    def task(self, project: int, number: int) -> StudioTask | None:
         """A task by its number, without the versions of its predictions; None where the project has no such task."""
         item = {"filter": "filter:tasks:id", "operator": "equal", "type": "Number", "value": number}
         query = {"filters": {"conjunction": "and", "items": [item]}}
         for task in self._listed(project, query, 1):
-            return Task(int(task["id"]), dict(task["data"]), frozenset(), bool(task.get("total_annotations")))
+            return StudioTask(int(task["id"]), dict(task["data"]), frozenset(), bool(task.get("total_annotations")))
         return None
 
     def backends(self, project: int) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from backend.doctor.client import Inspection
 from backend.doctor.match import misfits
 from backend.queue.living_workers import predicting_workers
 from backend.queue.store import Work
-from backend.studio.client import LabelStudioError, Task
+from backend.studio.client import LabelStudioError, StudioTask
 from backend.studio.images import ImageLimits, fetch_image, image_address
 from lasagna.errors import ImageError
 from lasagna.masks.image import load_image
@@ -50,7 +50,7 @@ def _image(case: Case) -> str:
     return f"task {task.id}: {len(data)} bytes, {image.width} x {image.height} pixels"
 
 
-def _choose(case: Case) -> Task:
+def _choose(case: Case) -> StudioTask:
     """The task that was named, else the first that nobody annotated and that has no prediction, else the first."""
     if case.task_number is not None:
         named = case.label_studio.task(case.number, case.task_number)
@@ -132,7 +132,7 @@ def _check_fit(case: Case, task: int, prediction: dict[str, Any]) -> None:
         case.wrong("predict-mismatch", task=task, what=what, project=case.number)
 
 
-def _record(case: Case, task: Task | None) -> tuple[str, str]:
+def _record(case: Case, task: StudioTask | None) -> tuple[str, str]:
     """State and reason of a task in the queue; "" where it never arrived there."""
     assert case.plan is not None
     if task is None:
@@ -146,7 +146,7 @@ def _record(case: Case, task: Task | None) -> tuple[str, str]:
     return fields.get("state", ""), fields.get("reason", "")
 
 
-def _say_why_none(case: Case, slow: Inspection, task: Task | None, seconds: float) -> NoReturn:
+def _say_why_none(case: Case, slow: Inspection, task: StudioTask | None, seconds: float) -> NoReturn:
     number = task.id if task is not None else 0
     state, reason = _record(case, task)
     if state == "failed":

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lasagna.annotate.results import write_atomically
 from lasagna.errors import DataError
+from lasagna.files import write_atomically
 
 Side = Literal["train", "holdout", "neither"]
 
@@ -38,7 +38,7 @@ docs/data.md's sets (parts on a table, fields, outdoor photos) no two are as clo
 
 
 @dataclass(frozen=True)
-class Place:
+class PhotoPlace:
     """Where a photo belongs.
 
     Attributes:
@@ -74,16 +74,16 @@ class Sides:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.places: dict[str, Place] = {}
+        self.places: dict[str, PhotoPlace] = {}
         try:
             kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            self.places = {photo: Place(**values) for photo, values in kept.items()}
+            self.places = {photo: PhotoPlace(**values) for photo, values in kept.items()}
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path} cannot be read ({error}); it says which photos are held out, so take it from a backup"
             ) from error
 
-    def divide(self, looks: Mapping[str, str]) -> dict[str, Place]:
+    def divide(self, looks: Mapping[str, str]) -> dict[str, PhotoPlace]:
         """The place of each photo; new ones are placed and kept.
 
         Args:
@@ -110,7 +110,7 @@ class Sides:
             side: Side = "holdout" if wanted > 0 and len(group) <= max(1, len(looks) // 4) else "train"
             wanted -= side == "holdout"
             for photo in group:
-                self.places[photo] = Place(looks[photo], group[0], side)
+                self.places[photo] = PhotoPlace(looks[photo], group[0], side)
         if new:
             text = json.dumps({photo: asdict(place) for photo, place in sorted(self.places.items())}, indent=0)
             write_atomically(self.path, text)
@@ -133,7 +133,7 @@ class Sides:
             nearest = self.places[known[int(near[np.argmin(distances[near])])]]
             sides = {self.places[known[int(i)]].side for i in near}
             side: Side = nearest.side if len(sides) == 1 else "neither"
-            self.places[photo] = Place(looks[photo], nearest.group, side)
+            self.places[photo] = PhotoPlace(looks[photo], nearest.group, side)
 
     @staticmethod
     def _new_groups(photos: list[str], looks: Mapping[str, str]) -> list[list[str]]:

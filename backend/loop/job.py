@@ -30,7 +30,6 @@ from backend.registry.records import project_number
 from backend.registry.registry import Registry, name_after
 from backend.studio.client import LabelStudio, LabelStudioError
 from backend.studio.images import ImageLimits
-from lasagna.annotate.results import write_atomically
 from lasagna.checkpoint.folder import (
     checkpoint_version,
     find_checkpoint,
@@ -39,6 +38,7 @@ from lasagna.checkpoint.folder import (
     write_labels,
 )
 from lasagna.errors import DataError, TrainingError
+from lasagna.files import write_atomically
 from lasagna.settings import Settings
 from training.engine.run_report import Reporter
 
@@ -67,14 +67,14 @@ class StoppedError(Exception):
 
 
 @dataclass(frozen=True)
-class Access:
+class StudioAccess:
     """The way to a project in Label Studio; `known_as` as for `fetch_image`."""
 
     label_studio: LabelStudio
     known_as: str = ""
 
 
-def snapshots_of(settings: Settings, registry: Path, project: str, access: Access) -> Snapshots:
+def snapshots_of(settings: Settings, registry: Path, project: str, access: StudioAccess) -> Snapshots:
     """The snapshots of a project."""
     number = project_number(project)
     return Snapshots(
@@ -104,7 +104,7 @@ class TrainingJob:
         registry: Path,
         id: str,
         settings: Settings,
-        access: Callable[[], Access],
+        access: Callable[[], StudioAccess],
         say: Say = lambda stage, step, steps, seconds: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:

@@ -57,10 +57,10 @@ class TrainingRuntime:
 
     def changed(self, project: str) -> set[int]:
         """The tasks of a project (uid) that were corrected since its newest snapshot."""
-        from backend.loop.job import Access, snapshots_of
+        from backend.loop.job import StudioAccess, snapshots_of
 
         label_studio, known = self._connections.of(project)
-        return snapshots_of(self._settings, self._registry, project, Access(label_studio, known.url)).changed()
+        return snapshots_of(self._settings, self._registry, project, StudioAccess(label_studio, known.url)).changed()
 
     def run(self, number: str, id: str) -> dict[str, Any]:
         """Runs a job to its end, or until this process is told to stop: then it goes on at the next start."""
@@ -68,11 +68,11 @@ class TrainingRuntime:
             return self._run(number, id)
 
     def _run(self, number: str, id: str) -> dict[str, Any]:
-        from backend.loop.job import Access, StoppedError, TrainingJob
+        from backend.loop.job import StoppedError, StudioAccess, TrainingJob
 
-        def access() -> Access:
+        def access() -> StudioAccess:
             label_studio, known = self._connections.of(job.project)
-            return Access(label_studio, known.url)
+            return StudioAccess(label_studio, known.url)
 
         self._triggers.begin(number)
         _limit_gpu_memory(self._settings)

@@ -30,11 +30,11 @@ from typing import Any
 
 from PIL import Image
 
-from backend.loop.holdout import Place, Sides, difference_hash
+from backend.loop.holdout import PhotoPlace, Sides, difference_hash
 from backend.studio.client import LabelStudio, LabelStudioError
 from backend.studio.images import ImageLimits, fetch_image, image_address
-from lasagna.annotate.results import write_atomically
 from lasagna.errors import DataError, ImageError
+from lasagna.files import write_atomically
 from lasagna.formats.annotations import choose_annotation
 from lasagna.labels.configuration import parse_label_config
 from lasagna.masks.image import load_image
@@ -226,7 +226,7 @@ class Snapshots:
         beside: Path,
         tasks: list[dict[str, Any]],
         classes: tuple[str, ...],
-        places: Mapping[str, Place],
+        places: Mapping[str, PhotoPlace],
         skipped: Mapping[str, str],
     ) -> Snapshot:
         sides: dict[str, list[dict[str, Any]]] = {"train": [], "holdout": [], "neither": []}

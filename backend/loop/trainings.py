@@ -32,8 +32,8 @@ from backend.queue import jobs
 from backend.queue.counters import Meter
 from backend.queue.store import KEEP_WORK, PREFIX, Store
 from backend.registry.records import project_number
-from lasagna.annotate.results import write_atomically
 from lasagna.errors import ConfigError, LasagnaError
+from lasagna.files import write_atomically
 from lasagna.settings import Settings
 
 logger = logging.getLogger(__name__)

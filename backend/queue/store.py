@@ -29,8 +29,9 @@ from typing import Any, NamedTuple
 import redis
 
 from backend.queue.scripts import KEEP_WORK, PREFIX, SCRIPTS
+from lasagna.errors import ConfigError
 
-__all__ = ["KEEP_WORK", "PREFIX", "STATES", "Post", "Project", "Registration", "Store", "Work"]
+__all__ = ["KEEP_WORK", "PREFIX", "STATES", "Post", "Project", "Registration", "Store", "Work", "connect"]
 
 STATES = ("queued", "running", "ready", "done", "failed")
 
@@ -110,6 +111,20 @@ class Post(NamedTuple):
     work: Work
     prediction: dict[str, Any]
     is_first: bool
+
+
+def connect(url: str, *, timeout: float = 2.0) -> redis.Redis:
+    """A client of Redis that gives up quickly: a web request must not hang because Redis is gone.
+
+    Raises:
+        ConfigError: The address cannot be read.
+    """
+    try:
+        return redis.Redis.from_url(
+            url, socket_connect_timeout=min(timeout, 2.0), socket_timeout=timeout, health_check_interval=30
+        )
+    except ValueError as error:
+        raise ConfigError(f"the address of Redis cannot be read: {error}; expected redis://HOST:PORT/0") from error
 
 
 class Store:

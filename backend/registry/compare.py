@@ -33,7 +33,7 @@ class WeightChange:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CheckpointComparison:
     """Two checkpoints, first and second.
 
     Attributes:
@@ -75,7 +75,7 @@ class Comparison:
         ]
 
 
-def compare(registry: Registry, first: str, second: str) -> Comparison:
+def compare(registry: Registry, first: str, second: str) -> CheckpointComparison:
     """Compares two versions, or any two checkpoints that `find_checkpoint` finds.
 
     Raises:
@@ -92,7 +92,7 @@ def compare(registry: Registry, first: str, second: str) -> Comparison:
     with contextlib.ExitStack() as stack:
         weights, equal, only = _weights(*(LayeredWeights(folder, stack) for folder in folders))
     ids = [record.id if record else checkpoint_version(f) for record, f in zip(records, folders, strict=True)]
-    return Comparison(
+    return CheckpointComparison(
         ids=(ids[0], ids[1]),
         labels_added=[label for label in labels[1] if label not in labels[0]],
         labels_removed=[label for label in labels[0] if label not in labels[1]],

@@ -33,7 +33,6 @@ from typing import Any
 from uuid import uuid4
 
 from backend.registry.records import RECORD, Aliases, Event, Version, project_number
-from lasagna.annotate.results import flush_to_disk, write_atomically
 from lasagna.checkpoint.folder import (
     BASE,
     CONTENT,
@@ -46,6 +45,7 @@ from lasagna.checkpoint.folder import (
     write_labels,
 )
 from lasagna.errors import RegistryError
+from lasagna.files import flush_to_disk, write_atomically
 
 __all__ = ["Aliases", "Event", "Registry", "Version", "project_number"]
 

@@ -71,7 +71,7 @@ class LabelStudioError(ServiceError):
 
 
 @dataclass(frozen=True)
-class Task:
+class StudioTask:
     """A task of a project.
 
     Attributes:
@@ -206,7 +206,7 @@ class LabelStudio:
         """A project with its `label_config`, `title` and `created_at`."""
         return self._json("GET", f"/api/projects/{project_id}/")
 
-    def tasks(self, project_id: int, page_size: int = 200) -> Iterator[Task]:
+    def tasks(self, project_id: int, page_size: int = 200) -> Iterator[StudioTask]:
         """Every task of a project in the order of its id, page by page, without annotations and predictions.
 
         Cloud addresses are left as they are in the task's data (they are resolved when an image is fetched). A task
@@ -215,7 +215,7 @@ class LabelStudio:
         for task in self._listed(project_id, _ALL_WITH_VERSIONS, page_size):
             # the list of versions comes as text, "a, b"; a version with a comma in it is never one of ours
             versions = str(task.get("predictions_model_versions") or "").split(",")
-            yield Task(
+            yield StudioTask(
                 id=int(task["id"]),
                 data=dict(task["data"]),
                 model_versions=frozenset(v.strip() for v in versions if v.strip()),

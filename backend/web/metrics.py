@@ -47,7 +47,7 @@ _REQUEST_BOUNDS = (0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 45.0, 60.0,
 """Seconds; Label Studio waits 1 s for a webhook, 3 for /setup, 100 for /predict."""
 
 
-class Row(NamedTuple):
+class MetricRow(NamedTuple):
     """A metric by its name as it is in the answer, without a histogram's endings."""
 
     name: str
@@ -57,7 +57,7 @@ class Row(NamedTuple):
 
 
 METRICS = tuple(
-    Row(*row)
+    MetricRow(*row)
     for row in (
         ("lasagna_http_requests_total", "counter", ("endpoint", "method", "status"), "Requests answered."),
         ("lasagna_http_request_duration_seconds", "histogram", ("endpoint",), "Time to the answer."),
@@ -84,7 +84,7 @@ METRICS = tuple(
         ("lasagna_model_info", "info", ("version",), "The worker's own model."),
     )
 )
-_ROWS: Mapping[str, Row] = {row.name: row for row in METRICS}
+_ROWS: Mapping[str, MetricRow] = {row.name: row for row in METRICS}
 
 
 def add_metrics(app: Flask, store: Store, registry: Registry) -> None:

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import redis
-
 from backend.loop.trainings import Policy
 from backend.queue.jobs import enqueue_click, enqueue_works
 from backend.queue.store import Project, Registration, Store, Work
@@ -39,7 +37,7 @@ _POLL = (0.02, 0.25)
 
 
 @dataclass
-class Answer:
+class PredictReply:
     """An answer to `/predict`.
 
     Attributes:
@@ -55,20 +53,6 @@ class Answer:
     errors: dict[int, str] = field(default_factory=dict)
     waiting: int = 0
     elsewhere: int = 0
-
-
-def connect(url: str, *, timeout: float = 2.0) -> redis.Redis:
-    """A client of Redis that gives up quickly: a web request must not hang because Redis is gone.
-
-    Raises:
-        ConfigError: The address cannot be read.
-    """
-    try:
-        return redis.Redis.from_url(
-            url, socket_connect_timeout=min(timeout, 2.0), socket_timeout=timeout, health_check_interval=30
-        )
-    except ValueError as error:
-        raise ConfigError(f"the address of Redis cannot be read: {error}; expected redis://HOST:PORT/0") from error
 
 
 def parse_parameters(extra: Any) -> dict[str, Any]:
@@ -193,7 +177,7 @@ class Predictor:
         project: str,
         context: Mapping[str, Any] | None = None,
         deadline: float | None = None,
-    ) -> Answer:
+    ) -> PredictReply:
         """Answers with what is done within `deadline` seconds (default: the setting `predict_deadline`).
 
         Raises:
@@ -209,11 +193,13 @@ class Predictor:
             return self._click(tasks, config, project, context, min(seconds, _CLICK_SECONDS))
         return self._predict(tasks, plan, config, project, seconds)
 
-    def _predict(self, tasks: Sequence[Any], plan: LabelConfig, config: str, project: str, seconds: float) -> Answer:
+    def _predict(
+        self, tasks: Sequence[Any], plan: LabelConfig, config: str, project: str, seconds: float
+    ) -> PredictReply:
         started = time.monotonic()
         version = self.model_version(project)
         config_key = self.store.keep_config(config)
-        answer = Answer([[] for _ in tasks], version)
+        answer = PredictReply([[] for _ in tasks], version)
         works: dict[int, Work] = {}
         refused: list[Work] = []
         for position, task in enumerate(tasks):
@@ -262,11 +248,11 @@ class Predictor:
 
     def _click(
         self, tasks: Sequence[Any], config: str, project: str, context: Mapping[str, Any], seconds: float
-    ) -> Answer:
+    ) -> PredictReply:
         """Label Studio sends one task and uses results[0], which must be a dict with "result"."""
         version = self.model_version(project)
         nothing = {"model_version": version, "score": 0.0, "result": []}
-        answer = Answer([nothing, *([] for _ in tasks[1:])], version)
+        answer = PredictReply([nothing, *([] for _ in tasks[1:])], version)
         try:
             image = image_address(tasks[0] if tasks else None, label_config(config).image_variable)
         except ImageError as error:

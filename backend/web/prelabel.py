@@ -19,7 +19,7 @@ from typing import Any, Literal
 from backend.queue.counters import pace_of, read_counters
 from backend.queue.living_workers import predicting_workers
 from backend.queue.store import Store, Work
-from backend.studio.client import LabelStudio, Task, project_uid
+from backend.studio.client import LabelStudio, StudioTask, project_uid
 from backend.studio.images import image_address
 from backend.web.predictions import Predictor
 from lasagna.errors import ImageError
@@ -177,12 +177,12 @@ class ProjectRun:
                     time.sleep(_CONFIRM_EVERY)
         return outcome
 
-    def _tasks(self) -> Iterator[Task]:
+    def _tasks(self) -> Iterator[StudioTask]:
         for task in self.label_studio.tasks(self.project["id"]):
             if self._chosen is None or task.id in self._chosen:
                 yield task
 
-    def _fate(self, task: Task) -> Fate:
+    def _fate(self, task: StudioTask) -> Fate:
         if task.is_annotated and task.model_versions:
             return "had_one" if self.version in task.model_versions else "annotated"
         if self.version in task.model_versions:
@@ -190,7 +190,7 @@ class ProjectRun:
         return "outdated" if task.model_versions else "missing"
 
     def _ask(
-        self, tasks: list[Task], outcome: Outcome, advance: Callable[[str], None], *, again: bool = False
+        self, tasks: list[StudioTask], outcome: Outcome, advance: Callable[[str], None], *, again: bool = False
     ) -> dict[str, int]:
         """Asks for predictions; `again`: one that comes late after all is replaced."""
         works: list[Work] = []
@@ -212,7 +212,9 @@ class ProjectRun:
         self.predictor.ask(works, lease=0)
         return {work.key: work.task for work in works if work.task is not None}
 
-    def _confirm(self, answered: dict[int, float], outcome: Outcome, advance: Callable[[str], None]) -> list[Task]:
+    def _confirm(
+        self, answered: dict[int, float], outcome: Outcome, advance: Callable[[str], None]
+    ) -> list[StudioTask]:
         """Takes out what Label Studio has by now, and those that it will not get any more, which are returned."""
         missing, time_there = [], self.predictor.store.now()
         listed = {task.id: task for task in self._tasks() if task.id in answered}
@@ -263,5 +265,5 @@ def seconds_per_task(store: Store, version: str) -> float | None:
     return max(predicting, numbers.get("seconds:post", 0.0) / posted if posted else 0.0)
 
 
-def _take(tasks: Iterator[Task], count: int) -> list[Task]:
+def _take(tasks: Iterator[StudioTask], count: int) -> list[StudioTask]:
     return [task for _, task in zip(range(count), tasks, strict=False)]

@@ -27,9 +27,9 @@ from werkzeug.exceptions import NotFound
 
 from backend.queue.connections import Connections
 from backend.queue.heartbeat import beating
-from backend.queue.store import KEEP_WORK, PREFIX, Store
+from backend.queue.store import KEEP_WORK, PREFIX, Store, connect
 from backend.studio.client import LabelStudioError
-from backend.web.predictions import Predictor, connect
+from backend.web.predictions import Predictor
 from backend.web.prelabel import Outcome, ProjectRun
 from lasagna.errors import ConfigError, LasagnaError
 from lasagna.logs import logged

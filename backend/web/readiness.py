@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import redis
 
 from backend.queue.living_workers import predicting_workers
-from backend.queue.services import hide_password
 from backend.queue.store import Store
 from backend.studio.client import LabelStudio
 from lasagna.errors import LasagnaError
-from lasagna.settings import Settings
+from lasagna.settings import Settings, hide_password
 
 _SECONDS = 2.0
 """Limit of each wait for a server, in seconds."""
@@ -24,28 +23,31 @@ _MAX_ADDRESSES = 4
 
 
 @dataclass(frozen=True)
-class Check:
+class ReadinessCheck:
     """Whether one thing is as it must be, in words."""
 
     ok: bool
     words: str
 
 
-def readiness(settings: Settings, store: Store) -> dict[str, Check]:
+def readiness(settings: Settings, store: Store) -> dict[str, ReadinessCheck]:
     """The checks "redis", "worker" and "label_studio". Ready is when all of them are ok."""
     try:
         store.redis.ping()
-        checks = {"redis": Check(True, "answers"), "worker": _workers(store)}
+        checks = {"redis": ReadinessCheck(True, "answers"), "worker": _workers(store)}
         addresses = _addresses(settings, store)
     except redis.RedisError as error:
-        checks = {"redis": Check(False, f"does not answer: {error}"), "worker": Check(False, "not known without Redis")}
+        checks = {
+            "redis": ReadinessCheck(False, f"does not answer: {error}"),
+            "worker": ReadinessCheck(False, "not known without Redis"),
+        }
         addresses = [settings["label_studio_url"]] if settings["label_studio_url"] else []
     return {**checks, "label_studio": _label_studios(addresses)}
 
 
-def _label_studios(addresses: Sequence[str]) -> Check:
+def _label_studios(addresses: Sequence[str]) -> ReadinessCheck:
     if not addresses:
-        return Check(True, "not known yet: its address comes with /setup")
+        return ReadinessCheck(True, "not known yet: its address comes with /setup")
     pool = ThreadPoolExecutor(max_workers=len(addresses), thread_name_prefix="ready")
     futures = {pool.submit(_why_not, url): url for url in addresses}
     done, late = wait(futures, timeout=2 * _SECONDS)
@@ -53,16 +55,18 @@ def _label_studios(addresses: Sequence[str]) -> Check:
     failed = [reason for future in done if (reason := future.result())]
     failed += [f"Label Studio at {hide_password(futures[future])} does not answer" for future in late]
     if failed:
-        return Check(False, "; ".join(sorted(failed)))
-    return Check(True, "answers: " + ", ".join(map(hide_password, addresses)))
+        return ReadinessCheck(False, "; ".join(sorted(failed)))
+    return ReadinessCheck(True, "answers: " + ", ".join(map(hide_password, addresses)))
 
 
-def _workers(store: Store) -> Check:
+def _workers(store: Store) -> ReadinessCheck:
     workers = predicting_workers(store)
     if not workers:
-        return Check(False, "none has a model loaded: start `lasagna worker`, or wait until it says `waiting for jobs`")
+        return ReadinessCheck(
+            False, "none has a model loaded: start `lasagna worker`, or wait until it says `waiting for jobs`"
+        )
     versions = ", ".join(sorted({worker.version for worker in workers}))
-    return Check(True, f"{len(workers)} with the model {versions}")
+    return ReadinessCheck(True, f"{len(workers)} with the model {versions}")
 
 
 def _addresses(settings: Settings, store: Store) -> list[str]:

@@ -20,9 +20,9 @@ from backend.loop.trainings import Trainings
 from backend.queue.counters import REASONS
 from backend.queue.jobs import find_jobs
 from backend.queue.living_workers import living_workers
-from backend.queue.overview import retry_failed
 from backend.queue.store import PREFIX, Store
 from backend.registry.registry import Registry, Version
+from backend.web.overview import retry_failed
 from backend.web.prelabel_jobs import PrelabelJobs
 from lasagna.errors import ConfigError, RegistryError
 from lasagna.pages import page_environment
@@ -49,7 +49,7 @@ _KINDS = {
 }
 
 
-class Place(NamedTuple):
+class TaskLink(NamedTuple):
     """A task with its address in Label Studio; "" where that is not known."""
 
     task: str
@@ -74,7 +74,7 @@ class Failures:
     seconds_ago: float
     count: int = 0
     reasons: list[str] = field(default_factory=list)
-    places: list[Place] = field(default_factory=list)
+    places: list[TaskLink] = field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -89,7 +89,7 @@ class Running:
     version: str
     seconds: float
     count: int = 0
-    places: list[Place] = field(default_factory=list)
+    places: list[TaskLink] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -189,10 +189,10 @@ def render_status(shown: dict[str, Any], queued: int | None = None, posted: int 
     return template.render(**shown, said=said, refresh=_REFRESH, in_time=in_time, gate_report=gate_report)
 
 
-def _place(fields: dict[str, str], urls: dict[str, str]) -> Place:
+def _place(fields: dict[str, str], urls: dict[str, str]) -> TaskLink:
     project, task = fields["project"].split(".")[0], fields.get("task") or ""
     url = urls.get(project)
-    return Place(task or "without a number", f"{url}/projects/{project}/data?task={task}" if url and task else "")
+    return TaskLink(task or "without a number", f"{url}/projects/{project}/data?task={task}" if url and task else "")
 
 
 def _running(store: Store, urls: dict[str, str], now: float) -> list[Running]:

@@ -206,7 +206,7 @@ def connect(url: str) -> redis.Redis:
     Raises:
         ServiceError: It does not answer.
     """
-    from backend.web.predictions import connect as connect_quickly
+    from backend.queue.store import connect as connect_quickly
 
     client = connect_quickly(url, timeout=4 * _LOOK_UP)  # longer than RQ waits for a job in one call
     try:

@@ -115,7 +115,7 @@ def _soak(
 ) -> Row:  # fmt: skip
     from lasagna.annotate.export import Addresses, Job
     from lasagna.annotate.folder import find_images
-    from lasagna.annotate.run import Asked, Run
+    from lasagna.annotate.run import AnnotateRun, Asked
     from lasagna.checkpoint.folder import checkpoint_version
     from lasagna.formats.hygiene import Hygiene
     from lasagna.labels.configuration import make_label_config, parse_label_config
@@ -143,7 +143,7 @@ def _soak(
             hygiene=Hygiene.of(settings),
         )
         moments: list[tuple[float, float]] = []
-        run = Run(
+        run = AnnotateRun(
             job,
             find_images([str(folder / "photos")]),
             formats.split(","),

@@ -175,8 +175,7 @@ class Rig:
     """The running parts. Every round has a project of its own."""
 
     def __init__(self, parts: "Parts", gateway: BadGateway, disk: Path | None, seed: int) -> None:
-        from backend.queue.store import Store
-        from backend.web.predictions import connect
+        from backend.queue.store import Store, connect
         from lasagna.labels.configuration import make_label_config
         from lasagna.masks.segmentation import ClassQuery
 
@@ -300,8 +299,8 @@ class Rig:
         """`lasagna prelabel`, typed again where it ended with an error."""
         import redis
 
-        from backend.queue.store import Store
-        from backend.web.predictions import Predictor, connect
+        from backend.queue.store import Store, connect
+        from backend.web.predictions import Predictor
         from backend.web.prelabel import ProjectRun
 
         while True:

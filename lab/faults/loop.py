@@ -29,10 +29,10 @@ from PIL import Image
 
 from backend.loop.trainings import Trainings
 from backend.queue.services import port_is_free
-from backend.queue.store import Store
+from backend.queue.store import Store, connect
 from backend.registry.registry import Registry
 from backend.studio.client import LabelStudioError
-from backend.web.predictions import Predictor, connect
+from backend.web.predictions import Predictor
 from backend.web.prelabel import ProjectRun
 from lab.faults.parts import Parts, until
 from lab.loop.annotator import SimulatedAnnotator

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from backend.demo.local_label_studio import LocalLabelStudio
-from backend.queue.services import Service, free_port, port_is_free, redis_command
+from backend.queue.own_redis import redis_command
+from backend.queue.services import Service, free_port, port_is_free
 from lasagna import Lasagna
 from lasagna.errors import ServiceError
 from lasagna.settings import Settings

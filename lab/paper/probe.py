@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lasagna.masks.image import load_image
 from lasagna.network.config import DecoderConfig, VisionConfig
-from lasagna.network.vision import PyramidEncoder
+from lasagna.network.pyramid import PyramidEncoder
 from training.data.folder import FolderDataset
 from training.engine.start import load_backbone
 from training.evaluation.metrics import PresenceMetrics, average_precision

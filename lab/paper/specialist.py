@@ -1,6 +1,6 @@
 """The specialist that `nano` is measured against: a fixed class list, a softmax, no language.
 
-The backbone and the top-down pyramid are nano's own (`lasagna.network.vision.PyramidEncoder`), with a head on its
+The backbone and the top-down pyramid are nano's own (`lasagna.network.pyramid.PyramidEncoder`), with a head on its
 stride-4 features as in panoptic FPN (arXiv 1901.02446, section 3.1). It is trained on the same photos, views, rarity
 weights, loss among classes and schedule as nano, so that what differs is the language model and the mask decoder. What
 always
@@ -27,7 +27,7 @@ from lasagna.assistant.lasagna import ImageLike, as_array
 from lasagna.errors import CheckpointError, QueryError
 from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Segmentation, class_queries
 from lasagna.network.config import DecoderConfig, VisionConfig
-from lasagna.network.vision import PyramidEncoder
+from lasagna.network.pyramid import PyramidEncoder
 from training.data.folder import BACKGROUND, VOID
 from training.data.records import OTHER, UNKNOWN
 from training.engine.losses import competition_loss

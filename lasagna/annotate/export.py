@@ -21,9 +21,10 @@ from PIL import Image
 from lasagna.annotate.folder import ImageFile, ImageSet, printable
 from lasagna.annotate.gallery import PAGE_SIZE, Page, card_to_html, make_card, render_page, thumbnail_name
 from lasagna.annotate.pipeline import Pieces
-from lasagna.annotate.results import OutputFolder, Part, write_atomically
+from lasagna.annotate.results import OutputFolder, PartFile
 from lasagna.annotate.sources import LocalFile, without_ending
 from lasagna.errors import ConfigError
+from lasagna.files import write_atomically
 from lasagna.formats.coco import Variant, coco_category_ids, coco_frame, segmentation_to_coco
 from lasagna.formats.hygiene import Counts, Hygiene, clean_segmentation, limit_region_bytes
 from lasagna.formats.label_studio import segmentation_to_label_studio
@@ -280,7 +281,7 @@ class GalleryWriter(Writer):
 
     def begin(self, out: OutputFolder, images: ImageSet) -> None:
         super().begin(out, images)
-        self._pages: list[tuple[Part, dict[str, int]]] = []
+        self._pages: list[tuple[PartFile, dict[str, int]]] = []
         self._turn()
 
     def _turn(self) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from lasagna.annotate.sources import (
+    ImageSource,
     LocalFile,
     RemoteFile,
-    Source,
     is_address,
     is_archive,
     leaves_its_folder,
@@ -33,7 +33,7 @@ class ImageFile:
         stem: `name` without its ending, where that still names one image, else `name`: for files made from the image.
     """
 
-    source: Source
+    source: ImageSource
     name: str
     stem: str
 
@@ -120,7 +120,7 @@ class _Search:
 
     def __init__(self, excluded: list[Path]) -> None:
         self._excluded = excluded
-        self.found: dict[tuple[str, ...], Source] = {}
+        self.found: dict[tuple[str, ...], ImageSource] = {}
         self.unreadable: dict[str, str] = {}
         self._order: dict[tuple[str, ...], tuple[tuple[str, ...], int]] = {}
         self._archives: dict[str, None] = {}
@@ -150,7 +150,7 @@ class _Search:
                 first = first or member.parts
                 self._order[member.parts] = (first, place)
 
-    def _take(self, source: Source) -> bool:
+    def _take(self, source: ImageSource) -> bool:
         parts = source.parts
         if leaves_its_folder(parts):
             name = printable(without_query(source.url or "/".join(parts)))

@@ -9,7 +9,7 @@ together in the list, whether or not some are known already, so a run that was k
 files with the same content are computed once, and what the store knows is not computed again; a file that cannot be
 read or answered fails alone, with a reason.
 
-The parts (`Reader`, `answer_batch`, `Encoder`) are what each worker of `lasagna.annotate.ray_engine` does, too.
+The parts (`Reader`, `answer_batch`, `PieceEncoder`) are what each worker of `lasagna.annotate.ray_engine` does, too.
 """
 
 import time
@@ -25,9 +25,10 @@ from PIL import Image
 
 from lasagna.annotate.folder import ImageFile
 from lasagna.annotate.gallery import image_to_thumbnail, thumbnail_name
-from lasagna.annotate.results import Results, content_hash, write_atomically
+from lasagna.annotate.results import Results, content_hash
 from lasagna.environment import usable_cores
 from lasagna.errors import CheckpointError, ConfigError, LasagnaError, QueryError
+from lasagna.files import write_atomically
 from lasagna.formats.record import record_to_segmentation, segmentation_to_record
 from lasagna.masks.image import load_image
 from lasagna.masks.segmentation import ClassQuery, Segmentation
@@ -145,7 +146,7 @@ def answer_batch(
 
 
 @dataclass(frozen=True)
-class Encoder:
+class PieceEncoder:
     """The stage after the model. Can be pickled.
 
     Attributes:
@@ -201,7 +202,7 @@ class Annotator:
         load_model: "Callable[[], Lasagna]",
         queries: Sequence[ClassQuery],
         reader: Reader,
-        encoder: Encoder,
+        encoder: PieceEncoder,
         *,
         batch_size: int,
         workers: int,

@@ -30,20 +30,21 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from lasagna.annotate.folder import ImageFile, ImageSet
-from lasagna.annotate.pipeline import Annotated, Encoder, Prepared, Reader, answer_batch, cut_batch
-from lasagna.annotate.results import Results, write_atomically
+from lasagna.annotate.pipeline import Annotated, PieceEncoder, Prepared, Reader, answer_batch, cut_batch
+from lasagna.annotate.results import Results
 from lasagna.annotate.sources import ArchiveMember, open_archive, without_query
 from lasagna.errors import ConfigError, LasagnaError
+from lasagna.files import write_atomically
 
 if TYPE_CHECKING:
-    from lasagna.annotate.run import Run
+    from lasagna.annotate.run import AnnotateRun
 
 SHARD_BATCHES = 16
 """Batches in a shard, at most."""
 
 
 @dataclass(frozen=True)
-class Place:
+class ShardLines:
     """Where the lines of a batch are: shard, first byte, number of lines; and how many of them are failures."""
 
     shard: str
@@ -52,7 +53,7 @@ class Place:
     failed: int
 
 
-def annotate_with_ray(run: "Run", results: Results, console: Console) -> Iterator[Annotated]:
+def annotate_with_ray(run: "AnnotateRun", results: Results, console: Console) -> Iterator[Annotated]:
     """What became of each file, in order, as `Annotator.run` says it.
 
     Raises:
@@ -115,13 +116,13 @@ def batch_key(batch: Sequence[ImageFile]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def read_places(shards: Path) -> dict[str, Place]:
+def read_places(shards: Path) -> dict[str, ShardLines]:
     """The batches of the shards in a folder, by `batch_key`. What is no index is passed over."""
-    places: dict[str, Place] = {}
+    places: dict[str, ShardLines] = {}
     for index in sorted(shards.glob("*.index.json")):
         try:
             found = json.loads(index.read_bytes())
-            places |= {key: Place(**place) for key, place in found.items()}
+            places |= {key: ShardLines(**place) for key, place in found.items()}
         except (OSError, ValueError, TypeError, AttributeError):
             continue
     return places
@@ -136,7 +137,7 @@ def _state(file: ImageFile) -> tuple[int, int]:
     return (stat.st_size, stat.st_mtime_ns) if stat is not None else (0, 0)
 
 
-def _output_key(run: "Run") -> str:
+def _output_key(run: "AnnotateRun") -> str:
     """Identifies what pieces depend on besides the answers."""
     job = run.job
     parts = [list(run.formats), run.gallery, asdict(job.hygiene), job.label_config_xml, repr(job.addresses)]
@@ -144,8 +145,12 @@ def _output_key(run: "Run") -> str:
 
 
 def _compute(
-    run: "Run", results: Results, shards: Path, missing: Sequence[tuple[str, Sequence[ImageFile]]], console: Console
-) -> Generator[dict[str, Place]]:
+    run: "AnnotateRun",
+    results: Results,
+    shards: Path,
+    missing: Sequence[tuple[str, Sequence[ImageFile]]],
+    console: Console,
+) -> Generator[dict[str, ShardLines]]:
     """Runs the stages on the cluster. Yields the places of a shard's batches as it is written."""
     import ray.data
 
@@ -169,14 +174,14 @@ def _compute(
     )
     try:
         for row in data.iter_rows():
-            yield {key: Place(**place) for key, place in json.loads(row["places"]).items()}
+            yield {key: ShardLines(**place) for key, place in json.loads(row["places"]).items()}
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, LasagnaError):
             raise error.cause from None
         raise
 
 
-def _workers(run: "Run") -> tuple[int, int]:
+def _workers(run: "AnnotateRun") -> tuple[int, int]:
     """Number of models, and GPUs for each."""
     import ray
 
@@ -211,7 +216,7 @@ def _read(row: dict[str, Any], reader: Reader) -> dict[str, Any]:
 class _Model:
     """The model; answers go into the result store at once, and on as records."""
 
-    def __init__(self, run: "Run", results: Results) -> None:
+    def __init__(self, run: "AnnotateRun", results: Results) -> None:
         self._asked, self._results = run.asked, results
         self._encoder = run.encoder(results)
         self._load = run.load_model
@@ -247,10 +252,10 @@ class _Model:
         return {"batch": batch}
 
 
-def _write(rows: dict[str, Any], encoder: Encoder, shards: Path) -> dict[str, Any]:
+def _write(rows: dict[str, Any], encoder: PieceEncoder, shards: Path) -> dict[str, Any]:
     """Encodes batches and writes them as a shard; what goes on is its index."""
     name = uuid.uuid4().hex
-    places: dict[str, Place] = {}
+    places: dict[str, ShardLines] = {}
     text = bytearray()
     for batch in rows["batch"]:
         offset, failed = len(text), 0
@@ -260,14 +265,14 @@ def _write(rows: dict[str, Any], encoder: Encoder, shards: Path) -> dict[str, An
                 line |= {"computed": i in batch.computed, "pieces": encoder(prepared).pieces}
             failed += prepared.failure is not None
             text += json.dumps(line, separators=(",", ":")).encode() + b"\n"
-        places[batch.key] = Place(name, offset, len(batch.read), failed)
+        places[batch.key] = ShardLines(name, offset, len(batch.read), failed)
     write_atomically(shards / f"{name}.jsonl", bytes(text))
     index = json.dumps({key: asdict(place) for key, place in places.items()})
     write_atomically(shards / f"{name}.index.json", index)
     return {"places": [index]}
 
 
-def _read_batch(shards: Path, place: Place, batch: Sequence[ImageFile]) -> Iterator[Annotated]:
+def _read_batch(shards: Path, place: ShardLines, batch: Sequence[ImageFile]) -> Iterator[Annotated]:
     with (shards / f"{place.shard}.jsonl").open("rb") as lines:
         lines.seek(place.offset)
         for file in batch:

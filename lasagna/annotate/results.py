@@ -11,41 +11,15 @@ import io
 import json
 import os
 import shutil
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lasagna.errors import ConfigError
+from lasagna.files import write_atomically
 
 _LAYOUT = 1  # part of every key: raise it when the records change
-
-
-def write_atomically(path: Path, data: bytes | str, *, durable: bool = False) -> None:
-    """Writes a file that others see complete or not at all. Text is UTF-8.
-
-    Args:
-        durable: Whether it is on the disk when this returns, so that a power failure cannot undo it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # its own for each thread, for two may write the same file
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}-{threading.get_ident():x}.tmp")
-    temporary.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8"))
-    if durable:
-        flush_to_disk(temporary)
-    os.replace(temporary, path)
-    if durable:
-        flush_to_disk(path.parent)
-
-
-def flush_to_disk(path: Path) -> None:
-    """Returns once a file's content, or a folder's list of names, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def content_hash(data: bytes) -> str:
@@ -127,7 +101,7 @@ class ResultStore:
         return [name for name in ours.keys() | last.keys() if ours.get(name) != last.get(name)]
 
 
-class Part:
+class PartFile:
     """A file of the output that grows while images come in, and is moved into place when it is complete.
 
     Args:
@@ -149,7 +123,7 @@ class Part:
         """Text as it is."""
         self._file.write(text)
 
-    def copy_to(self, other: "Part") -> None:
+    def copy_to(self, other: "PartFile") -> None:
         """Appends what is here, which is closed, to another part."""
         self.close()
         with self.path.open(encoding="utf-8", newline="") as file:
@@ -175,7 +149,7 @@ class OutputFolder:
         self.path = out
         self._list = out / ".results" / "written.json"
         self._written: set[str] = set()
-        self._parts: list[Part] = []
+        self._parts: list[PartFile] = []
 
     def write(self, name: str, data: bytes | str) -> None:
         """Writes OUT/name, where name is relative and has "/"."""
@@ -188,13 +162,13 @@ class OutputFolder:
         save(file)
         self.write(name, file.getvalue())
 
-    def part(self, name: str) -> Part:
+    def part(self, name: str) -> PartFile:
         """OUT/name to be written piece by piece, in a place of its own; `put` makes it appear."""
-        part = Part(self.path / ".results" / "parts" / f"{name}.part")
+        part = PartFile(self.path / ".results" / "parts" / f"{name}.part")
         self._parts.append(part)
         return part
 
-    def put(self, part: Part, name: str) -> None:
+    def put(self, part: PartFile, name: str) -> None:
         """The part, complete, as OUT/name."""
         part.close()
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from lasagna.annotate.export import Export, Job
 from lasagna.annotate.folder import ImageSet
-from lasagna.annotate.pipeline import Annotated, Annotator, Encoder, Reader, default_workers
+from lasagna.annotate.pipeline import Annotated, Annotator, PieceEncoder, Reader, default_workers
 from lasagna.annotate.results import OutputFolder, Results, ResultStore
 from lasagna.errors import ConfigError, LasagnaError
 from lasagna.masks.segmentation import ClassQuery
@@ -42,7 +42,7 @@ class Asked:
 
 
 @dataclass
-class Run:
+class AnnotateRun:
     """Call it once.
 
     Attributes:
@@ -124,9 +124,9 @@ class Run:
         limits = self.settings["max_image_bytes"], self.settings["max_image_pixels"]
         return Reader(results, *limits, thumbnails=self.job.out if self.gallery else None)
 
-    def encoder(self, results: Results) -> Encoder:
+    def encoder(self, results: Results) -> PieceEncoder:
         """The last stage."""
-        return Encoder(results, Export(self.job, self.formats, gallery=self.gallery).encode)
+        return PieceEncoder(results, Export(self.job, self.formats, gallery=self.gallery).encode)
 
     def load_model(self) -> "Lasagna":
         """The model, as the settings say."""

@@ -46,7 +46,7 @@ _AHEAD_BYTES = 256 * 1024 * 1024
 """Of a compressed tar: what is kept of members that were passed on the way to one further on."""
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """An image's place."""
 
     @property

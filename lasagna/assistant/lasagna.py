@@ -31,7 +31,7 @@ from lasagna.checkpoint.light import can_share, load_over
 from lasagna.errors import ConfigError, ImageError, QueryError
 from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Mask, Segmentation, class_queries
 from lasagna.network.decoding import best_window, decode_class_lists
-from lasagna.network.generate import Answer, ask
+from lasagna.network.generate import TextAnswer, answer_text, generate, question_turn
 from lasagna.network.model import LasagnaModel
 from lasagna.network.quantise import quantise_layers
 from lasagna.network.vision import EncodedImages, PreparedImage
@@ -284,7 +284,7 @@ class Lasagna:
         task: str = "vqa",
         max_new_tokens: int = 256,
         control_tokens: bool = False,
-    ) -> Answer:
+    ) -> TextAnswer:
         """Asks a question in words about one image and lets the model answer freely, greedily.
 
         Args:
@@ -318,12 +318,21 @@ class Lasagna:
         task: str = "vqa",
         max_new_tokens: int = 256,
         control_tokens: bool = False,
-    ) -> Answer:
+    ) -> TextAnswer:
         """`ask` about an image that `encode_image` has encoded."""
-        with self._lock:
-            return ask(
-                self, features, question, task=task, max_new_tokens=max_new_tokens, control_tokens=control_tokens
+        prompt = self.prompt
+        ids = prompt.question(question_turn(prompt, question, task, control_tokens))
+        room = prompt.format.max_length - len(prompt.before_image) - prompt.image_tokens - len(ids)
+        if room < 1 or max_new_tokens < 1:
+            raise QueryError(
+                f"no room for an answer: the question takes {prompt.format.max_length - room} of the "
+                f"{prompt.format.max_length} tokens, and max_new_tokens is {max_new_tokens}"
             )
+        with self._lock:
+            found = generate(self.model, prompt, features.encoded.tokens, ids, min(max_new_tokens, room))
+            hidden = [found.hidden[i] for i, token in enumerate(found.ids) if token == prompt.seg]
+            masks = self.decode_masks(features, hidden)
+        return TextAnswer(answer_text(prompt, found.ids), tuple(masks), found.ids, found.complete, found.forwards)
 
     def decode_masks(self, features: ImageFeatures, hidden: list[Tensor], exclusive: bool = False) -> list[Mask]:
         """Masks of one image from the states that predict "present": (width,) each; see `segment_batch`."""

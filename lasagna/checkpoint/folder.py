@@ -28,7 +28,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lasagna.checkpoint.hub import download, download_weights
 from lasagna.errors import CheckpointError
+from lasagna.files import file_digest
 from lasagna.network.config import ModelConfig
 from lasagna.settings import cache_folder, registry_folder
 
@@ -92,8 +94,6 @@ def find_checkpoint(name: str | Path) -> Path:
                 f"unknown checkpoint {str(name)!r}: it is neither a shipped one ({', '.join(shipped_checkpoints())}), "
                 "nor a version nor one that was pulled (`lasagna models list`), nor a folder, nor a hub id (owner/name)"
             )
-        from lasagna.checkpoint.hub import download, download_weights
-
         # The small files first: a foreign checkpoint is refused before its weights are fetched.
         folder = download(str(name), ["*.json"])
         _refuse_foreign(folder, f"pull {name}", name)
@@ -225,12 +225,6 @@ def load_calibration(folder: Path) -> Calibration:
 
 def write_calibration(folder: Path, calibration: Calibration) -> None:
     (folder / "calibration.json").write_text(json.dumps(asdict(calibration), indent=2) + "\n", encoding="utf-8")
-
-
-def file_digest(path: Path) -> bytes:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def write_checksums(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints from the Hugging Face hub: fetched, verified, converted where they are in a foreign layout.
+"""Checkpoints from the Hugging Face hub: fetched and verified.
 
 `huggingface_hub` keeps what it fetched in its cache, goes on with an interrupted download, and works from the cache
 alone with HF_HUB_OFFLINE=1. The cache names every file's content by its digest, which is what is verified.
@@ -6,27 +6,14 @@ alone with HF_HUB_OFFLINE=1. The cache names every file's content by its digest,
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from lasagna.checkpoint.folder import file_digest, find_checkpoint, foreign_layout, pulled_folder
 from lasagna.errors import CheckpointError
+from lasagna.files import file_digest
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CONFIGS = ("*.json", "tokenizer.model", "README.md", "adapter/*")
-
-
-@dataclass(frozen=True)
-class Known:
-    """A checkpoint with a short name: its hub id, and that of its CLIP."""
-
-    hub_id: str
-    clip: str
-
-
-KNOWN = {"lasagna-7b": Known("weic22/LaSagnA-7B", "openai/clip-vit-large-patch14")}
 
 
 def is_hub_id(text: str) -> bool:
@@ -80,67 +67,3 @@ def verify(folder: Path) -> int:
                 f"{blob.name[:12]}...); delete {blob} and pull again"
             )
     return count
-
-
-def clip_folder(given: str | None, source: Path, config: dict[str, Any]) -> Path | None:
-    """CLIP's folder for a conversion.
-
-    Args:
-        given: Folder or hub id that a user named, or None: what the source's `config.json` names.
-        source: The checkpoint; a relative folder in its configuration is looked for in it and beside it.
-        config: Its `config.json`.
-
-    Returns:
-        None where the source has its own tower.
-    """
-    if given is not None:
-        return Path(given) if Path(given).is_dir() else _clip_from_hub(given)
-    if config.get("vision_config"):
-        return None
-    named = str(config.get("mm_vision_tower") or config.get("vision_tower") or "")
-    for folder in (source / named, source.parent / named):
-        if named and folder.is_dir() and (folder / "config.json").exists() and folder.resolve() != source.resolve():
-            return folder
-    if not is_hub_id(named):
-        return None
-    return _clip_from_hub(named)
-
-
-def _clip_from_hub(name: str) -> Path:
-    if not is_hub_id(name):
-        raise CheckpointError(f"{name}: neither a folder nor a hub id of CLIP, such as openai/clip-vit-large-patch14")
-    return download_weights(name)
-
-
-def pull(name: str, report: Callable[[str], None]) -> tuple[str, Path]:
-    """Fetches and verifies a checkpoint, and converts it if it is in the released layout.
-
-    Args:
-        name: A short name of `KNOWN`, or a hub id.
-        report: Told what goes on, one line at a time.
-
-    Returns:
-        What to give `--model`, and the folder.
-    """
-    known = KNOWN.get(name)
-    hub_id = known.hub_id if known else name
-    if not is_hub_id(hub_id):
-        raise CheckpointError(f"{name!r} is neither a hub id (owner/name) nor one of {', '.join(KNOWN)}")
-    target = pulled_folder() / (name if known else hub_id.replace("/", "--"))
-    if target.exists():
-        report(f"{target} is there already; remove it to make it again")
-        return target.name, find_checkpoint(target)
-    report(f"fetching {hub_id}")
-    folder = download_weights(hub_id)
-    report(f"{verify(folder)} files of {hub_id} have the right checksum")
-    if not foreign_layout(folder):
-        return hub_id, find_checkpoint(hub_id)
-    from lasagna.checkpoint.convert import convert
-    from lasagna.checkpoint.convert.layouts import read_config
-
-    clip = clip_folder(known.clip if known else None, folder, read_config(folder))
-    if clip is not None:
-        report(f"{verify(clip)} files of CLIP have the right checksum")
-    report(f"converting to {target}")
-    convert(folder, target, clip=clip)
-    return target.name, target

@@ -18,7 +18,7 @@ import click
 
 from lasagna.annotate.export import OUTPUT_FOLDERS, WRITERS, Addresses, Job
 from lasagna.annotate.folder import ImageSet, find_images, read_list
-from lasagna.annotate.run import Asked, Run
+from lasagna.annotate.run import AnnotateRun, Asked
 from lasagna.annotate.sources import close_archives
 from lasagna.formats.hygiene import Hygiene
 from lasagna.labels.configuration import (
@@ -148,7 +148,7 @@ def annotate(
             addresses=_addresses(found, image_root, image_url_prefix),
             hygiene=Hygiene.of(settings),
         )
-        run = Run(
+        run = AnnotateRun(
             job,
             found,
             formats,
@@ -193,7 +193,7 @@ def _addresses(images: ImageSet, root: Path | None, prefix: str | None) -> Addre
     return Addresses(None if folder is None else folder.absolute(), prefix)
 
 
-def _summary(report: dict[str, Any], run: Run, out: Path) -> None:
+def _summary(report: dict[str, Any], run: AnnotateRun, out: Path) -> None:
     done = report["images"]
     click.echo(f"{done} images annotated ({run.computed} now, {run.reused} known before or the same), in {out}")
     left_out = [f"{number} {name.replace('_', ' ')}" for name, number in report["left_out"].items() if number]

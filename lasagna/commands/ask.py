@@ -12,7 +12,7 @@ from lasagna.settings import Settings
 if TYPE_CHECKING:
     from PIL import Image
 
-    from lasagna.network.generate import Answer
+    from lasagna.network.generate import TextAnswer
 
 
 @click.command(
@@ -75,7 +75,7 @@ def ask(
         click.echo(f"  {file}")
 
 
-def _record(version: str, answer: "Answer", files: list[str]) -> dict[str, Any]:
+def _record(version: str, answer: "TextAnswer", files: list[str]) -> dict[str, Any]:
     return {
         "model_version": version,
         "text": answer.text,
@@ -87,7 +87,7 @@ def _record(version: str, answer: "Answer", files: list[str]) -> dict[str, Any]:
     }
 
 
-def _write(out: Path, image: "Image.Image", answer: "Answer") -> list[str]:
+def _write(out: Path, image: "Image.Image", answer: "TextAnswer") -> list[str]:
     """`overlay.png` and `mask-N.png` (0 and 255), in the order in which the answer names them."""
     import numpy as np
     from PIL import Image

@@ -25,7 +25,7 @@ def models() -> None:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CheckpointEntry:
     """One checkpoint: what to give `--model`, where it is from, its weights in bytes, whose wording it has."""
 
     name: str
@@ -35,7 +35,7 @@ class Entry:
     version: str
 
 
-def find_entries() -> Iterator[Entry]:
+def find_entries() -> Iterator[CheckpointEntry]:
     """Every checkpoint that a name leads to; broken ones say so in place of the version."""
     for name in shipped_checkpoints():
         yield _entry(name, "shipped", find_checkpoint(name))
@@ -59,7 +59,7 @@ def _cached() -> Iterator[tuple[str, Path]]:
                 yield repository.repo_id, revision.snapshot_path
 
 
-def _entry(name: str, origin: str, folder: Path) -> Entry:
+def _entry(name: str, origin: str, folder: Path) -> CheckpointEntry:
     from lasagna.prompt.dialect import RELEASED, PromptFormat
 
     size = sum(path.stat().st_size for path in folder.glob("**/*.safetensors"))
@@ -69,8 +69,8 @@ def _entry(name: str, origin: str, folder: Path) -> Entry:
         quick = size < LARGE or (folder / "checksums.json").exists()
         version = checkpoint_version(folder) if quick else "not computed"
     except (LasagnaError, OSError) as error:
-        return Entry(name, origin, size, "?", f"not usable: {error}")
-    return Entry(name, origin, size, dialect, version)
+        return CheckpointEntry(name, origin, size, "?", f"not usable: {error}")
+    return CheckpointEntry(name, origin, size, dialect, version)
 
 
 @models.command(
@@ -102,7 +102,7 @@ def convert(
     """Turn SOURCE, a folder in LaSagnA's, LLaVA's or our layout, into the checkpoint folder TARGET."""
     from lasagna.checkpoint.convert import convert as convert_folder
     from lasagna.checkpoint.convert import source_config
-    from lasagna.checkpoint.hub import clip_folder
+    from lasagna.checkpoint.pull import clip_folder
 
     done = convert_folder(
         source,
@@ -128,7 +128,7 @@ def convert(
 @click.argument("name")
 def pull(name: str) -> None:
     """Fetch checkpoint NAME (lasagna-7b, or a hub id), verify it, and convert it if need be."""
-    from lasagna.checkpoint.hub import pull as pull_checkpoint
+    from lasagna.checkpoint.pull import pull as pull_checkpoint
 
     usable, folder = pull_checkpoint(name, lambda line: click.echo(line, err=True))
     click.echo(f"{folder}\n  use it with --model {usable}")

@@ -8,7 +8,6 @@ need no further forward.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,9 +17,6 @@ from lasagna.masks.segmentation import Mask
 from lasagna.network.llama import KeyValues
 from lasagna.network.model import LasagnaModel
 from lasagna.prompt.sequences import Prompt, Turn
-
-if TYPE_CHECKING:
-    from lasagna.assistant.lasagna import ImageFeatures, Lasagna
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Generated:
 
 
 @dataclass(frozen=True)
-class Answer:
+class TextAnswer:
     """An answer in words and masks.
 
     Attributes:
@@ -103,30 +99,6 @@ def question_turn(prompt: Prompt, question: str, task: str, control_tokens: bool
         return prompt.text_turn(task, question)
     prompt.text_turn(task, question)  # whether the task is known
     return Turn((question,), ())
-
-
-def ask(
-    assistant: "Lasagna",
-    features: "ImageFeatures",
-    question: str,
-    *,
-    task: str = "vqa",
-    max_new_tokens: int = 256,
-    control_tokens: bool = False,
-) -> Answer:
-    """Asks about an encoded image; see `Lasagna.ask`."""
-    prompt = assistant.prompt
-    ids = prompt.question(question_turn(prompt, question, task, control_tokens))
-    room = prompt.format.max_length - len(prompt.before_image) - prompt.image_tokens - len(ids)
-    if room < 1 or max_new_tokens < 1:
-        raise QueryError(
-            f"no room for an answer: the question takes {prompt.format.max_length - room} of the "
-            f"{prompt.format.max_length} tokens, and max_new_tokens is {max_new_tokens}"
-        )
-    found = generate(assistant.model, prompt, features.encoded.tokens, ids, min(max_new_tokens, room))
-    hidden = [found.hidden[i] for i, token in enumerate(found.ids) if token == prompt.seg]
-    masks = assistant.decode_masks(features, hidden)
-    return Answer(answer_text(prompt, found.ids), tuple(masks), found.ids, found.complete, found.forwards)
 
 
 def answer_text(prompt: Prompt, ids: Sequence[int]) -> str:

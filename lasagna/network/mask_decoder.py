@@ -14,7 +14,7 @@ from lasagna.network.config import DecoderConfig
 from lasagna.network.vision import EncodedImages
 
 
-class Segmenter(nn.Module):
+class SamMaskDecoder(nn.Module):
     """Prompt embeddings, points and boxes to masks."""
 
     def __init__(self, config: DecoderConfig, image_size: int) -> None:

@@ -10,14 +10,16 @@ a decision gives both the decision and the mask's prompt embedding, as in the re
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lasagna.network.config import ModelConfig
+from lasagna.errors import CheckpointError
+from lasagna.network.config import DecoderConfig, ModelConfig, VisionConfig
 from lasagna.network.llama import KeyValues, Llama, LlamaShape
-from lasagna.network.mask_decoder import Segmenter
-from lasagna.network.vision import build_encoder
+from lasagna.network.mask_decoder import SamMaskDecoder
+from lasagna.network.pyramid import PyramidEncoder
 
 
 class LasagnaModel(nn.Module):
@@ -38,7 +40,7 @@ class LasagnaModel(nn.Module):
         self.prompt_projection = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.decoder.width)
         )
-        self.segmenter = Segmenter(config.decoder, config.vision.image_size)
+        self.segmenter = SamMaskDecoder(config.decoder, config.vision.image_size)
 
     @classmethod
     def without_weights(cls, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> "LasagnaModel":
@@ -123,3 +125,14 @@ def cast_weights(model: LasagnaModel, dtype: torch.dtype) -> LasagnaModel:
         if id(parameter) not in kept:
             parameter.data = parameter.data.to(dtype)
     return model
+
+
+def build_encoder(vision: VisionConfig, decoder: DecoderConfig) -> Any:
+    """The encoder that `vision.kind` names. Raises CheckpointError for another kind."""
+    if vision.kind == "pyramid":
+        return PyramidEncoder(vision, decoder)
+    if vision.kind == "clip-sam":
+        from lasagna.network.clip_sam import ClipSamEncoder
+
+        return ClipSamEncoder(vision, decoder)
+    raise CheckpointError(f"unknown vision kind {vision.kind!r}; one of pyramid, clip-sam")

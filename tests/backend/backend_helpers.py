@@ -26,7 +26,8 @@ import redis
 import requests
 from PIL import Image
 
-from backend.queue.services import free_port, redis_command
+from backend.queue.own_redis import redis_command
+from backend.queue.services import free_port
 
 CONFIG = """<View>
   <Image name="image" value="$image"/>

@@ -9,9 +9,8 @@ import pytest
 import redis
 
 from backend.queue.heartbeat import beating
-from backend.queue.store import Store
+from backend.queue.store import Store, connect
 from backend.registry.registry import Registry
-from backend.web.predictions import connect
 from backend.worker.delivery import Delivery
 from lasagna.checkpoint.folder import Calibration, write_calibration
 from lasagna.settings import Settings

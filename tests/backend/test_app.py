@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 
 from backend.app import create_app
 from backend.queue import jobs
-from backend.queue.store import Project, Store
+from backend.queue.store import Project, Store, connect
 from backend.worker.process import LasagnaWorker
 from lasagna.checkpoint.folder import checkpoint_version
 from lasagna.errors import ConfigError
@@ -301,7 +301,7 @@ class TestPredict:
         app = create_app(app_settings(redis_db, checkpoint, LASAGNA_PREDICT_DEADLINE="2"))
         waiting = threading.Thread(target=lambda: predict(app.test_client(), [task(1), task(2)]))
         waiting.start()
-        store = Store(__import__("backend.web.predictions", fromlist=["connect"]).connect(redis_db))
+        store = Store(connect(redis_db))
         wait_until(lambda: store.counts()["queued"] == 2)
         started = time.monotonic()
         assert predict(app.test_client(), [task(3), task(4)]).json["waiting"] == 2

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lasagna.annotate.gallery import Card, image_to_thumbnail, make_card
-from lasagna.annotate.results import write_atomically
+from lasagna.files import write_atomically
 from lasagna.masks.segmentation import ClassAnswer, Segmentation
 from lasagna.pages import page_environment
 from training.data.records import LabelMap, Record

@@ -12,7 +12,8 @@ import torch
 
 from lasagna.masks.image import load_image
 from lasagna.network.model import LasagnaModel
-from lasagna.network.vision import EncodedImages, PreparedImage, PyramidEncoder
+from lasagna.network.pyramid import PyramidEncoder
+from lasagna.network.vision import EncodedImages, PreparedImage
 from training.engine.features import PhotoFeatures
 from training.examples.conversations import ConversationBatch, encode_images
 from training.examples.tasks import Example

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lasagna.errors import DataError
 from lasagna.masks.image import load_image
-from lasagna.network.vision import PyramidEncoder
+from lasagna.network.pyramid import PyramidEncoder
 from training.data.concepts import (
     CONCEPTS,
     concept_of,

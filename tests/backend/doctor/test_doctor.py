@@ -24,10 +24,9 @@ from backend.demo.local_label_studio import LocalLabelStudio
 from backend.doctor.case import Case, Finding, examine, finding
 from backend.doctor.troubles import TROUBLES
 from backend.queue.services import free_port
-from backend.queue.store import Store
+from backend.queue.store import Store, connect
 from backend.registry.registry import Registry
 from backend.studio.client import LabelStudioError
-from backend.web.predictions import connect
 from backend.worker.process import LasagnaWorker
 from lasagna.settings import Settings
 from tests.backend.backend_helpers import StubLabelStudio, browser_session, make_jwt, png

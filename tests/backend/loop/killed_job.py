@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from backend.loop.job import Access, TrainingJob
+from backend.loop.job import StudioAccess, TrainingJob
 from backend.studio.client import LabelStudio
 from lasagna.settings import Settings
 
@@ -38,7 +38,7 @@ def attempt(stage: str) -> int:
 
 def job(say) -> TrainingJob:  # type: ignore[no-untyped-def]
     registry, id, url, token = sys.argv[1:5]
-    return TrainingJob(Path(registry), id, Settings.load(), lambda: Access(LabelStudio(url, token)), say)
+    return TrainingJob(Path(registry), id, Settings.load(), lambda: StudioAccess(LabelStudio(url, token)), say)
 
 
 torch.set_num_threads(1)

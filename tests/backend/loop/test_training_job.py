@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from backend.loop.job import GIVEN_UP_AFTER, STAGES, Access, StoppedError, TrainingJob
+from backend.loop.job import GIVEN_UP_AFTER, STAGES, StoppedError, StudioAccess, TrainingJob
 from backend.loop.trainings import new_job
 from backend.registry.registry import Registry, project_number
 from backend.studio.client import LabelStudio
@@ -50,7 +50,7 @@ class Project:
         def say(stage: str, step: int, steps: int, seconds: float | None) -> None:
             self.said.append((stage, step, steps))
 
-        access = Access(LabelStudio(self.stub.url, TOKEN, timeout=5.0))
+        access = StudioAccess(LabelStudio(self.stub.url, TOKEN, timeout=5.0))
         return TrainingJob(self.root, id, self.settings, lambda: access, say, **more)
 
 

@@ -9,7 +9,8 @@ import pytest
 import redis
 
 from backend.queue.append_only import mend_append_only_file
-from backend.queue.services import free_port, redis_command
+from backend.queue.own_redis import redis_command
+from backend.queue.services import free_port
 
 
 class Server:

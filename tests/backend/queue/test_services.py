@@ -12,15 +12,8 @@ import psutil
 import pytest
 import redis
 
-from backend.queue.services import (
-    Service,
-    ensure_redis,
-    free_port,
-    port_is_free,
-    redis_command,
-    release_redis,
-    state_dir,
-)
+from backend.queue.own_redis import ensure_redis, redis_command, release_redis
+from backend.queue.services import Service, free_port, port_is_free, state_dir
 from lasagna.errors import ServiceError
 from lasagna.settings import Settings
 
@@ -33,7 +26,7 @@ def settings(tmp_path):
 def using_redis(settings, then="input()"):
     """Another process that calls ensure_redis, prints the address and stays."""
     code = (
-        "from backend.queue.services import ensure_redis\nfrom lasagna.settings import Settings\n"
+        "from backend.queue.own_redis import ensure_redis\nfrom lasagna.settings import Settings\n"
         f"print(ensure_redis(Settings.load({{'LASAGNA_STATE_DIR': {settings['state_dir']!r}}})), flush=True)\n{then}\n"
     )
     return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -45,7 +38,7 @@ def servers(settings):
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.cmdline()[-2:] == ["backend.queue.services", folder] or process.cwd().startswith(folder):
+            if process.cmdline()[-2:] == ["backend.queue.own_redis", folder] or process.cwd().startswith(folder):
                 found.append(process)
     return found
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from backend.queue.store import Project, Store, Work
-from backend.web.predictions import connect
+from backend.queue.store import Project, Store, Work, connect
 from tests.backend.backend_helpers import RedisServer
 
 PREDICTION = {"model_version": "tiny-1", "score": 0.5, "result": []}

@@ -17,11 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from backend.app import create_app
 from backend.queue import jobs
 from backend.queue.counters import OUTCOMES, REASONS, STAGES, Meter, note_gpu, pace_of, read_counters, reason_of
-from backend.queue.store import Project, Store
+from backend.queue.store import Project, Store, connect
 from backend.registry.registry import Registry
 from backend.studio.client import LabelStudioError
-from backend.web.metrics import METRICS, Row
-from backend.web.predictions import connect
+from backend.web.metrics import METRICS, MetricRow
 from backend.worker.delivery import Delivery
 from backend.worker.process import LasagnaWorker
 from backend.worker.runtime import Runtime
@@ -179,7 +178,7 @@ def test_the_password_is_asked_for(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("row", METRICS, ids=lambda row: row.name)
-def test_names_follow_the_rules_of_prometheus(row: Row) -> None:
+def test_names_follow_the_rules_of_prometheus(row: MetricRow) -> None:
     """prometheus.io/docs/practices/naming: a prefix, base units, `_total` for what is counted up, and only for that."""
     assert re.fullmatch(r"lasagna(_[a-z]+)+", row.name)
     assert row.name.endswith("_total") == (row.type == "counter") or row.name == "lasagna_gpu_memory_total_bytes"

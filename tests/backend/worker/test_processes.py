@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import requests
 
-from backend.queue.store import Store
+from backend.queue.store import Store, connect
 from backend.registry.registry import Registry
-from backend.web.predictions import connect
 from lasagna import Lasagna
 from lasagna.checkpoint.folder import checkpoint_version
 from tests.backend.backend_helpers import PROJECT, Backend, Process, RedisServer, StubLabelStudio, wait_until

@@ -94,15 +94,15 @@ class TestAnswers:
     def test_masks_are_drawn_with_the_label(
         self, runtime: Runtime, model: Lasagna, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from lasagna.network.generate import Answer
+        from lasagna.network.generate import TextAnswer
 
         asked = []
 
-        def ask(features: Any, question: str, *, task: str, max_new_tokens: int) -> Answer:
+        def ask(features: Any, question: str, *, task: str, max_new_tokens: int) -> TextAnswer:
             asked.append((question, task))
             masks = np.zeros((2, 48, 64), bool)
             masks[0, 4:20, 4:30] = masks[1, 24:40, 34:60] = True
-            return Answer("It is <SEG> <SEG>.", tuple(masks), (), True, 2)
+            return TextAnswer("It is <SEG> <SEG>.", tuple(masks), (), True, 2)
 
         monkeypatch.setattr(model, "ask_features", ask)
         drawn, words = self.answer(runtime, "each person")["prediction"]["result"]

@@ -15,8 +15,8 @@ from rq.worker_registration import clean_worker_registry
 
 from backend.queue import jobs
 from backend.queue.living_workers import PredictingWorker, alive_here, living_workers, predicting_workers
-from backend.queue.overview import overview
 from backend.queue.store import Store, Work
+from backend.web.overview import overview
 from backend.worker import process as worker
 from backend.worker.process import LasagnaWorker, check_label_studio, recover
 from lasagna.settings import Settings

@@ -15,7 +15,7 @@ from lasagna.annotate import pipeline as batch
 from lasagna.annotate import ray_engine
 from lasagna.annotate.export import Export
 from lasagna.annotate.folder import find_images
-from lasagna.annotate.pipeline import Encoder, Reader
+from lasagna.annotate.pipeline import PieceEncoder, Reader
 from lasagna.annotate.results import Results
 from lasagna.annotate.run import Asked
 from lasagna.masks.segmentation import ClassAnswer, Segmentation
@@ -104,7 +104,7 @@ def test_a_batch_of_large_photos_goes_to_the_model_in_parts(
             return [Segmentation((32, 48), (ClassAnswer("sky", 0.1, None),)) for _ in images]
 
     results = Results(tmp_path / "results")
-    run = SimpleNamespace(asked=Asked([]), encoder=lambda _: Encoder(results, lambda *_: {}), load_model=Model)
+    run = SimpleNamespace(asked=Asked([]), encoder=lambda _: PieceEncoder(results, lambda *_: {}), load_model=Model)
     files = find_images([str(path) for path in sorted(photos.glob("more*.png"))]).files
     read_ones = [Reader(results, 10**6, 10**6)(file) for file in files]
     row = {"batch": ray_engine._Batch("key", list(files), read_ones)}
