@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lasagna.errors import ConfigError, DataError
+from lasagna.errors import DataError
 
 
 def plot_times(path: Path, counts: Sequence[int], series: Mapping[str, Sequence[float]], title: str) -> None:
@@ -14,14 +14,11 @@ def plot_times(path: Path, counts: Sequence[int], series: Mapping[str, Sequence[
         series: Name of a curve: its milliseconds per image for each count.
 
     Raises:
-        ConfigError: matplotlib is not installed.
         DataError: The file cannot be written, or its ending is none of those.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError("--plot needs matplotlib, which is in the group `train` (uv sync --group train)") from error
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context({"svg.hashsalt": "lasagna", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
         drawing = Figure((6.0, 3.8), layout="constrained")
         axes = drawing.add_subplot()

@@ -34,6 +34,7 @@ from lasagna.annotate.pipeline import Annotated, PieceEncoder, Prepared, Reader,
 from lasagna.annotate.results import Results
 from lasagna.annotate.sources import ArchiveMember, open_archive, without_query
 from lasagna.errors import ConfigError, LasagnaError
+from lasagna.extras import load_extra
 from lasagna.files import write_atomically
 
 if TYPE_CHECKING:
@@ -61,14 +62,9 @@ def annotate_with_ray(run: "AnnotateRun", results: Results, console: Console) ->
         QueryError, CheckpointError: The class list cannot be asked at all.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ConfigError(
-            "--engine ray needs the package ray, which is not installed: pip install 'lasagna-assist[ray]' (or: "
-            "uv sync --extra ray), on every machine"
-        ) from error
+    load_extra("ray.data", "ray", "--engine ray")
+    import ray
+
     archives = {file.source.archive for file in run.images.files if isinstance(file.source, ArchiveMember)}
     slow = next((archive for archive in sorted(archives) if open_archive(archive).in_order), None)
     if slow is not None:

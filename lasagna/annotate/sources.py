@@ -9,7 +9,6 @@ of its address (a signed address is a password).
     s3:// gs:// az:// http(s)://     RemoteFile: extras s3, gcs, azure, http; archives there are read in place
 """
 
-import importlib
 import re
 import tarfile
 import threading
@@ -24,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from lasagna.errors import ConfigError, DataError, ImageError
+from lasagna.extras import load_extra
 from lasagna.masks.image import IMAGE_SUFFIXES, check_bytes, read_image_bytes
 
 EXTRAS = {
@@ -176,14 +176,8 @@ def filesystem(address: str) -> tuple[Any, str]:
         known = ", ".join(f"{name}://" for name in EXTRAS)
         raise ConfigError(f"{without_query(address)!r} cannot be read: {scheme}:// is none of {known}")
     package, extra = EXTRAS[scheme]
-    try:
-        importlib.import_module(package)
-        import fsspec
-    except ImportError as error:
-        raise ConfigError(
-            f"{scheme}:// needs the package {package}, which is not installed: "
-            f"pip install 'lasagna-assist[{extra}]' (or: uv sync --extra {extra})"
-        ) from error
+    load_extra(package, extra, f"{scheme}://")
+    fsspec = load_extra("fsspec", extra, f"{scheme}://")
     found: tuple[Any, str] = fsspec.core.url_to_fs(address)
     return found
 

@@ -142,7 +142,7 @@ def _arguments(recipe: Recipe, device: str) -> Any:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if recipe.deepspeed and importlib.util.find_spec("deepspeed") is None:
-        raise ConfigError("deepspeed is not installed: `uv pip install deepspeed`, or deepspeed=null without it")
+        raise ConfigError("deepspeed is not installed: `pip install deepspeed`, or deepspeed=null without it")
     tensorboard = recipe.tensorboard and importlib.util.find_spec("tensorboard") is not None
     if tensorboard:
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(recipe.output / "tensorboard")

