@@ -101,7 +101,7 @@ class Editor:
             prediction,
         )
         self._wait.until(lambda _: self._stage() is not None)
-        self._settle()
+        self.settle()
         found: list[Any] = self.browser.execute_script(
             "return Htx.annotationStore.selected.regions.map(r => [r.type, r.labels || [], r.score])"
         )
@@ -112,7 +112,7 @@ class Editor:
         self.browser.get_log("browser")
         self.browser.get(f"{self.url}/projects/{project}/data?task={task}")
         self._wait.until(lambda _: self._stage() is not None)
-        self._settle()
+        self.settle()
         self.browser.find_element(self._by.XPATH, "//*[text()='Auto-Annotation']").click()
         self._wait.until(lambda _: self.browser.execute_script("return Htx.autoAnnotation"))
         field = self.browser.find_element(self._by.CSS_SELECTOR, f"[placeholder='{placeholder}']")
@@ -147,7 +147,7 @@ class Editor:
             "return image && image.complete && image.naturalWidth ? document.querySelector('.konvajs-content') : null"
         )
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Waits until two pictures in a row are the same: everything is drawn."""
         before, deadline = None, time.monotonic() + 30
         while (now := self.browser.get_screenshot_as_png()) != before and time.monotonic() < deadline:

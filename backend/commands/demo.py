@@ -358,6 +358,11 @@ def _photos(images: Path | None) -> list[Path]:
         if not found.all_on_disk:
             raise ConfigError(f"Label Studio cannot show images in an archive: unpack {images} and name the folder")
         return [file.path for file in found.files if file.path is not None]
+    return demo_photos()
+
+
+def demo_photos() -> list[Path]:
+    """The photos that come with scikit-image and show classes of label_config/demo.xml."""
     from importlib.resources import files
 
     data = Path(str(files("skimage").joinpath("data")))

@@ -5,7 +5,7 @@
 
 Every reader takes a folder and a split, checks at once that the folder is complete, and says what it looked for where
 it is not. To add a data set, write a module with a class (or a function that returns one) that has `classes`, `__len__`
-and `__getitem__`, and name it in `SOURCES`; docs/data.md shows an example.
+and `__getitem__`, and name it in `SOURCES`; docs/extend.md shows an example.
 """
 
 import importlib

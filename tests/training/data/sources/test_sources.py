@@ -127,8 +127,8 @@ def test_the_documentation_lists_every_source() -> None:
 
 
 def test_the_documented_reader_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (Path(__file__).parents[4] / "docs" / "data.md").read_text()
-    section = text.split("## A data set more, in one file")[1].split("\n## ")[0]
+    text = (Path(__file__).parents[4] / "docs" / "extend.md").read_text()
+    section = text.split("## A data set\n")[1].split("\n## ")[0]
     module, entry = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     (tmp_path / "pets.py").write_text(module)
     spec = importlib.util.spec_from_file_location("training.data.sources.pets", tmp_path / "pets.py")
