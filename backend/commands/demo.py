@@ -332,7 +332,8 @@ def _label_config(labels: str | None, path: Path | None) -> str:
     """The XML of the project. Raises ConfigError or QueryError for one that cannot be used."""
     from importlib.resources import files
 
-    from lasagna.labels.configuration import make_label_config, parse_label_config, read_labels
+    from lasagna.labels.classes import make_label_config, read_labels
+    from lasagna.labels.configuration import parse_label_config
 
     if labels is not None and path is not None:
         raise ConfigError("--labels and --label-config exclude each other: the configuration holds the labels")

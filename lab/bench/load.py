@@ -117,7 +117,7 @@ class Load:
     def __init__(self, parts: "Demo", photos: int, annotators: int, opened: int, console: "Console") -> None:
         from backend.studio.client import project_uid
         from lab.bench.command import sample_classes
-        from lasagna.labels.configuration import make_label_config
+        from lasagna.labels.classes import make_label_config
         from lasagna.masks.segmentation import ClassQuery
 
         self._parts, self._console = parts, console

@@ -50,7 +50,7 @@ def prelabel(photos: int, kills: int, model: str | None, as_json: bool, out: Pat
 
     from lab.bench.command import report, sample_classes
     from lab.loop.bench import running_product
-    from lasagna.labels.configuration import make_label_config
+    from lasagna.labels.classes import make_label_config
     from lasagna.masks.segmentation import ClassQuery
 
     console = Console(stderr=True)

@@ -118,7 +118,8 @@ def _soak(
     from lasagna.annotate.run import AnnotateRun, Asked
     from lasagna.checkpoint.folder import checkpoint_version
     from lasagna.formats.hygiene import Hygiene
-    from lasagna.labels.configuration import make_label_config, parse_label_config
+    from lasagna.labels.classes import make_label_config
+    from lasagna.labels.configuration import parse_label_config
     from lasagna.masks.segmentation import ClassQuery
     from lasagna.settings import Settings
 

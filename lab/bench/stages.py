@@ -53,7 +53,8 @@ def _rows(folder: Path, model_name: str, side: int, classes: int, repeats: int) 
     from lasagna.assistant.lasagna import Lasagna
     from lasagna.formats.hygiene import Hygiene
     from lasagna.formats.record import segmentation_to_record
-    from lasagna.labels.configuration import make_label_config, parse_label_config
+    from lasagna.labels.classes import make_label_config
+    from lasagna.labels.configuration import parse_label_config
     from lasagna.masks.segmentation import ClassQuery, Segmentation
 
     (folder / "photos").mkdir()

@@ -176,7 +176,7 @@ class Rig:
 
     def __init__(self, parts: "Parts", gateway: BadGateway, disk: Path | None, seed: int) -> None:
         from backend.queue.store import Store, connect
-        from lasagna.labels.configuration import make_label_config
+        from lasagna.labels.classes import make_label_config
         from lasagna.masks.segmentation import ClassQuery
 
         self.parts, self.gateway, self.disk = parts, gateway, disk

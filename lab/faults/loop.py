@@ -37,7 +37,8 @@ from backend.web.prelabel import ProjectRun
 from lab.faults.parts import Parts, until
 from lab.loop.annotator import SimulatedAnnotator
 from lasagna.checkpoint.folder import checkpoint_version
-from lasagna.labels.configuration import make_label_config, parse_label_config
+from lasagna.labels.classes import make_label_config
+from lasagna.labels.configuration import parse_label_config
 from lasagna.masks.segmentation import ClassQuery
 from lasagna.settings import registry_folder
 

@@ -137,7 +137,8 @@ class Bench:
     ) -> None:
         from backend.loop.trainings import Trainings
         from backend.registry.registry import Registry
-        from lasagna.labels.configuration import make_label_config, parse_label_config
+        from lasagna.labels.classes import make_label_config
+        from lasagna.labels.configuration import parse_label_config
         from lasagna.masks.segmentation import ClassQuery
         from lasagna.settings import registry_folder
 
@@ -305,7 +306,7 @@ class Bench:
         Returns:
             `events`, `webhook_median_ms`, `webhook_worst_ms`, and `prediction_s`: of one photo, asked meanwhile.
         """
-        from lasagna.labels.configuration import make_label_config
+        from lasagna.labels.classes import make_label_config
         from lasagna.masks.segmentation import ClassQuery
 
         opened = self._api.open_task(self._project, task)

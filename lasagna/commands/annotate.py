@@ -21,14 +21,8 @@ from lasagna.annotate.folder import ImageSet, find_images, read_list
 from lasagna.annotate.run import AnnotateRun, Asked
 from lasagna.annotate.sources import close_archives
 from lasagna.formats.hygiene import Hygiene
-from lasagna.labels.configuration import (
-    LabelConfig,
-    make_label_config,
-    parse_label_config,
-    read_label_config,
-    read_labels,
-    read_labels_file,
-)
+from lasagna.labels.classes import make_label_config, read_labels, read_labels_file
+from lasagna.labels.configuration import LabelConfig, parse_label_config, read_label_config
 from lasagna.masks.segmentation import ClassQuery
 from lasagna.settings import Settings
 

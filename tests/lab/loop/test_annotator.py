@@ -7,7 +7,8 @@ import pytest
 
 from lab.loop.annotator import Habits, SimulatedAnnotator
 from lasagna.errors import ConfigError
-from lasagna.labels.configuration import make_label_config, parse_label_config
+from lasagna.labels.classes import make_label_config
+from lasagna.labels.configuration import parse_label_config
 from lasagna.masks.conversions import brush_rle_to_mask, mask_to_brush_rle
 from lasagna.masks.image import load_image
 from lasagna.masks.segmentation import ClassQuery

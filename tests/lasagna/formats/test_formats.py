@@ -37,7 +37,8 @@ from lasagna.formats.coco import coco_category_ids, coco_frame
 from lasagna.formats.label_studio import region_to_label
 from lasagna.formats.png import class_table
 from lasagna.formats.yolo import yolo_data_yaml
-from lasagna.labels.configuration import make_label_config, parse_label_config
+from lasagna.labels.classes import make_label_config
+from lasagna.labels.configuration import parse_label_config
 from lasagna.masks.ordering import task_score
 from lasagna.masks.palette import palette
 from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Mask, Segmentation

@@ -7,13 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lasagna.errors import ConfigError, QueryError
-from lasagna.labels.configuration import (
-    make_label_config,
-    parse_label_config,
-    read_label_config,
-    read_labels,
-    read_labels_file,
-)
+from lasagna.labels.classes import make_label_config, read_labels, read_labels_file
+from lasagna.labels.configuration import parse_label_config, read_label_config
 from lasagna.masks.segmentation import ClassQuery
 
 ODD = [
