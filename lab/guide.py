@@ -20,7 +20,8 @@ from PIL import Image
 
 from backend.commands.demo import demo_photos
 from backend.demo.local_label_studio import LocalLabelStudio
-from backend.queue.services import Service, free_port, port_is_free, release_redis
+from backend.queue.own_redis import release_redis
+from backend.queue.services import Service, free_port, port_is_free
 from lab.editor import Editor, open_chromium
 from lasagna.settings import Settings
 

@@ -11,6 +11,7 @@ import argparse
 import difflib
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from lasagna.settings import TABLE
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 LABORATORY = ("bench", "experiment")
 """Groups of commands that measure; they are in docs/lab/commands.md."""
+
+_WIDTH = 110
+"""Columns of a paragraph."""
 
 _CHECKS = {
     "redis": "Redis",
@@ -160,7 +164,7 @@ def _paragraphs(text: str) -> list[str]:
     return [
         f"```text\n{part.removeprefix(chr(8)).strip(chr(10))}\n```"
         if part.startswith("\b")
-        else _cell(" ".join(part.split()))
+        else textwrap.fill(_cell(part), _WIDTH, break_long_words=False, break_on_hyphens=False)
         for part in kept
     ]
 
