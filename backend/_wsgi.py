@@ -61,9 +61,9 @@ class WebServer(BaseApplication):
         super().__init__()
 
     def load_config(self) -> None:
-        deadline = int(self._settings["predict_deadline"])
+        deadline = int(self._settings.predict_deadline)
         for name, value in {
-            "bind": f"{self._settings['host']}:{self._settings['port']}",
+            "bind": f"{self._settings.host}:{self._settings.port}",
             "worker_class": "gthread",
             "workers": 1,
             "threads": THREADS,

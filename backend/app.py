@@ -73,14 +73,14 @@ def create_app(settings: Settings) -> Flask:
         ConfigError: `redis_url` or `basic_auth` cannot be used.
     """
     app = Flask(__name__)
-    app.config["MAX_CONTENT_LENGTH"] = settings["max_request_bytes"]
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    if not settings["redis_url"]:
+    if not settings.redis_url:
         raise ConfigError(
             "no Redis is configured: set LASAGNA_REDIS_URL, or start with `lasagna serve`, which runs one"
         )
     access = Access.from_settings(settings)
-    store = Store(connect(settings["redis_url"]))
+    store = Store(connect(settings.redis_url))
     predictor = Predictor(settings, store)
     places = threading.BoundedSemaphore(MAX_WAITING_REQUESTS)
     add_metrics(app, store, predictor.registry)
@@ -161,9 +161,9 @@ def create_app(settings: Settings) -> Flask:
         tasks = body.get("tasks")
         if not isinstance(tasks, list):
             raise ConfigError('the request has no list of "tasks"')
-        if len(tasks) > settings["max_request_tasks"]:
+        if len(tasks) > settings.max_request_tasks:
             raise ConfigError(
-                f"the request has {len(tasks)} tasks, the limit is {settings['max_request_tasks']} "
+                f"the request has {len(tasks)} tasks, the limit is {settings.max_request_tasks} "
                 "(LASAGNA_MAX_REQUEST_TASKS); `lasagna prelabel` takes a project of any size"
             )
         g.tasks, g.project = len(tasks), _number(body.get("project"))
@@ -238,7 +238,7 @@ def create_app(settings: Settings) -> Flask:
 
     @app.errorhandler(RequestEntityTooLarge)
     def too_large(error: RequestEntityTooLarge) -> Response:
-        limit = settings["max_request_bytes"]
+        limit = settings.max_request_bytes
         return _problem(413, f"the request has more than {limit} bytes, the limit (LASAGNA_MAX_REQUEST_BYTES)")
 
     @app.errorhandler(HTTPException)

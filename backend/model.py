@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 def _predictor() -> Predictor:
     """One connection per process, from the environment (LASAGNA_REDIS_URL)."""
     settings = Settings.load()
-    url = settings["redis_url"]
+    url = settings.redis_url
     if not url:
         from backend.queue.own_redis import ensure_redis
 

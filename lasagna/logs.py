@@ -22,7 +22,7 @@ from urllib.parse import quote, urlsplit
 
 from pythonjsonlogger.json import JsonFormatter
 
-from lasagna.settings import TABLE, Settings
+from lasagna.settings import Settings, is_secret
 
 _ids: ContextVar[dict[str, str]] = ContextVar("ids", default={})  # noqa: B039  # never changed in place
 _secrets: set[str] = set()
@@ -64,16 +64,15 @@ def mask(text: str) -> str:
 
 def start_logging(settings: Settings) -> None:
     """Sends what this process logs to stderr, in the form and from the level that the settings say."""
-    for setting in TABLE:
-        value = str(settings[setting.name])
-        if setting.secret and value:
+    for name, field in Settings.model_fields.items():
+        if is_secret(field) and (value := getattr(settings, name)):
             keep_secret(value)
             keep_secret(value.partition(":")[2])  # of user:password
-    for name in ("redis_url", "label_studio_url"):
-        keep_secret(_password(settings[name]))
+    for address in (settings.redis_url, settings.label_studio_url):
+        keep_secret(_password(address))
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json() if settings["log_format"] == "json" else _Text())
-    logging.basicConfig(level=settings["log_level"].upper(), handlers=[handler], force=True)
+    handler.setFormatter(_Json() if settings.log_format == "json" else _Text())
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     for noisy in ("rq.worker", "rq.registry", "rq.job", "urllib3", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("rq.worker").addFilter(_shorten)

@@ -19,7 +19,7 @@ import click
 
 from backend.doctor.troubles import TROUBLES
 from lasagna.commands.cli import main as lasagna
-from lasagna.settings import TABLE
+from lasagna.settings import Settings, allowed, variable
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 LABORATORY = ("bench", "experiment")
@@ -46,12 +46,13 @@ _CHECKS = {
 
 
 def settings() -> str:
-    """A table with a row per setting: variable, default, meaning."""
+    """A table with a row per setting: variable, default, meaning, what it can be."""
     rows = []
-    for setting in TABLE:
-        default = "yes" if setting.default is True else "no" if setting.default is False else setting.default
-        rows.append((f"`{setting.variable}`", f"`{default}`" if default != "" else "", _cell(setting.help)))
-    return _table(("variable", "default", "meaning"), rows)
+    for name, field in Settings.model_fields.items():
+        default = {True: "yes", False: "no"}[field.default] if isinstance(field.default, bool) else field.default
+        shown = f"`{default}`" if default != "" else ""
+        rows.append((f"`{variable(name)}`", shown, _cell(str(field.description)), _cell(allowed(field))))
+    return _table(("variable", "default", "meaning", "allowed"), rows)
 
 
 def product_commands() -> str:

@@ -105,7 +105,7 @@ def demo(
     from lasagna.checkpoint.folder import find_checkpoint
 
     settings = Settings.load(model=model)
-    find_checkpoint(settings["model"])  # an unknown one is named before anything starts
+    find_checkpoint(settings.model)  # an unknown one is named before anything starts
     folder = state_dir(settings) / "demo"
     folder.mkdir(mode=0o700, exist_ok=True)
     settings = Settings.load(model=model, state_dir=str(folder))
@@ -189,7 +189,7 @@ class Demo:
             **os.environ,
             "LASAGNA_STATE_DIR": str(self.folder),
             "LASAGNA_REGISTRY": "",  # the demo's own: its projects have the numbers of others
-            "LASAGNA_MODEL": self.settings["model"],
+            "LASAGNA_MODEL": self.settings.model,
             "LASAGNA_HOST": "127.0.0.1",
             "LASAGNA_PORT": str(backend_port),
             "LASAGNA_BASIC_AUTH": "",
@@ -199,7 +199,7 @@ class Demo:
 
         web, worker = self.command("serve"), self.command("worker")
         self.services += [web, worker]
-        with self._step(f"Worker with the model {self.settings['model']}"):
+        with self._step(f"Worker with the model {self.settings.model}"):
             self.wait_for_worker(worker)
         with self._step("Backend"):
             self._wait(web, lambda: not port_is_free(backend_port))

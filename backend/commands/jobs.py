@@ -51,7 +51,7 @@ def retry(context: click.Context, project: int | None) -> None:
 
     settings: Settings = context.obj
     with redis_in_words():
-        queued, posted = retry_failed(open_store(settings), settings["batch_size"], project)
+        queued, posted = retry_failed(open_store(settings), settings.batch_size, project)
     click.echo(f"{queued} tasks queued again, {posted} predictions to be posted again")
 
 

@@ -75,10 +75,10 @@ def prelabel(
 
     settings = Settings.load(label_studio_url=url, label_studio_token=token, redis_url=redis_url)
     start_logging(settings)
-    if not settings["label_studio_url"]:
+    if not settings.label_studio_url:
         raise ConfigError("where is Label Studio? give --url or set LASAGNA_LABEL_STUDIO_URL")
     console = Console(stderr=True)
-    label_studio = LabelStudio(settings["label_studio_url"], settings["label_studio_token"])
+    label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_token)
     console.print(f"Label Studio: {label_studio.url}, {label_studio.check()}", highlight=False)
     store = Store(reached(connect(redis_address(settings), timeout=10.0)))
     with redis_in_words():

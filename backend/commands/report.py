@@ -35,9 +35,9 @@ def report(project: int, as_json: bool, html: Path | None, url: str | None, toke
     from lasagna.progress import progress_bar
 
     settings = Settings.load(label_studio_url=url, label_studio_token=token)
-    if not settings["label_studio_url"]:
+    if not settings.label_studio_url:
         raise ConfigError("where is Label Studio? give --url or set LASAGNA_LABEL_STUDIO_URL")
-    label_studio = LabelStudio(settings["label_studio_url"], settings["label_studio_token"])
+    label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_token)
     with progress_bar(Console(stderr=True), "reading tasks", len(label_studio.annotated(project))) as advance:
         found = EffortReader().read(label_studio, project, lambda done, total: advance())
     if html is not None:

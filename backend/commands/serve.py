@@ -23,7 +23,7 @@ def _say_settings(settings: Settings) -> None:
 
 def _say(settings: Settings, words: str) -> None:
     """To the person who started this; a log store gets it as any other line."""
-    if settings["log_format"] == "json":
+    if settings.log_format == "json":
         logger.info("%s", words)
     else:
         click.echo(mask(words), err=True)
@@ -57,8 +57,6 @@ Predictions need a worker: lasagna worker."""
 @_print_config_option
 def serve(print_config: bool, **options: Any) -> None:
     """Run the web process that Label Studio talks to. It loads no model."""
-    from dataclasses import replace
-
     from backend._wsgi import WebServer
     from backend.app import create_app
     from backend.worker.process import check_label_studio
@@ -71,11 +69,11 @@ def serve(print_config: bool, **options: Any) -> None:
     start_logging(settings)
     _say_settings(settings)
     url = redis_address(settings)
-    if not settings["redis_url"]:
-        settings = replace(settings, values={**settings.values, "redis_url": url})
+    if not settings.redis_url:
+        settings = settings.replaced(redis_url=url)
     _say(settings, check_label_studio(settings))
     app = create_app(settings)
-    _say(settings, f"Listening on http://{settings['host']}:{settings['port']} (Ctrl-C ends)")
+    _say(settings, f"Listening on http://{settings.host}:{settings.port} (Ctrl-C ends)")
     WebServer(app, settings).run()
 
 
@@ -138,7 +136,7 @@ def worker(queues: str, check: bool, print_config: bool, **options: Any) -> None
     training = TrainingProcess(settings, url) if trains else None
     started = time.monotonic()
     model = Lasagna.from_pretrained(
-        settings["model"], device=settings["device"], dtype=settings["dtype"], quantise=settings["quantise"]
+        settings.model, device=settings.device, dtype=settings.dtype, quantise=settings.quantise
     )
     logger.info("model %s loaded in %.1f s", model.version, time.monotonic() - started)
     try:

@@ -103,9 +103,9 @@ class Case:
         self.image_size = (0, 0)
         self.version = ""  # that Label Studio was told
         if not self.backend_url:
-            host = self.settings["host"]
+            host = self.settings.host
             host = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
-            self.backend_url = f"http://{host}:{self.settings['port']}"
+            self.backend_url = f"http://{host}:{self.settings.port}"
 
     @property
     def has_redis(self) -> bool:
@@ -218,7 +218,7 @@ def _redis(case: Case) -> str:
     except (LasagnaError, redis.RedisError) as error:
         case.wrong("redis-gone", error=cause(error))
     case._store = store
-    own = "" if case.settings["redis_url"] else ", our own on this machine, since LASAGNA_REDIS_URL is not set"
+    own = "" if case.settings.redis_url else ", our own on this machine, since LASAGNA_REDIS_URL is not set"
     return f"{case.redis_url} answers{own}"
 
 
@@ -241,7 +241,7 @@ def silent_workers(store: Store) -> str:
 def _label_studio(case: Case) -> str:
     """Finds its address and token as a worker does, and looks whether it is there."""
     settings, number = case.settings, case.project_number
-    configured = settings["label_studio_url"]
+    configured = settings.label_studio_url
     if not case.has_redis and not configured:
         raise SkippedError("because redis is wrong, which knows the address of Label Studio (or give --url)")
     uids = case.store.projects() if case.has_redis else []
@@ -251,13 +251,13 @@ def _label_studio(case: Case) -> str:
         if case.has_redis:
             found, _ = Connections(settings, case.store).of(case.uid)
         else:
-            found = LabelStudio(configured, settings["label_studio_token"])
+            found = LabelStudio(configured, settings.label_studio_token)
     except ServiceError:
         case.wrong("address-unknown", which=f" for project {number}" if number else "")
     except ConfigError as error:
         case.wrong("label-studio-gone", error=str(error))
-    case._label_studio = Inspection(found.url, found.token, timeout=settings["image_timeout"])
-    if found.token == settings["label_studio_token"]:
+    case._label_studio = Inspection(found.url, found.token, timeout=settings.image_timeout)
+    if found.token == settings.label_studio_token:
         is_given = settings.origins["label_studio_token"] == "command line"
         case.whose_token = "given as --token" if is_given else "in LASAGNA_LABEL_STUDIO_TOKEN"
     else:

@@ -101,8 +101,8 @@ def _backend(case: Case) -> str:
             case.wrong("backend-redis", url=url, redis=case.redis_url)
     plan = case.plan
     is_smart = plan is not None and (any(control.smart for control in plan.controls) or plan.question_area is not None)
-    if case.settings["predict_deadline"] > _GATEWAY_SECONDS:
-        case.note("note-deadline", seconds=case.settings["predict_deadline"])
+    if case.settings.predict_deadline > _GATEWAY_SECONDS:
+        case.note("note-deadline", seconds=case.settings.predict_deadline)
     if is_smart and not backend.get("is_interactive"):
         case.note("note-interactive")
     if case.project.get("start_training_on_annotation_update"):
@@ -139,7 +139,7 @@ def _look_at(url: str) -> tuple[bool | None, str]:
 def _host_name(case: Case) -> str:
     """Without a configured address, workers use what Label Studio calls itself."""
     hostname, settings = case.store.project(case.uid).url, case.settings
-    if settings["label_studio_url"] and settings.origins["label_studio_url"] != "command line":
+    if settings.label_studio_url and settings.origins["label_studio_url"] != "command line":
         return f"Label Studio calls itself {hostname}; LASAGNA_LABEL_STUDIO_URL is used instead"
     try:
         with LabelStudio(hostname, "", timeout=_HERE[1]).get_stream("/api/version") as answer:

@@ -40,8 +40,8 @@ def _image(case: Case) -> str:
     try:
         image = load_image(
             data,
-            max_bytes=case.settings["max_image_bytes"],
-            max_pixels=case.settings["max_image_pixels"],
+            max_bytes=case.settings.max_image_bytes,
+            max_pixels=case.settings.max_image_pixels,
             name=address,
         )
     except ImageError as error:
@@ -153,7 +153,7 @@ def _say_why_none(case: Case, slow: Inspection, task: StudioTask | None, seconds
         case.wrong("predict-failed", task=number, error=reason)
     if not predicting_workers(case.store):  # it died a moment ago, and is missed only now
         case.wrong("worker-none", others=silent_workers(case.store))
-    if state in ("queued", "running", "ready") and seconds >= case.settings["predict_deadline"]:
+    if state in ("queued", "running", "ready") and seconds >= case.settings.predict_deadline:
         case.wrong("predict-waiting", task=number, state=state, seconds=round(seconds))
     try:
         slow.try_backend(int(case.backend["id"]))

@@ -39,8 +39,8 @@ REPLAY_PHOTOS = 12
 
 def recipe_file(settings: Settings, start: Path) -> Path:
     """The recipe that a checkpoint is fine-tuned by: the one that is set, else the shipped one for its kind."""
-    if settings["train_recipe"]:
-        return Path(settings["train_recipe"]).expanduser()
+    if settings.train_recipe:
+        return Path(settings.train_recipe).expanduser()
     kind = ModelConfig.load(start / "config.json").vision.kind
     name = "finetune.yaml" if kind == "pyramid" else "finetune-lora.yaml"
     return Path(str(files("training") / "recipes" / name))
@@ -59,9 +59,9 @@ def make_recipe(settings: Settings, start: Path, snapshot: Path, output: Path) -
         ConfigError: The recipe is wrong, or has no set for the corrections.
     """
     path = recipe_file(settings, start)
-    changes = [f"output={output}", f"start={start}", "model=null", "holdout=0.0", *settings["train_changes"].split()]
-    if settings["replay_data"]:
-        changes.append(f"data={Path(settings['replay_data']).expanduser()}")
+    changes = [f"output={output}", f"start={start}", "model=null", "holdout=0.0", *settings.train_changes.split()]
+    if settings.replay_data:
+        changes.append(f"data={Path(settings.replay_data).expanduser()}")
     recipe = read_recipe(path, changes).recipe
     if CORRECTIONS not in recipe.semantic:
         raise ConfigError(f"{path}: a fine-tune's recipe has the corrections among its sets, called {CORRECTIONS!r}")
@@ -97,7 +97,7 @@ def for_what_is_known(settings: Settings, recipe: Recipe, miou: float) -> tuple[
     `train_changes` sets stays.
     """
     unknown = min(1.0, max(0.0, (KNOWN - miou) / (KNOWN - UNKNOWN)))
-    if not unknown or "optimiser.learning_rate=" in settings["train_changes"]:
+    if not unknown or "optimiser.learning_rate=" in settings.train_changes:
         return recipe, []
     values, times = to_values(recipe), 1 + (FASTER - 1) * unknown
     values["optimiser"]["learning_rate"] *= times

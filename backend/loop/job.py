@@ -82,7 +82,7 @@ def snapshots_of(settings: Settings, registry: Path, project: str, access: Studi
         access.label_studio,
         int(number),
         ImageLimits.from_settings(settings),
-        settings["max_image_pixels"],
+        settings.max_image_pixels,
         access.known_as,
     )
 
@@ -179,7 +179,7 @@ class TrainingJob:
             lambda: snapshots_of(self._settings, self._root, self.project, self._access()).take()
         )
         champion = self._registry.champion(self.project)
-        start = champion.checkpoint if champion else find_checkpoint(self._settings["model"])
+        start = champion.checkpoint if champion else find_checkpoint(self._settings.model)
         parent = champion.id if champion else checkpoint_version(start)
         found = {**snapshot.as_dict(), "start": str(start), "parent": parent, "is_champion": champion is not None}
         same = [
@@ -230,7 +230,7 @@ class TrainingJob:
 
     def _patiently(self, take: Callable[[], Snapshot]) -> Snapshot:
         """Tries again while Label Studio is gone, for the setting `delivery_timeout`."""
-        until = time.monotonic() + self._settings["delivery_timeout"]
+        until = time.monotonic() + self._settings.delivery_timeout
         while True:
             try:
                 return take()
@@ -451,7 +451,7 @@ class TrainingJob:
     def _load(self, folder: Path) -> "Lasagna":
         from lasagna import Lasagna
 
-        return Lasagna.from_pretrained(folder, device=_device(self._settings), dtype=self._settings["dtype"])
+        return Lasagna.from_pretrained(folder, device=_device(self._settings), dtype=self._settings.dtype)
 
     def _counter(self, stage: str, total: int) -> Callable[[], None]:
         done, began = 0, time.monotonic()
@@ -496,4 +496,4 @@ def _recipe_values(recipe: "Recipe") -> dict[str, Any]:
 
 def _device(settings: Settings) -> str:
     """For the engine, which is told by CUDA_VISIBLE_DEVICES which GPU."""
-    return str(settings["device"]).split(":")[0]
+    return settings.device.split(":")[0]

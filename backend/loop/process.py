@@ -29,7 +29,7 @@ from backend.queue.store import Store
 from backend.worker.process import LasagnaWorker, connect, work_until_stopped
 from lasagna.errors import LasagnaError
 from lasagna.logs import logged
-from lasagna.settings import TABLE, Settings, registry_folder
+from lasagna.settings import Settings, registry_folder, variable
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def run_training_worker(settings: Settings, redis_url: str) -> None:
                 triggers.start()
                 is_started = True
             logger.info("waiting for jobs in train")
-            return _TrainingWorker(store.redis, store, settings["batch_size"], runtime)
+            return _TrainingWorker(store.redis, store, settings.batch_size, runtime)
 
         try:
             work_until_stopped(make)
@@ -185,7 +185,7 @@ def _be_nice() -> None:
 
 
 def _choose_gpu(settings: Settings) -> None:
-    name, _, number = str(settings["device"]).partition(":")
+    name, _, number = settings.device.partition(":")
     if name == "cuda" and number:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", number)
 
@@ -193,8 +193,8 @@ def _choose_gpu(settings: Settings) -> None:
 def _limit_gpu_memory(settings: Settings) -> None:
     import torch
 
-    if settings["device"] != "cpu" and torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(float(settings["train_gpu_share"]))
+    if settings.device != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(settings.train_gpu_share)
 
 
 def _free_memory() -> None:
@@ -238,5 +238,5 @@ class TrainingProcess:
 
 def _as_environment(settings: Settings) -> Mapping[str, str]:
     """The settings that came from the command line, for a child."""
-    given = [setting for setting in TABLE if settings.origins[setting.name] == "command line"]
-    return {setting.variable: str(settings[setting.name]) for setting in given}
+    given = [name for name, origin in settings.origins.items() if origin == "command line"]
+    return {variable(name): str(getattr(settings, name)) for name in given}

@@ -303,7 +303,7 @@ class Triggers:
 
     def _policy(self, number: str) -> Policy:
         own = self._store.project(self._store.uid(number)).train
-        return Policy.parse(own or self._settings["train_when"])
+        return Policy.parse(own or self._settings.train_when)
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ class Connections:
             ServiceError: Nobody said where its Label Studio is.
         """
         known = self._store.project(project)
-        url, token = self._settings["label_studio_url"], self._settings["label_studio_token"]
+        url, token = self._settings.label_studio_url, self._settings.label_studio_token
         if not url:
             url, token = known.url, known.given_token or known.token
         if not url:
@@ -38,5 +38,5 @@ class Connections:
             )
         token = token or known.token
         if (url, token) not in self._clients:
-            self._clients[url, token] = LabelStudio(url, token, timeout=self._settings["image_timeout"])
+            self._clients[url, token] = LabelStudio(url, token, timeout=self._settings.image_timeout)
         return self._clients[url, token], known

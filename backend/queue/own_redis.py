@@ -44,7 +44,7 @@ def ensure_redis(settings: Settings) -> str:
 
     Raises ServiceError if `LASAGNA_REDIS_URL` is set and does not answer, or the server cannot be started.
     """
-    url = settings["redis_url"]
+    url = settings.redis_url
     if url:
         _ping(url)
         return url
@@ -63,7 +63,7 @@ def ensure_redis(settings: Settings) -> str:
 
 def running_redis(settings: Settings) -> str | None:
     """The address of the Redis of `ensure_redis` if it answers; None where none does. Nothing is started."""
-    url = settings["redis_url"]
+    url = settings.redis_url
     try:
         url = url or (state_folder(settings) / "redis" / "url").read_text().strip()
         _ping(url)

@@ -58,8 +58,8 @@ class ImageLimits:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "ImageLimits":
-        hosts = (host.strip().lower() for host in settings["image_hosts"].split(","))
-        return cls(settings["image_timeout"], settings["max_image_bytes"], frozenset(host for host in hosts if host))
+        hosts = (host.strip().lower() for host in settings.image_hosts.split(","))
+        return cls(settings.image_timeout, settings.max_image_bytes, frozenset(host for host in hosts if host))
 
 
 class DoubtfulImageError(ImageError):

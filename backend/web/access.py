@@ -33,11 +33,8 @@ class Access:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Access":
-        """Raises ConfigError where the settings `basic_auth` and `webhook_secret` do not make sense."""
-        password, secret = settings["basic_auth"], settings["webhook_secret"]
-        user, _, word = password.partition(":")
-        if password and not (user and word):
-            raise ConfigError("LASAGNA_BASIC_AUTH is USER:PASSWORD, both not empty")
+        """Raises ConfigError where there is a secret for webhooks and no password."""
+        password, secret = settings.basic_auth, settings.webhook_secret
         if secret and not password:
             raise ConfigError(
                 "LASAGNA_WEBHOOK_SECRET is what a webhook may send in place of the password, and there is no password: "
@@ -64,8 +61,8 @@ def check_exposure(settings: Settings) -> None:
         ConfigError: `host` is not one of this machine's loopback addresses, and neither `basic_auth` nor
             `without_password` is set.
     """
-    host = str(settings["host"])
-    if settings["basic_auth"] or settings["without_password"] or _is_loopback(host):
+    host = settings.host
+    if settings.basic_auth or settings.without_password or _is_loopback(host):
         return
     raise ConfigError(
         f"{host!r} can be reached from other machines, and there is no password: set LASAGNA_BASIC_AUTH=USER:PASSWORD, "

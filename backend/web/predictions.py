@@ -133,10 +133,10 @@ class Predictor:
 
     def _plan(self, config: str) -> LabelConfig:
         plan = label_config(config)
-        if len(plan.classes) > self.settings["max_labels"]:
+        if len(plan.classes) > self.settings.max_labels:
             raise ConfigError(
                 f"the labelling configuration has {len(plan.classes)} classes, the limit is "
-                f"{self.settings['max_labels']} (LASAGNA_MAX_LABELS)"
+                f"{self.settings.max_labels} (LASAGNA_MAX_LABELS)"
             )
         return plan
 
@@ -157,7 +157,7 @@ class Predictor:
         if model is not None:
             return str(model["version"])
         if self._checkpoint_version is None:
-            name = str(self.settings["model"])
+            name = str(self.settings.model)
             # a name of the hub could only be looked up by downloading it, which is the worker's work
             is_here = Path(name).expanduser().is_dir() or name in shipped_checkpoints()
             try:
@@ -186,7 +186,7 @@ class Predictor:
             redis.RedisError: Redis is gone.
         """
         plan = self._plan(config)
-        seconds = self.settings["predict_deadline"] if deadline is None else deadline
+        seconds = self.settings.predict_deadline if deadline is None else deadline
         if context and context.get("result"):
             if not isinstance(context["result"], list):
                 raise ConfigError("the request's context has no list of regions")
@@ -238,7 +238,7 @@ class Predictor:
         """
         registrations = self.store.register(works, lease)
         new = [entry.key for entry in registrations if entry.status == "new" or (urgent and entry.status == "queued")]
-        enqueue_works(self.store, list(dict.fromkeys(new)), self.settings["batch_size"], urgent=urgent)
+        enqueue_works(self.store, list(dict.fromkeys(new)), self.settings.batch_size, urgent=urgent)
         return registrations
 
     def _refuse(self, works: Sequence[Work], reasons: Sequence[str]) -> None:

@@ -203,7 +203,7 @@ class PrelabelRunner(threading.Thread):
     def __init__(self, settings: Settings) -> None:
         super().__init__(name="prelabel", daemon=True)
         self._settings = settings
-        self._store = Store(connect(settings["redis_url"], timeout=10.0))
+        self._store = Store(connect(settings.redis_url, timeout=10.0))
         self._jobs = PrelabelJobs(self._store)
         self._predictor = Predictor(settings, self._store)
         self._connections = Connections(settings, self._store)
@@ -258,7 +258,7 @@ class PrelabelRunner(threading.Thread):
                 return  # the claim ends by itself, and somebody takes the job up
             except LabelStudioError as error:
                 gone_since = gone_since or time.monotonic()
-                too_long = time.monotonic() - gone_since > self._settings["delivery_timeout"]
+                too_long = time.monotonic() - gone_since > self._settings.delivery_timeout
                 if not error.is_temporary or too_long:
                     self._fail(id, str(error))
                     return

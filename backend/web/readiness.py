@@ -41,7 +41,7 @@ def readiness(settings: Settings, store: Store) -> dict[str, ReadinessCheck]:
             "redis": ReadinessCheck(False, f"does not answer: {error}"),
             "worker": ReadinessCheck(False, "not known without Redis"),
         }
-        addresses = [settings["label_studio_url"]] if settings["label_studio_url"] else []
+        addresses = [settings.label_studio_url] if settings.label_studio_url else []
     return {**checks, "label_studio": _label_studios(addresses)}
 
 
@@ -71,8 +71,8 @@ def _workers(store: Store) -> ReadinessCheck:
 
 def _addresses(settings: Settings, store: Store) -> list[str]:
     """Where Label Studio is: as configured, else as the projects' `/setup` said, those of the latest projects first."""
-    if settings["label_studio_url"]:
-        return [settings["label_studio_url"]]
+    if settings.label_studio_url:
+        return [settings.label_studio_url]
     told = (store.project(uid).url for uid in store.projects())
     return list(dict.fromkeys(url for url in told if url))[:_MAX_ADDRESSES]
 

@@ -135,7 +135,7 @@ def status_routes(settings: Settings, store: Store, registry: Registry) -> Bluep
         project, kind = request.form.get("project", ""), request.form.get("kind", "")
         if (project and not project.isdecimal()) or (kind and kind not in REASONS):
             raise ConfigError(f"there is no project {project[:20]!r} or no kind of reason {kind[:20]!r}")
-        queued, posted = retry_failed(store, settings["batch_size"], int(project) if project else None, kind or None)
+        queued, posted = retry_failed(store, settings.batch_size, int(project) if project else None, kind or None)
         return redirect(f"../status?queued={queued}&posted={posted}", 303)  # relative: a proxy may add a prefix
 
     @pages.get("/gate/<version>")

@@ -63,7 +63,7 @@ class Delivery(threading.Thread):
     def step(self) -> bool:
         """Puts what waited for Label Studio back into the queue, and posts one prediction. False: nothing to do."""
         due = self._store.due_later()
-        enqueue_works(self._store, due, self._settings["batch_size"])
+        enqueue_works(self._store, due, self._settings.batch_size)
         post = self._store.take_post()
         if post is None:
             return bool(due)
@@ -87,7 +87,7 @@ class Delivery(threading.Thread):
                 self._store.fail(post.key, _refusal(post.work.task, error), reason_of(error))
                 logger.warning("task %s: %s", post.work.task, error)
                 return
-            state = self._store.try_later(post.key, str(error), self._settings["delivery_timeout"])
+            state = self._store.try_later(post.key, str(error), self._settings.delivery_timeout)
             logger.warning("task %s: %s; %s", post.work.task, error, "tried again" if state == "later" else "given up")
         except LasagnaError as error:
             self._store.fail(post.key, str(error), reason_of(error))

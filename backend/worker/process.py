@@ -220,7 +220,7 @@ def connect(url: str) -> redis.Redis:
 
 def check_label_studio(settings: Settings) -> str:
     """What is known about the way to Label Studio, in words, for the start of a process."""
-    url, token = settings["label_studio_url"], settings["label_studio_token"]
+    url, token = settings.label_studio_url, settings.label_studio_token
     if not url:
         said = "Label Studio: its address and token come with /setup"
         if token:
@@ -277,11 +277,9 @@ def run_worker(
     delivery.start()
 
     def make() -> LasagnaWorker:
-        store.publish_model({"version": model.version, "name": settings["model"], "pid": os.getpid()})
+        store.publish_model({"version": model.version, "name": settings.model, "pid": os.getpid()})
         logger.info("waiting for jobs in %s", ", ".join(jobs.PREDICTING))
-        return LasagnaWorker(
-            connection, store, settings["batch_size"], look_after=look_after, model_version=model.version
-        )
+        return LasagnaWorker(connection, store, settings.batch_size, look_after=look_after, model_version=model.version)
 
     try:
         work_until_stopped(make)

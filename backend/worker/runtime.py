@@ -86,10 +86,10 @@ class Runtime:
         self.models = LoadedModels(
             model,
             Registry(registry_folder(settings)),
-            settings["loaded_versions"],
-            device=settings["device"],
-            dtype=settings["dtype"],
-            quantise=settings["quantise"],
+            settings.loaded_versions,
+            device=settings.device,
+            dtype=settings.dtype,
+            quantise=settings.quantise,
         )
         self.store = store
         self.meter = Meter(store.redis)
@@ -196,7 +196,7 @@ class Runtime:
         """Seconds for which a task is tried again that could not be fetched."""
         if isinstance(error, DoubtfulImageError):
             return _DOUBT_SECONDS
-        return self._settings["delivery_timeout"] if isinstance(error, LabelStudioError) and error.is_temporary else 0.0
+        return self._settings.delivery_timeout if isinstance(error, LabelStudioError) and error.is_temporary else 0.0
 
     def _piece(self, item: tuple[str, Work], version: str) -> _Piece | LasagnaError:
         key, work = item
@@ -371,8 +371,8 @@ class Runtime:
     def _load(self, data: bytes, name: str) -> Image.Image:
         return load_image(
             data,
-            max_bytes=self._settings["max_image_bytes"],
-            max_pixels=self._settings["max_image_pixels"],
+            max_bytes=self._settings.max_image_bytes,
+            max_pixels=self._settings.max_image_pixels,
             name=name,
         )
 

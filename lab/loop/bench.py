@@ -161,7 +161,7 @@ class Bench:
         self._prelabel()
         report["rounds"].append({"corrected": 0, "shown": asdict(self._shown())})
         annotator = SimulatedAnnotator(self._api, self._config, Habits())
-        sides = Sides(Path(self._parts.settings["state_dir"]) / "bench-sides.json")  # the job's will be the same
+        sides = Sides(Path(self._parts.settings.state_dir) / "bench-sides.json")  # the job's will be the same
         for number in range(rounds):
             at = range(number * corrections, (number + 1) * corrections)
             counts = dict.fromkeys(("accepted", "changed", "added", "deleted"), 0)

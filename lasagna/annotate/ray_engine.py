@@ -72,7 +72,7 @@ def annotate_with_ray(run: "AnnotateRun", results: Results, console: Console) ->
             f"{without_query(slow)} is compressed as a whole, so every worker would have to read all of it; make it a "
             ".zip or a .tar, unpack it, or use --engine local"
         )
-    size = run.settings["batch_size"]
+    size = run.settings.batch_size
     batches = [run.images.files[first : first + size] for first in range(0, len(run.images.files), size)]
     keys = [batch_key(batch) for batch in batches]
     shards = results.folder / "shards" / _output_key(run)
@@ -183,7 +183,7 @@ def _workers(run: "AnnotateRun") -> tuple[int, int]:
 
     found = ray.cluster_resources()
     cores, cards = int(found.get("CPU", 1)), int(found.get("GPU", 0))
-    gpus = int(cards > 0 and run.settings["device"] in ("auto", "cuda"))
+    gpus = int(cards > 0 and run.settings.device in ("auto", "cuda"))
     workers = run.workers or (cards if gpus else max(1, cores // 2))
     most = min(cards, cores - 1) if gpus else cores - 1
     if workers > max(1, most):

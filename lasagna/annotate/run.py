@@ -81,8 +81,8 @@ class AnnotateRun:
             "classes": [[query.name, query.text] for query in self.asked.queries],
             "threshold": self.asked.threshold,
             "exclusive": self.asked.exclusive,
-            "dtype": self.settings["dtype"],
-            "quantise": self.settings["quantise"],
+            "dtype": self.settings.dtype,
+            "quantise": self.settings.quantise,
         }
 
     def __call__(self) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class AnnotateRun:
 
     def reader(self, results: Results) -> Reader:
         """The first stage."""
-        limits = self.settings["max_image_bytes"], self.settings["max_image_pixels"]
+        limits = self.settings.max_image_bytes, self.settings.max_image_pixels
         return Reader(results, *limits, thumbnails=self.job.out if self.gallery else None)
 
     def encoder(self, results: Results) -> PieceEncoder:
@@ -134,7 +134,7 @@ class AnnotateRun:
 
         settings = self.settings
         return Lasagna.from_pretrained(
-            settings["model"], device=settings["device"], dtype=settings["dtype"], quantise=settings["quantise"]
+            settings.model, device=settings.device, dtype=settings.dtype, quantise=settings.quantise
         )
 
     def _write(self, folder: OutputFolder, store: ResultStore) -> dict[str, Any]:
@@ -172,7 +172,7 @@ class AnnotateRun:
             return
 
         def load_model() -> "Lasagna":
-            console.print(f"Loading {self.settings['model']}")
+            console.print(f"Loading {self.settings.model}")
             return self.load_model()
 
         annotator = Annotator(
@@ -180,7 +180,7 @@ class AnnotateRun:
             self.asked.queries,
             self.reader(results),
             self.encoder(results),
-            batch_size=self.settings["batch_size"],
+            batch_size=self.settings.batch_size,
             workers=self.workers or default_workers(),
             threshold=self.asked.threshold,
             exclusive=self.asked.exclusive,

@@ -129,7 +129,7 @@ def annotate(
         raise click.UsageError("Missing argument 'IMAGES...': name images, or give a --list of them")
     settings = Settings.load(**chosen)
     queries, config, config_xml = _classes(labels, labels_file, label_config)
-    version = checkpoint_version(settings["model"])
+    version = checkpoint_version(settings.model)
     try:
         listed = [line for path in lists for line in read_list(path)]
         found = find_images(images, listed=listed, exclude=[out / name for name in OUTPUT_FOLDERS])

@@ -59,9 +59,9 @@ def ask(
     from lasagna.assistant.lasagna import Lasagna
     from lasagna.masks.image import load_image
 
-    pixels = load_image(image, max_bytes=settings["max_image_bytes"], max_pixels=settings["max_image_pixels"])
+    pixels = load_image(image, max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
     assistant = Lasagna.from_pretrained(
-        settings["model"], device=settings["device"], dtype=settings["dtype"], quantise=settings["quantise"]
+        settings.model, device=settings.device, dtype=settings.dtype, quantise=settings.quantise
     )
     answer = assistant.ask(pixels, question, task=task, max_new_tokens=max_new_tokens, control_tokens=control_tokens)
     files = _write(out, pixels, answer) if out is not None else []

@@ -44,7 +44,7 @@ class Hygiene:
     @classmethod
     def of(cls, settings: Settings) -> "Hygiene":
         """As the settings `min_area`, `min_width`, ... say."""
-        return cls(**{field.name: settings[field.name] for field in fields(cls)})
+        return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
 
     @property
     def changes_masks(self) -> bool:

@@ -12,7 +12,6 @@ import pytest
 import requests
 
 from lasagna import logs
-from lasagna.errors import ConfigError
 from lasagna.logs import keep_secret, logged, mask, start_logging
 from lasagna.settings import Settings
 from tests.backend.backend_helpers import TOKEN, Backend, StubLabelStudio, make_jwt, wait_until
@@ -120,11 +119,6 @@ def test_secrets_are_masked(start: Any, log_format: str, name: str, text: str) -
 )
 def test_what_is_no_secret_stays(text: str) -> None:
     assert mask(text) == text
-
-
-def test_another_format() -> None:
-    with pytest.raises(ConfigError, match="expected text or json"):
-        Settings.load({"LASAGNA_LOG_FORMAT": "xml"})
 
 
 def test_the_processes(backend: Backend, stub: StubLabelStudio, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def two_workers_with_different_models(world: World) -> Case:
 
 def born(world: World, case: Case, *versions: str, queues: Any = ("interactive", "predict")) -> Case:
     """Workers as the case's Redis knows them."""
-    store = Store(connect(case.settings["redis_url"]))
+    store = Store(connect(case.settings.redis_url))
     for version in versions:
         worker = LasagnaWorker(store.redis, store, 1, queues, model_version=version)
         worker.register_birth()

@@ -27,7 +27,7 @@ def using_redis(settings, then="input()"):
     """Another process that calls ensure_redis, prints the address and stays."""
     code = (
         "from backend.queue.own_redis import ensure_redis\nfrom lasagna.settings import Settings\n"
-        f"print(ensure_redis(Settings.load({{'LASAGNA_STATE_DIR': {settings['state_dir']!r}}})), flush=True)\n{then}\n"
+        f"print(ensure_redis(Settings.load({{'LASAGNA_STATE_DIR': {settings.state_dir!r}}})), flush=True)\n{then}\n"
     )
     return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 

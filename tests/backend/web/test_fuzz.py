@@ -196,7 +196,7 @@ def test_a_worker_goes_on(
     fuzz(examples // 3, PREDICT, lambda body: post(client, "/predict", body), seeded=2)
     send(client, "/predict", {**PREDICT, "tasks": [{**TASK, "id": 82, "data": {"image": "/data/upload/3/82.png"}}]})
     chosen = Settings.load(environ)
-    jobs.install(Runtime(Lasagna.from_pretrained(chosen["model"], device="cpu"), chosen, store))
+    jobs.install(Runtime(Lasagna.from_pretrained(chosen.model, device="cpu"), chosen, store))
     try:
         LasagnaWorker(store.redis, store, batch_size=4).work(burst=True, logging_level="CRITICAL")
     finally:
@@ -217,7 +217,7 @@ def test_a_click_is_answered(
     stub.add_tasks(2, first=81)
     send(client, "/setup", {**SETUP, "hostname": stub.url, "extra_params": None})
     chosen = Settings.load(environ)
-    model = Lasagna.from_pretrained(chosen["model"], device="cpu")
+    model = Lasagna.from_pretrained(chosen.model, device="cpu")
     runtime = Runtime(model, chosen, store)
     request = {
         "project": PROJECT, "version": model.version, "task": 81, "image": "/data/upload/3/81.png",

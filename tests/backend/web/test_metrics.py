@@ -59,7 +59,7 @@ class Answer:
 def app(settings: Settings, registry: Registry) -> Flask:
     """Its requests wait for nothing: everything is posted."""
     changes = {"registry": str(registry.folder), "predict_deadline": 0.0}
-    return create_app(Settings({**settings.values, **changes}, settings.origins))
+    return create_app(settings.replaced(**changes))
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def worker(settings: Settings, store: Store, checkpoint: Path) -> Iterator[Lasag
     runtime = Runtime(Lasagna.from_pretrained(checkpoint, device="cpu"), settings, store)
     store.publish_model({"version": runtime.model.version})
     jobs.install(runtime)
-    yield LasagnaWorker(store.redis, store, settings["batch_size"])
+    yield LasagnaWorker(store.redis, store, settings.batch_size)
     jobs.install(None)
 
 
@@ -172,7 +172,7 @@ def test_the_format_that_is_asked_for(app: Flask) -> None:
 
 
 def test_the_password_is_asked_for(settings: Settings) -> None:
-    app = create_app(Settings({**settings.values, "basic_auth": "a:secret"}, settings.origins))
+    app = create_app(settings.replaced(basic_auth="a:secret"))
     assert app.test_client().get("/metrics").status_code == 401
     assert app.test_client().get("/metrics", auth=("a", "secret")).status_code == 200
 

@@ -119,7 +119,7 @@ def test_a_job_fails_when_label_studio_is_gone_for_too_long_at_a_stretch(
     clock.monotonic = lambda: clock.seconds
     clock.sleep = lambda seconds: setattr(clock, "seconds", clock.seconds + seconds)
     monkeypatch.setattr(prelabel_jobs, "time", clock)
-    runner = _Outages(Settings({**settings.values, "delivery_timeout": 12.0}, settings.origins))
+    runner = _Outages(settings.replaced(delivery_timeout=12.0))
     runner.tries = iter(tries)
     id = PrelabelJobs(store).add(3)
     runner._patiently(id)

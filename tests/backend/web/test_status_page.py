@@ -26,7 +26,7 @@ NASTY = '<script>alert("x")</script>'
 
 @pytest.fixture
 def app(settings: Settings, registry: Registry) -> Any:
-    return create_app(Settings({**settings.values, "registry": str(registry.folder)}, settings.origins))
+    return create_app(settings.replaced(registry=str(registry.folder)))
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ class TestPage:
         assert set(_KINDS) == set(REASONS)
 
     def test_the_password_is_asked_for(self, settings: Settings) -> None:
-        client = create_app(Settings({**settings.values, "basic_auth": "a:secret"}, settings.origins)).test_client()
+        client = create_app(settings.replaced(basic_auth="a:secret")).test_client()
         for path in ("/status", "/gate/x", "/jobs"):
             assert client.get(path).status_code == 401
         assert client.post("/status/retry").status_code == 401

@@ -115,7 +115,7 @@ class TestBatches:
         tasks = stub.add_tasks(1)
         predict(runtime, ask(runtime, tasks))
         whole = store.take_post()
-        strict = replace(settings, values={**settings.values, "max_regions": 2, "max_region_bytes": 10})
+        strict = settings.replaced(max_regions=2, max_region_bytes=10)
         predict(Runtime(model, strict, store), ask(runtime, [{**tasks[0], "id": 9}]))
         limited = store.take_post()
         assert whole is not None

@@ -12,7 +12,7 @@ from lasagna.formats import segmentation_to_label_studio
 from lasagna.formats.hygiene import Counts, Hygiene, clean_segmentation, limit_region_bytes
 from lasagna.labels.configuration import parse_label_config
 from lasagna.masks.segmentation import ClassAnswer, Mask, Segmentation
-from lasagna.settings import TABLE, Settings
+from lasagna.settings import Settings
 
 SIZE = (60, 90)
 
@@ -149,4 +149,4 @@ def test_settings() -> None:
     assert Hygiene.of(Settings.load({})) == Hygiene(max_region_bytes=300_000)
     environ = {"LASAGNA_MIN_AREA": "30", "LASAGNA_DUPLICATE_IOU": "0.9"}
     assert Hygiene.of(Settings.load(environ)) == Hygiene(30, 0.0, 0.9, 0, 300_000)
-    assert {setting.name for setting in TABLE} >= set(asdict(Hygiene()))
+    assert set(Settings.model_fields) >= set(asdict(Hygiene()))
