@@ -166,18 +166,20 @@ class Runtime:
                 self._failed(key, work, f"version {version} cannot be used: {reason}", "version", counts)
             return
         started, before = time.monotonic(), counts["predicted"]
-        pieces = self._fetch(taken, model.version, counts)
+        pieces = self._fetch(taken, (model.version, model.precision), counts)
         self._compute(self._from_cache(pieces, counts), model, counts)
         if counts["predicted"] > before:
             self.meter.pace(model.version, counts["predicted"] - before, time.monotonic() - started)
 
-    def _fetch(self, taken: Sequence[tuple[str, Work]], version: str, counts: dict[str, int]) -> list[_Piece]:
-        """Fetches the images side by side."""
+    def _fetch(
+        self, taken: Sequence[tuple[str, Work]], answering: tuple[str, str], counts: dict[str, int]
+    ) -> list[_Piece]:
+        """Fetches the images side by side. `answering`: version and precision of the model."""
         with (
             self.meter.stage("fetch", len(taken)),
             ThreadPoolExecutor(max_workers=min(8, len(taken)), thread_name_prefix="fetch") as pool,
         ):
-            outcomes = list(pool.map(self._piece, taken, itertools.repeat(version)))
+            outcomes = list(pool.map(self._piece, taken, itertools.repeat(answering)))
         pieces = []
         for (key, work), outcome in zip(taken, outcomes, strict=True):
             if isinstance(outcome, _Piece):
@@ -198,7 +200,7 @@ class Runtime:
             return _DOUBT_SECONDS
         return self._settings.delivery_timeout if isinstance(error, LabelStudioError) and error.is_temporary else 0.0
 
-    def _piece(self, item: tuple[str, Work], version: str) -> _Piece | LasagnaError:
+    def _piece(self, item: tuple[str, Work], answering: tuple[str, str]) -> _Piece | LasagnaError:
         key, work = item
         try:
             plan = without_prompts(self._plan(work.config))
@@ -208,7 +210,7 @@ class Runtime:
             return error
         params = project.params or {}
         image_key = hashlib.sha256(data).hexdigest()
-        result_key = _result_key(image_key, plan, params, version, self._hygiene)
+        result_key = _result_key(image_key, plan, params, answering, self._hygiene)
         return _Piece(key, work, plan, params, image_key, result_key, data)
 
     def _from_cache(self, pieces: Sequence[_Piece], counts: dict[str, int]) -> list[_Piece]:
@@ -381,9 +383,12 @@ def _drawn(control: Control) -> list[Any]:
     return [control.name, control.kind, control.to_name, [(label.value, label.written) for label in control.labels]]
 
 
-def _result_key(image_key: str, plan: LabelConfig, params: Mapping[str, Any], version: str, hygiene: Hygiene) -> str:
-    """Identifies a prediction: image, query as far as it changes the answer, parameters, version, what is left out."""
+def _result_key(
+    image_key: str, plan: LabelConfig, params: Mapping[str, Any], answering: tuple[str, str], hygiene: Hygiene
+) -> str:
+    """Identifies a prediction: image, query as far as it changes the answer, parameters, the model's version and
+    precision, what is left out."""
     query = [plan.image_name, [_drawn(control) for control in plan.controls], plan.absent_values]
     asked = [(c.name, c.reads_as) for c in plan.classes]
-    identity = [image_key, query, asked, dict(params), version, asdict(hygiene)]
+    identity = [image_key, query, asked, dict(params), answering, asdict(hygiene)]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:40]

@@ -33,7 +33,7 @@ from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Mask, Segmentati
 from lasagna.network.decoding import best_window, decode_class_lists
 from lasagna.network.generate import TextAnswer, answer_text, generate, question_turn
 from lasagna.network.model import LasagnaModel
-from lasagna.network.quantise import quantise_layers
+from lasagna.network.quantise import quantisation_of, quantise_layers
 from lasagna.network.vision import EncodedImages, PreparedImage
 from lasagna.prompt.dialect import PromptFormat
 from lasagna.prompt.sequences import Prompt, Query
@@ -135,6 +135,12 @@ class Lasagna:
         )
         loaded.folder = folder
         return loaded
+
+    @property
+    def precision(self) -> str:
+        """What the weights are computed in: their number format and how the language model's matrices are quantised,
+        such as "float32, none" or "bfloat16, int4". Two models of one version differ in their answers if in this."""
+        return f"{str(self.model.dtype).removeprefix('torch.')}, {quantisation_of(self.model)}"
 
     @classmethod
     def random(cls, seed: int = 0, dialect: str = "paper") -> "Lasagna":

@@ -95,6 +95,14 @@ def quantise_layers(model: LasagnaModel, kind: str, device: torch.device | None 
     return model if device is None else model.to(device)
 
 
+def quantisation_of(model: LasagnaModel) -> str:
+    """Which of `KINDS` the language model's matrices are in."""
+    for layer in model.language_model.layers.modules():
+        if isinstance(layer, Int8Linear | Int4Linear):
+            return "int8" if isinstance(layer, Int8Linear) else "int4"
+    return "none"
+
+
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of all parameters and buffers; works on the device "meta" too."""
     return sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *model.buffers()])

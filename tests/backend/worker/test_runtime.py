@@ -109,6 +109,23 @@ class TestBatches:
         predict(runtime, again)
         assert model.batches == [1, 1]
 
+    @pytest.mark.parametrize("precision", [{"dtype": "bfloat16"}, {"quantise": "int8"}, {"quantise": "int4"}], ids=str)
+    def test_another_precision_is_computed_anew(
+        self, runtime: Runtime, model: Any, checkpoint: Any, settings: Settings, stub: StubLabelStudio, precision: Any
+    ) -> None:
+        tasks = stub.add_tasks(1)
+        predict(runtime, ask(runtime, tasks))
+        restarted = [CountingLasagna.from_pretrained(checkpoint, device="cpu", **precision) for _ in range(2)]
+        found = []
+        for number, other in enumerate(restarted):
+            assert isinstance(other, CountingLasagna)
+            other.batches = []
+            assert other.version == model.version
+            works = ask(runtime, [{**tasks[0], "id": 9 + number}])
+            found.append(predict(Runtime(other, settings, runtime.store), works))
+        assert [counts["predicted"] for counts in found] == [1, 0]
+        assert [counts["cached"] for counts in found] == [0, 1]
+
     def test_what_the_settings_leave_out(
         self, model: Any, settings: Settings, store: Store, stub: StubLabelStudio, runtime: Runtime
     ) -> None:

@@ -59,6 +59,7 @@ def test_a_checkpoint_is_quantised_as_it_is_loaded(tmp_path_factory: pytest.Temp
     plain, small = (Lasagna.from_pretrained(folder, device="cpu", quantise=kind) for kind in ("none", "int4"))
     assert small.version == plain.version
     assert weight_bytes(small.model) < weight_bytes(plain.model)
+    assert (plain.precision, small.precision) == ("float32, none", "float32, int4")
     with pytest.raises(ConfigError, match="unknown quantisation 'int3'; it is none, int8, int4"):
         Lasagna.from_pretrained(folder, quantise="int3")
 
