@@ -18,7 +18,7 @@ from lasagna.network.config import ModelConfig
 from lasagna.settings import Settings
 from training.data.records import Record
 from training.data.sets import open_set
-from training.evaluation.evaluate import spread
+from training.data.spread import spread
 from training.recipe.files import read_recipe, recipe_from_values, to_values
 from training.recipe.values import DataSet, Recipe
 

@@ -263,7 +263,7 @@ class TrainingJob:
         """The champion's mean IoU on photos that are to be trained on, without those that it was trained on itself, if
         there are others: it knows those by heart."""
         from backend.loop.recheck import photo_hash
-        from training.evaluation.evaluate import spread
+        from training.data.spread import spread
         from training.evaluation.gate import Limits
         from training.evaluation.paired import Pair
         from training.evaluation.scores import score_images
@@ -275,7 +275,7 @@ class TrainingJob:
         return Pair(scores, scores, Limits(), "trained").miou.champion or 0.0
 
     def _calibrate(self) -> dict[str, Any]:
-        from training.commands.calibrate import answers_by_class, fit_calibration, fit_class_offsets
+        from training.evaluation.calibrate import answers_by_class, fit_calibration, fit_class_offsets
         from training.evaluation.scores import score_images
 
         before = load_calibration(self._start)

@@ -133,7 +133,7 @@ def decode_token_by_token(
 
 
 @dataclass(frozen=True)
-class Comparison:
+class DecoderComparison:
     """How the decisions of another decoder relate to those of the references.
 
     Attributes:
@@ -159,7 +159,7 @@ class Comparison:
 
 def compare_decisions(
     model: LasagnaModel, prompt: Prompt, tokens: Tensor, query: Query, bias: Tensor, present: Tensor
-) -> Comparison:
+) -> DecoderComparison:
     """Compares decisions (B, N) bool with the references; other arguments as for `decode_class_by_class`.
 
     The noise is measured without the decoder that is judged: a wrong one cannot widen its own tolerance.
@@ -181,7 +181,7 @@ def compare_decisions(
     differing = int((free.present != present.to(model.device)).sum())
     seconds = (between - began, ended - between)
     processor = (worked_between - worked, worked_ended - worked_between)
-    return Comparison(bool((other == near).all()), differing, int(near.sum()), noise, seconds, processor)
+    return DecoderComparison(bool((other == near).all()), differing, int(near.sum()), noise, seconds, processor)
 
 
 def bias_for_share(

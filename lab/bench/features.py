@@ -59,16 +59,19 @@ def step_loss(
         labels: (B, h, w) int64 at the decoder's resolution (stride 4): index into `names`, -1 none of them, -2 void.
             A name is present where it has a pixel.
     """
-    from training.engine.losses import UNKNOWN, mask_losses
+    from training.data.records import UNKNOWN
+    from training.engine.losses import mask_losses
     from training.engine.objective import answer_questions
-    from training.examples.mixture import Batch
+    from training.examples.mixture import ViewBatch
     from training.examples.sequences import ClassList
 
     lists = [
         ClassList(tuple(names), tuple(bool((one == i).any()) for i in range(len(names))), tuple(range(len(names))))
         for one in labels
     ]
-    answers = answer_questions(model, prompt, encoded.tokens, Batch(labels[:0], labels, lists), rng, drop_tokens=0.0)
+    answers = answer_questions(
+        model, prompt, encoded.tokens, ViewBatch(labels[:0], labels, lists), rng, drop_tokens=0.0
+    )
     there = answers.present.nonzero()[:, 0]
     owners, wanted = answers.owners[there], answers.names[there]
     masks, _ = model.segmenter(encoded, model.prompt_projection(answers.states[there]), owners)

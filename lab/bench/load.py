@@ -62,7 +62,7 @@ def load(photos: int, annotators: int, opened: int, model: str | None, as_json: 
     from rich.console import Console
 
     from lab.bench.command import report
-    from lab.loop.bench import running_product
+    from lab.loop.command import running_product
 
     console = Console(stderr=True)
     with running_product(model, None, console) as parts:

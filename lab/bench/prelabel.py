@@ -49,7 +49,7 @@ def prelabel(photos: int, kills: int, model: str | None, as_json: bool, out: Pat
     from rich.console import Console
 
     from lab.bench.command import report, sample_classes
-    from lab.loop.bench import running_product
+    from lab.loop.command import running_product
     from lasagna.labels.classes import make_label_config
     from lasagna.masks.segmentation import ClassQuery
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lab.faults.bench import Rig
+    from lab.faults.command import Rig
 
 _FAKETIME = "*/faketime/libfaketimeMT.so.1"
 

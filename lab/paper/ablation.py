@@ -19,21 +19,21 @@ from typing import Any
 
 import numpy as np
 
-from lab.paper.suite import DataSet, Model, Runner, Suite
+from lab.paper.published import TABLE_5
+from lab.paper.suite import Model, Runner, Suite, SuiteSet
 from lasagna.errors import ConfigError
-from training.evaluation.paper import TABLE_5
 from training.evaluation.tables import Cell, figure, markdown_table, percent
-from training.examples.sequences import PRESETS
 from training.recipe.files import recipe_from_values, to_values
+from training.recipe.sequence import PRESETS
 from training.recipe.values import Recipe
 
 
 @dataclass(frozen=True)
-class Row:
+class AblationRow:
     """One way to train and one way to ask.
 
     Attributes:
-        preset: Of `training.examples.sequences.PRESETS`.
+        preset: Of `training.recipe.sequence.PRESETS`.
         kind: Of `lab.paper.suite.Model`.
         title: As in the paper; the extra rows say what differs.
     """
@@ -44,8 +44,12 @@ class Row:
 
 
 PAPER_TITLES = dict(zip(PRESETS, (method for _, method, _ in TABLE_5.rows), strict=True))
-ROWS = tuple(Row(preset, "one_by_one" if preset == "lisa" else "free", PAPER_TITLES[preset]) for preset in PRESETS)
-EXACT = tuple(Row(preset, "lasagna", f"{PAPER_TITLES[preset]}, decoded exactly") for preset in ("negatives", "order"))
+ROWS = tuple(
+    AblationRow(preset, "one_by_one" if preset == "lisa" else "free", PAPER_TITLES[preset]) for preset in PRESETS
+)
+EXACT = tuple(
+    AblationRow(preset, "lasagna", f"{PAPER_TITLES[preset]}, decoded exactly") for preset in ("negatives", "order")
+)
 
 
 def row_recipe(recipe: Recipe, preset: str, seed: int, output: Path) -> Recipe:
@@ -82,10 +86,10 @@ def vision_start(recipe: Recipe, vision_from: Path, folder: Path) -> Recipe:
     return replace(recipe, start=str(folder), model=None)
 
 
-def row_suite(recipe: Recipe, row: Row, run: Path, sets: Sequence[str], limit: int | None) -> Suite:
+def row_suite(recipe: Recipe, row: AblationRow, run: Path, sets: Sequence[str], limit: int | None) -> Suite:
     """What a finished run is measured on: its data sets' val splits, and expressions made from them. Texts are asked
     once, however class lists are: another way to decode these changes nothing of them."""
-    folders = {name: DataSet(path=recipe.data / name) for name in sets}
+    folders = {name: SuiteSet(path=recipe.data / name) for name in sets}
     texts = {} if row in EXACT else folders
     return Suite(
         output=run / "evaluation",
@@ -98,7 +102,7 @@ def row_suite(recipe: Recipe, row: Row, run: Path, sets: Sequence[str], limit: i
     )
 
 
-def is_finished(recipe: Recipe, row: Row, seed: int, out: Path, sets: Sequence[str], limit: int | None) -> bool:
+def is_finished(recipe: Recipe, row: AblationRow, seed: int, out: Path, sets: Sequence[str], limit: int | None) -> bool:
     """Whether `run_row` would find everything in its folder."""
     run = out / f"{row.preset}-seed{seed}"
     if not _is_trained(run, row_recipe(recipe, row.preset, seed, run)):
@@ -118,7 +122,7 @@ def _is_trained(run: Path, recipe: Recipe) -> bool:
 
 def run_row(
     recipe: Recipe,
-    row: Row,
+    row: AblationRow,
     seed: int,
     out: Path,
     sets: Sequence[str],

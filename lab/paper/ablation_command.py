@@ -88,8 +88,8 @@ def ablation(
     from lasagna.checkpoint.folder import find_checkpoint
     from lasagna.errors import DataError
     from training.evaluation.plots import bar_plot
-    from training.examples.sequences import PRESETS
     from training.recipe.files import read_recipe
+    from training.recipe.sequence import PRESETS
 
     wanted = tuple(name.strip() for name in rows.split(",")) if rows else tuple(PRESETS)
     unknown = [name for name in wanted if name not in PRESETS]
@@ -170,7 +170,7 @@ def unseen(
     from training.data.folder import FolderDataset
     from training.data.sources import Source
     from training.data.sources.folder import Folder
-    from training.evaluation.evaluate import spread
+    from training.data.spread import spread
     from training.recipe.files import read_recipe
 
     base = read_recipe(path, changes).recipe

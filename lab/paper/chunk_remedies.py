@@ -31,7 +31,7 @@ How = Callable[[Decide, list[Tensor], list[list[str]], float | None, int | None]
 """Another way to decide; its first argument is the usual one."""
 
 
-class Asked(Lasagna):
+class Redecided(Lasagna):
     """A checkpoint whose decisions are made in another way. Its masks are drawn as always.
 
     Args:
@@ -125,7 +125,7 @@ def measure_remedies(
     """
 
     def evaluate(how: How | None, size: int | None, threshold: float | None = None) -> Evaluation:
-        asked = Asked(model, how) if how else model
+        asked = Redecided(model, how) if how else model
         options: dict[str, Any] = {"limit": limit, "chunk_size": size, "threshold": threshold}
         return evaluate_dataset(asked, dataset, on_image=on_image, **options)
 

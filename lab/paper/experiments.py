@@ -136,7 +136,7 @@ def _train_specialist(train: FolderDataset, options: Any, out: Path, device: str
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from lab.paper.specialist import Specialist, train_specialist
-    from training.examples.mixture import Photos
+    from training.examples.photos import Photos
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
@@ -253,9 +253,9 @@ def order(
 
     from rich.console import Console
 
-    from lab.paper.order import measure_orders
+    from lab.paper.review_order import measure_orders
     from lasagna import Lasagna
-    from training.evaluation.evaluate import spread
+    from training.data.spread import spread
 
     model = Lasagna.from_pretrained(checkpoint, device="cpu")
     report: dict[str, Any] = {"model_version": model.version, "sets": {}, "environment": _environment()}
@@ -299,7 +299,7 @@ def chunks(
 
     from lab.paper.chunk_remedies import ROWS, measure_remedies
     from lasagna import Lasagna
-    from training.evaluation.evaluate import spread
+    from training.data.spread import spread
 
     model = Lasagna.from_pretrained(checkpoint, device="cpu")
     count = len(spread(len(dataset), limit))

@@ -35,7 +35,8 @@ from training.engine.start import load_backbone
 from training.engine.weights import fixed_backbone, parameter_groups
 from training.examples.augment import random_view
 from training.examples.batches import batch_workers, made_ahead
-from training.examples.mixture import VIEW_SIZE, Photos
+from training.examples.mixture import VIEW_SIZE
+from training.examples.photos import Photos
 from training.recipe.values import Optimiser
 
 
@@ -104,7 +105,7 @@ class SpecialistModel(nn.Module):
 
 class Specialist:
     """A trained specialist; answers class lists of its own names as `Lasagna` does
-    (`training.evaluation.evaluate.Segmenter`)."""
+    (`training.evaluation.evaluate.ClassListModel`)."""
 
     def __init__(self, model: SpecialistModel, classes: Sequence[str], background: bool) -> None:
         self.model, self.classes, self._background = model.eval(), tuple(classes), background

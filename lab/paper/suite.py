@@ -23,8 +23,9 @@ from lasagna.errors import ConfigError, LasagnaError
 from training.data.sets import OWN_FOLDER
 from training.data.sources import SOURCES, Source, open_source
 from training.data.sources.expressions import Expressions
+from training.data.spread import spread
 from training.evaluation.chunks import ChunkSize, count_forwards
-from training.evaluation.evaluate import choose_distractors, evaluate_dataset, read_names, spread
+from training.evaluation.evaluate import choose_distractors, evaluate_dataset, read_names
 from training.evaluation.tables import save_text
 from training.evaluation.texts import evaluate_texts, text_segmenter
 
@@ -52,7 +53,7 @@ def _checkpoint_alone(value: Any) -> Any:
 
 
 @checked(frozen=True, config=STRICT)
-class DataSet:
+class SuiteSet:
     """One data set of a table.
 
     Attributes:
@@ -83,18 +84,18 @@ def _names_alone(value: Any) -> Any:
     return dict.fromkeys(value) if isinstance(value, list) else value
 
 
-Sets = Annotated[dict[str, Annotated[DataSet, BeforeValidator(_nothing)]], BeforeValidator(_names_alone)]
+Sets = Annotated[dict[str, Annotated[SuiteSet, BeforeValidator(_nothing)]], BeforeValidator(_names_alone)]
 
 
 @checked(frozen=True, config=STRICT)
-class ChunkSizes:
+class ChunkTable:
     """Table 6: which sizes on which sets."""
 
     sets: Sets
     sizes: tuple[str, ...] = ("N", "N/2", "N/3", "N/4")
 
     @model_validator(mode="after")
-    def _known(self) -> "ChunkSizes":
+    def _known(self) -> "ChunkTable":
         for size in self.sizes:
             ChunkSize.parse(size)
         return self
@@ -125,11 +126,11 @@ class Suite:
     open_set: Sets = field(default_factory=dict)
     referring: Sets = field(default_factory=dict)
     generalised: Sets = field(default_factory=dict)
-    chunk_sizes: ChunkSizes | None = None
+    chunk_sizes: ChunkTable | None = None
     ablation: Path | None = None
 
-    def sets(self, table: str) -> Mapping[str, DataSet]:
-        found: Mapping[str, DataSet] = self.chunk_sizes.sets if table == "chunk_sizes" and self.chunk_sizes else {}
+    def sets(self, table: str) -> Mapping[str, SuiteSet]:
+        found: Mapping[str, SuiteSet] = self.chunk_sizes.sets if table == "chunk_sizes" and self.chunk_sizes else {}
         return found if table == "chunk_sizes" else getattr(self, table)
 
 
@@ -147,7 +148,7 @@ def read_suite(path: Path, changes: Mapping[str, str] | None = None) -> Suite:
 
 
 @dataclass(frozen=True)
-class Part:
+class SuitePart:
     """One model on one data set for one table.
 
     Attributes:
@@ -179,7 +180,7 @@ class Runner:
         self._loaded: tuple[tuple[str, str], Any] | None = None
 
     @cached_property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[SuitePart]:
         """Grouped by model, so that each is loaded once."""
         suite, found = self.suite, []
         for model, spec in suite.models.items():
@@ -190,9 +191,9 @@ class Runner:
                     continue
                 for data in suite.sets(table):
                     if table == "chunk_sizes" and suite.chunk_sizes:
-                        found += [Part(table, model, data, size) for size in suite.chunk_sizes.sizes]
+                        found += [SuitePart(table, model, data, size) for size in suite.chunk_sizes.sizes]
                     else:
-                        found.append(Part(table, model, data))
+                        found.append(SuitePart(table, model, data))
         return found
 
     def check(self) -> None:
@@ -211,7 +212,7 @@ class Runner:
         if problems:
             raise ConfigError("the suite needs what is not here:\n  " + "\n  ".join(problems))
 
-    def finished(self, part: Part) -> dict[str, Any] | None:
+    def finished(self, part: SuitePart) -> dict[str, Any] | None:
         """The figures of a part that was computed before, or None."""
         path = self.suite.output / part.file
         if not path.exists():
@@ -219,11 +220,11 @@ class Runner:
         saved = json.loads(path.read_text(encoding="utf-8"))
         return dict(saved["figures"]) if saved["key"] == self._key(part) else None
 
-    def length(self, part: Part) -> int:
+    def length(self, part: SuitePart) -> int:
         """Images or records that the part asks."""
         return len(spread(len(self._open(part)), self._limit(part)))
 
-    def run(self, part: Part, on_item: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    def run(self, part: SuitePart, on_item: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Computes a part and keeps its figures."""
         figures = self._compute(part, on_item)
         saved = {"key": self._key(part), "version": self.version(part), "figures": figures}
@@ -231,14 +232,14 @@ class Runner:
         save_text(self.suite.output / part.file, text + "\n")
         return figures
 
-    def results(self) -> Iterator[tuple[Part, dict[str, Any]]]:
+    def results(self) -> Iterator[tuple[SuitePart, dict[str, Any]]]:
         """The parts that are finished."""
         for part in self.parts:
             figures = self.finished(part)
             if figures is not None:
                 yield part, figures
 
-    def _compute(self, part: Part, on_item: Callable[[], None]) -> dict[str, Any]:
+    def _compute(self, part: SuitePart, on_item: Callable[[], None]) -> dict[str, Any]:
         suite, source, data = self.suite, self._open(part), self._data(part)
         model = self._load(part)
         if part.table in TEXTS:
@@ -272,22 +273,22 @@ class Runner:
             figures |= {"classes_per_list": chunk, "lists": -(-asked // chunk), "forwards": forwards()}
         return figures
 
-    def column(self, part: Part) -> str:
+    def column(self, part: SuitePart) -> str:
         """The part's data set as the paper's columns name it ("refcoco testA"), or by its own name and split."""
         reader = self._reader(part)
         name = part.data if reader in OWN_FOLDER else reader
         return f"{name} {self._data(part).split}"
 
-    def _data(self, part: Part) -> DataSet:
+    def _data(self, part: SuitePart) -> SuiteSet:
         return self.suite.sets(part.table)[part.data]
 
-    def _limit(self, part: Part) -> int | None:
+    def _limit(self, part: SuitePart) -> int | None:
         return self._data(part).limit or self.suite.limit
 
-    def _folder(self, part: Part) -> Path:
+    def _folder(self, part: SuitePart) -> Path:
         return self._data(part).path or self.suite.data / part.data
 
-    def _reader(self, part: Part) -> str:
+    def _reader(self, part: SuitePart) -> str:
         data = self._data(part)
         if data.reader:
             return data.reader
@@ -295,7 +296,7 @@ class Runner:
             return "expressions" if part.table in TEXTS else "folder"
         return part.data
 
-    def _open(self, part: Part) -> Source:
+    def _open(self, part: SuitePart) -> Source:
         data, reader = self._data(part), self._reader(part)
         if reader == "expressions":
             one_target = part.table == "referring"  # as in RefCOCO; Table 4 is of all kinds
@@ -310,7 +311,7 @@ class Runner:
             )
         return open_source(reader, self.suite.data, data.split, data.path)
 
-    def version(self, part: Part) -> str:
+    def version(self, part: SuitePart) -> str:
         """Of the part's checkpoint. Raises CheckpointError or ConfigError where there is none."""
         model = self.suite.models[part.model]
         if model.kind != "specialist":
@@ -321,7 +322,7 @@ class Runner:
         with path.open("rb") as file:
             return f"specialist-{hashlib.file_digest(file, 'sha256').hexdigest()[:8]}"
 
-    def _key(self, part: Part) -> str:
+    def _key(self, part: SuitePart) -> str:
         """All that the figures depend on, but the content of the data set and the code."""
         depends = {
             "version": self.version(part),
@@ -334,7 +335,7 @@ class Runner:
         text = json.dumps(depends, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def _load(self, part: Part) -> Any:
+    def _load(self, part: SuitePart) -> Any:
         """The model of a part; the last one is kept."""
         from lasagna import Lasagna
 

@@ -8,11 +8,11 @@ from typing import Any
 import click
 import numpy as np
 
-from lab.paper.suite import Part, Runner, read_suite
+from lab.paper.published import TABLE_6
+from lab.paper.suite import Runner, SuitePart, read_suite
 from lab.paper.suite_tables import PAPER, Table, suite_tables
 from lasagna.progress import progress_bar
 from training.evaluation.metrics import Reliability
-from training.evaluation.paper import TABLE_6
 from training.evaluation.plots import bar_plot, line_plot, reliability_plot
 from training.evaluation.tables import replace_block, save_text
 
@@ -28,7 +28,7 @@ def run_suite(config: Path, device: str, dtype: str, document: Path | None, as_j
     runner = Runner(read_suite(config), device, dtype)
     runner.check()
     console = Console(stderr=True)
-    found: list[tuple[Part, dict[str, Any]]] = []
+    found: list[tuple[SuitePart, dict[str, Any]]] = []
     for number, part in enumerate(runner.parts, 1):
         what = f"{part.table.replace('_', ' ')}: {part.model} on {part.data} {part.chunk or ''}".strip()
         figures = runner.finished(part)
@@ -53,7 +53,7 @@ def run_suite(config: Path, device: str, dtype: str, document: Path | None, as_j
     return len(failures)
 
 
-def _entry(runner: Runner, part: Part, figures: Mapping[str, Any]) -> dict[str, Any]:
+def _entry(runner: Runner, part: SuitePart, figures: Mapping[str, Any]) -> dict[str, Any]:
     names = {"table": part.table, "model": part.model, "version": runner.version(part), "data": runner.column(part)}
     return {**names, "chunk_size": part.chunk, **figures}
 
@@ -71,7 +71,7 @@ def _markdown(tables: list[Table]) -> str:
     return "\n\n".join(f"## {table.title}\n\n{table.text}" for table in tables)
 
 
-def _write(runner: Runner, tables: list[Table], found: list[tuple[Part, dict[str, Any]]]) -> None:
+def _write(runner: Runner, tables: list[Table], found: list[tuple[SuitePart, dict[str, Any]]]) -> None:
     output = runner.suite.output
     save_text(output / "tables.md", _markdown(tables) + "\n")
     models = list(runner.suite.models)
@@ -94,7 +94,7 @@ def _write(runner: Runner, tables: list[Table], found: list[tuple[Part, dict[str
             reliability_plot(output / f"reliability-{model.replace('/', '_')}.svg", diagrams, f"Presence: {model}")
 
 
-def _plot_chunks(output: Path, found: list[tuple[Part, str, dict[str, Any]]]) -> None:
+def _plot_chunks(output: Path, found: list[tuple[SuitePart, str, dict[str, Any]]]) -> None:
     if not found:
         return
     sizes = list(dict.fromkeys(part.chunk or "" for part, _, _ in found))

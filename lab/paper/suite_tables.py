@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lab.paper.suite import Part, Runner
-from training.evaluation.paper import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_6, PaperTable
+from lab.paper.published import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_6, PaperTable
+from lab.paper.suite import Runner, SuitePart
 from training.evaluation.tables import Cell, figure, markdown_table, percent
 
 Ours = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -41,7 +41,7 @@ class Table:
 
 def suite_tables(runner: Runner) -> list[Table]:
     """All tables for which the suite has figures."""
-    found: dict[str, list[tuple[Part, dict[str, Any]]]] = {}
+    found: dict[str, list[tuple[SuitePart, dict[str, Any]]]] = {}
     for part, figures in runner.results():
         found.setdefault(part.table, []).append((part, figures))
     tables = []
@@ -106,7 +106,7 @@ def presence_table(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> str:
     return markdown_table([*headings, "s per image"], lines)
 
 
-def _chunk_sizes(parts: Sequence[tuple[Part, str, Mapping[str, Any]]]) -> str:
+def _chunk_sizes(parts: Sequence[tuple[SuitePart, str, Mapping[str, Any]]]) -> str:
     paper = {size: figures for _, size, figures in TABLE_6.rows}
     headings = ["chunk size", *(f"paper: {column}" for column in TABLE_6.columns), "model", "data set", "lists"]
     headings += ["mIoU", "presence F1", "presence AP", "absent said present", "forwards per image", "s per image"]

@@ -26,7 +26,7 @@ from training.data.concepts import CONCEPTS, concept_of, same_concept
 from training.data.folder import BACKGROUND, VOID, FolderDataset
 from training.data.records import Record
 from training.data.sources import Source
-from training.evaluation.evaluate import Evaluation, Segmenter, evaluate_dataset
+from training.evaluation.evaluate import ClassListModel, Evaluation, evaluate_dataset
 from training.recipe.files import recipe_from_values, to_values
 from training.recipe.values import Recipe
 
@@ -171,7 +171,7 @@ def synonyms(classes: Sequence[str], trained: Collection[str]) -> dict[str, str]
 
 
 def evaluate_names(
-    model: Segmenter, source: Source, trained: Collection[str], on_image: Any = lambda: None, **options: Any
+    model: ClassListModel, source: Source, trained: Collection[str], on_image: Any = lambda: None, **options: Any
 ) -> dict[str, dict[str, Any]]:
     """Figures per group of names: every class of the source in one query per image.
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lab.parity.rows import Row, apart
+from lab.parity.rows import ParityRow, apart
 from lab.parity.training import merging, training
 from lasagna import Lasagna
 from lasagna.assistant.lasagna import masks_to_image
@@ -66,14 +66,14 @@ class Vectors:
         return self.inputs[f"{name}.image_u8"]
 
 
-Stage = Callable[[Vectors], Iterator[Row]]
+Stage = Callable[[Vectors], Iterator[ParityRow]]
 
 
 def _digest(values: Tensor | NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
-def tokenisation(vectors: Vectors) -> Iterator[Row]:
+def tokenisation(vectors: Vectors) -> Iterator[ParityRow]:
     """Ids of every text."""
     prompt, text = vectors.prompt, vectors.text
     encode = prompt.tokenizer.encode_template
@@ -89,32 +89,32 @@ def tokenisation(vectors: Vectors) -> Iterator[Row]:
         made = prompt.conversation([Turn((case["question"].removeprefix("<image>\n"),), (case["answer"],))])
         wrong += list(made.ids) != case["ids_train"]
         wrong += list(made.labels) != case["labels_train"]
-    yield Row("tokenisation", "prompts, answers and labels", wrong, 0)
+    yield ParityRow("tokenisation", "prompts, answers and labels", wrong, 0)
     wrong = sum(whole(wording["prompt"]) != wording["ids"] for wording in text["templates_sem"])
-    yield Row("tokenisation", "wordings", wrong, 0)
+    yield ParityRow("tokenisation", "wordings", wrong, 0)
     wrong = sum(encode(edge["text"]) != edge["ids_no_special"] for edge in text["edge"])
-    yield Row("tokenisation", "edges", wrong, 0)
+    yield ParityRow("tokenisation", "edges", wrong, 0)
 
 
-def preprocessing(vectors: Vectors) -> Iterator[Row]:
+def preprocessing(vectors: Vectors) -> Iterator[ParityRow]:
     """Pixels of CLIP and SAM, sizes, and masks brought back to the image."""
     prepare = vectors.model.encoder.prepare
     for name in vectors.images:
         prepared, known = prepare(vectors.image(name)), vectors.text["input_sha256"][name]
         wrong = _digest(prepared.pixels["clip"]) != known["clip_f32_sha256"]
-        yield Row("preprocessing", f"{name}: CLIP pixels", int(wrong), 0)
+        yield ParityRow("preprocessing", f"{name}: CLIP pixels", int(wrong), 0)
         wrong = _digest(prepared.pixels["image"]) != known["sam_input_f32_sha256"]
-        yield Row("preprocessing", f"{name}: SAM pixels", int(wrong), 0)
+        yield ParityRow("preprocessing", f"{name}: SAM pixels", int(wrong), 0)
     known, arrays = vectors.json("preprocess.json"), np.load(vectors.folder / "preprocess.npz")
     for size, wanted in known.pop("shapes").items():
         height, width = map(int, size.split("x"))
         found = prepare(np.zeros((height, width, 3), np.uint8)).content_size
-        yield Row("preprocessing", f"{size}: size", int(list(found) != wanted), 0)
+        yield ParityRow("preprocessing", f"{size}: size", int(list(found) != wanted), 0)
     for size, wanted in known.items():
         prepared = prepare(arrays[f"{size}.image_u8"])
         wrong = _digest(prepared.pixels["clip"]) != wanted["clip_f32_sha256"]
         wrong |= _digest(prepared.pixels["image"]) != wanted["input_f32_sha256"]
-        yield Row("preprocessing", f"{size}: pixels", int(wrong), 0)
+        yield ParityRow("preprocessing", f"{size}: pixels", int(wrong), 0)
     low = torch.from_numpy(arrays["post.low_res"])[0]
     side = vectors.model.config.vision.image_size
     for key in arrays:
@@ -125,20 +125,20 @@ def preprocessing(vectors: Vectors) -> Iterator[Row]:
         )
         prepared = PreparedImage({}, (side, side), (height, width), (original[0], original[1]), through_input=True)
         found = masks_to_image(low, prepared)
-        yield Row("mask post-processing", key, apart(found, torch.from_numpy(arrays[key])[0]), 1e-4)
+        yield ParityRow("mask post-processing", key, apart(found, torch.from_numpy(arrays[key])[0]), 1e-4)
 
 
 @torch.inference_mode()
-def encoders(vectors: Vectors) -> Iterator[Row]:
+def encoders(vectors: Vectors) -> Iterator[ParityRow]:
     """CLIP, projector, SAM."""
     wanted = vectors.tensors("encoders.safetensors")
     encoder = vectors.model.encoder
     for name in vectors.images:
         pixels = {key: value[None] for key, value in encoder.prepare(vectors.image(name)).pixels.items()}
         tokens = encoder.tokens(pixels["clip"])
-        yield Row("CLIP features", name, apart(tokens[0], wanted[f"{name}.clip_select_features"]), HIDDEN)
+        yield ParityRow("CLIP features", name, apart(tokens[0], wanted[f"{name}.clip_select_features"]), HIDDEN)
         projected = vectors.model.projector(tokens)
-        yield Row("projector", name, apart(projected[0], wanted[f"{name}.mm_projector_out"]), HIDDEN)
+        yield ParityRow("projector", name, apart(projected[0], wanted[f"{name}.mm_projector_out"]), HIDDEN)
         outputs: dict[str, Tensor] = {}
         with contextlib.ExitStack() as stack:
             for key, module in {"patch_embed": encoder.sam.patch_embed, **_blocks(encoder.sam)}.items():
@@ -148,12 +148,12 @@ def encoders(vectors: Vectors) -> Iterator[Row]:
         for key, out in outputs.items():
             known = wanted.get(f"{name}.sam_{key}_stride8")
             if known is not None:
-                yield Row("SAM blocks", f"{name}: {key}", apart(out[0, ::8, ::8], known), HIDDEN)
+                yield ParityRow("SAM blocks", f"{name}: {key}", apart(out[0, ::8, ::8], known), HIDDEN)
         known = wanted[f"{name}.sam_image_embedding_stride4"]
-        yield Row("SAM embedding", name, apart(embedding[0, :, ::4, ::4], known), HIDDEN)
+        yield ParityRow("SAM embedding", name, apart(embedding[0, :, ::4, ::4], known), HIDDEN)
     grid = vectors.model.config.vision.image_size // 16
     position = vectors.model.segmenter.prompt_encoder.pe_layer((grid, grid))
-    yield Row(
+    yield ParityRow(
         "SAM embedding",
         "positional encoding",
         apart(position[:, ::8, ::8], wanted["dense_pe_stride8"]),
@@ -166,7 +166,7 @@ def _blocks(sam: Any) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def forward(vectors: Vectors) -> Iterator[Row]:
+def forward(vectors: Vectors) -> Iterator[ParityRow]:
     """Teacher-forced: every layer, logits, prompt embeddings, masks."""
     model, prompt = vectors.model, vectors.prompt
     for path in sorted(vectors.folder.glob("tf_*.safetensors")):
@@ -187,25 +187,25 @@ def forward(vectors: Vectors) -> Iterator[Row]:
             hidden = model.run(embeddings, None, positions, None)[0]
         for key, out in layers.items():
             if key in wanted:
-                yield Row("LLM layers", f"{case}: {key}", apart(out.view(hidden.shape), wanted[key]), HIDDEN)
-        yield Row("LLM layers", f"{case}: last, normalised", apart(hidden, wanted["hidden_last"]), HIDDEN)
+                yield ParityRow("LLM layers", f"{case}: {key}", apart(out.view(hidden.shape), wanted[key]), HIDDEN)
+        yield ParityRow("LLM layers", f"{case}: last, normalised", apart(hidden, wanted["hidden_last"]), HIDDEN)
         logits = model.lm_head(hidden)
         after = prompt.image_tokens + len(prompt.before_image)
         for key, found in {"logits_full": logits, "logits_after_image": logits[after:]}.items():
             if key in wanted:
-                yield Row("logits", f"{case}: {key}", apart(found[-len(wanted[key]) :], wanted[key]), LOGITS)
+                yield ParityRow("logits", f"{case}: {key}", apart(found[-len(wanted[key]) :], wanted[key]), LOGITS)
         rows = [i - 2 + prompt.image_tokens for i, token in enumerate(ids) if token == prompt.seg]
         wrong = rows != wanted["ins_hidden_index"].tolist()
-        yield Row("mask rows", case, int(wrong), 0)
+        yield ParityRow("mask rows", case, int(wrong), 0)
         prompts = model.prompt_projection(hidden[rows])
-        yield Row("prompt embeddings", case, apart(prompts, wanted["pred_embeddings"]), PROMPTS)
+        yield ParityRow("prompt embeddings", case, apart(prompts, wanted["pred_embeddings"]), PROMPTS)
         if not rows:
             continue
         low = model.segmenter(features.encoded, prompts, torch.zeros(len(rows), dtype=torch.long))[0]
         stride = 1 if "low_res_masks" in wanted else 4
         known = wanted["low_res_masks" if stride == 1 else f"low_res_masks_stride{stride}"]
-        yield Row("low-resolution masks", case, apart(low[:, None, ::stride, ::stride], known), LOW_RES)
-        yield Row("masks", case, apart(masks_to_image(low, features.prepared), wanted["masks"]), MASKS)
+        yield ParityRow("low-resolution masks", case, apart(low[:, None, ::stride, ::stride], known), LOW_RES)
+        yield ParityRow("masks", case, apart(masks_to_image(low, features.prepared), wanted["masks"]), MASKS)
 
 
 def _image_of(vectors: Vectors, case: str) -> str:
@@ -213,7 +213,7 @@ def _image_of(vectors: Vectors, case: str) -> str:
 
 
 @torch.inference_mode()
-def class_lists(vectors: Vectors) -> Iterator[Row]:
+def class_lists(vectors: Vectors) -> Iterator[ParityRow]:
     """Exact class-list decoding: the released code's greedy decisions, its margins and its masks."""
     model, prompt = vectors.model, vectors.prompt
     for case, values in vectors.text["cases"].items():
@@ -226,21 +226,23 @@ def class_lists(vectors: Vectors) -> Iterator[Row]:
         zero = torch.zeros(len(query.slots))
         found = decode_class_lists(model, prompt, features.encoded.tokens, [query], [0], [zero]).lists[0]
         present = [name in values["positives"] for name in values["classes"]]
-        yield Row("class-list decisions", case, sum(a != b for a, b in zip(found.present, present, strict=True)), 0)
+        yield ParityRow(
+            "class-list decisions", case, sum(a != b for a, b in zip(found.present, present, strict=True)), 0
+        )
         # The position before each decision, counted from the end of the sequence: the stop token follows the answer.
         logits = wanted["logits_after_image"]
         rows = [slot - 1 - len(query.answer) - 1 for slot in query.slots]
         margins = logits[rows, prompt.seg] - logits[rows, prompt.neg]
-        yield Row("class-list margins", case, apart(found.margins, margins), LOGITS)
+        yield ParityRow("class-list margins", case, apart(found.margins, margins), LOGITS)
         answer = vectors.assistant.segment(vectors.image(str(values["image"])), values["classes"])
         masks = torch.tensor(np.stack([a.mask for a in answer.classes if a.mask is not None]))
         # A pixel may change sides only where its logit is within rounding of zero.
         clear = wanted["masks"].abs() > MASKS
-        yield Row("class-list masks", case, int(((masks != (wanted["masks"] > 0)) & clear).sum()), 0)
+        yield ParityRow("class-list masks", case, int(((masks != (wanted["masks"] > 0)) & clear).sum()), 0)
 
 
 @torch.inference_mode()
-def generation(vectors: Vectors) -> Iterator[Row]:
+def generation(vectors: Vectors) -> Iterator[ParityRow]:
     """Greedy generation: ids, logits of every step, masks, forwards."""
     prompt, model = vectors.prompt, vectors.model
     wanted = vectors.tensors("generate.safetensors")
@@ -251,20 +253,20 @@ def generation(vectors: Vectors) -> Iterator[Row]:
         ids = prompt.question(Turn((question,), ()))
         made = generate(model, prompt, features.encoded.tokens, ids, 64)
         whole = [*prompt.with_image(ids), *made.ids]
-        yield Row("greedy ids", case, int(whole != known["output_ids"]), 0)
-        yield Row("forwards per new token, less one", case, made.forwards - len(made.ids), 0)
+        yield ParityRow("greedy ids", case, int(whole != known["output_ids"]), 0)
+        yield ParityRow("forwards per new token, less one", case, made.forwards - len(made.ids), 0)
         answer = vectors.assistant.ask(pixels, question, control_tokens=True)
-        yield Row("greedy ids", f"{case}: ask", int(answer.ids != made.ids), 0)
-        yield Row("greedy ids", f"{case}: masks", abs(len(answer.masks) - known["n_masks"]), 0)
+        yield ParityRow("greedy ids", f"{case}: ask", int(answer.ids != made.ids), 0)
+        yield ParityRow("greedy ids", f"{case}: masks", abs(len(answer.masks) - known["n_masks"]), 0)
         if f"{case}.step_logits_top" in wanted:
             found = model.lm_head(made.hidden)
-            yield Row("greedy logits", case, apart(found, wanted[f"{case}.step_logits_top"]), LOGITS)
+            yield ParityRow("greedy logits", case, apart(found, wanted[f"{case}.step_logits_top"]), LOGITS)
         if f"{case}.masks" in wanted:
             hidden = torch.stack([made.hidden[i] for i, token in enumerate(made.ids) if token == prompt.seg])
             owners = torch.zeros(len(hidden), dtype=torch.long)
             low = model.segmenter(features.encoded, model.prompt_projection(hidden), owners)[0]
             masks = masks_to_image(low, features.prepared)
-            yield Row("greedy masks", case, apart(masks, wanted[f"{case}.masks"]), MASKS)
+            yield ParityRow("greedy masks", case, apart(masks, wanted[f"{case}.masks"]), MASKS)
 
 
 STAGES: dict[str, Stage] = {
@@ -279,7 +281,7 @@ STAGES: dict[str, Stage] = {
 }
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[ParityRow]) -> str:
     """The largest difference per stage, as a Markdown table."""
     lines = ["| stage | comparisons | largest difference | tolerance | worst case |", "|---|---|---|---|---|"]
     for stage in dict.fromkeys(row.stage for row in rows):

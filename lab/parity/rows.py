@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Row:
+class ParityRow:
     """One comparison: the largest absolute difference (for "exact" stages: how many values differ)."""
 
     stage: str

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lab.parity.rows import Row, apart
+from lab.parity.rows import ParityRow, apart
 from lasagna import Lasagna
 from lasagna.checkpoint.convert.layouts import our_key
 from lasagna.network.adapter import adapter_from_tensors, is_lora
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from lab.parity.compare import Vectors
 
 
-def training(vectors: "Vectors") -> Iterator[Row]:
+def training(vectors: "Vectors") -> Iterator[ParityRow]:
     """Losses, gradient norms and gradients of the training batches."""
-    from training.examples.conversations import ConversationBatch, ConversationWeights, conversation_losses
+    from training.engine.conversations import ConversationBatch, ConversationWeights, conversation_losses
 
     batches = vectors.json("train.json")
     tensors, gradients = vectors.tensors("train.safetensors"), vectors.tensors("train_grads.safetensors")
@@ -42,7 +42,7 @@ def training(vectors: "Vectors") -> Iterator[Row]:
         if not lora:
             kept = [tensors[f"{of}.input_ids"][i][tensors[f"{of}.attention_masks"][i]] for i in range(len(owners))]
             wrong = sum(list(c.ids) != k.tolist() for c, k in zip(conversations, kept, strict=True))
-            yield Row("training ids", name, wrong, 0)
+            yield ParityRow("training ids", name, wrong, 0)
         images = [model.encoder.prepare(vectors.image(image)) for image in values["images"]]
         masks = _targets(tensors, of, owners, conversations)
         batch = ConversationBatch(images, conversations, owners, masks)
@@ -57,25 +57,27 @@ def training(vectors: "Vectors") -> Iterator[Row]:
             "mask_dice_loss": weights.dice * losses.dice,
         }
         for key, value in found.items():
-            yield Row("training losses", f"{name}: {key}", abs(float(value.detach()) - wanted["losses"][key]), 2e-5)
+            yield ParityRow(
+                "training losses", f"{name}: {key}", abs(float(value.detach()) - wanted["losses"][key]), 2e-5
+            )
         total.backward()
         own = {_peft_key(key): p.grad for key, p in model.named_parameters() if p.grad is not None}
         theirs = {key: norm for key, norm in wanted["grad_norms"].items() if norm is not None}
         missing = [key for key, norm in theirs.items() if norm > 1e-6 and _peft_key(our_key(key) or "") not in own]
-        yield Row("gradient norms", f"{name}: without a gradient", len(missing), 0)
+        yield ParityRow("gradient norms", f"{name}: without a gradient", len(missing), 0)
         # Relative to each norm, and to the largest for those that are zero but for rounding.
         floor = 1e-4 * max(theirs.values())
         worst = 0.0
         for key, norm in theirs.items():
             grad = own.get(_peft_key(our_key(key) or ""))
             worst = max(worst, abs((0.0 if grad is None else float(grad.norm())) - norm) / max(norm, floor))
-        yield Row("gradient norms", f"{name}: relative", worst, 1e-3)
+        yield ParityRow("gradient norms", f"{name}: relative", worst, 1e-3)
         for key, known in gradients.items():
             if key.startswith(f"{name}.grad."):
                 theirs_key = key.removeprefix(f"{name}.grad.")
                 grad = own[_peft_key(our_key(theirs_key) or "")]
                 scale = max(float(known.abs().max()), 1e-9)
-                yield Row("gradients, relative", f"{name}: {theirs_key}", apart(grad, known) / scale, 1e-3)
+                yield ParityRow("gradients, relative", f"{name}: {theirs_key}", apart(grad, known) / scale, 1e-3)
 
 
 def _peft_key(key: str) -> str:
@@ -124,7 +126,7 @@ def _trainable(vectors: "Vectors", lora: bool) -> LasagnaModel:
     return model
 
 
-def merging(vectors: "Vectors") -> Iterator[Row]:
+def merging(vectors: "Vectors") -> Iterator[ParityRow]:
     """LoRA merged by the conversion: its weights are those of the released code's merged checkpoint."""
     if not (vectors.folder / "lora.safetensors").exists():
         return
@@ -138,4 +140,4 @@ def merging(vectors: "Vectors") -> Iterator[Row]:
         ours = (our_key(key) or "").removeprefix("language_model.")
         found = adapter.merge(ours, value).to(torch.bfloat16)
         wrong = int((found != merged[key.removeprefix("base_model.model.")]).sum())
-        yield Row("LoRA merged, in bfloat16", ours, wrong, 0)
+        yield ParityRow("LoRA merged, in bfloat16", ours, wrong, 0)

@@ -123,7 +123,7 @@ def _cards(found: Found, samples: int, folder: Path) -> "Iterator[Card]":
     """Cards of some records, evenly spread; their thumbnails are written beside the page."""
     from lasagna.annotate.gallery import image_to_thumbnail, make_card, thumbnail_name
     from lasagna.masks.image import load_image
-    from training.evaluation.evaluate import spread
+    from training.data.spread import spread
 
     if found.source is None:
         return

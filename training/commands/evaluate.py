@@ -11,8 +11,23 @@ import click
 from lasagna.errors import DataError
 from lasagna.progress import progress_bar
 from training.data.folder import FolderDataset
-from training.evaluation.chunks import ChunkSize, ChunkSizes, chunk_table, evaluate_chunk_sizes
-from training.evaluation.evaluate import choose_distractors, evaluate_dataset, read_names, spread
+from training.data.spread import spread
+from training.evaluation.chunks import ChunkSize, chunk_table, evaluate_chunk_sizes
+from training.evaluation.evaluate import choose_distractors, evaluate_dataset, read_names
+
+
+class ChunkSizeList(click.ParamType):
+    """The command line's list of chunk sizes: `N,N/2,N/4,1`."""
+
+    name = "sizes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(ChunkSize.parse(part.strip()) for part in value.split(","))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 @click.command(
@@ -47,7 +62,7 @@ Examples:
 @click.option("--chunk-size", type=click.IntRange(1), help="Most classes in one list; default: all that fit.")
 @click.option(
     "--chunk-sizes",
-    type=ChunkSizes(),
+    type=ChunkSizeList(),
     help="Evaluate once per chunk size, such as N,N/2,20, and print the paper's Table 6 with ours beside it.",
 )
 @click.option(

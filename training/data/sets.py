@@ -7,7 +7,6 @@ from lasagna.errors import CheckpointError, ConfigError, DataError
 from training.data.folder import FolderDataset, is_held_out
 from training.data.records import Record
 from training.data.sources import SOURCES, Source, open_source
-from training.examples.mixture import Photos
 from training.recipe.values import DataSet, Recipe
 from training.recipe.zero import zero_problems
 
@@ -50,20 +49,6 @@ def open_photos(recipe: Recipe, held_out: bool = False) -> list[FolderDataset]:
         if reader_of(recipe, name, data) == "folder":
             dataset = FolderDataset(data.path or recipe.data / name, data.split)
             found.append(dataset.divide(recipe.holdout)[1 if held_out else 0])
-    return found
-
-
-def photos_in_memory(recipe: Recipe, longest: int) -> list[Photos]:
-    """The data sets of class lists, in the recipe's order, without what it holds out."""
-    found = []
-    for name, data in recipe.semantic.items():
-        if reader_of(recipe, name, data) == "folder":
-            dataset = FolderDataset(data.path or recipe.data / name, data.split)
-            found.append(Photos(dataset.divide(recipe.holdout)[0]))
-        else:
-            found.append(Photos.from_source(training_records(recipe, name, data), name, longest))
-        if not len(found[-1]):
-            raise DataError(f"tasks.semantic.sets.{name}: no photo to train on")
     return found
 
 

@@ -6,36 +6,11 @@ What always holds: void pixels count in no term; BCE and DICE are taken per mask
 
 from dataclasses import dataclass, fields
 
-import pydantic.dataclasses
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.recipe.fields import STRICT, PositiveOrZero
-
-UNKNOWN = -2
-
-
-@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
-class LossWeights:
-    """Weights of the terms.
-
-    Attributes:
-        text: Cross-entropy of the answer's tokens (mean over decisions and over the other tokens).
-        copied: Weight of a token that is not a decision, relative to a decision.
-        bce, dice: Of the decoded masks.
-        coarse: Of BCE + DICE of the coarse masks, relative to the decoded ones.
-        competition: Pixel-wise softmax cross-entropy among the classes of a question, coarse and decoded.
-        clicks: Of the masks of points and boxes.
-    """
-
-    text: PositiveOrZero = 1.0
-    copied: PositiveOrZero = 0.1
-    bce: PositiveOrZero = 2.0
-    dice: PositiveOrZero = 0.5
-    coarse: PositiveOrZero = 0.5
-    competition: PositiveOrZero = 0.5
-    clicks: PositiveOrZero = 0.5
+from training.recipe.values import LossWeights
 
 
 @dataclass

@@ -12,12 +12,13 @@ from torch import Tensor
 from lasagna.network.model import LasagnaModel
 from lasagna.network.vision import EncodedImages
 from lasagna.prompt.sequences import Prompt
-from training.engine.losses import UNKNOWN, Losses, competition_loss, mask_losses
-from training.examples.mixture import Batch
+from training.data.records import UNKNOWN
+from training.engine.losses import Losses, competition_loss, mask_losses
+from training.examples.mixture import ViewBatch
 
 
 @dataclass(frozen=True)
-class Answers:
+class ForcedAnswers:
     """What the language model says of a batch.
 
     Attributes:
@@ -37,8 +38,8 @@ class Answers:
 
 
 def answer_questions(
-    model: LasagnaModel, prompt: Prompt, tokens: Tensor, batch: Batch, rng: random.Random, drop_tokens: float
-) -> Answers:
+    model: LasagnaModel, prompt: Prompt, tokens: Tensor, batch: ViewBatch, rng: random.Random, drop_tokens: float
+) -> ForcedAnswers:
     """Runs the language model over whole sequences, teacher-forced.
 
     Args:
@@ -86,7 +87,7 @@ def answer_questions(
     column = torch.tensor(columns, device=model.device)
     before = hidden[:, start - 1 : -1]  # the state before each token of `ids`
     loss = F.cross_entropy(model.lm_head(before).float().flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
-    return Answers(
+    return ForcedAnswers(
         states=hidden[owner, start + column],
         owners=owner,
         names=torch.tensor(which, device=model.device),
@@ -99,7 +100,7 @@ def answer_questions(
 def batch_losses(
     model: LasagnaModel,
     prompt: Prompt,
-    batch: Batch,
+    batch: ViewBatch,
     rng: random.Random,
     masks_per_photo: int = 6,
     drop_tokens: float = 0.0,

@@ -18,12 +18,14 @@ from lasagna.network.model import LasagnaModel
 from lasagna.prompt.dialect import PromptFormat
 from lasagna.prompt.tokenizer import LabelTokenizer
 from training.data.folder import FolderDataset
+from training.data.spread import spread
 from training.engine.run import cpu_threads, train
 from training.engine.run_report import TerminalReporter
 from training.engine.start import prepare
-from training.evaluation.evaluate import evaluate_dataset, spread
+from training.evaluation.evaluate import evaluate_dataset
 from training.examples.batches import MicroBatch
-from training.examples.mixture import Mixture, Photos
+from training.examples.mixture import Mixture
+from training.examples.photos import Photos
 from training.recipe.values import Recipe
 
 PHOTOS, LOSS_BATCHES = 40, 6

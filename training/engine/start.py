@@ -17,14 +17,15 @@ from lasagna.prompt.dialect import PromptFormat
 from lasagna.prompt.sequences import Prompt
 from lasagna.prompt.tokenizer import LabelTokenizer, load_tokenizer
 from training.data.concepts import CONCEPTS
-from training.data.sets import missing_files, photos_in_memory
+from training.data.sets import missing_files
 from training.engine.adapters import new_token_ids, save_light
+from training.engine.encoders import Conversations, LiveEncoder, PhotoEncoder
 from training.engine.feature_store import FeatureStore
 from training.engine.features import FrozenEncoder
 from training.engine.label_tokenizer import build_tokenizer
 from training.engine.weights import cast_frozen, checkpoint_gradients, choose_trained, trained_rule
-from training.examples.encoders import Conversations, Encoder, LiveEncoder
-from training.examples.mixture import Mixture, Photos
+from training.examples.mixture import Mixture
+from training.examples.photos import Photos, photos_in_memory
 from training.examples.tasks import Tasks
 from training.examples.wordings import NEW_MAX_LENGTH, QUESTIONS, paper_format
 from training.recipe.values import NewModel, Recipe
@@ -33,7 +34,7 @@ Draw = Callable[[int, int], Any]
 
 
 @dataclass(frozen=True)
-class Run:
+class PreparedRun:
     """What the engine trains.
 
     Attributes:
@@ -46,7 +47,7 @@ class Run:
     model: LasagnaModel
     tokenizer: LabelTokenizer
     format: PromptFormat
-    encoder: Encoder | None = None
+    encoder: PhotoEncoder | None = None
     draw: Draw = lambda step, part: None
 
     @property
@@ -62,7 +63,7 @@ class Run:
         save_checkpoint(folder, self.model, self.tokenizer, self.format, Calibration())
 
 
-def prepare(recipe: Recipe) -> Run:
+def prepare(recipe: Recipe) -> PreparedRun:
     """Opens the data sets and makes or loads the model. The same recipe gives the same weights.
 
     Raises:
@@ -93,12 +94,12 @@ def prepare(recipe: Recipe) -> Run:
     cast_frozen(model, getattr(torch, recipe.optimiser.frozen_precision))
     if recipe.optimiser.gradient_checkpointing:
         checkpoint_gradients(model)
-    run = Run(recipe, model, tokenizer, format)
+    run = PreparedRun(recipe, model, tokenizer, format)
     encoder = _encoder(run)
     return replace(run, encoder=encoder, draw=_draw(recipe, run.prompt, photos, image_size, encoder))
 
 
-def _encoder(run: Run) -> Encoder:
+def _encoder(run: PreparedRun) -> PhotoEncoder:
     if run.recipe.features is None:
         return LiveEncoder(run.model)
     folder, limit = run.recipe.features.folder, run.recipe.features.gigabytes
@@ -125,7 +126,7 @@ def _shape(recipe: Recipe) -> NewModel:
     return recipe.model
 
 
-def _draw(recipe: Recipe, prompt: Prompt, photos: list[Photos], image_size: int, encoder: Encoder) -> Draw:
+def _draw(recipe: Recipe, prompt: Prompt, photos: list[Photos], image_size: int, encoder: PhotoEncoder) -> Draw:
     """The examples of every micro-batch: random views of photos for class lists where the recipe augments, else
     conversations."""
     tasks = Tasks(recipe, prompt)

@@ -19,12 +19,12 @@ from lasagna.errors import TrainingError
 from lasagna.network.compat import ensure_torchvision
 from lasagna.network.model import LasagnaModel
 from lasagna.prompt.sequences import Prompt
+from training.engine.conversations import ConversationWeights, conversation_losses
+from training.engine.encoders import Conversations, LiveEncoder, PhotoEncoder
 from training.engine.objective import batch_losses
-from training.engine.start import Run
+from training.engine.start import PreparedRun
 from training.engine.weights import parameter_groups
 from training.examples.batches import MicroBatch, MicroBatches, batch_workers
-from training.examples.conversations import ConversationWeights, conversation_losses
-from training.examples.encoders import Conversations, Encoder, LiveEncoder
 from training.recipe.values import Recipe
 
 ensure_torchvision()
@@ -45,7 +45,9 @@ class Objective(nn.Module):
         encoder: Of the photos of conversations; None: the model's own.
     """
 
-    def __init__(self, model: LasagnaModel, prompt: Prompt, recipe: Recipe, encoder: Encoder | None = None) -> None:
+    def __init__(
+        self, model: LasagnaModel, prompt: Prompt, recipe: Recipe, encoder: PhotoEncoder | None = None
+    ) -> None:
         super().__init__()
         self.model, self.prompt, self.recipe, self._encoder = model, prompt, recipe, encoder or LiveEncoder(model)
         self._precision = getattr(torch, recipe.optimiser.precision)
@@ -80,7 +82,7 @@ class Trainer(transformers.Trainer):
 
     def __init__(
         self,
-        run: Run,
+        run: PreparedRun,
         arguments: TrainingArguments,
         on_log: Callable[[dict[str, float]], None],
         on_step: Callable[[int], None],

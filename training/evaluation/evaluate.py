@@ -22,13 +22,14 @@ from training.data.folder import FolderDataset
 from training.data.records import OTHER, LabelMap, Record
 from training.data.sources import Source
 from training.data.sources.folder import Folder
+from training.data.spread import spread
 from training.evaluation.metrics import PresenceMetrics, SegmentationMetrics, reliability
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-class Segmenter(Protocol):
+class ClassListModel(Protocol):
     """What is evaluated: a `Lasagna`, or anything else that answers class lists."""
 
     def segment_batch(
@@ -141,7 +142,7 @@ def _reliability(presence: PresenceMetrics) -> dict[str, list[Any]] | None:
 
 
 def evaluate_dataset(
-    model: Segmenter,
+    model: ClassListModel,
     dataset: FolderDataset | Source,
     *,
     distractors: Distractors | None = None,
@@ -265,13 +266,6 @@ def _score(result: Evaluation, asked: _Asked, answer: Segmentation) -> None:
         asked.indices,
     )
     result.images += 1
-
-
-def spread(length: int, limit: int | None) -> list[int]:
-    """Indices of `limit` of `length` items, evenly spread and in order; all of them without a limit."""
-    if limit is None or limit >= length:
-        return list(range(length))
-    return [i * length // limit for i in range(limit)]
 
 
 def read_names(source: Path) -> list[str]:

@@ -20,7 +20,8 @@ from lasagna.files import write_atomically
 from lasagna.masks.segmentation import ClassAnswer, Segmentation
 from lasagna.pages import page_environment
 from training.data.records import LabelMap, Record
-from training.evaluation.evaluate import Segmenter, read_photo, spread
+from training.data.spread import spread
+from training.evaluation.evaluate import ClassListModel, read_photo
 from training.evaluation.gate import Verdict
 from training.evaluation.metrics import reliability
 from training.evaluation.paired import ClassChange
@@ -72,7 +73,7 @@ def _photo_iou(score: ImageScore) -> float | None:
 
 
 def make_samples(
-    records: Iterable[Record], chosen: Mapping[str, float], champion: Segmenter, candidate: Segmenter
+    records: Iterable[Record], chosen: Mapping[str, float], champion: ClassListModel, candidate: ClassListModel
 ) -> list[Sample]:
     """Asks both models of the chosen photos, in that order; the answers are those that were scored."""
     by_id = {record.image_id: record for record in records if record.image_id in chosen}

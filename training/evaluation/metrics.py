@@ -177,7 +177,7 @@ class PresenceMetrics:
         """The calibration error after calibration on this very data, without a probability having seen its own truth.
 
         Every second image is one half. The answers of each half are calibrated on the other one, by Platt scaling of
-        the logits (a temperature and an offset, as `training.commands.calibrate` fits them on held-out photos).
+        the logits (a temperature and an offset, as `training.evaluation.calibrate` fits them on held-out photos).
 
         Returns:
             `expected_calibration_error` of all answers; None where a half has no present or no absent answer.

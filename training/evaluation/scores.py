@@ -19,7 +19,7 @@ import numpy as np
 from lasagna.errors import DataError, LasagnaError
 from lasagna.masks.segmentation import Segmentation
 from training.data.records import UNKNOWN, LabelMap, Record
-from training.evaluation.evaluate import Segmenter, read_photo
+from training.evaluation.evaluate import ClassListModel, read_photo
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -79,7 +79,7 @@ def _say_failure(image_id: str, reason: str) -> None:
 
 
 def score_images(
-    model: Segmenter,
+    model: ClassListModel,
     records: Iterable[Record],
     on_image: Callable[[], None] = lambda: None,
     *,
@@ -118,7 +118,9 @@ _EVERYTHING = 1e-30
 """A threshold below every probability that a model gives."""
 
 
-def measure_latency(champion: Segmenter, candidate: Segmenter, records: Iterable[Record], photos: int = 8) -> Latency:
+def measure_latency(
+    champion: ClassListModel, candidate: ClassListModel, records: Iterable[Record], photos: int = 8
+) -> Latency:
     """Seconds of both models for the same work: a photo, its first 8 classes, each of them drawn.
 
     As they decide for themselves, one that finds two classes where the other finds none would look slow for being

@@ -5,7 +5,7 @@ What is scored is the union of the masks of the answer. How a model is asked:
 
 - `ListOfOne`: a class list whose one name is the expression; absent is "nothing is meant". For a model that was
   trained on class lists alone, as `nano`.
-- `Conversation`: the checkpoint's own wording for the task, and a free answer; one without a mask is "nothing is
+- `InConversation`: the checkpoint's own wording for the task, and a free answer; one without a mask is "nothing is
   meant".
 """
 
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from lasagna.errors import DataError, LasagnaError
 from training.data.records import UNKNOWN
 from training.data.sources import Source
-from training.evaluation.evaluate import Segmenter, read_photo, spread
+from training.data.spread import spread
+from training.evaluation.evaluate import ClassListModel, read_photo
 from training.evaluation.text_metrics import TextMetrics
 
 LONGEST = {"referring": 32, "reasoning": 256}
@@ -40,7 +41,7 @@ class TextSegmenter(Protocol):
 class ListOfOne:
     """Asks a text as a class list of one name."""
 
-    def __init__(self, model: Segmenter, threshold: float | None = None) -> None:
+    def __init__(self, model: ClassListModel, threshold: float | None = None) -> None:
         self._model, self._threshold = model, threshold
 
     def segment_texts(self, images: Sequence[Any], texts: Sequence[str], /) -> list[Mask]:
@@ -51,7 +52,7 @@ class ListOfOne:
         ]
 
 
-class Conversation:
+class InConversation:
     """Asks a text in the checkpoint's own wording, and lets it answer freely.
 
     Args:
@@ -77,7 +78,7 @@ def text_segmenter(model: Any, task: str, threshold: float | None = None) -> Tex
     """How a model is asked about texts: in conversation where its checkpoint knows the task, else by lists of one."""
     prompt = getattr(model, "prompt", None)
     if prompt is not None and prompt.knows(task) and hasattr(model, "ask"):
-        return Conversation(model, task)
+        return InConversation(model, task)
     return ListOfOne(model, threshold)
 
 

@@ -6,17 +6,13 @@ sees what the killed one would have seen, and a step is the same whatever the nu
 
 import random
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lasagna.errors import DataError
-from lasagna.masks.image import load_image
 from lasagna.network.pyramid import PyramidEncoder
 from training.data.concepts import (
     CONCEPTS,
@@ -26,15 +22,16 @@ from training.data.concepts import (
     is_doubtful_negative,
     possible_negatives,
 )
-from training.data.folder import BACKGROUND, VOID, FolderDataset
-from training.data.records import OTHER, UNKNOWN, Record
-from training.data.sources import Source
-from training.examples.augment import Photo, random_view
-from training.examples.sequences import ClassList, SequenceOptions, sample_class_list
+from training.data.folder import VOID
+from training.data.records import OTHER, UNKNOWN
+from training.examples.augment import random_view
+from training.examples.photos import Photos
+from training.examples.sequences import ClassList, sample_class_list
+from training.recipe.sequence import SequenceOptions
 
 
 @dataclass(frozen=True)
-class Example:
+class View:
     """One augmented photo and its question.
 
     Attributes:
@@ -49,7 +46,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ViewBatch:
     pixels: Tensor
     labels: Tensor
     classes: list[ClassList]
@@ -61,83 +58,6 @@ UNSHOWN_RATE = 0.1
 """How often a class that no photo of its set shows is asked as absent. Twenty corrections rarely show all labels of a
 project, and a name that is only ever answered with "absent" is soon answered so everywhere; but a false positive that
 somebody removed has to teach something too."""
-
-
-class Photos:
-    """One data set of class lists held in memory.
-
-    Attributes:
-        name: Of the data set; what its names may mean beside others' depends on it (`training.data.concepts`).
-        classes: Its class names.
-        images: uint8 (H, W, 3) each.
-        masks: uint8 (H, W) each: indices into `classes`, `BACKGROUND` or `VOID`.
-        decided: bool (photos, classes): whether the annotation says if the class is there.
-        shown: bool (classes,): whether any of the photos has the class.
-        weights: How often each photo is drawn, relative to the others.
-    """
-
-    def __init__(self, dataset: FolderDataset) -> None:
-        self.name, self.classes = dataset.name, dataset.classes
-        with ThreadPoolExecutor(4) as pool:
-            self.images = list(pool.map(lambda s: np.asarray(load_image(s.image_path)), dataset))
-        self.masks: list[Photo] = [dataset.read_mask(i) for i in range(len(dataset))]
-        self.decided: NDArray[np.bool_] = np.ones((len(self.images), len(self.classes)), bool)
-        self._weigh()
-
-    @classmethod
-    def from_source(cls, source: Source, name: str, longest: int) -> "Photos":
-        """Any source of class lists.
-
-        Args:
-            longest: Larger photos are held with this longest side.
-
-        Raises:
-            DataError: It has more classes than a mask of 8 bits can hold, or a record without a class list.
-        """
-        if len(source.classes) > BACKGROUND:
-            raise DataError(f"{name} has {len(source.classes)} classes; photos in memory have at most {BACKGROUND}")
-        photos = cls.__new__(cls)
-        photos.name, photos.classes = name, tuple(source.classes)
-        with ThreadPoolExecutor(4) as pool:
-            found = list(pool.map(lambda i: _read(source[i], photos.classes, longest), range(len(source))))
-        photos.images = [image for image, _, _ in found]
-        photos.masks = [mask for _, mask, _ in found]
-        photos.decided = np.stack([decided for _, _, decided in found])
-        photos._weigh()
-        return photos
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def _weigh(self) -> None:
-        """Repeat-factor sampling (LVIS, arXiv 1908.03195): photos with rare classes come more often."""
-        present = np.zeros((len(self.images), len(self.classes)), bool)
-        for i, mask in enumerate(self.masks):
-            found = np.unique(mask)
-            present[i, found[found < len(self.classes)]] = True
-        self.shown: NDArray[np.bool_] = np.asarray(present.any(0))
-        frequency = present.mean(0).clip(1e-6)
-        factor = np.sqrt(np.maximum(1.0, 0.15 / frequency)).clip(max=4.0)
-        self.weights = np.where(present, factor, 1.0).max(1)
-
-
-def _read(record: Record, classes: tuple[str, ...], longest: int) -> tuple[Photo, Photo, NDArray[np.bool_]]:
-    """Photo, mask and decided classes of a record. Where masks overlap, the later layer is on top."""
-    if record.image_path is None or not record.classes:
-        raise DataError(f"{record.source} {record.image_id}: no class list of a photo")
-    image = np.asarray(load_image(record.image_path))
-    labels = record.read()
-    table = np.array([classes.index(name) for name in record.classes], np.uint8)
-    mask: Photo = np.full((labels.shape[1], labels.shape[2]), BACKGROUND, np.uint8)
-    for layer in labels:
-        mask[layer >= 0] = table[layer[layer >= 0]]
-    mask[(labels == UNKNOWN).any(0)] = VOID
-    scale = longest / max(mask.shape)
-    if scale < 1:
-        size = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
-        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-        mask = np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), np.uint8)
-    return image, mask, np.isin(classes, record.classes)
 
 
 class Mixture:
@@ -172,19 +92,19 @@ class Mixture:
         for word, concept in CONCEPTS.items():
             self.synonyms.setdefault(concept, []).append(word)
 
-    def batch(self, step: int, part: int = 0) -> Batch:
+    def batch(self, step: int, part: int = 0) -> ViewBatch:
         # Parts draw different photos; how long a step's lists are is the same for all, since the slowest of the
         # processes sets the pace.
         low, high = self.options.draw_lengths(random.Random(f"{self.seed}-{step}"))
         rng = random.Random(f"{self.seed}-{part}-{step}")
         examples = [self._example(rng, rng.randint(low, high)) for _ in range(self.batch_size)]
-        return Batch(
+        return ViewBatch(
             torch.stack([example.pixels for example in examples]),
             torch.from_numpy(np.stack([example.labels for example in examples])),
             [example.classes for example in examples],
         )
 
-    def _example(self, rng: random.Random, length: int) -> Example:
+    def _example(self, rng: random.Random, length: int) -> View:
         photos = rng.choices(self.sets, weights=self.rates)[0]
         index = rng.choices(range(len(photos)), weights=photos.weights)[0]
         view, mask = random_view(photos.images[index], photos.masks[index], self.view, self.longest, rng)
@@ -216,9 +136,7 @@ class Mixture:
             if classes.present[position]:
                 lookup[photos.classes.index(name)] = position
         shown = tuple(self._reworded(name, classes.names, rng) for name in classes.names)
-        return Example(
-            PyramidEncoder.normalise(view), lookup[mask], ClassList(shown, classes.present, classes.answered)
-        )
+        return View(PyramidEncoder.normalise(view), lookup[mask], ClassList(shown, classes.present, classes.answered))
 
     def _reworded(self, name: str, others: Sequence[str], rng: random.Random) -> str:
         """Now and then a synonym that the list does not hold already: other people call it so."""

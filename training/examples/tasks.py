@@ -26,7 +26,7 @@ ATTEMPTS = 50
 
 
 @dataclass(frozen=True)
-class Example:
+class ConversationExample:
     """One conversation about one photo.
 
     Attributes:
@@ -87,7 +87,7 @@ class Tasks:
         rng = random.Random(f"task-{self._recipe.seed}-{part}-{step}")
         return rng.choices(names, weights=[tasks[name].rate for name in names])[0]
 
-    def examples(self, task: str, step: int, part: int) -> list[Example]:
+    def examples(self, task: str, step: int, part: int) -> list[ConversationExample]:
         """The examples of a micro-batch of a task: a function of its arguments and the seed."""
         seed = self._recipe.seed
         low, high = self._options.draw_lengths(random.Random(f"{seed}-{step}"))
@@ -95,7 +95,7 @@ class Tasks:
         sets = self._recipe.tasks[task].sets  # type: ignore[index]
         name = rng.choices(list(sets), weights=[data.rate for data in sets.values()])[0]
         source = self._sources[task][name]
-        found: list[Example] = []
+        found: list[ConversationExample] = []
         for _ in range(ATTEMPTS * self._recipe.optimiser.micro_batch):
             example = self._example(task, source[rng.randrange(len(source))], rng.randint(low, high), rng)
             if example is not None:
@@ -106,7 +106,7 @@ class Tasks:
             f"tasks.{task}.sets.{name}: hardly a record gives a question with this recipe's sequence options"
         )
 
-    def _example(self, task: str, record: Record, length: int, rng: random.Random) -> Example | None:
+    def _example(self, task: str, record: Record, length: int, rng: random.Random) -> ConversationExample | None:
         if record.image_path is None:
             return None
         labels = record.read() if record.labels is not None else None
@@ -117,10 +117,12 @@ class Tasks:
         conversation = self._prompt.conversation(turns)
         targets = targets[: sum(conversation.present)]  # a long answer is cut
         if labels is None:
-            return Example(record.image_path, conversation, np.zeros((0, 1, 1), bool), np.ones((1, 1), bool))
+            return ConversationExample(
+                record.image_path, conversation, np.zeros((0, 1, 1), bool), np.ones((1, 1), bool)
+            )
         masks = [(labels == target).any(0) for target in targets]
         stacked = np.stack(masks) if masks else np.zeros((0, *labels.shape[1:]), bool)
-        return Example(record.image_path, conversation, stacked, ~(labels == UNKNOWN).any(0))
+        return ConversationExample(record.image_path, conversation, stacked, ~(labels == UNKNOWN).any(0))
 
     def _class_list(
         self, record: Record, labels: LabelMap | None, length: int, rng: random.Random

@@ -18,7 +18,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from lasagna.errors import ConfigError
-from training.examples.sequences import PRESETS
+from training.recipe.sequence import PRESETS
 from training.recipe.values import TASKS, Recipe
 
 KeyPath = tuple[str, ...]

@@ -14,9 +14,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from lasagna.network.config import DecoderConfig, ModelConfig, VisionConfig
-from training.engine.losses import LossWeights
-from training.examples.sequences import PRESETS, SequenceOptions
 from training.recipe.fields import STRICT, Count, CountOrZero, Positive, PositiveOrZero, Share, Switch
+from training.recipe.sequence import PRESETS, SequenceOptions
 
 TASKS = ("semantic", "referring", "reasoning", "vqa")
 PARTS = ("encoder", "projector", "language_model", "lm_head", "prompt_projection", "segmenter")
@@ -63,7 +62,7 @@ def _rate_alone(value: Any) -> Any:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Task:
+class RecipeTask:
     """One kind of question: how often it is asked, relative to the other kinds, and about which data sets.
 
     A data set is written as its rate alone, or as the values of `DataSet`.
@@ -71,6 +70,28 @@ class Task:
 
     sets: Annotated[dict[str, Annotated[DataSet, BeforeValidator(_rate_alone)]], Field(min_length=1)]
     rate: Positive = 1.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class LossWeights:
+    """Weights of the terms.
+
+    Attributes:
+        text: Cross-entropy of the answer's tokens (mean over decisions and over the other tokens).
+        copied: Weight of a token that is not a decision, relative to a decision.
+        bce, dice: Of the decoded masks.
+        coarse: Of BCE + DICE of the coarse masks, relative to the decoded ones.
+        competition: Pixel-wise softmax cross-entropy among the classes of a question, coarse and decoded.
+        clicks: Of the masks of points and boxes.
+    """
+
+    text: PositiveOrZero = 1.0
+    copied: PositiveOrZero = 0.1
+    bce: PositiveOrZero = 2.0
+    dice: PositiveOrZero = 0.5
+    coarse: PositiveOrZero = 0.5
+    competition: PositiveOrZero = 0.5
+    clicks: PositiveOrZero = 0.5
 
 
 _Side = Annotated[int, Field(strict=True, ge=32, multiple_of=32)]
@@ -255,7 +276,7 @@ class Recipe:
     """
 
     output: Path
-    tasks: Annotated[dict[Literal["semantic", "referring", "reasoning", "vqa"], Task], Field(min_length=1)]
+    tasks: Annotated[dict[Literal["semantic", "referring", "reasoning", "vqa"], RecipeTask], Field(min_length=1)]
     optimiser: Optimiser
     data: Path = Path("data")
     start: str | None = None

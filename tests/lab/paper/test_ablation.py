@@ -15,7 +15,7 @@ from lab.paper.ablation import EXACT, ROWS, ablation_table, row_recipe, summaris
 from lasagna.commands.cli import main
 from lasagna.errors import ConfigError
 from training.engine.start import prepare
-from training.examples.sequences import PRESETS
+from training.recipe.sequence import PRESETS
 from training.recipe.values import Recipe
 
 COLOURS = {"dog": (220, 20, 20), "cow": (20, 20, 220)}

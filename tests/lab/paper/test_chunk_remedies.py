@@ -10,7 +10,7 @@ from PIL import Image
 from lab.paper.chunk_remedies import (
     CANDIDATE,
     ROWS,
-    Asked,
+    Redecided,
     candidates_again,
     equal_count,
     halves,
@@ -46,7 +46,7 @@ def test_halves_are_of_the_lists_that_they_say(model: Lasagna, photo: Image.Imag
     whole, chunked = found(model, photo), found(model, photo, SIZE)
     assert names(whole) != names(chunked), "this model answers chunks otherwise, or the test sees nothing"
     for presence, masks, decided, drawn in ((None, SIZE, whole, chunked), (SIZE, None, chunked, whole)):
-        mixed = found(Asked(model, halves(presence, masks)), photo, SIZE)
+        mixed = found(Redecided(model, halves(presence, masks)), photo, SIZE)
         assert names(mixed) == names(decided)
         assert [one.probability for one in mixed.classes] == [one.probability for one in decided.classes]
         both = set(names(decided)) & set(names(drawn))
@@ -57,14 +57,14 @@ def test_halves_are_of_the_lists_that_they_say(model: Lasagna, photo: Image.Imag
 def test_masks_again_change_no_decision(model: Lasagna, photo: Image.Image) -> None:
     options: dict[str, Any] = {"chunk_size": SIZE}
     options["threshold"] = float(np.median([one.probability for one in found(model, photo, SIZE).classes]))
-    chunked, again = (asked.segment(photo, NAMES, **options) for asked in (model, Asked(model, masks_again)))
+    chunked, again = (asked.segment(photo, NAMES, **options) for asked in (model, Redecided(model, masks_again)))
     assert names(again) == names(chunked)
     assert 0 < len(names(chunked)) < len(NAMES)
     assert any(not np.array_equal(again[name].mask, chunked[name].mask) for name in names(chunked))
 
 
 def test_candidates_are_chosen_by_chunks_and_decided_by_one_list(model: Lasagna, photo: Image.Image) -> None:
-    chunked, again = found(model, photo, SIZE), found(Asked(model, candidates_again), photo, SIZE)
+    chunked, again = found(model, photo, SIZE), found(Redecided(model, candidates_again), photo, SIZE)
     likely = sorted((one for one in chunked.classes if one.probability >= CANDIDATE), key=lambda one: -one.probability)
     asked = [name for name in NAMES if name in {one.name for one in likely[:SIZE]}]
     second = model.segment(photo, asked)

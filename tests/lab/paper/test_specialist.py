@@ -14,7 +14,7 @@ from lasagna.commands.cli import main
 from lasagna.errors import CheckpointError, QueryError
 from training.data.folder import FolderDataset
 from training.evaluation.evaluate import evaluate_dataset
-from training.examples.mixture import Photos
+from training.examples.photos import Photos
 from training.recipe.values import Optimiser
 
 

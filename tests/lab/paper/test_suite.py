@@ -11,11 +11,11 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
-from lab.paper.suite import Part, Runner, read_suite
+from lab.paper.published import TABLE_1, TABLE_4, TABLES
+from lab.paper.suite import Runner, SuitePart, read_suite
 from lab.paper.suite_tables import beside_paper
 from lasagna.commands.cli import main
 from lasagna.errors import ConfigError
-from training.evaluation.paper import TABLE_1, TABLE_4, TABLES
 
 SUITES = sorted((Path(__file__).parents[3] / "lab" / "paper" / "evaluations").glob("*.yaml"))
 
@@ -60,12 +60,12 @@ def suite_file(data: Path, tmp_path: Path, random_checkpoint: Path) -> Path:
 def test_parts_are_grouped_by_model(suite_file: Path) -> None:
     parts = Runner(read_suite(suite_file)).parts
     assert parts == [
-        Part("closed_set", "tiny", "farm"),
-        Part("chunk_sizes", "tiny", "farm", "N"),
-        Part("chunk_sizes", "tiny", "farm", "1"),
-        Part("generalised", "tiny", "farm"),
-        Part("closed_set", "by one", "farm"),
-        Part("generalised", "by one", "farm"),
+        SuitePart("closed_set", "tiny", "farm"),
+        SuitePart("chunk_sizes", "tiny", "farm", "N"),
+        SuitePart("chunk_sizes", "tiny", "farm", "1"),
+        SuitePart("generalised", "tiny", "farm"),
+        SuitePart("closed_set", "by one", "farm"),
+        SuitePart("generalised", "by one", "farm"),
     ]
     assert len({part.file for part in parts}) == 6
 
@@ -74,7 +74,7 @@ def test_a_part_is_computed_once_and_again_when_what_it_depends_on_changes(
     suite_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suite = read_suite(suite_file)
-    runner, part = Runner(suite, device="cpu"), Part("closed_set", "tiny", "farm")
+    runner, part = Runner(suite, device="cpu"), SuitePart("closed_set", "tiny", "farm")
     assert runner.finished(part) is None
     assert runner.length(part) == 3
     seen: list[None] = []
@@ -119,7 +119,7 @@ def test_all_that_is_missing_is_listed_before_anything_runs(suite_file: Path) ->
 def test_a_specialist_is_measured_on_its_own_classes_alone(suite_file: Path, tmp_path: Path) -> None:
     changes = {"models": f"{{spec: {{checkpoint: {tmp_path}/specialist, kind: specialist}}}}"}
     runner = Runner(read_suite(suite_file, changes))
-    assert runner.parts == [Part("closed_set", "spec", "farm")]
+    assert runner.parts == [SuitePart("closed_set", "spec", "farm")]
     with pytest.raises(ConfigError, match=r"specialist/farm/specialist\.pt is missing"):
         runner.check()
 

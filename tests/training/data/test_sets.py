@@ -11,9 +11,9 @@ from lasagna.errors import DataError
 from tests.training.data.sources.samples import SAMPLES
 from training.data.folder import BACKGROUND, VOID, FolderDataset
 from training.data.records import OTHER, UNKNOWN, Record
-from training.data.sets import missing_files, open_photos, open_set, photos_in_memory, reader_of
+from training.data.sets import missing_files, open_photos, open_set, reader_of
 from training.engine.run import train
-from training.examples.mixture import Photos
+from training.examples.photos import Photos, photos_in_memory
 from training.recipe.files import read_recipe
 from training.recipe.values import Recipe
 

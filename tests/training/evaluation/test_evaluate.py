@@ -14,8 +14,9 @@ from lasagna import ClassAnswer, Lasagna, Segmentation
 from lasagna.commands.cli import main
 from lasagna.errors import DataError
 from training.data.folder import BACKGROUND, FolderDataset
+from training.data.spread import spread
 from training.evaluation.chunks import ChunkSize, chunk_table, evaluate_chunk_sizes
-from training.evaluation.evaluate import Distractors, choose_distractors, evaluate_dataset, read_names, spread
+from training.evaluation.evaluate import Distractors, choose_distractors, evaluate_dataset, read_names
 
 SIZE = (24, 32)
 

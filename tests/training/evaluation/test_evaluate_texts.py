@@ -11,7 +11,7 @@ from PIL import Image
 from lasagna import ClassAnswer, Lasagna, Segmentation
 from lasagna.errors import DataError
 from training.data.records import OTHER, UNKNOWN, Record
-from training.evaluation.texts import Conversation, ListOfOne, evaluate_texts, text_segmenter
+from training.evaluation.texts import InConversation, ListOfOne, evaluate_texts, text_segmenter
 
 SIZE = (8, 10)
 
@@ -114,7 +114,7 @@ class Talks:
 
 def test_a_conversation_is_scored_by_the_union_of_its_masks(tmp_path: Path) -> None:
     talks = Talks()
-    found = evaluate_texts(Conversation(talks, "referring"), Pairs(tmp_path))
+    found = evaluate_texts(InConversation(talks, "referring"), Pairs(tmp_path))
     assert found.metrics.ciou == pytest.approx(1 / 2)
     assert found.metrics.no_target_accuracy == 1.0
     assert talks.options == {"task": "referring", "max_new_tokens": 32}
@@ -122,7 +122,7 @@ def test_a_conversation_is_scored_by_the_union_of_its_masks(tmp_path: Path) -> N
 
 def test_a_checkpoint_is_asked_as_it_was_trained() -> None:
     model = Lasagna.random()
-    assert isinstance(text_segmenter(model, "referring"), Conversation)
+    assert isinstance(text_segmenter(model, "referring"), InConversation)
     assert isinstance(text_segmenter(Lists(), "referring"), ListOfOne)
     nano = Lasagna.from_pretrained("nano")
     assert not nano.prompt.knows("referring")
@@ -132,7 +132,7 @@ def test_a_checkpoint_is_asked_as_it_was_trained() -> None:
 @pytest.mark.parametrize("conversation", [True, False])
 def test_a_real_model_answers_texts(tmp_path: Path, conversation: bool) -> None:
     model = Lasagna.random()
-    asked = Conversation(model, "referring", 8) if conversation else ListOfOne(model)
+    asked = InConversation(model, "referring", 8) if conversation else ListOfOne(model)
     found = evaluate_texts(asked, Pairs(tmp_path))
     assert len(found.metrics) == 4
     assert not found.failures

@@ -11,8 +11,9 @@ from PIL import Image
 from lasagna.errors import DataError
 from training.data.folder import BACKGROUND, VOID, FolderDataset
 from training.examples.augment import random_view
-from training.examples.mixture import OTHER, UNKNOWN, VIEW_SIZE, Mixture, Photos
-from training.examples.sequences import SequenceOptions
+from training.examples.mixture import OTHER, UNKNOWN, VIEW_SIZE, Mixture
+from training.examples.photos import Photos
+from training.recipe.sequence import SequenceOptions
 
 
 def test_the_reader_counts_queryable_classes_only(squares: Path) -> None:

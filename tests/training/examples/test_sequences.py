@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from training.examples.sequences import ClassList, SequenceOptions, sample_class_list
+from training.examples.sequences import ClassList, sample_class_list
+from training.recipe.sequence import SequenceOptions
 
 POSITIVES = [f"p{i}" for i in range(8)]
 NEGATIVES = [f"n{i}" for i in range(30)]

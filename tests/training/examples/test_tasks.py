@@ -12,8 +12,9 @@ from lasagna.errors import DataError, QueryError
 from lasagna.prompt.dialect import RELEASED, PromptFormat
 from lasagna.prompt.sequences import IGNORED, Conversation, Prompt
 from training.data.records import OTHER, UNKNOWN, LabelMap, Record
-from training.examples.sequences import PRESETS, SequenceOptions, sample_class_list
+from training.examples.sequences import sample_class_list
 from training.examples.tasks import Tasks
+from training.recipe.sequence import PRESETS, SequenceOptions
 from training.recipe.values import Recipe
 
 DIALECTS = {

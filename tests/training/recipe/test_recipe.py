@@ -7,8 +7,8 @@ from click.testing import CliRunner
 
 from lasagna.errors import ConfigError
 from training.commands.train import train
-from training.examples.sequences import PRESETS
 from training.recipe.files import read_recipe, recipe_from_values, to_values
+from training.recipe.sequence import PRESETS
 from training.recipe.values import TASKS
 
 RECIPES = sorted((Path(__file__).parents[3] / "training" / "recipes").glob("*.yaml"))

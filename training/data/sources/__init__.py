@@ -32,7 +32,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Entry:
+class ReaderEntry:
     """Where a data set's reader is, and where the data set itself.
 
     Attributes:
@@ -49,36 +49,36 @@ class Entry:
 _UNC = ("train", "val", "testA", "testB")
 
 # The folders are those that LISA's and LaSagnA's published training code expect.
-SOURCES: dict[str, Entry] = {
+SOURCES: dict[str, ReaderEntry] = {
     # Class lists.
-    "ade20k": Entry("ade20k:ade20k", "ade20k"),
-    "cocostuff": Entry("cocostuff:cocostuff"),
-    "cocostuff_pixelmaps": Entry("cocostuff:cocostuff_pixelmaps"),
-    "coco_instances": Entry("coco_json:CocoInstances", "coco"),
-    "coco_panoptic": Entry("coco_json:CocoPanoptic", "coco"),
-    "cityscapes": Entry("cityscapes:cityscapes", "cityscapes"),
-    "mapillary": Entry("mapillary:mapillary", "mapillary"),
-    "mapillary_v1.2": Entry("mapillary:mapillary_12", "mapillary"),
-    "openimages": Entry("openimages:OpenImages", "OpenImageV6", ("train", "val", "test")),
-    "pascal_context_59": Entry("pascal:pascal_context_59"),
-    "pascal_context_459": Entry("pascal:pascal_context_459"),
-    "pascal_voc_20": Entry("pascal:pascal_voc"),
+    "ade20k": ReaderEntry("ade20k:ade20k", "ade20k"),
+    "cocostuff": ReaderEntry("cocostuff:cocostuff"),
+    "cocostuff_pixelmaps": ReaderEntry("cocostuff:cocostuff_pixelmaps"),
+    "coco_instances": ReaderEntry("coco_json:CocoInstances", "coco"),
+    "coco_panoptic": ReaderEntry("coco_json:CocoPanoptic", "coco"),
+    "cityscapes": ReaderEntry("cityscapes:cityscapes", "cityscapes"),
+    "mapillary": ReaderEntry("mapillary:mapillary", "mapillary"),
+    "mapillary_v1.2": ReaderEntry("mapillary:mapillary_12", "mapillary"),
+    "openimages": ReaderEntry("openimages:OpenImages", "OpenImageV6", ("train", "val", "test")),
+    "pascal_context_59": ReaderEntry("pascal:pascal_context_59"),
+    "pascal_context_459": ReaderEntry("pascal:pascal_context_459"),
+    "pascal_voc_20": ReaderEntry("pascal:pascal_voc"),
     # Texts with masks.
-    "refclef": Entry("referring:RefClef", "refer_seg", _UNC),
-    "refclef-berkeley": Entry("referring:RefClefBerkeley", "refer_seg", ("train", "val", "test")),
-    "refcoco": Entry("referring:RefCoco", "refer_seg", _UNC),
-    "refcoco-google": Entry("referring:RefCocoGoogle", "refer_seg", ("train", "val", "test")),
-    "refcoco+": Entry("referring:RefCocoPlus", "refer_seg", _UNC),
-    "refcocog": Entry("referring:RefCocoG", "refer_seg", ("train", "val", "test")),
-    "refcocog-google": Entry("referring:RefCocoGGoogle", "refer_seg"),
-    "grefcoco": Entry("referring:GRefCoco", "refer_seg", _UNC),
-    "reasonseg": Entry("reasoning:ReasonSeg", "reason_seg/ReasonSeg", ("train", "val", "test")),
+    "refclef": ReaderEntry("referring:RefClef", "refer_seg", _UNC),
+    "refclef-berkeley": ReaderEntry("referring:RefClefBerkeley", "refer_seg", ("train", "val", "test")),
+    "refcoco": ReaderEntry("referring:RefCoco", "refer_seg", _UNC),
+    "refcoco-google": ReaderEntry("referring:RefCocoGoogle", "refer_seg", ("train", "val", "test")),
+    "refcoco+": ReaderEntry("referring:RefCocoPlus", "refer_seg", _UNC),
+    "refcocog": ReaderEntry("referring:RefCocoG", "refer_seg", ("train", "val", "test")),
+    "refcocog-google": ReaderEntry("referring:RefCocoGGoogle", "refer_seg"),
+    "grefcoco": ReaderEntry("referring:GRefCoco", "refer_seg", _UNC),
+    "reasonseg": ReaderEntry("reasoning:ReasonSeg", "reason_seg/ReasonSeg", ("train", "val", "test")),
     # Text alone.
-    "llava_instruct_150k": Entry("vqa:LlavaInstruct", splits=("train",)),
+    "llava_instruct_150k": ReaderEntry("vqa:LlavaInstruct", splits=("train",)),
     # One's own, in a folder of its own.
-    "folder": Entry("folder:Folder"),
-    "expressions": Entry("expressions:Expressions"),
-    "label_studio": Entry("label_studio:LabelStudioExport"),
+    "folder": ReaderEntry("folder:Folder"),
+    "expressions": ReaderEntry("expressions:Expressions"),
+    "label_studio": ReaderEntry("label_studio:LabelStudioExport"),
 }
 
 

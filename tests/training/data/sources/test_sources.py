@@ -13,7 +13,7 @@ from lasagna.errors import ConfigError, DataError, LasagnaError
 from tests.training.data.sources import samples
 from tests.training.data.sources.samples import SAMPLES, SIZE
 from training.data.records import OTHER, UNKNOWN
-from training.data.sources import SOURCES, Entry, open_source
+from training.data.sources import SOURCES, ReaderEntry, open_source
 
 ONE_TARGET = np.array([[0] * 4 + [OTHER] * 4] * SIZE[0])
 
@@ -136,7 +136,7 @@ def test_the_documented_reader_works(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert spec.loader is not None
     monkeypatch.setitem(sys.modules, spec.name, importlib.util.module_from_spec(spec))
     spec.loader.exec_module(sys.modules[spec.name])
-    for name, value in eval(f"{{{entry}}}", {"Entry": Entry}).items():
+    for name, value in eval(f"{{{entry}}}", {"ReaderEntry": ReaderEntry}).items():
         monkeypatch.setitem(SOURCES, name, value)
 
     samples.photo(tmp_path / "pets" / "images" / "Abyssinian_1.jpg")

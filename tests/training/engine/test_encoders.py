@@ -7,7 +7,7 @@ from PIL import Image
 
 from lasagna import Lasagna
 from lasagna.assistant.lasagna import masks_to_image
-from training.examples.encoders import Conversations, LiveEncoder
+from training.engine.encoders import Conversations, LiveEncoder
 
 
 def test_photos_of_any_shape_are_one_batch_and_masks_come_back_in_their_shapes(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lasagna import Lasagna
-from training.examples.conversations import (
+from training.engine.conversations import (
     ConversationBatch,
     ConversationWeights,
     conversation_losses,

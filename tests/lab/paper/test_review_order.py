@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.paper.order import ORDERS, _first_quarter, _judge, measure_orders, needed_edits
+from lab.paper.review_order import ORDERS, _first_quarter, _judge, measure_orders, needed_edits
 from lasagna import Lasagna
 from lasagna.masks.segmentation import ClassAnswer, Segmentation
 from training.data.folder import BACKGROUND, VOID, FolderDataset

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from lab.loop.bench import Shown, table
+from lab.loop.command import Shown, table
 from training.evaluation.paired import Change
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from lasagna.masks.ordering import expected_edits
 from lasagna.masks.segmentation import Segmentation
 from training.data.folder import VOID, FolderDataset
-from training.evaluation.evaluate import Segmenter, spread
+from training.data.spread import spread
+from training.evaluation.evaluate import ClassListModel
 
 ACCEPT = 0.8
 """IoU with the truth from which on a person leaves a region alone."""
@@ -81,7 +82,7 @@ def needed_edits(answer: Segmentation, truth: NDArray[np.uint8], accept: float =
 
 
 def measure_orders(
-    model: Segmenter, dataset: FolderDataset, limit: int | None, on_image: Callable[[], None] = lambda: None
+    model: ClassListModel, dataset: FolderDataset, limit: int | None, on_image: Callable[[], None] = lambda: None
 ) -> tuple[float, dict[str, Ordering]]:
     """Edits per photo, and what each of `ORDERS` makes of them; see `Ordering`.
 

@@ -13,20 +13,26 @@ from lasagna import Lasagna
 from lasagna.checkpoint.folder import Calibration, load_calibration
 from lasagna.commands.cli import main
 from lasagna.errors import DataError
-from training.commands.calibrate import Answers, answers_by_class, collect_answers, fit_calibration, fit_class_offsets
 from training.data.folder import FolderDataset
+from training.evaluation.calibrate import (
+    PresenceAnswers,
+    answers_by_class,
+    collect_answers,
+    fit_calibration,
+    fit_class_offsets,
+)
 from training.evaluation.metrics import expected_calibration_error
 from training.evaluation.scores import ClassScore, ImageScore
 
 RECIPE = Path(__file__).parents[3] / "training" / "recipes" / "nano.yaml"
 
 
-def answers(calibration: Calibration, count: int, seed: int) -> Answers:
-    """Margins of any size, and truths drawn with the probabilities that the calibration gives them."""
+def answers(calibration: Calibration, count: int, seed: int) -> PresenceAnswers:
+    """PresenceAnswers of any size, and truths drawn with the probabilities that the calibration gives them."""
     rng = np.random.default_rng(seed)
     margins = rng.normal(0, 4, count)
     probability = 1 / (1 + np.exp(-(margins - calibration.offset) / calibration.temperature))
-    return Answers(margins, rng.random(count) < probability)
+    return PresenceAnswers(margins, rng.random(count) < probability)
 
 
 def test_the_fit_finds_the_temperature_and_offset_that_made_the_answers() -> None:
@@ -50,11 +56,13 @@ def test_a_large_set_counts_as_much_as_a_small_one() -> None:
     ("sets", "message"),
     [
         pytest.param([], "0 present ones of 0", id="none"),
-        pytest.param([Answers(np.zeros(3), np.ones(3, bool))], "3 present ones of 3", id="nothing-absent"),
-        pytest.param([Answers(np.array([-1.0, 1.0, 2.0]), np.array([1, 0, 0], bool))], "not more often", id="reversed"),
+        pytest.param([PresenceAnswers(np.zeros(3), np.ones(3, bool))], "3 present ones of 3", id="nothing-absent"),
+        pytest.param(
+            [PresenceAnswers(np.array([-1.0, 1.0, 2.0]), np.array([1, 0, 0], bool))], "not more often", id="reversed"
+        ),
     ],
 )
-def test_what_cannot_be_calibrated_is_named(sets: list[Answers], message: str) -> None:
+def test_what_cannot_be_calibrated_is_named(sets: list[PresenceAnswers], message: str) -> None:
     with pytest.raises(DataError, match=message):
         fit_calibration(sets)
 
@@ -73,10 +81,10 @@ def test_a_fit_that_starts_from_another_calibration(count: int, near: Calibratio
 
 
 def test_separable_answers_do_not_make_everything_certain() -> None:
-    separable = Answers(np.array([-2.0, -1.0, 1.0, 2.0]), np.array([0, 0, 1, 1], bool))
+    separable = PresenceAnswers(np.array([-2.0, -1.0, 1.0, 2.0]), np.array([0, 0, 1, 1], bool))
     found = fit_calibration([separable], Calibration())
     assert 0.3 < found.temperature < 1
-    only_present = Answers(np.array([-1.0, 1.0]), np.array([1, 1], bool))
+    only_present = PresenceAnswers(np.array([-1.0, 1.0]), np.array([1, 1], bool))
     assert -2 < fit_calibration([only_present], Calibration()).offset < 0
 
 
@@ -107,7 +115,7 @@ def test_each_class_has_its_own_offset_and_the_answers_become_frequencies() -> N
     made = {
         "shy": answers(shy, 4000, 1),
         "bold": answers(bold, 4000, 2),
-        "none": Answers(np.zeros(0), np.zeros(0, bool)),
+        "none": PresenceAnswers(np.zeros(0), np.zeros(0, bool)),
     }
     found = fit_class_offsets(made, GLOBAL)
     assert found.class_offsets.keys() == {"shy", "bold"}
@@ -137,7 +145,7 @@ def test_classes_that_were_not_asked_keep_the_offset_that_they_had() -> None:
 
 def test_the_sign_of_an_offset_is_that_of_the_model() -> None:
     """A class that is said too often gets a higher bar: the model adds the offset to the margin that it asks for."""
-    said_too_often = Answers(np.full(30, 3.0), np.zeros(30, bool))
+    said_too_often = PresenceAnswers(np.full(30, 3.0), np.zeros(30, bool))
     found = fit_class_offsets({"cat": said_too_often}, Calibration())
     assert found.class_offsets["cat"] > 0
 

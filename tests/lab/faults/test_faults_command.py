@@ -6,8 +6,8 @@ import pytest
 import requests
 
 from lab.faults.bad_gateway import BadGateway
-from lab.faults.bench import Round, _is_twice, _report, table
 from lab.faults.catalogue import FAULTS
+from lab.faults.command import Round, _is_twice, _report, table
 from tests.backend.backend_helpers import TOKEN, StubLabelStudio
 
 HEADERS = {"Authorization": f"Token {TOKEN}"}

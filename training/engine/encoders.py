@@ -14,12 +14,12 @@ from lasagna.masks.image import load_image
 from lasagna.network.model import LasagnaModel
 from lasagna.network.pyramid import PyramidEncoder
 from lasagna.network.vision import EncodedImages, PreparedImage
+from training.engine.conversations import ConversationBatch, encode_images
 from training.engine.features import PhotoFeatures
-from training.examples.conversations import ConversationBatch, encode_images
-from training.examples.tasks import Example
+from training.examples.tasks import ConversationExample
 
 
-class Encoder(Protocol):
+class PhotoEncoder(Protocol):
     """What encodes photos for training."""
 
     def read(self, photo: Path) -> PhotoFeatures: ...
@@ -52,7 +52,7 @@ class LiveEncoder:
 class Conversations:
     """The examples of a micro-batch and their photos."""
 
-    examples: list[Example]
+    examples: list[ConversationExample]
     photos: list[PhotoFeatures]
 
     def batch(self) -> ConversationBatch:

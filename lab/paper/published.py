@@ -5,6 +5,8 @@ What always holds: a row has one figure per column, None where the paper has a d
 
 from dataclasses import dataclass
 
+from training.evaluation.chunks import PAPER, PAPER_SETS
+
 Figures = tuple[float | None, ...]
 
 SPECIALIST, ASSISTANT = "segmentation specialist", "vision-language assistant"
@@ -145,14 +147,9 @@ TABLE_6 = PaperTable(
     6,
     "Chunk size at inference",
     "mIoU",
-    ("ADE20K", "COCO-Stuff"),
+    PAPER_SETS,
     ("ade20k val", "cocostuff val"),
-    (
-        (ASSISTANT, "N", (42.0, 43.9)),
-        (ASSISTANT, "N/2", (38.9, 41.8)),
-        (ASSISTANT, "N/3", (30.8, 33.2)),
-        (ASSISTANT, "N/4", (31.0, 34.3)),
-    ),
+    tuple((ASSISTANT, size, figures) for size, figures in PAPER.items()),
 )
 
 TABLES = (TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLE_6)
