@@ -186,7 +186,7 @@ def test_a_weight_that_is_not_finite_stops_the_run_and_leaves_the_last_state(tin
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    from training.engine.run import trainer
+    from training.engine import trainer
 
     class Root(torch.autograd.Function):
         """Zero with an infinite gradient, as a square root at zero has."""
