@@ -18,11 +18,12 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from lasagna.annotate.archives import without_ending
 from lasagna.annotate.folder import ImageFile, ImageSet, printable
 from lasagna.annotate.gallery import PAGE_SIZE, Page, card_to_html, make_card, render_page, thumbnail_name
 from lasagna.annotate.pipeline import Pieces
 from lasagna.annotate.results import OutputFolder, PartFile
-from lasagna.annotate.sources import LocalFile, without_ending
+from lasagna.annotate.sources import LocalFile
 from lasagna.errors import ConfigError
 from lasagna.files import write_atomically
 from lasagna.formats.coco import Variant, coco_category_ids, coco_frame, segmentation_to_coco

@@ -1,26 +1,32 @@
-"""Which images an argument list names, and what they are called in the output."""
+"""Which images an argument list names, and what they are called in the output.
+
+What always holds: an image is called by its path below what was named (a folder, the folder that an archive would be
+unpacked to, the fixed part of a pattern, the folder of a file), or below the common folder of several; so what else a
+folder holds renames nothing. Files that are made from different images have different names.
+"""
 
 import glob
+import itertools
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from lasagna.annotate.archives import archive_parts, is_archive, list_archive, open_archive
 from lasagna.annotate.sources import (
     ImageSource,
     LocalFile,
     RemoteFile,
+    address_parts,
     is_address,
-    is_archive,
     leaves_its_folder,
     list_address,
-    list_archive,
-    open_archive,
     without_query,
 )
 from lasagna.errors import DataError
-from lasagna.masks.image import IMAGE_SUFFIXES
+from lasagna.masks.image import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,7 @@ class ImageFile:
 
     Attributes:
         source: Where it is read from.
-        name: Path relative to the images' common folder, with "/", printable. No two images have the same.
+        name: Path relative to the set's `root`, with "/", printable. No two images have the same.
         stem: `name` without its ending, where that still names one image, else `name`: for files made from the image.
     """
 
@@ -48,11 +54,12 @@ class ImageSet:
     """The images, sorted by name (members of a compressed tar stay together, in its order, for it is read once).
 
     Attributes:
-        root: The common folder, or address, of all of them, printable.
+        root: The folder or address that was named, or the common one of several, printable.
         folder: `root` as a folder of this machine; None where some image is at an address.
         files: The images.
         unreadable: What could not be searched or cannot be taken, with the reason.
         archives: The archives that images are read from: each counts as the folder that it would be unpacked to.
+        notes: What was passed over that somebody may miss, in words.
     """
 
     root: str
@@ -60,6 +67,7 @@ class ImageSet:
     files: tuple[ImageFile, ...]
     unreadable: dict[str, str]
     archives: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def all_on_disk(self) -> bool:
@@ -72,9 +80,9 @@ def find_images(arguments: Sequence[str], *, listed: Iterable[str] = (), exclude
 
     An argument is a file (taken whatever it is called), a folder (searched with all below it for `IMAGE_SUFFIXES`;
     hidden files and folders, whose names start with a dot, are passed over), an archive (searched likewise; archives
-    in a folder are not), a glob pattern, in which `**` stands for any depth, or an address (`list_address`). Links to
-    files are followed, links to folders inside a searched folder are not. A line of a list is the same, but no
-    pattern: file names may contain what patterns are made of.
+    in a folder are not), a glob pattern, in which `**` stands for any depth, or an address (`list_address`). Links are
+    followed; of a folder that several ways lead to, the first is taken. A line of a list is the same, but no pattern:
+    file names may contain what patterns are made of.
 
     Args:
         arguments: As typed.
@@ -85,11 +93,12 @@ def find_images(arguments: Sequence[str], *, listed: Iterable[str] = (), exclude
         ConfigError: An address cannot be read with what is installed.
         DataError: An argument matches nothing, or there is no image at all.
     """
-    search = _Search([Path(os.path.abspath(folder)) for folder in exclude])
-    for argument in arguments:
-        for match in [argument] if is_address(argument) else _matches(argument):
-            search.add(match)
-    for line in listed:
+    matches = [match for argument in arguments for match in _matches(argument)]
+    lines = list(listed)
+    search = _Search(exclude, [path for path, _ in matches] + lines)
+    for match, base in matches:
+        search.add(match, base)
+    for line in lines:
         try:
             if not is_address(line) and not os.path.lexists(line):
                 raise DataError("there is no file or folder of this name")
@@ -97,7 +106,7 @@ def find_images(arguments: Sequence[str], *, listed: Iterable[str] = (), exclude
         except DataError as error:
             search.unreadable[printable(without_query(line))] = f"{printable(without_query(line))}: {error}"
     if not search.found and not search.unreadable:
-        raise DataError(_nothing_found(arguments))
+        raise DataError(_nothing_found(arguments, search.notes))
     return search.image_set()
 
 
@@ -116,37 +125,65 @@ def printable(path: str | os.PathLike[str]) -> str:
 
 
 class _Search:
-    """What was found so far: sources by their place, in the order of being found."""
+    """What was found so far: sources by their place, in the order of being found.
 
-    def __init__(self, excluded: list[Path]) -> None:
-        self._excluded = excluded
+    Args:
+        excluded: Folders whose content is never taken.
+        named: Everything that will be searched.
+    """
+
+    def __init__(self, excluded: Sequence[Path], named: Sequence[str]) -> None:
+        self._excluded = {path for folder in excluded for path in (os.path.abspath(folder), os.path.realpath(folder))}
+        self._searched = {os.path.realpath(path) for path in named if not is_address(path) and os.path.isdir(path)}
+        self._others: Counter[str] = Counter()
+        self._notes: list[str] = []
         self.found: dict[tuple[str, ...], ImageSource] = {}
         self.unreadable: dict[str, str] = {}
+        self._bases: list[tuple[str, ...]] = []
         self._order: dict[tuple[str, ...], tuple[tuple[str, ...], int]] = {}
         self._archives: dict[str, None] = {}
 
-    def add(self, match: str) -> None:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was passed over that somebody may miss."""
+        kinds = ", ".join(f"{count} x {suffix}" for suffix, count in self._others.most_common(6))
+        return (*self._notes, *([f"not read, for these formats are not: {kinds}"] if kinds else []))
+
+    def add(self, match: str, base: str | None = None) -> None:
+        """Takes what a path or address leads to.
+
+        Args:
+            match: The path or address.
+            base: The folder that names are relative to; None: `match`, or the folder of a file.
+        """
         if is_archive(match) and not os.path.isdir(match):
             self._add_archive(match if is_address(match) else os.path.abspath(match))
         elif is_address(match):
-            for url in list_address(match):
+            urls, folder = list_address(match)
+            self._bases.append(tuple(part for part in address_parts(folder) if part))
+            for url in urls:
                 self._take(RemoteFile(url))
         else:
             path = Path(match)
-            for file in _walk(path, self.unreadable) if path.is_dir() else [path]:
+            is_folder = path.is_dir()
+            self._bases.append(Path(os.path.abspath(base or (path if is_folder else path.parent))).parts)
+            for file in self._walk(path) if is_folder else [path]:
                 absolute = Path(os.path.abspath(file))
-                if not any(absolute.is_relative_to(folder) for folder in self._excluded):
+                if not self._is_excluded(absolute.parent):
                     self._take(LocalFile(absolute))
 
     def _add_archive(self, archive: str) -> None:
         members = list(list_archive(archive))
+        opened = open_archive(archive)
+        self._notes += [f"{without_query(archive)}: {note}" for note in opened.notes]
+        self._others.update(s for name in opened.members() if (s := Path(name).suffix.lower()) in UNREAD_SUFFIXES)
         if not members:
             raise DataError(f"no image in {without_query(archive)}; archives in it are not searched")
         self._archives[archive] = None
-        in_order = open_archive(archive).in_order
+        self._bases.append(archive_parts(archive))
         first: tuple[str, ...] | None = None
         for place, member in enumerate(members):
-            if self._take(member) and in_order:
+            if self._take(member) and opened.in_order:
                 first = first or member.parts
                 self._order[member.parts] = (first, place)
 
@@ -159,18 +196,59 @@ class _Search:
         self.found[parts] = source
         return True
 
+    def _walk(self, folder: Path) -> Iterator[Path]:
+        """The image files below a folder, in order of their names."""
+
+        def refused(error: OSError) -> None:
+            self.unreadable[printable(error.filename)] = f"the folder cannot be read: {error.strerror}"
+
+        for parent, folders, names in os.walk(folder, onerror=refused, followlinks=True):
+            here = sorted(name for name in folders if not name.startswith("."))
+            folders[:] = [name for name in here if self._leads_on(Path(parent, name))]
+            for name in sorted(names):
+                suffix = Path(name).suffix.lower()
+                if name.startswith("."):
+                    continue
+                if suffix in IMAGE_SUFFIXES:
+                    yield Path(parent, name)
+                elif suffix in UNREAD_SUFFIXES:
+                    self._others[suffix] += 1
+
+    def _leads_on(self, folder: Path) -> bool:
+        """Whether a folder below one that is searched is searched too."""
+        if self._is_excluded(folder):
+            return False
+        if not folder.is_symlink():
+            return True
+        real = os.path.realpath(folder)
+        if os.path.join(os.path.realpath(folder.parent), "").startswith(os.path.join(real, "")):
+            self._notes.append(f"{printable(folder)} is passed over: it is a link to a folder that it lies in")
+            return False
+        known = next((top for top in sorted(self._searched) if _is_visible_below(real, top)), None)
+        if known is not None:
+            self._notes.append(
+                f"{printable(folder)} is passed over: it is a link to {printable(real)}, which is searched anyway"
+            )
+            return False
+        self._searched.add(real)
+        return True
+
+    def _is_excluded(self, folder: Path) -> bool:
+        paths = (str(folder), os.path.realpath(folder))
+        return any(path == top or path.startswith(top + os.sep) for path in paths for top in self._excluded)
+
     def image_set(self) -> ImageSet:
-        parts = list(self.found)
+        """What was found, with names."""
         roots: dict[str, tuple[str, ...]] = {}
-        for place in parts:  # the common folder of what is on this machine, and of each host
-            folder = roots.setdefault(place[0], place[:-1])
+        for base in self._bases:  # the common folder of what was named on this machine, and of each host
+            folder = roots.setdefault(base[0], base)
             common = 0
-            while common < min(len(folder), len(place) - 1) and folder[common] == place[common]:
+            while common < min(len(folder), len(base)) and folder[common] == base[common]:
                 common += 1
-            roots[place[0]] = folder[:common]
+            roots[base[0]] = folder[:common]
         alone = len(roots) == 1
         names = {}
-        for place in parts:
+        for place in self.found:
             below = place[len(roots[place[0]]) :]
             if not alone and is_address(place[0]):
                 below = (*place[0].split("://"), *place[1:])
@@ -180,60 +258,79 @@ class _Search:
         local = all(not is_address(top) for top in roots)
         folder_path = (Path(*next(iter(roots.values()))) if roots else Path.cwd()) if local else None
         root = printable(folder_path) if folder_path else ", ".join("/".join(root) for root in roots.values())
-        return ImageSet(
-            root, folder_path, self._named(names), self.unreadable, tuple(without_query(a) for a in self._archives)
-        )
+        archives = tuple(without_query(archive) for archive in self._archives)
+        return ImageSet(root, folder_path, self._named(names), self.unreadable, archives, self.notes)
 
     def _named(self, names: dict[tuple[str, ...], PurePosixPath]) -> tuple[ImageFile, ...]:
-        stems: dict[str, int] = {}
-        for name in names.values():  # compared without case: the output may be unpacked where that is ignored
-            stem = str(name.with_suffix("")).casefold()
-            stems[stem] = stems.get(stem, 0) + 1
+        stems = unique_stems([str(name) for name in names.values()])
 
         def order(item: tuple[tuple[str, ...], PurePosixPath]) -> tuple[str, int]:
             first, place = self._order.get(item[0], (item[0], 0))
             return str(names[first]), place
 
-        files = []
-        for place, name in sorted(names.items(), key=order):
-            stem = str(name.with_suffix(""))
-            files.append(ImageFile(self.found[place], str(name), stem if stems[stem.casefold()] == 1 else str(name)))
-        return tuple(files)
+        return tuple(
+            ImageFile(self.found[place], str(name), stems[str(name)])
+            for place, name in sorted(names.items(), key=order)
+        )
 
 
-def _matches(argument: str) -> list[str]:
-    if os.path.lexists(argument):
-        return [argument]
+_STEM_ENDINGS = (".png", ".txt", ".xml")
+"""What is put behind a stem: a file of this name must not be a folder of other images."""
+
+
+def unique_stems(names: Sequence[str]) -> dict[str, str]:
+    """Of each name, what files that are made from it are called, before their ending: the name without its own, unless
+    that is also another's; then the name. Compared without case, for the output may be unpacked where that is ignored.
+    """
+    count = Counter(_stem(name).casefold() for name in names)
+    whole = {name.casefold() for name in names}
+    folders = {str(parent).casefold() for name in names for parent in PurePosixPath(name).parents}
+    stems, taken = {}, set[str]()
+    for name in sorted(names):
+        stem = _stem(name)
+        if count[stem.casefold()] > 1 or (stem.casefold() in whole and stem != name):
+            stem = name
+        while stem.casefold() in taken or any(stem.casefold() + ending in folders for ending in _STEM_ENDINGS):
+            stem = name if stem == _stem(name) != name else f"{stem}~"
+        taken.add(stem.casefold())
+        stems[name] = stem
+    return stems
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _is_visible_below(path: str, top: str) -> bool:
+    """Whether a search of `top` comes to `path`."""
+    below = os.path.relpath(path, top).split(os.sep)
+    return not any(part.startswith(".") and part != "." for part in below)
+
+
+def _matches(argument: str) -> list[tuple[str, str | None]]:
+    """The paths that an argument stands for; of a pattern with the folder that names are relative to."""
+    if is_address(argument) or os.path.lexists(argument):
+        return [(argument, None)]
     matches = sorted(glob.glob(argument, recursive=True)) if glob.has_magic(argument) else []
     if not matches:
         kind = "no file matches the pattern" if glob.has_magic(argument) else "there is no file or folder"
         raise DataError(f"{kind} {argument!r} (looked from {Path.cwd()}); check the spelling")
-    return matches
+    fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), Path(argument).parts))
+    return [(match, str(Path(*fixed))) for match in matches]
 
 
-def _walk(folder: Path, unreadable: dict[str, str]) -> Iterator[Path]:
-    def refused(error: OSError) -> None:
-        unreadable[printable(error.filename)] = f"the folder cannot be read: {error.strerror}"
-
-    for parent, folders, names in os.walk(folder, onerror=refused):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                yield Path(parent, name)
-
-
-def _nothing_found(arguments: Sequence[str]) -> str:
+def _nothing_found(arguments: Sequence[str], notes: Sequence[str]) -> str:
     where = ", ".join(arguments) or "the list"
-    seen: dict[str, int] = {}
+    seen: Counter[str] = Counter()
     for argument in arguments:
         for _, _, names in os.walk(argument):
-            for name in names:
-                suffix = Path(name).suffix.lower() or name
-                seen[suffix] = seen.get(suffix, 0) + 1
+            seen.update(Path(name).suffix.lower() or name for name in names)
+    said = "".join(f"; {note}" for note in notes)
     if not seen:
-        return f"no image in {where}: it is empty; name a folder that holds images, or image files"
-    kinds = ", ".join(f"{count} x {suffix}" for suffix, count in sorted(seen.items(), key=lambda item: -item[1])[:6])
+        reason = said or ": it is empty"
+        return f"no image in {where}{reason}; name a folder that holds images, or image files"
+    kinds = ", ".join(f"{count} x {suffix}" for suffix, count in seen.most_common(6))
     return (
-        f"no image in {where} (found {kinds}); image files end in {', '.join(sorted(IMAGE_SUFFIXES))}; "
+        f"no image in {where} (found {kinds}){said}; image files end in {', '.join(sorted(IMAGE_SUFFIXES))}; "
         "name a file itself to read it whatever it is called"
     )

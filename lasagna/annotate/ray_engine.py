@@ -29,10 +29,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from lasagna.annotate.archives import ArchiveMember, open_archive
 from lasagna.annotate.folder import ImageFile, ImageSet
 from lasagna.annotate.pipeline import Annotated, PieceEncoder, Prepared, Reader, answer_batch, cut_batch
 from lasagna.annotate.results import Results
-from lasagna.annotate.sources import ArchiveMember, open_archive, without_query
+from lasagna.annotate.sources import without_query
 from lasagna.errors import ConfigError, LasagnaError
 from lasagna.extras import load_extra
 from lasagna.files import write_atomically

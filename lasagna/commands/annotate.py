@@ -16,10 +16,10 @@ from typing import Any
 
 import click
 
+from lasagna.annotate.archives import close_archives
 from lasagna.annotate.export import OUTPUT_FOLDERS, WRITERS, Addresses, Job
 from lasagna.annotate.folder import ImageSet, find_images, read_list
 from lasagna.annotate.run import AnnotateRun, Asked
-from lasagna.annotate.sources import close_archives
 from lasagna.formats.hygiene import Hygiene
 from lasagna.labels.classes import make_label_config, read_labels, read_labels_file
 from lasagna.labels.configuration import LabelConfig, parse_label_config, read_label_config
@@ -133,6 +133,8 @@ def annotate(
     try:
         listed = [line for path in lists for line in read_list(path)]
         found = find_images(images, listed=listed, exclude=[out / name for name in OUTPUT_FOLDERS])
+        for note in found.notes:
+            click.secho(note, fg="yellow", err=True)
         job = Job(
             out=out.absolute(),
             class_names=[query.name for query in queries],

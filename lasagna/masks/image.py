@@ -38,6 +38,12 @@ IMAGE_SUFFIXES = frozenset({
 })  # fmt: skip
 """File name endings (lower case) that count as images when a folder is searched."""
 
+UNREAD_SUFFIXES = frozenset({
+    ".3fr", ".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".exr", ".hdr", ".iiq", ".jxl", ".jxr", ".nef", ".nrw",
+    ".orf", ".pef", ".psd", ".raf", ".raw", ".rw2", ".sr2", ".srw", ".svg", ".x3f", ".xcf",
+})  # fmt: skip
+"""Endings (lower case) of pictures that are not read: a search names what it passes over."""
+
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO
 
 _pillow_limit_lock = threading.Lock()

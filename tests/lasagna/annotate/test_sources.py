@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 from moto.server import ThreadedMotoServer
 
+from lasagna.annotate.archives import ArchiveMember, close_archives
 from lasagna.annotate.folder import find_images
-from lasagna.annotate.sources import ArchiveMember, RemoteFile, close_archives
+from lasagna.annotate.sources import RemoteFile
 from lasagna.errors import ImageError
 
 from .made import NAMES, Run, picture, read
@@ -125,11 +126,13 @@ def test_members_that_lead_out_of_the_archive(run: Run, folder: Path, tmp_path: 
     result = run(path)
     report = read(tmp_path / "out" / "report.json")
     assert result.exit_code == 1
-    assert [image["path"] for image in report["images"]] == ["a.png", "b.png"]
-    assert len(report["failures"]) == 4
-    assert all("leads out of its folder" in failure["reason"] for failure in report["failures"])
+    assert [image["path"] for image in report["images"]] == ["good/a.png", "good/b.png"]
+    reasons = [failure["reason"] for failure in report["failures"]]
+    assert len(reasons) == 5
+    assert sum("leads out of its folder" in reason for reason in reasons) == 4
+    assert "good/link.png is a link to /etc/passwd, which is not in the archive" in reasons
     assert set(tmp_path.iterdir()) - before == {tmp_path / "out"}
-    assert not {"up", "root"} & {p.stem for p in tmp_path.parent.rglob("*.png")}
+    assert not {"up", "root"} & {p.stem for p in [*tmp_path.rglob("*.png"), *tmp_path.parent.glob("*.png")]}
 
 
 def test_a_damaged_member_fails_alone_and_a_damaged_archive_says_so(run: Run, folder: Path, tmp_path: Path) -> None:
