@@ -62,6 +62,17 @@ def test_paths_of_the_repository_are_there(document: str) -> None:
     assert not gone, f"docs/{document} names what is not there"
 
 
+@pytest.mark.parametrize("document", ["../README.md", *PAGES])
+def test_lines_are_short(document: str) -> None:
+    """All but tables, code and pictures."""
+    code, long = False, []
+    for number, line in enumerate((docs.DOCS / document).read_text(encoding="utf-8").splitlines(), 1):
+        code ^= line.startswith("```")
+        if len(line) > 120 and not code and not line.startswith(("|", "    ", "![")):
+            long.append(number)
+    assert not long, f"docs/{document}: lines {long} are longer than 120 characters"
+
+
 def test_every_page_is_in_the_navigation_once() -> None:
     listed = [page for section in SITE["nav"] for page in _pages(section)]
     assert sorted(listed) == PAGES
