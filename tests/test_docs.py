@@ -43,6 +43,12 @@ def test_a_document_without_its_marks_is_named(tmp_path: Path, monkeypatch: pyte
         docs.updated("doctor.md")
 
 
+def test_a_setting_without_a_group_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(docs._SETTINGS, "Logs", ("log_level", "log_level"))
+    with pytest.raises(ValueError, match=r"put these settings into a group: \['log_format'\]"):
+        docs.settings()
+
+
 def test_every_command_and_setting_is_in_the_reference() -> None:
     commands = (docs.DOCS / "commands.md").read_text(encoding="utf-8")
     laboratory = (docs.DOCS / "lab" / "commands.md").read_text(encoding="utf-8")

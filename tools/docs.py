@@ -25,6 +25,20 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 LABORATORY = ("bench", "experiment")
 """Groups of commands that measure; they are in docs/lab/commands.md."""
 
+_SETTINGS = {
+    "Model": ("model", "device", "dtype", "quantise", "batch_size", "loaded_versions"),
+    "Label Studio": ("label_studio_url", "label_studio_token", "delivery_timeout"),
+    "Redis and folders": ("redis_url", "state_dir", "cache", "registry"),
+    "Web process": (
+        *("host", "port", "basic_auth", "webhook_secret", "without_password", "predict_deadline"),
+        *("max_request_bytes", "max_request_tasks", "max_labels"),
+    ),
+    "Images": ("image_hosts", "image_timeout", "max_image_bytes", "max_image_pixels"),
+    "What is left out of predictions": ("min_area", "min_width", "duplicate_iou", "max_regions", "max_region_bytes"),
+    "Training on corrections": ("train_when", "train_recipe", "train_changes", "train_gpu_share", "replay_data"),
+    "Logs": ("log_level", "log_format"),
+}
+
 _WIDTH = 110
 """Columns of a paragraph."""
 
@@ -46,12 +60,27 @@ _CHECKS = {
 
 
 def settings() -> str:
-    """A table with a row per setting: variable, default, meaning, what it can be."""
+    """A table per group of settings. Raises ValueError where a setting is in no group or in two."""
+    grouped = [name for names in _SETTINGS.values() for name in names]
+    if sorted(grouped) != sorted(Settings.model_fields):
+        raise ValueError(f"put these settings into a group: {sorted(set(grouped) ^ set(Settings.model_fields))}")
+    return "\n\n".join(f"### {title}\n\n{_settings_table(names)}" for title, names in _SETTINGS.items())
+
+
+def _settings_table(names: Iterable[str]) -> str:
     rows = []
-    for name, field in Settings.model_fields.items():
+    for name in names:
+        field = Settings.model_fields[name]
         default = {True: "yes", False: "no"}[field.default] if isinstance(field.default, bool) else field.default
-        shown = f"`{default}`" if default != "" else ""
-        rows.append((f"`{variable(name)}`", shown, _cell(str(field.description)), _cell(allowed(field))))
+        words = allowed(field)
+        rows.append(
+            (
+                f"`{variable(name)}`",
+                f"`{default}`" if default != "" else "",
+                _cell(str(field.description)),
+                "" if words == allowed(Settings.model_fields["model"]) else _cell(words),  # any text
+            )
+        )
     return _table(("variable", "default", "meaning", "allowed"), rows)
 
 
