@@ -22,7 +22,7 @@ def _say_settings(settings: Settings) -> None:
 
 
 def _say(settings: Settings, words: str) -> None:
-    """To the person who started this; a log store gets it as any other line."""
+    """Tells the person who started this; with JSON logs, as an event like any other."""
     if settings.log_format == "json":
         logger.info("%s", words)
     else:

@@ -233,7 +233,7 @@ def _worker(case: Case) -> str:
 
 
 def silent_workers(store: Store) -> str:
-    """What other workers there are than predicting ones, in words."""
+    """Which workers there are that do not predict, in words."""
     count = Worker.count(connection=store.redis)
     return f"found: {count}, only for training or silent for half a minute" if count else "and no other"
 

@@ -64,7 +64,7 @@ def _choose(case: Case) -> StudioTask:
 
 
 def _of_address(address: str, error: str) -> str:
-    """Which trouble it is that an image at this address cannot be fetched."""
+    """The name of the trouble, if an image at this address cannot be fetched."""
     parts = urlsplit(address)
     if "/data/local-files" in parts.path:
         return "image-local-files"

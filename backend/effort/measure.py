@@ -283,7 +283,7 @@ def _compare_regions(
 
 
 def _same_pixels(old: Region[str], new: Region[str], size: tuple[int, int]) -> bool:
-    """Also where the editor wrote the same mask in other run lengths, or rounded percentages otherwise."""
+    """Whether two regions draw the same pixels, even if the editor wrote other run lengths or rounded percentages."""
     if old.value == new.value:
         return True
     return bool((region_to_mask(old, size) == region_to_mask(new, size)).all())

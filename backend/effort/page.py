@@ -76,7 +76,7 @@ class Plot:
 
 
 def render_effort(report: EffortReport) -> str:
-    """The page."""
+    """The page of edit effort as HTML."""
     plotted = report.versions[-_PLOTTED_VERSIONS:]
     plots = [_plot(figure, plotted) for figure in FIGURES if figure.plotted]
     mean = [

@@ -27,14 +27,14 @@ logger = logging.getLogger(__name__)
 CORRECTIONS = "mine"
 """The name that a fine-tune's recipe gives to the corrections among its data sets."""
 GENTLER = 0.3
-"""Of the recipe's learning rate, where there is nothing to replay."""
+"""Share of the recipe's learning rate that is used where there is nothing to replay."""
 FASTER = 4.0
-"""Of the recipe's learning rate, where the champion does not know the classes."""
+"""Multiple of the recipe's learning rate that is used where the champion does not know the classes."""
 UNKNOWN, KNOWN = 0.2, 0.6
 """Mean IoU on corrected photos that are new to the champion, up to which it does not know their classes, and from which
-on it does; in between the factor falls from `FASTER` to 1. For all three see docs/lab/log.md."""
+on it does; in between the factor falls from `FASTER` to 1. docs/lab/log.md says where all three come from."""
 REPLAY_PHOTOS = 12
-"""Of each old set, that both models are asked of."""
+"""Photos of each old set that both models are asked about."""
 
 
 def recipe_file(settings: Settings, start: Path) -> Path:

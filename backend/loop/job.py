@@ -54,7 +54,7 @@ GIVEN_UP_AFTER = 10
 """Attempts that began at the same place: the next would end as they did."""
 _LATENCY_PHOTOS = 5
 _PHOTOS_BEFORE = 24
-"""Of those that are trained on, that the champion is asked of first."""
+"""Photos that are trained on, and that the champion is asked about before."""
 _PAUSE = 15.0
 """Seconds between two attempts to reach Label Studio."""
 
@@ -378,7 +378,7 @@ class TrainingJob:
         return {**found, "outcome": "promoted"}
 
     def _clean(self) -> None:
-        """What a finished job leaves is its record: states and weights are large, and the version has the weights."""
+        """Removes states and weights of a finished job, which are large and are in the version; leaves its record."""
         for name in ("run/states", "run/checkpoint", "checkpoint"):
             with suppress(OSError):
                 shutil.rmtree(self.folder / name)

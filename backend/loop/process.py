@@ -198,7 +198,7 @@ def _limit_gpu_memory(settings: Settings) -> None:
 
 
 def _free_memory() -> None:
-    """What a job held is given back, the GPU's too: the process waits for the next one, perhaps for days."""
+    """Gives back what a job held, the GPU's memory too: the process may wait for days for the next one."""
     import torch
 
     gc.collect()

@@ -60,11 +60,11 @@ def judge_again(
     timed: int,
     advance: Callable[[], None],
 ) -> Verdict:
-    """The gate's verdict.
+    """Judges a candidate again and returns the gate's verdict.
 
     Args:
         held_out: Photos that neither model was trained on.
-        replay: Of the old sets.
+        replay: Photos of the old sets.
         timed: Photos that latency is measured on.
         advance: Called after every photo of each model.
     """

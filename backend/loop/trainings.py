@@ -73,7 +73,7 @@ class Policy:
 
     @classmethod
     def parse(cls, text: str) -> "Policy":
-        """From "every 20", "cron 0 3 * * *", "by hand" or "never". Raises ConfigError."""
+        """Reads "every 20", "cron 0 3 * * *", "by hand" or "never". Raises ConfigError."""
         words = text.strip().lower()
         if found := re.fullmatch(r"every (\d+)", words):
             if int(found[1]) > 0:

@@ -32,16 +32,16 @@ from backend.studio.client import LabelStudioError
 from lasagna.errors import CheckpointError, ConfigError, ImageError, QueryError, RegistryError
 
 STAGES = ("fetch", "open", "model", "regions", "post")
-"""Of a task: fetching its image's file, decoding that, the model, making Label Studio's regions of masks, posting."""
+"""Stages of a task: fetching its image's file, decoding it, the model, making regions of masks, posting."""
 REASONS = (
     "image", "configuration", "label_studio", "unreachable", "version", "model", "timeout", "crash", "other",
 )  # fmt: skip
 """Why a task failed (`reason_of`). "label_studio": it refused; "unreachable": it, or an image's host, did not answer
 for as long as it is tried; "crash": the worker died each time."""
 WAIT_BOUNDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0)
-"""Seconds."""
+"""Bounds in seconds of the histogram of waiting times."""
 BATCH_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-"""Images."""
+"""Bounds of the histogram of images per batch."""
 OUTCOMES = ("promoted", "candidate", "unchanged", "failed")
 """How a training job ends (`backend.loop.job`)."""
 

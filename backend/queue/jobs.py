@@ -69,7 +69,7 @@ class ListedJob(Job):
 
 
 def queue(connection: "redis.Redis", name: str) -> Queue:
-    """One of `QUEUES`."""
+    """The RQ queue of a name in `QUEUES`. Raises ValueError for another name."""
     if name not in QUEUES:
         raise ValueError(f"no queue is called {name!r}; there are {QUEUES}")
     return Queue(name, connection=connection, serializer=JSONSerializer, job_class=ListedJob)

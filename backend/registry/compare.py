@@ -61,7 +61,7 @@ class CheckpointComparison:
     only_in: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The fields, JSON-ready."""
         return asdict(self)
 
     def parts(self) -> list[tuple[str, int, int, float]]:

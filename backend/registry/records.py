@@ -53,7 +53,7 @@ class Version:
         return sorted(path for path in self.folder.iterdir() if path.is_file() and path.name != RECORD)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The fields, JSON-ready."""
         return {**asdict(self), "labels": list(self.labels), "folder": str(self.folder)}
 
 

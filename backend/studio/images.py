@@ -44,8 +44,8 @@ _CHUNK = 256 * 1024
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 """IPv4 behind a translator (RFC 6052)."""
 _NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "::/96", "64:ff9b:1::/48")))
-"""Which Python takes for public, in part: for protocols (RFC 6890), IPv4 in IPv6 of old (RFC 4291), IPv4 behind a
-translator of one's own (RFC 8215)."""
+"""Networks that Python takes for public, at least in part, and that are not: for protocols (RFC 6890), the old way of
+IPv4 in IPv6 (RFC 4291), IPv4 behind a translator of one's own (RFC 8215)."""
 
 
 @dataclass(frozen=True)

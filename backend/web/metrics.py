@@ -178,7 +178,7 @@ class _FromRedis(Collector):
         yield info
 
     def _changes(self) -> Iterator[Metric]:
-        """From the registry's files, which hold every change."""
+        """Promotions and rollbacks by project, counted in the registry's files, which hold every change."""
         promotions: dict[tuple[str, ...], float] = {}
         rollbacks: dict[tuple[str, ...], float] = {}
         for project in self._registry.projects():

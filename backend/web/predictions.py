@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 PARAMETERS = ("threshold", "exclusive", "chunk_size")
 """What a backend's extra parameters may hold for the model; see `Lasagna.segment`."""
 TRAIN_WHEN = "train_when"
-"""And besides: when the project is trained, as the setting of this name."""
+"""The extra parameter that says when the project is trained, as the setting of this name does."""
 
 _CLICK_SECONDS = 15.0
 _POLL = (0.02, 0.25)

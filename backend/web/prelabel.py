@@ -34,8 +34,9 @@ _MAX_OUTSTANDING = 2000
 """Tasks that are in the queue at the same time, so that a project of any size fits into Redis."""
 
 Fate = Literal["missing", "outdated", "replaced", "had_one", "annotated"]
-"""Of a task. The first three are predicted: it has no prediction, none of the version that serves, or (with refresh)
-one of it, which is replaced. "had_one": it has one of that version; "annotated": it keeps an older one."""
+"""What happens to a task. The first three are predicted: it has no prediction, none of the version that serves, or
+(with refresh) one of it, which is replaced. "had_one": it has one of that version; "annotated": it keeps an older
+one."""
 _PREDICTED: tuple[Fate, ...] = ("missing", "outdated", "replaced")
 
 
@@ -84,7 +85,7 @@ class Plan:
         return self.missing + self.outdated + self.replaced
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The fields and the number of tasks to predict, JSON-ready."""
         return {**asdict(self), "to_predict": self.to_predict}
 
 

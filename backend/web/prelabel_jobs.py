@@ -73,7 +73,7 @@ class PrelabelJobs:
         return id
 
     def now(self) -> float:
-        """Redis's time."""
+        """Seconds since 1970 by Redis's clock, which all processes share."""
         return self._store.now()
 
     def claim(self, id: str, owner: str) -> bool:
@@ -101,7 +101,7 @@ class PrelabelJobs:
         self.note(id, **counts, failed=len(outcome.failed), failures=json.dumps(failures), seen=self._store.now())
 
     def end(self, id: str, state: str, reason: str = "", **values: Any) -> None:
-        """ "done" or "failed"."""
+        """Notes that a job has ended, "done" or "failed", and lets go of it."""
         self.note(id, state=state, reason=reason, ended=self._store.now(), **values)
         self.drop_claim(id)
 
@@ -115,7 +115,7 @@ class PrelabelJobs:
         return [id for id, (state, by) in zip(ids, found, strict=True) if by == b"api" and state in _OPEN]
 
     def recent(self, limit: int = 20) -> list[dict[str, Any]]:
-        """The newest first."""
+        """The last jobs, the newest first."""
         ids = [id.decode() for id in self._redis.zrange(f"{PREFIX}prelabels", 0, limit - 1, desc=True)]
         return [job for id in ids if (job := self.of(id)) is not None]
 

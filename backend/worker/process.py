@@ -127,7 +127,7 @@ class LasagnaWorker(SimpleWorker):
         """RQ's remote commands (stop a job, shut down) need a fork: nothing to listen to."""
 
     def unsubscribe(self) -> None:
-        """See `subscribe`."""
+        """Does nothing, like `subscribe`."""
 
     def run_maintenance_tasks(self) -> None:
         """RQ's own would hold a lock for 15 minutes if a worker died in it; this one's ends by itself."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lasagna.assistant.lasagna import ImageFeatures, Lasagna
 
 MAX_NEW_TOKENS = 128
-"""Of an answer: a person waits for it."""
+"""Most tokens of an answer: a person waits for it."""
 _DRAWN = ("brushlabels", "polygonlabels", "rectanglelabels")
 
 
