@@ -33,7 +33,7 @@ _SHOWN = 3
 """The photo that is opened: the motorcycle, which has the most regions."""
 _SIZE = (1280, 860)
 _COLOURS = 256
-"""Of a picture's palette: a screenshot takes a third of the bytes."""
+"""Colours of a picture's palette, with which a screenshot takes a third of the bytes."""
 
 
 class Guide:

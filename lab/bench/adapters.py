@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 _MODULES = ("q_proj", "v_proj")
 _RANK, _ALPHA = 8, 16.0
-"""As in training/recipes/finetune-lora.yaml."""
+"""The values of training/recipes/finetune-lora.yaml."""
 _ROUNDING = 0.02
-"""Of the largest margin: what bfloat16 may move."""
+"""Share of the largest margin that bfloat16 may move a margin by."""
 
 
 @dataclass(frozen=True)

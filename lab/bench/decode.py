@@ -129,7 +129,7 @@ def _plot(path: Path, rows: list[Row], batch: int, name: str) -> None:
 
 
 def _seconds_per_concept(size: str, device: "torch.device", dtype: str) -> float:
-    """Of SAM 3 on known vision features, `_PEER_CONCEPTS` in one forward."""
+    """Seconds that SAM 3 takes for a concept on known vision features, with `_PEER_CONCEPTS` in one forward."""
     from lab.bench.command import time_interleaved
     from lab.bench.peer import peer_ways, sam3
     from lasagna.assistant.lasagna import choose_dtype

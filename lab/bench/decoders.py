@@ -47,11 +47,11 @@ class _Reader:
         self.steps = 0
 
     def read(self, ids: Sequence[int]) -> Tensor:
-        """The same token ids for every image. Returns (B, width), the hidden state of the last of them."""
+        """Reads the same token ids for every image. Returns (B, width), the hidden state of the last of them."""
         return self.read_each(torch.tensor(ids, device=self.model.device).expand(self.batch, -1))
 
     def read_each(self, ids: Tensor) -> Tensor:
-        """Token ids (B, L), image by image. Returns (B, width)."""
+        """Reads token ids (B, L), image by image. Returns (B, width), the hidden state of the last of them."""
         return self._run(self.model.embed(ids))
 
     def _run(self, embeddings: Tensor) -> Tensor:

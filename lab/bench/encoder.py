@@ -103,7 +103,7 @@ def _row(model: "Lasagna", dtype: str, batch: int, repeats: int) -> Row:
 
 
 def _plain(encoder: Any, way: "Callable[[], Tensor]") -> "Callable[[], Tensor]":
-    """The same with segment-anything's attention, which has the same weights and builds the whole matrix."""
+    """The way with segment-anything's own attention, which has the same weights and builds the whole matrix."""
     from segment_anything.modeling.image_encoder import Attention
 
     def run() -> "Tensor":

@@ -120,7 +120,7 @@ class _Training:
         self.model.prompt_projection.requires_grad_(True)
 
     def ask(self, classes: int) -> None:
-        """From now on steps ask so many names, of which every fifth has a stripe of each photo."""
+        """Makes the next steps ask this many names, of which every fifth has a stripe of each photo."""
         import torch
 
         self.names = sample_classes(classes)

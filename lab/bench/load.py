@@ -174,7 +174,7 @@ class Load:
         return Timed(kind, seconds, failed)
 
     def _click(self, number: int) -> dict[str, Any]:
-        """As Label Studio sends it: percent of the photo."""
+        """A click as Label Studio sends it, in percent of the photo."""
         value = {"x": 30.0 + 30 * number, "y": 50.0, "width": 0.5, "keypointlabels": [self._classes[number]]}
         region = {"type": "keypointlabels", "from_name": "click", "to_name": "image", "is_positive": True}
         return {"result": [{**region, "value": value}]}

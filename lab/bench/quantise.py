@@ -90,7 +90,7 @@ def _seconds(model: "Lasagna", photo: object, names: list[str]) -> float:
 
 
 def _changes(full: "list[Segmentation]", answers: "list[Segmentation]") -> Row:
-    """Of the answers of one model against those of another to the same questions."""
+    """How the answers of one model differ from those of another to the same questions."""
     changed, pairs, moved = 0, 0, 0.0
     overlaps: list[float] = []
     for before, after in zip(full, answers, strict=True):

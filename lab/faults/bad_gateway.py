@@ -60,7 +60,7 @@ class BadGateway:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def misbehave(self, mode: str, share: float, seed: int) -> None:
-        """From now on: that share of the requests, drawn from a seed, is answered in one of the modes; "" in none."""
+        """Answers that share of the next requests, drawn from a seed, in one of the modes; "" is none."""
         self._rng = random.Random(seed)
         self._mode, self._share = mode, share
 

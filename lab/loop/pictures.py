@@ -25,7 +25,7 @@ from lasagna.labels.configuration import parse_label_config
 from lasagna.settings import Settings
 
 _COLOURS = 128
-"""Of a picture's palette: an editor's screenshot takes a quarter of the bytes."""
+"""Colours of a picture's palette, with which an editor's screenshot takes a quarter of the bytes."""
 
 _HIDE = """
 document.head.insertAdjacentHTML('beforeend', '<style>img {visibility: hidden !important}</style>');

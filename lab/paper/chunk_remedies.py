@@ -22,10 +22,10 @@ CANDIDATE = 0.15
 """Probability in its chunk from which on a class is asked again in the list of candidates."""
 
 Decided = list[dict[str, Any]]
-"""Of each image, by name: probability, whether it is present, and the state that its mask is drawn from."""
+"""For each image, by name: probability, whether it is present, and the state that its mask is drawn from."""
 
 Decide = Callable[[list[Tensor], list[list[str]], float | None, int | None], Decided]
-"""From the images' tokens, the names asked of each, the threshold and the chunk size."""
+"""Decides from the images' tokens, the names asked of each, the threshold and the chunk size."""
 
 How = Callable[[Decide, list[Tensor], list[list[str]], float | None, int | None], Decided]
 """Another way to decide; its first argument is the usual one."""
@@ -50,7 +50,7 @@ class Redecided(Lasagna):
 
 
 def halves(presence: int | None, masks: int | None) -> How:
-    """Which classes are there by lists of one size, their masks from the states of lists of another; None: whole."""
+    """Takes presence from lists of one size and masks from the states of lists of another; None: the whole list."""
 
     def how(
         decide: Decide, tokens: list[Tensor], texts: list[list[str]], threshold: float | None, _: int | None

@@ -14,10 +14,10 @@ SPECIALIST, ASSISTANT = "segmentation specialist", "vision-language assistant"
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table.
+    """A table of the paper, as it prints it.
 
     Attributes:
-        number: As in the paper.
+        number: Its number in the paper.
         title: What it compares.
         metric: What a figure is.
         columns: Headings of the figures.

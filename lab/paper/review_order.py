@@ -22,7 +22,7 @@ ACCEPT = 0.8
 
 
 def _presence(answer: Segmentation) -> float:
-    """Expected wrong decisions."""
+    """Expected number of wrong decisions about presence."""
     return sum(min(one.probability, 1 - one.probability) for one in answer.classes)
 
 

@@ -162,7 +162,7 @@ class SuitePart:
 
     @property
     def file(self) -> str:
-        """Below the output folder."""
+        """The file of the part's figures, below the output folder."""
         names = [self.table, self.model, self.data, *([self.chunk] if self.chunk else [])]
         return "/".join(["parts", *(name.replace("/", "_of_").replace(" ", "_") for name in names)]) + ".json"
 
@@ -312,7 +312,7 @@ class Runner:
         return open_source(reader, self.suite.data, data.split, data.path)
 
     def version(self, part: SuitePart) -> str:
-        """Of the part's checkpoint. Raises CheckpointError or ConfigError where there is none."""
+        """The version of the part's checkpoint. Raises CheckpointError or ConfigError where there is none."""
         model = self.suite.models[part.model]
         if model.kind != "specialist":
             return checkpoint_version(model.checkpoint)

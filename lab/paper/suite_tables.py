@@ -26,10 +26,10 @@ PAPER: dict[str, tuple[PaperTable, tuple[tuple[str, str], ...]]] = {
 
 @dataclass(frozen=True)
 class Table:
-    """One table.
+    """A table of the suite, as Markdown.
 
     Attributes:
-        name: Of its block in a document, and of its files.
+        name: The name of its block in a document, and of its files.
         title: Heading.
         text: Markdown.
     """

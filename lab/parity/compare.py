@@ -1,7 +1,8 @@
 """Differences between this project and the released code: `python -m lab.parity.compare VECTORS`.
 
-VECTORS is a folder that the released code wrote (a tiny checkpoint with its inputs and outputs; its README.md says what
-is X
+VECTORS is a folder that the released code wrote: a tiny checkpoint with its inputs and outputs. Its README.md says what
+each file holds. The command prints the largest difference per stage (`--all`: every comparison), and ends with 1 if a
+difference is over its tolerance.
 """
 
 import argparse
@@ -74,7 +75,7 @@ def _digest(values: Tensor | NDArray[Any]) -> str:
 
 
 def tokenisation(vectors: Vectors) -> Iterator[ParityRow]:
-    """Ids of every text."""
+    """Compares the token ids of every text."""
     prompt, text = vectors.prompt, vectors.text
     encode = prompt.tokenizer.encode_template
 
@@ -130,7 +131,7 @@ def preprocessing(vectors: Vectors) -> Iterator[ParityRow]:
 
 @torch.inference_mode()
 def encoders(vectors: Vectors) -> Iterator[ParityRow]:
-    """CLIP, projector, SAM."""
+    """Compares CLIP, the projector and SAM."""
     wanted = vectors.tensors("encoders.safetensors")
     encoder = vectors.model.encoder
     for name in vectors.images:
