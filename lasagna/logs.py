@@ -54,7 +54,7 @@ def keep_secret(text: str) -> None:
 
 
 def mask(text: str) -> str:
-    """The text without secrets."""
+    """The text with *** in place of every secret."""
     for secret in sorted(_secrets, key=len, reverse=True):  # one may be a part of another
         text = text.replace(secret, "***")
     for pattern, instead in _TOLD_BY_CONTEXT:

@@ -210,7 +210,7 @@ class Settings(BaseSettings):
         return self._origins
 
     def replaced(self, **values: Any) -> "Settings":
-        """The same settings with other values, which are checked too; where each is from stays as it was."""
+        """A copy with other values, which are checked too; the origins stay as they were."""
         return self._checked({**self.model_dump(), **values}, self._origins)
 
     def describe(self) -> str:

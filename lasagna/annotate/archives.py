@@ -30,7 +30,7 @@ from lasagna.masks.image import check_bytes, read_image_bytes
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 _AHEAD_BYTES = 256 * 1024 * 1024
-"""Of a compressed tar: what is kept of members that were passed on the way to one further on."""
+"""Bytes of members that a compressed tar keeps when it passes them on the way to a later one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Archive(Protocol):
     in_order: bool
     """Whether members should be read in the archive's own order: one further back costs a new start."""
     notes: list[str]
-    """What of it is passed over that somebody may miss, in words."""
+    """What is passed over and somebody may miss, in words."""
 
     def members(self) -> list[str]:
         """Names of the files, with "/", in the archive's order: regular ones and links."""
@@ -107,7 +107,7 @@ def _target(member: str, link: str) -> str:
 
 
 def _folder_links(links: dict[str, str], members: set[str]) -> list[str]:
-    """That images behind links to folders are not taken; those in the archive are, under their own names."""
+    """Says of each link to a folder that it is passed over; images in the archive are taken under their own names."""
     return [
         f"{name} is passed over: it is a link to {target}, which is "
         + ("searched anyway" if any(member.startswith(target + "/") for member in members) else "not in the archive")
@@ -156,7 +156,7 @@ class _Zip:
 
 _LONGEST_LINK = 4096
 _UNIX, _WINDOWS = 3, (0, 10, 11, 14)
-"""Of a zip's entry: on what it was made (APPNOTE.TXT, 4.4.2.2)."""
+"""Codes of the systems on which a zip's entry was made (APPNOTE.TXT, 4.4.2.2)."""
 
 
 class _Tar:

@@ -78,7 +78,7 @@ class Writer:
         self._job = job
 
     def encode(self, image: ImageFile, content: str, segmentation: Segmentation) -> Any:
-        """What the image adds, JSON-ready; writes the files that are of this image alone."""
+        """Returns what the image adds to shared files, JSON-ready, and writes the files of this image alone."""
         raise NotImplementedError
 
     def begin(self, out: OutputFolder, images: ImageSet) -> None:
@@ -86,7 +86,7 @@ class Writer:
         self._out, self._images = out, images
 
     def append(self, image: ImageFile, piece: Any) -> None:
-        """Takes the next image."""
+        """Adds what `encode` returned for the next image to the files of the whole set."""
         raise NotImplementedError
 
     def finish(self) -> None:
@@ -357,7 +357,7 @@ class Export:
             writer.begin(out, images)
 
     def append(self, image: ImageFile, pieces: Pieces) -> None:
-        """Takes the next image."""
+        """Adds the pieces of the next image to every format, the gallery and the report."""
         for name, writer in self._writers.items():
             writer.append(image, pieces[name])
         if self._gallery is not None:

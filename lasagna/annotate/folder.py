@@ -279,8 +279,9 @@ _STEM_ENDINGS = (".png", ".txt", ".xml")
 
 
 def unique_stems(names: Sequence[str]) -> dict[str, str]:
-    """Of each name, what files that are made from it are called, before their ending: the name without its own, unless
-    that is also another's; then the name. Compared without case, for the output may be unpacked where that is ignored.
+    """By name of an image, how files that are made from it are called before their ending: the name without its own
+    ending, or with it where another image would have the same. Case does not count: the output may be unpacked where
+    it is ignored.
     """
     count = Counter(_stem(name).casefold() for name in names)
     whole = {name.casefold() for name in names}

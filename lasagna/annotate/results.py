@@ -120,7 +120,7 @@ class PartFile:
         self.entries += 1
 
     def write(self, text: str) -> None:
-        """Text as it is."""
+        """Appends text as it is, which is no entry."""
         self._file.write(text)
 
     def copy_to(self, other: "PartFile") -> None:
@@ -157,7 +157,7 @@ class OutputFolder:
         write_atomically(self.path / name, data)
 
     def write_with(self, name: str, save: Callable[[BinaryIO], object]) -> None:
-        """As `write`; `save` writes the content into a binary file."""
+        """Writes a file like `write`, with the content that `save` writes into a binary file."""
         file = io.BytesIO()
         save(file)
         self.write(name, file.getvalue())

@@ -43,11 +43,11 @@ class Asked:
 
 @dataclass
 class AnnotateRun:
-    """Call it once.
+    """One run, from images to files; call it once.
 
     Attributes:
         job, images, formats, asked, settings: What was asked for.
-        workers: Threads that read, and as many that encode; of Ray, models.
+        workers: Threads that read, and as many that encode; with Ray, models.
         gallery: Whether pages to look at are made.
         max_failures: More failures than this stop the run; None: nothing does.
         engine: "local" or "ray".
@@ -120,12 +120,12 @@ class AnnotateRun:
                 folder.close()
 
     def reader(self, results: Results) -> Reader:
-        """The first stage."""
+        """The first stage of the pipeline, which reads photos."""
         limits = self.settings.max_image_bytes, self.settings.max_image_pixels
         return Reader(results, *limits, thumbnails=self.job.out if self.gallery else None)
 
     def encoder(self, results: Results) -> PieceEncoder:
-        """The last stage."""
+        """The last stage of the pipeline, which encodes answers."""
         return PieceEncoder(results, Export(self.job, self.formats, gallery=self.gallery).encode)
 
     def load_model(self) -> "Lasagna":

@@ -39,7 +39,7 @@ _HTTP_TIMEOUT = (10.0, 60.0)
 
 
 class ImageSource(Protocol):
-    """An image's place."""
+    """The place of an image: a file, an address, or a member of an archive."""
 
     @property
     def path(self) -> Path | None:
@@ -47,11 +47,11 @@ class ImageSource(Protocol):
 
     @property
     def url(self) -> str | None:
-        """Its address, None where it has none of its own."""
+        """The image's own address, or None."""
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Its place from the top: names of folders, then its own."""
+        """The names of the folders from the top, then the image's own."""
 
     def read(self, max_bytes: int, name: str) -> bytes:
         """The content. Raises ImageError that calls it `name`."""
@@ -74,7 +74,7 @@ class LocalFile:
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """An address."""
+    """An image at an address."""
 
     url: str
     path: None = None

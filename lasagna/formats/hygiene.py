@@ -43,7 +43,7 @@ class Hygiene:
 
     @classmethod
     def of(cls, settings: Settings) -> "Hygiene":
-        """As the settings `min_area`, `min_width`, ... say."""
+        """The limits of the settings `min_area`, `min_width`, ..."""
         return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
 
     @property
@@ -53,7 +53,7 @@ class Hygiene:
 
 @dataclass(frozen=True)
 class Counts:
-    """What was left out.
+    """How much was left out, by reason.
 
     Attributes:
         small, slivers, duplicates, beyond_limit: Parts, by the first reason in this order that applies.

@@ -72,7 +72,7 @@ def segmentation_to_instances(segmentation: Segmentation) -> tuple[NDArray[np.ui
 
 
 def _seen(numbers: NDArray[np.uint16]) -> Iterator[tuple[tuple[slice, slice], int, int]]:
-    """Of each number in the picture: rows and columns that it lies in, itself, its pixels."""
+    """For each number in the picture: rows and columns that it lies in, the number, its pixels."""
     areas = np.bincount(numbers.reshape(-1))
     for number, box in enumerate(find_objects(numbers.astype(np.int32)), start=1):
         if box is not None:

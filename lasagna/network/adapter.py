@@ -49,7 +49,7 @@ class Adapter:
         return (weight.float() + self.alpha / a.shape[0] * (b @ a)).to(weight.dtype)
 
     def save(self, folder: Path, dropout: float = 0.0) -> None:
-        """Writes peft's two files."""
+        """Writes the two files of peft's layout into a folder."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)

@@ -59,11 +59,11 @@ class TextAnswer:
 def generate(
     model: LasagnaModel, prompt: Prompt, tokens: Tensor, question: Sequence[int], max_new_tokens: int
 ) -> Generated:
-    """Greedy generation.
+    """Generates an answer greedily, token by token.
 
     Args:
         model: The network, in eval mode.
-        prompt: Of the same checkpoint.
+        prompt: The prompt of the same checkpoint.
         tokens: (1, T, C) image tokens.
         question: Ids from after the image to where the answer starts.
         max_new_tokens: At least 1; the stop token counts.

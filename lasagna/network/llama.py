@@ -139,7 +139,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 class _Norm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
-        """As transformers does: a scale of another type, as in training, makes its type the result's."""
+        """The norm as transformers has it: if the scale has another type, as in training, the result has that type."""
         if x.dtype == self.weight.dtype:
             return super().forward(x)
         return self.weight * F.rms_norm(x, self.normalized_shape, None, self.eps)

@@ -156,7 +156,7 @@ RELEASED = PromptFormat(
     end="",
     stop="</s>",
 )
-"""Of the released LaSagnA-7B, which was trained with a few more wordings than these."""
+"""The format of the released LaSagnA-7B, which was trained with a few more wordings than these."""
 
 RELEASED_TOKENS = ("<cat_start>", "<cat_end>", "<semantic>", "<ins>", "<no_ins>", "<im_start>", "<im_end>")
 """Tokens that `RELEASED` adds to Llama's vocabulary, in the order in which they were added."""

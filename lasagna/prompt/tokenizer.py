@@ -19,7 +19,7 @@ from lasagna.errors import CheckpointError
 
 BOS, EOS, PAD, UNK, SEG, NEG = "<s>", "</s>", "<pad>", "<unk>", "<SEG>", "<NEG>"
 CONTROL_TOKENS = (PAD, BOS, EOS, SEG, NEG)
-"""Of our own tokenizer.json, in the order of their ids."""
+"""The control tokens of our own tokenizer.json, in the order of their ids."""
 
 
 class Data(str):
@@ -58,7 +58,7 @@ class LabelTokenizer(ABC):
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Writes `files`."""
+        """Writes the tokenizer's `files` into a folder."""
 
     @abstractmethod
     def _encode_pieces(self, pieces: Sequence[str | int]) -> list[int]:

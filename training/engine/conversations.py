@@ -53,7 +53,7 @@ class ConversationWeights:
 
 @dataclass
 class ConversationLosses:
-    """Each term, unweighted."""
+    """The terms of the loss of conversations, each without its weight."""
 
     ce: Tensor
     bce: Tensor

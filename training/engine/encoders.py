@@ -56,7 +56,7 @@ class Conversations:
     photos: list[PhotoFeatures]
 
     def batch(self) -> ConversationBatch:
-        """As `conversation_losses` takes it; one conversation per photo."""
+        """The batch as `conversation_losses` takes it; one conversation per photo."""
         return ConversationBatch(
             [_prepared(photo) for photo in self.photos],
             [example.conversation for example in self.examples],

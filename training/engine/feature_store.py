@@ -39,7 +39,7 @@ _WRITING = 3600.0
 
 @dataclass(frozen=True)
 class Stored:
-    """What one key holds.
+    """The tensors and notes of one key.
 
     Attributes:
         tensors: On the CPU.
@@ -84,7 +84,7 @@ class FeatureStore:
         self._written = 0  # since the folder was last measured
 
     def size(self) -> int:
-        """Bytes in the folder."""
+        """Bytes of all files in the folder."""
         return sum(size for _, size, _ in self._files())
 
     def __len__(self) -> int:

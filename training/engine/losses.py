@@ -15,7 +15,7 @@ from training.recipe.values import LossWeights
 
 @dataclass
 class Losses:
-    """Each term, unweighted."""
+    """The terms of the loss of class lists, each without its weight."""
 
     text: Tensor
     copied: Tensor

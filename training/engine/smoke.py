@@ -33,7 +33,7 @@ PHOTOS, LOSS_BATCHES = 40, 6
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one set's photos: the training loss without gradient, and presence average precision over all its classes."""
+    """One set's photos: their training loss without gradient, and presence average precision over all classes."""
 
     loss: float
     average_precision: float

@@ -39,7 +39,7 @@ class PreparedRun:
 
     Attributes:
         model: On the CPU, its trained weights chosen.
-        encoder: Of the photos of conversations.
+        encoder: What encodes the photos of conversations.
         draw: (step, part) to the examples of a micro-batch.
     """
 

@@ -26,8 +26,8 @@ CLASS_SPREAD = 0.5
 temperature (logits). Half a logit turns a probability of 0.5 into 0.62."""
 
 GLOBAL_SPREAD = 1.0
-"""The same for the global temperature (its logarithm) and offset of a fine-tuned model about those of the model that it
-started from."""
+"""How far the global temperature (its logarithm) and offset of a fine-tuned model are expected to be from those of the
+model that it started from; also a standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def answers_by_class(
 
 
 def _cross_entropy(logits: NDArray[np.float64], present: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Of each answer, in nats."""
+    """The cross-entropy of each answer, in nats."""
     return np.logaddexp(0, np.where(present, -logits, logits))
 
 

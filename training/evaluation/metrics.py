@@ -146,11 +146,11 @@ class PresenceMetrics:
         self._asked.append(index)
 
     def precision(self, index: int | None = None) -> float | None:
-        """Of what was said present, the share that is; of one class, or of all pairs. None where nothing was said."""
+        """Share of the pairs said to be present that are; for one class, or all pairs. None where nothing was said."""
         return _ratio(self.true_positives, self.true_positives + self.false_positives, index)
 
     def recall(self, index: int | None = None) -> float | None:
-        """Of what is present, the share that was said so; None where nothing is present."""
+        """Share of the present pairs that were said to be; None where nothing is present."""
         return _ratio(self.true_positives, self.true_positives + self.false_negatives, index)
 
     def f1(self, index: int | None = None) -> float | None:
@@ -159,7 +159,7 @@ class PresenceMetrics:
         return _ratio(twice, twice + self.false_positives + self.false_negatives, index)
 
     def absent_false_positive_rate(self, index: int | slice | None = None) -> float | None:
-        """Of the absent image-class pairs, the share that was said present; None where nothing is absent."""
+        """Share of the absent image-class pairs that were said to be present; None where nothing is absent."""
         return _ratio(self.false_positives, self.false_positives + self.true_negatives, index)
 
     def average_precision(self, classes: Sequence[int] | None = None) -> float | None:

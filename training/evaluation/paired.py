@@ -19,7 +19,7 @@ from lasagna.errors import DataError
 from training.evaluation.scores import ClassScore, ImageScore
 
 _Figure = Callable[[NDArray[np.float64], int], NDArray[np.float64]]
-"""From weights (draws, photos) and a model (0 champion, 1 candidate) to a figure per draw, NaN where undefined."""
+"""Takes weights (draws, photos) and a model (0 champion, 1 candidate); gives a figure per draw, NaN if undefined."""
 
 
 class Draws(Protocol):
@@ -159,7 +159,7 @@ class Pair:
 
     @cached_property
     def f1(self) -> Change:
-        """Of presence, all decisions together: 2 TP / (2 TP + FP + FN)."""
+        """F1 of presence over all decisions together: 2 TP / (2 TP + FP + FN)."""
         return self._f1(slice(None))
 
     def _f1(self, at: slice) -> Change:
@@ -171,7 +171,7 @@ class Pair:
 
     @cached_property
     def false_positive_rate(self) -> Change:
-        """Of the photos and classes where the class is certainly absent, the share that was said present."""
+        """Share said to be present, of the pairs of photo and class whose class is certainly absent."""
 
         def rate(weights: NDArray[np.float64], model: int) -> NDArray[np.float64]:
             absent = self._absent[model]

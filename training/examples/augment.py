@@ -15,7 +15,7 @@ Photo = NDArray[np.uint8]
 def random_view(
     image: Photo, mask: Photo, size: tuple[int, int], longest: int, rng: random.Random, flip: bool = True
 ) -> tuple[Photo, Photo]:
-    """A random view.
+    """A random view of a photo and its mask: scaled, cropped, perhaps mirrored.
 
     Args:
         image: uint8 (H, W, 3).

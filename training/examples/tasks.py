@@ -51,7 +51,7 @@ class _Ask(Protocol):
 
 
 class Tasks:
-    """Draws examples.
+    """Draws examples of every task: a task, a data set, a record, and questions about it.
 
     Args:
         recipe: Its tasks, rates and sequence options are used.

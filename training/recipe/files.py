@@ -35,7 +35,7 @@ _Loader.add_implicit_resolver(
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """A recipe as read.
+    """A recipe file: its values, and where each is from.
 
     Attributes:
         path: The file.

@@ -25,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, config=STRICT)
 class SequenceOptions:
-    """The strategies.
+    """The paper's strategies, each a switch.
 
     Attributes:
         class_list: The question names many classes. Otherwise it names one that is present (LISA, arXiv 2308.00692),

@@ -27,7 +27,7 @@ from lasagna.prompt.dialect import RELEASED, PromptFormat
 from lasagna.prompt.tokenizer import LabelTokenizer, load_tokenizer
 
 LORA_ALPHA = 16.0
-"""Of the released recipe; taken where nothing says otherwise."""
+"""The alpha of the released recipe, used where nothing says otherwise."""
 _LANGUAGE = ("language_model.", "lm_head.", "projector.")
 _PROJECTION_SEED = 0
 

@@ -41,7 +41,7 @@ COUNTABLE = frozenset(" ".join(concept.split()) for concept in _OBJECTS.split(",
 """Concepts (`training.data.concepts`) that come as single objects: no stuff, no pairs, nothing that is rarely whole."""
 
 WORN = frozenset({"hat", "dress", "coat", "scarf"})
-"""Of these, two components are as likely one garment behind an arm: they are not told apart."""
+"""Things whose two components are as likely one garment behind an arm: they are not told apart."""
 
 SMALLEST = 0.003
 """An instance covers at least this share of the photo; smaller components are specks."""

@@ -26,7 +26,7 @@ _SPLITS = ("train", "val", "test")
 
 
 class ReasonSeg:
-    """One split.
+    """One split of ReasonSeg.
 
     Attributes:
         classes: Empty: these are texts.

@@ -21,7 +21,7 @@ _IMAGE_TOKEN = "<image>"
 
 
 class LlavaInstruct:
-    """The one split, "train".
+    """LLaVA-Instruct, whose one split is "train".
 
     Attributes:
         classes: Empty: these are texts.
