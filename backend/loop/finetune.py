@@ -9,7 +9,6 @@ raised (`FASTER`). The report says so.
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from lasagna.settings import Settings
 from training.data.records import Record
 from training.data.sets import open_set
 from training.data.spread import spread
-from training.recipe.files import read_recipe, recipe_from_values, to_values
+from training.recipe.files import read_recipe, recipe_from_values, shipped_recipes, to_values
 from training.recipe.values import DataSet, Recipe
 
 logger = logging.getLogger(__name__)
@@ -42,8 +41,7 @@ def recipe_file(settings: Settings, start: Path) -> Path:
     if settings.train_recipe:
         return Path(settings.train_recipe).expanduser()
     kind = ModelConfig.load(start / "config.json").vision.kind
-    name = "finetune.yaml" if kind == "pyramid" else "finetune-lora.yaml"
-    return Path(str(files("training") / "recipes" / name))
+    return shipped_recipes()["finetune" if kind == "pyramid" else "finetune-lora"]
 
 
 def make_recipe(settings: Settings, start: Path, snapshot: Path, output: Path) -> tuple[Recipe, list[str]]:

@@ -18,12 +18,12 @@ ROUNDS = 2  # an answer depends on the decisions before it, so margins move a li
 @click.command(
     epilog="""\b
 Examples:
-  lasagna calibrate training/recipes/nano.yaml
-  lasagna calibrate training/recipes/nano.yaml output=runs/other
-  lasagna calibrate training/recipes/nano.yaml --model nano
+  lasagna calibrate nano
+  lasagna calibrate nano output=runs/other
+  lasagna calibrate nano --model nano
 """
 )
-@click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("changes", nargs=-1)
 @click.option("--model", "name", help="Checkpoint to calibrate; default: the one that the recipe wrote.")
 def calibrate(recipe: Path, changes: tuple[str, ...], name: str | None) -> None:

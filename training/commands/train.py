@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 @click.command(
     epilog="""\b
 Examples:
-  lasagna train training/recipes/nano.yaml
-  lasagna train training/recipes/nano.yaml output=/tmp/run optimiser.steps=200
-  lasagna train training/recipes/nano.yaml --smoke
-  lasagna train --validate training/recipes/*.yaml
-  lasagna train --print-config training/recipes/nano.yaml sequence.preset=lisa
-  OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 --no-python lasagna train training/recipes/nano.yaml
+  lasagna train finetune 'tasks.semantic.sets={mine: {rate: 1, reader: folder, path: FOLDER, split: train}}'
+  lasagna train nano output=/tmp/run optimiser.steps=200
+  lasagna train my-recipe.yaml --smoke
+  lasagna train --validate nano finetune my-recipe.yaml
+  lasagna train --print-config nano sequence.preset=lisa
+  OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 --no-python lasagna train nano
 """
 )
 @click.argument("arguments", metavar="RECIPE [KEY=VALUE ...]", nargs=-1, required=True)
@@ -32,7 +32,7 @@ Examples:
 def train(
     arguments: tuple[str, ...], device: str, smoke: bool, restart: bool, validate: bool, print_config: bool
 ) -> None:
-    """Train a model by a RECIPE file; a run that was killed goes on where it was.
+    """Train a model by a RECIPE, a file or the name of a shipped one; a run that was killed goes on where it was.
 
     --validate ends with 0 where all is well, 2 where a recipe is wrong, and 3 where recipes are right but need files
     that are not on this machine.
@@ -40,7 +40,7 @@ def train(
     paths = [Path(argument) for argument in arguments if "=" not in argument or Path(argument).is_file()]
     changes = [argument for argument in arguments if Path(argument) not in paths]
     if not paths:
-        raise click.UsageError("no recipe given; one is training/recipes/nano.yaml")
+        raise click.UsageError("no recipe given; one is nano")
     if validate:
         raise SystemExit(_validate(paths, changes, smoke))
     if len(paths) > 1:

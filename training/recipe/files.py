@@ -11,6 +11,7 @@ import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -66,17 +67,28 @@ class RecipeFile:
         return path[-1] == "rate" and not any(other[:-1] == path[:-1] for other in self.origins)
 
 
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the package: name and file."""
+    folder = Path(str(files("training") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
 def read_recipe(path: Path, changes: Sequence[str] = (), smoke: bool = False) -> RecipeFile:
     """Reads and checks a recipe.
 
     Args:
-        path: A YAML file.
+        path: A YAML file, or the name of a shipped one, such as "finetune".
         changes: Values that replace or add to the file's, each as key=value with dots between nested keys; a value is
             read as YAML.
         smoke: Whether the recipe's `smoke` section is applied, after the file and before the changes.
 
     Raises ConfigError that lists all errors.
     """
+    shipped = shipped_recipes()
+    if not path.is_file() and str(path) in shipped:
+        path = shipped[str(path)]
+    elif not path.exists() and not path.suffix:
+        raise ConfigError(f"{path}: neither a file nor a shipped recipe; those are {', '.join(shipped)}")
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -84,7 +96,7 @@ def read_recipe(path: Path, changes: Sequence[str] = (), smoke: bool = False) ->
     problems: list[str] = []
     origins: dict[KeyPath, str] = {}
     if not isinstance(root, yaml.MappingNode):
-        raise ConfigError(f"{path}: a recipe is a list of keys and values; start from training/recipes/nano.yaml")
+        raise ConfigError(f"{path}: a recipe is a list of keys and values; start from a shipped one, such as nano")
     values = _construct(root, (), path.name, origins, problems)
     if smoke:
         if not isinstance(values.get("smoke"), dict) or not values["smoke"]:

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from lasagna.errors import ConfigError
 from training.commands.train import train
-from training.recipe.files import read_recipe, recipe_from_values, to_values
+from training.recipe.files import read_recipe, recipe_from_values, shipped_recipes, to_values
 from training.recipe.sequence import PRESETS
 from training.recipe.values import TASKS
 
@@ -160,3 +160,13 @@ def test_the_command(tiny_file: Path, arguments: list[str], code: int, expected:
 
 def test_task_names() -> None:
     assert TASKS == ("semantic", "referring", "reasoning", "vqa")
+
+
+def test_a_shipped_recipe_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_recipe(Path("nano")).recipe == read_recipe(shipped_recipes()["nano"]).recipe
+    with pytest.raises(ConfigError, match=r"nanno: neither a file nor a shipped recipe; those are .*, nano$"):
+        read_recipe(Path("nanno"))
+    Path("nano").write_text("seed: [")
+    with pytest.raises(ConfigError, match="not readable as YAML"):
+        read_recipe(Path("nano"))  # a file of one's own comes first
