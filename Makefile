@@ -15,7 +15,7 @@ help:
 	@echo '              make demo ARGS="--images DIR --labels cat,dog,grass" for your own photos and classes,'
 	@echo '              make demo ARGS=--help for all options'
 	@echo 'make test     make check and every test, with a real Redis, Label Studio and browser'
-	@echo 'make check    lint, types, and whether the documents and their site are in order'
+	@echo 'make check    lint, types, who imports whom, and whether the documents and their site are in order'
 	@echo 'make site     the documents as a site, in site/index.html'
 	@echo 'make update   the newest versions that pyproject.toml allows into .venv and tools/constraints.txt'
 	@echo 'make audit    looks up known vulnerabilities of every package (needs internet)'
@@ -52,6 +52,7 @@ lint:
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
 	.venv/bin/python -m tools.docs --check
 	.venv/bin/zensical build --strict --clean
 
@@ -64,5 +65,5 @@ screenshot:
 	.venv/bin/pytest tests/backend/test_editor.py --screenshot docs/editor.png
 
 clean:
-	rm -rf .venv site .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build lasagna_assist.egg-info uv.lock
+	rm -rf .venv site .cache .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build lasagna_assist.egg-info uv.lock
 	@echo 'Label Studio and uv stay in the cache folder ($$LASAGNA_CACHE, else ~/.cache/lasagna-assist).'

@@ -7,7 +7,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from backend.doctor.case import Case, Finding, as_json, examine, first_wrong
+from backend.doctor.case import Case, Finding
+from backend.doctor.examine import as_json, examine, first_wrong
 from lasagna.settings import Settings
 
 _COLOURS = {"ok": "green", "wrong": "bold red", "note": "yellow", "skipped": "dim"}

@@ -1,39 +1,21 @@
-"""`lasagna doctor`: looks at a set-up from end to end and names the first thing that is wrong, with the fix.
+"""What `lasagna doctor` looks at, the form of a check, and what one finds (its texts: `backend.doctor.troubles`).
 
-The checks run in the order in which a prediction needs what they look at, each with what it needs: one that cannot be
-made because another is wrong is skipped and says so. Here are those of the installation; those of a project are in
-`backend.doctor.project`, those of one task on its real way (Label Studio, web process, queue, worker and back) in
-`backend.doctor.task`. All texts are in `backend.doctor.troubles`.
-
-What always holds: nothing is changed but that the task gets its prediction where it has none of the current version,
-and that webhooks get one PROJECT_UPDATED; every wait has a limit; no secret is in what is said.
+What always holds: no secret is in what is said.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
-
-import redis
-from rq import Worker
 
 from backend.doctor.client import Inspection
 from backend.doctor.troubles import TROUBLES
-from backend.queue.connections import Connections
-from backend.queue.living_workers import predicting_workers
-from backend.queue.own_redis import ensure_redis
-from backend.queue.store import Store, connect
-from backend.studio.client import LabelStudio, LabelStudioError, token_claims
-from lasagna.errors import ConfigError, LasagnaError, ServiceError
+from backend.queue.store import Store
+from lasagna.errors import LasagnaError
 from lasagna.labels.configuration import LabelConfig
 from lasagna.settings import Settings, hide_password
 
 State = Literal["ok", "wrong", "note", "skipped"]
-
-_CLOCK_SECONDS = 60
-_SECONDS = 5.0
-"""Limit of a wait for an address that should answer at once."""
 
 
 @dataclass(frozen=True)
@@ -157,180 +139,3 @@ def finding(trouble: str, **values: Any) -> Finding:
 def cause(error: Exception) -> str:
     """What was found, without what our errors say after a semicolon: what to do, for which there is the fix."""
     return str(error).partition("; ")[0]
-
-
-def examine(case: Case) -> Iterator[Finding]:
-    """Makes the checks one after the other, and gives what each found as soon as it is known."""
-    from backend.doctor.project import PROJECT_CHECKS
-    from backend.doctor.task import TASK_CHECKS
-
-    blocking: dict[str, str] = {}  # by check that was not ok: why those that need it are skipped
-    for check in (*CHECKS, *PROJECT_CHECKS, *TASK_CHECKS):
-        reason = next((blocking[need] for need in check.needs if need in blocking), None)
-        found = Finding(check.name, "skipped", reason) if reason else _made(check, case)
-        if found.state != "ok":
-            blocking[check.name] = f"because {check.name} is wrong" if found.state == "wrong" else found.words
-        yield found
-        yield from case.notes
-        case.notes.clear()
-
-
-def first_wrong(findings: Sequence[Finding]) -> Finding | None:
-    return next((found for found in findings if found.state == "wrong"), None)
-
-
-def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
-    """JSON-ready: `ok`, `first_wrong` (a finding or null), `checks` (all findings)."""
-    wrong = first_wrong(findings)
-    return {
-        "ok": wrong is None,
-        "first_wrong": asdict(wrong) if wrong else None,
-        "checks": [asdict(found) for found in findings],
-    }
-
-
-def _made(check: Check, case: Case) -> Finding:
-    try:
-        return Finding(check.name, "ok", hide_password(check.run(case)))
-    except WrongError as error:
-        return _as(check, error.finding)
-    except SkippedError as error:
-        return Finding(check.name, "skipped", str(error))
-    except LabelStudioError as error:  # it went away, or refused what it should not
-        trouble = "label-studio-gone" if error.status is None else "label-studio-failed"
-        return _as(check, finding(trouble, error=cause(error)))
-    except redis.RedisError as error:
-        return _as(check, finding("redis-gone", error=f"Redis went away: {error}"))
-
-
-def _as(check: Check, found: Finding) -> Finding:
-    return Finding(check.name, "wrong", found.words, found.fix, found.trouble)
-
-
-# --- the installation -------------------------------------------------------------------------------------------------
-
-
-def _redis(case: Case) -> str:
-    try:
-        case.redis_url = ensure_redis(case.settings)
-        store = Store(connect(case.redis_url, timeout=10.0))
-        store.redis.ping()
-    except (LasagnaError, redis.RedisError) as error:
-        case.wrong("redis-gone", error=cause(error))
-    case._store = store
-    own = "" if case.settings.redis_url else ", our own on this machine, since LASAGNA_REDIS_URL is not set"
-    return f"{case.redis_url} answers{own}"
-
-
-def _worker(case: Case) -> str:
-    workers = predicting_workers(case.store)
-    if not workers:
-        case.wrong("worker-none", others=silent_workers(case.store))
-    versions = sorted({worker.version for worker in workers})
-    if len(versions) > 1:
-        case.wrong("worker-versions", versions=", ".join(versions))
-    return f"{len(workers)} with the model {versions[0]}"
-
-
-def silent_workers(store: Store) -> str:
-    """Which workers there are that do not predict, in words."""
-    count = Worker.count(connection=store.redis)
-    return f"found: {count}, only for training or silent for half a minute" if count else "and no other"
-
-
-def _label_studio(case: Case) -> str:
-    """Finds its address and token as a worker does, and looks whether it is there."""
-    settings, number = case.settings, case.project_number
-    configured = settings.label_studio_url
-    if not case.has_redis and not configured:
-        raise SkippedError("because redis is wrong, which knows the address of Label Studio (or give --url)")
-    uids = case.store.projects() if case.has_redis else []
-    of_project = [uid for uid in uids if number is not None and uid.partition(".")[0] == str(number)]
-    case.uid = next(iter([*of_project, *uids]), "")
-    try:
-        if case.has_redis:
-            found, _ = Connections(settings, case.store).of(case.uid)
-        else:
-            found = LabelStudio(configured, settings.label_studio_token)
-    except ServiceError:
-        case.wrong("address-unknown", which=f" for project {number}" if number else "")
-    except ConfigError as error:
-        case.wrong("label-studio-gone", error=str(error))
-    case._label_studio = Inspection(found.url, found.token, timeout=settings.image_timeout)
-    if found.token == settings.label_studio_token:
-        is_given = settings.origins["label_studio_token"] == "command line"
-        case.whose_token = "given as --token" if is_given else "in LASAGNA_LABEL_STUDIO_TOKEN"
-    else:
-        case.whose_token = "that Label Studio sent with /setup"
-    try:
-        version = _version(found.url, case)
-    except LabelStudioError as error:
-        if configured:
-            case.wrong("label-studio-gone", error=cause(error))
-        case.wrong("host-name", hostname=found.url, error=cause(error))
-    return f"{found.url} is Label Studio {version}" + ("" if configured else " (its address came with /setup)")
-
-
-def _version(url: str, case: Case) -> str:
-    """The version of the Label Studio at an address; notes what time it is there."""
-    with LabelStudio(url, "", timeout=_SECONDS).get_stream("/api/version") as response:
-        status, kind = response.status_code, response.headers.get("Content-Type", "no content")
-        if "Date" in response.headers:
-            case.ahead = case.clock() - parsedate_to_datetime(response.headers["Date"]).timestamp()
-        if 300 <= status < 400:
-            case.wrong("label-studio-other", url=url, found=f"it redirects to {response.headers.get('Location')}")
-        try:
-            return str(response.json()["release"])
-        except (ValueError, KeyError, TypeError):
-            case.wrong("label-studio-other", url=url, found=f"it answers {status}, {kind}, to /api/version")
-
-
-def _token(case: Case) -> str:
-    label_studio, whose = case.label_studio, case.whose_token
-    token, claims = label_studio.token, token_claims(label_studio.token) or {}
-    if not token:
-        case.wrong("token-missing")
-    if token.startswith("eyJ") and token.count(".") < 2:
-        case.wrong("token-cut", whose=whose)
-    kind = {"personal": "personal access token", "access": "access token", "legacy": "legacy token"}[label_studio.kind]
-    ends = claims.get("exp")
-    if isinstance(ends, int | float) and ends < case.clock() - (case.ahead or 0):
-        date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(ends))
-        case.wrong("token-expired", kind=kind, whose=whose, date=date)
-    try:
-        case.who = label_studio.check()
-    except LabelStudioError as error:
-        if error.status not in (401, 403):
-            raise
-        if label_studio.kind == "legacy" and "disabled" in error.detail:
-            case.wrong("token-legacy-off", whose=whose)
-        case.wrong("token-refused", url=label_studio.url, kind=kind, whose=whose, detail=error.detail)
-    if label_studio.kind == "access":
-        case.wrong("token-access", whose=whose)
-    return f"{case.who}, {whose}"
-
-
-def _clock(case: Case) -> str:
-    """Compares clocks: by the Date of an answer, else by the time at which an access token was made, and by Redis."""
-    differences: dict[str, float] = {}
-    if case.ahead is not None:
-        differences["Label Studio"] = case.ahead
-    elif case.label_studio.kind == "personal":
-        claims = token_claims(case.label_studio.authorization()["Authorization"].removeprefix("Bearer ")) or {}
-        differences["Label Studio"] = case.clock() - float(claims.get("iat") or case.clock())
-    if case.has_redis:
-        differences["Redis"] = case.clock() - case.store.now()
-    for name, seconds in differences.items():
-        if abs(seconds) > _CLOCK_SECONDS:
-            direction = "ahead of" if seconds > 0 else "behind"
-            case.wrong("clock", seconds=round(abs(seconds)), direction=direction, other=name)
-    return f"as in {' and '.join(differences)}, within {_CLOCK_SECONDS} s"
-
-
-CHECKS: tuple[Check, ...] = (
-    Check("redis", (), _redis),
-    Check("worker", ("redis",), _worker),
-    Check("label-studio", (), _label_studio),
-    Check("token", ("label-studio",), _token),
-    Check("clock", ("token",), _clock),
-)

@@ -8,8 +8,9 @@ import time
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from backend.doctor.case import Case, Check, SkippedError, cause, silent_workers
+from backend.doctor.case import Case, Check, SkippedError, cause
 from backend.doctor.client import Inspection
+from backend.doctor.installation import silent_workers
 from backend.doctor.match import misfits
 from backend.queue.living_workers import predicting_workers
 from backend.queue.store import Work

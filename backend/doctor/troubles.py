@@ -18,7 +18,7 @@ class Trouble:
     """One thing that can be wrong.
 
     Attributes:
-        check: The check that finds it (`backend.doctor.case.CHECKS`).
+        check: The check that finds it (`backend.doctor.examine.CHECKS`).
         set_up: How it comes about.
         message: What was found, a format string.
         fix: What to do, a format string.

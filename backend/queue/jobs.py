@@ -7,25 +7,22 @@ What always holds: no pickle enters or leaves Redis (RQ's default serializer is 
 calls `FUNCTIONS` and nothing else, whatever a job in Redis asks for (`ListedJob`). RQ would import and call any name,
 so that whoever writes to Redis could run commands on the machines of the workers.
 
-The functions find the loaded model in the `Runtime` that the worker installed; they run in no other process.
+The functions find the loaded model in the `JobRunner` that the worker installed; they run in no other process.
 """
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from uuid import uuid4
 
+import redis
 from rq import Queue, Retry, get_current_job
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
+from backend.queue.counters import Meter
 from backend.queue.store import KEEP_WORK, Store
 from lasagna.logs import logged
-
-if TYPE_CHECKING:
-    import redis
-
-    from backend.worker.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +39,27 @@ CRASHES = 3
 _SECONDS_PER_TASK = 300
 _SECONDS_PER_CLICK = 60
 
-_runtime: "Runtime | None" = None
+
+class JobRunner(Protocol):
+    """What the jobs of a worker's process need: `backend.worker.runtime.Runtime`, which holds the loaded models."""
+
+    @property
+    def store(self) -> Store: ...
+
+    @property
+    def meter(self) -> Meter: ...
+
+    def release(self, keys: Sequence[str], job: str) -> list[str]:
+        """Takes what an earlier run of this job left and returns those keys, to be queued in other jobs."""
+
+    def predict(self, keys: Sequence[str], job: str) -> dict[str, int]:
+        """Predicts works. Returns how many ended how."""
+
+    def click(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Answers one interactive request."""
+
+
+_runtime: JobRunner | None = None
 
 
 class ListedJob(Job):
@@ -68,14 +85,14 @@ class ListedJob(Job):
         return super().func
 
 
-def queue(connection: "redis.Redis", name: str) -> Queue:
+def queue(connection: redis.Redis, name: str) -> Queue:
     """The RQ queue of a name in `QUEUES`. Raises ValueError for another name."""
     if name not in QUEUES:
         raise ValueError(f"no queue is called {name!r}; there are {QUEUES}")
     return Queue(name, connection=connection, serializer=JSONSerializer, job_class=ListedJob)
 
 
-def find_jobs(connection: "redis.Redis", ids: Sequence[str]) -> list[ListedJob | None]:
+def find_jobs(connection: redis.Redis, ids: Sequence[str]) -> list[ListedJob | None]:
     """The jobs with these ids; None where there is none."""
     found = ListedJob.fetch_many(list(ids), connection=connection, serializer=JSONSerializer)
     return [job if isinstance(job, ListedJob) else None for job in found]
@@ -113,7 +130,7 @@ def enqueue_works(store: Store, keys: Sequence[str], batch_size: int, *, urgent:
     return len(jobs)
 
 
-def enqueue_click(connection: "redis.Redis", request: Mapping[str, Any], seconds: float) -> str:
+def enqueue_click(connection: redis.Redis, request: Mapping[str, Any], seconds: float) -> str:
     """Puts an interactive request into the queue and returns the key of its answer (`Store.take_answer`).
 
     It is dropped when nobody waits any more, after `seconds`.
@@ -134,7 +151,7 @@ def enqueue_click(connection: "redis.Redis", request: Mapping[str, Any], seconds
 # --- in the worker ----------------------------------------------------------------------------------------------------
 
 
-def install(runtime: "Runtime | None") -> None:
+def install(runtime: JobRunner | None) -> None:
     """Gives the job functions of this process the loaded model."""
     global _runtime
     _runtime = runtime
@@ -165,7 +182,7 @@ def answer_click(key: str, request: dict[str, Any]) -> None:
     runtime.meter.flush()
 
 
-def _installed() -> "Runtime":
+def _installed() -> JobRunner:
     if _runtime is None:
         raise RuntimeError(
             "this job runs in the process of `lasagna worker`, which has the model; it was run elsewhere"

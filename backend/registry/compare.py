@@ -3,13 +3,15 @@
 import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backend.registry.figures import measured
 from backend.registry.registry import Registry, Version
 from lasagna.checkpoint.folder import checkpoint_version, find_checkpoint, load_calibration, load_labels
-from lasagna.checkpoint.light import LayeredWeights
 from lasagna.errors import RegistryError
+
+if TYPE_CHECKING:
+    from lasagna.checkpoint.light import LayeredWeights
 
 Pair = tuple[float | None, float | None]
 """A figure of the first and of the second."""
@@ -81,6 +83,8 @@ def compare(registry: Registry, first: str, second: str) -> CheckpointComparison
     Raises:
         CheckpointError: One of them is not there or cannot be read.
     """
+    from lasagna.checkpoint.light import LayeredWeights  # torch
+
     records = [_record(registry, name) for name in (first, second)]
     folders = [
         record.checkpoint if record else find_checkpoint(name)
@@ -135,7 +139,7 @@ def _offsets(folder: Any) -> dict[str, float]:
     return {"temperature": calibration.temperature, "offset": calibration.offset, **named}
 
 
-def _weights(first: LayeredWeights, second: LayeredWeights) -> tuple[list[WeightChange], int, list[str]]:
+def _weights(first: "LayeredWeights", second: "LayeredWeights") -> tuple[list[WeightChange], int, list[str]]:
     keys = first.keys(), second.keys()
     only = sorted(set(keys[0]) ^ set(keys[1]))
     changes, equal = list[WeightChange](), 0

@@ -115,7 +115,8 @@ def _soak(
 ) -> Row:  # fmt: skip
     from lasagna.annotate.export import Addresses, Job
     from lasagna.annotate.folder import find_images
-    from lasagna.annotate.run import AnnotateRun, Asked
+    from lasagna.annotate.request import AnnotateRequest, Asked, Execution
+    from lasagna.annotate.run import AnnotateRun
     from lasagna.checkpoint.folder import checkpoint_version
     from lasagna.formats.hygiene import Hygiene
     from lasagna.labels.classes import make_label_config
@@ -145,30 +146,28 @@ def _soak(
         )
         moments: list[tuple[float, float]] = []
         run = AnnotateRun(
-            job,
+            AnnotateRequest(job, formats.split(","), Asked(queries), settings, gallery),
             find_images([str(folder / "photos")]),
-            formats.split(","),
-            Asked(queries),
-            settings,
-            workers=workers,
-            gallery=gallery,
+            Execution(workers=workers),
             on_done=lambda: moments.append((time.perf_counter(), resident_mib())),
         )
         run()
-    if run.failures or run.started is None:
-        raise click.ClickException(f"{len(run.failures)} photos failed: {next(iter(run.failures.values()), '')}")
+    progress = run.progress
+    if progress.failures or progress.started is None:
+        reason = next(iter(progress.failures.values()), "")
+        raise click.ClickException(f"{len(progress.failures)} photos failed: {reason}")
     ended = moments[-1][0]
-    row: Row = {"images": images, "images_per_s": images / (ended - run.started)}
+    row: Row = {"images": images, "images_per_s": images / (ended - progress.started)}
     thirds = list(pairwise([0, images // 3, 2 * images // 3, images]))
     for third, (first, last) in enumerate(thirds, start=1):
-        began = moments[first - 1][0] if first else run.started
+        began = moments[first - 1][0] if first else progress.started
         row[f"images_per_s_{third}"] = (last - first) / (moments[last - 1][0] - began)
     for third, (first, last) in enumerate(thirds, start=1):
         row[f"mib_{third}"] = round(max(mib for _, mib in moments[first:last]), 1)
     highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # a little behind what is asked for now
     row["mib_peak"] = round(max(highest, *(mib for _, mib in moments)), 1)
-    row["model_ms_per_image"] = 1000 * run.busy / images
-    row["busy"] = run.busy / (ended - run.started)
+    row["model_ms_per_image"] = 1000 * progress.busy / images
+    row["busy"] = progress.busy / (ended - progress.started)
     return row
 
 

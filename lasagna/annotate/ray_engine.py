@@ -25,21 +25,19 @@ import uuid
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from lasagna.annotate.archives import ArchiveMember, open_archive
 from lasagna.annotate.folder import ImageFile, ImageSet
 from lasagna.annotate.pipeline import Annotated, PieceEncoder, Prepared, Reader, answer_batch, cut_batch
+from lasagna.annotate.request import AnnotateRequest
 from lasagna.annotate.results import Results
 from lasagna.annotate.sources import without_query
 from lasagna.errors import ConfigError, LasagnaError
 from lasagna.extras import load_extra
 from lasagna.files import write_atomically
-
-if TYPE_CHECKING:
-    from lasagna.annotate.run import AnnotateRun
 
 SHARD_BATCHES = 16
 """Batches in a shard, at most."""
@@ -55,28 +53,33 @@ class ShardLines:
     failed: int
 
 
-def annotate_with_ray(run: "AnnotateRun", results: Results, console: Console) -> Iterator[Annotated]:
+def annotate_with_ray(
+    request: AnnotateRequest, images: ImageSet, workers: int | None, results: Results, console: Console
+) -> Iterator[Annotated]:
     """What became of each file, in order, as `Annotator.run` says it.
+
+    Args:
+        workers: Models at once; None: one per GPU of the cluster, else one for two cores.
 
     Raises:
         ConfigError: Ray is not installed, or the cluster has too few processors for the number of workers.
         QueryError, CheckpointError: The class list cannot be asked at all.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray = load_extra("ray", "ray", "--engine ray")
     load_extra("ray.data", "ray", "--engine ray")
-    import ray
 
-    archives = {file.source.archive for file in run.images.files if isinstance(file.source, ArchiveMember)}
+    archives = {file.source.archive for file in images.files if isinstance(file.source, ArchiveMember)}
     slow = next((archive for archive in sorted(archives) if open_archive(archive).in_order), None)
     if slow is not None:
         raise ConfigError(
             f"{without_query(slow)} is compressed as a whole, so every worker would have to read all of it; make it a "
             ".zip or a .tar, unpack it, or use --engine local"
         )
-    size = run.settings.batch_size
-    batches = [run.images.files[first : first + size] for first in range(0, len(run.images.files), size)]
+    size = request.settings.batch_size
+    batches = [images.files[first : first + size] for first in range(0, len(images.files), size)]
     keys = [batch_key(batch) for batch in batches]
-    shards = results.folder / "shards" / _output_key(run)
+    shards = results.folder / "shards" / _output_key(request)
     shards.mkdir(parents=True, exist_ok=True)
     places = {key: place for key, place in read_places(shards).items() if not place.failed}
     before = set(places)
@@ -87,7 +90,7 @@ def annotate_with_ray(run: "AnnotateRun", results: Results, console: Console) ->
     if ours:
         # What the workers print is in Ray's own logs; their errors come back as exceptions.
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    coming = _compute(run, results, shards, missing, console)
+    coming = _compute(request, workers, results, shards, missing, console)
     try:
         for key, batch in zip(keys, batches, strict=True):
             while key not in places:
@@ -134,15 +137,16 @@ def _state(file: ImageFile) -> tuple[int, int]:
     return (stat.st_size, stat.st_mtime_ns) if stat is not None else (0, 0)
 
 
-def _output_key(run: "AnnotateRun") -> str:
+def _output_key(request: AnnotateRequest) -> str:
     """Identifies what pieces depend on besides the answers."""
-    job = run.job
-    parts = [list(run.formats), run.gallery, asdict(job.hygiene), job.label_config_xml, repr(job.addresses)]
+    job = request.job
+    parts = [list(request.formats), request.gallery, asdict(job.hygiene), job.label_config_xml, repr(job.addresses)]
     return hashlib.sha256(json.dumps(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _compute(
-    run: "AnnotateRun",
+    request: AnnotateRequest,
+    most: int | None,
     results: Results,
     shards: Path,
     missing: Sequence[tuple[str, Sequence[ImageFile]]],
@@ -154,20 +158,20 @@ def _compute(
     if not missing:
         return
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    workers, gpus = _workers(run)
+    workers, gpus = _workers(request, most)
     console.print(f"Ray: {workers} models, {'a GPU each' if gpus else 'on processors'}")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True  # what is appended next is done first
-    slim = replace(run, images=ImageSet("", None, (), {}), failures={}, on_done=None)
     rows = [{"batch": _Batch(key, list(files))} for key, files in missing]
     blocks = max(-(-len(rows) // SHARD_BATCHES), min(len(rows), 4 * workers))
     data: Any = ray.data.from_items(rows, override_num_blocks=blocks)
-    data = data.map(_read, fn_args=(run.reader(results),), num_cpus=0.25)
+    data = data.map(_read, fn_args=(request.reader(results),), num_cpus=0.25)
     actors = ray.data.ActorPoolStrategy(size=workers)
-    data = data.map(_Model, fn_constructor_args=(slim, results), compute=actors, num_gpus=float(gpus), num_cpus=1)
+    data = data.map(_Model, fn_constructor_args=(request, results), compute=actors, num_gpus=float(gpus), num_cpus=1)
+    encoder = request.encoder(results)
     data = data.map_batches(
-        _write, fn_args=(run.encoder(results), shards), num_cpus=0.25, batch_size=SHARD_BATCHES, batch_format="numpy"
+        _write, fn_args=(encoder, shards), num_cpus=0.25, batch_size=SHARD_BATCHES, batch_format="numpy"
     )
     try:
         for row in data.iter_rows():
@@ -178,14 +182,14 @@ def _compute(
         raise
 
 
-def _workers(run: "AnnotateRun") -> tuple[int, int]:
+def _workers(request: AnnotateRequest, wanted: int | None) -> tuple[int, int]:
     """Number of models, and GPUs for each."""
     import ray
 
     found = ray.cluster_resources()
     cores, cards = int(found.get("CPU", 1)), int(found.get("GPU", 0))
-    gpus = int(cards > 0 and run.settings.device in ("auto", "cuda"))
-    workers = run.workers or (cards if gpus else max(1, cores // 2))
+    gpus = int(cards > 0 and request.settings.device in ("auto", "cuda"))
+    workers = wanted or (cards if gpus else max(1, cores // 2))
     most = min(cards, cores - 1) if gpus else cores - 1
     if workers > max(1, most):
         raise ConfigError(
@@ -213,10 +217,10 @@ def _read(row: dict[str, Any], reader: Reader) -> dict[str, Any]:
 class _Model:
     """The model; answers go into the result store at once, and on as records."""
 
-    def __init__(self, run: "AnnotateRun", results: Results) -> None:
-        self._asked, self._results = run.asked, results
-        self._encoder = run.encoder(results)
-        self._load = run.load_model
+    def __init__(self, request: AnnotateRequest, results: Results) -> None:
+        self._asked, self._results = request.asked, results
+        self._encoder = request.encoder(results)
+        self._load = request.load_model
         self._model: Any = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

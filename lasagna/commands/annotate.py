@@ -12,14 +12,15 @@ What always holds:
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from lasagna.annotate.archives import close_archives
 from lasagna.annotate.export import OUTPUT_FOLDERS, WRITERS, Addresses, Job
 from lasagna.annotate.folder import ImageSet, find_images, read_list
-from lasagna.annotate.run import AnnotateRun, Asked
+from lasagna.annotate.request import AnnotateRequest, Asked, Execution
+from lasagna.annotate.run import AnnotateRun
 from lasagna.formats.hygiene import Hygiene
 from lasagna.labels.classes import make_label_config, read_labels, read_labels_file
 from lasagna.labels.configuration import LabelConfig, parse_label_config, read_label_config
@@ -115,7 +116,7 @@ def annotate(
     threshold: float | None,
     exclusive: bool,
     workers: int | None,
-    engine: str,
+    engine: Literal["local", "ray"],
     gallery: bool,
     max_failures: int | None,
     image_root: Path | None,
@@ -144,23 +145,24 @@ def annotate(
             addresses=_addresses(found, image_root, image_url_prefix),
             hygiene=Hygiene.of(settings),
         )
-        run = AnnotateRun(
-            job,
-            found,
-            formats,
-            Asked(queries, threshold, exclusive),
-            settings,
-            workers=workers,
-            engine=engine,
-            gallery=gallery,
-            max_failures=max_failures,
-        )
-        report = run()
+        request = AnnotateRequest(job, formats, Asked(queries, threshold, exclusive), settings, gallery)
+        run = AnnotateRun(request, found, Execution(engine, workers, max_failures))
+        report = _uninterrupted(run)
     finally:
         close_archives()
     _summary(report, run, out)
-    if run.failures:
+    if run.progress.failures:
         raise SystemExit(1)
+
+
+def _uninterrupted(run: AnnotateRun) -> dict[str, Any]:
+    """The run's report; where Ctrl-C comes first, ends with exit code 130 and says what is kept."""
+    try:
+        return run()
+    except KeyboardInterrupt:
+        words = f"interrupted: {run.kept()}; run the same command again to go on from there"
+        click.secho(words, fg="yellow", err=True)
+        raise SystemExit(130) from None
 
 
 def _classes(
@@ -191,11 +193,12 @@ def _addresses(images: ImageSet, root: Path | None, prefix: str | None) -> Addre
 
 def _summary(report: dict[str, Any], run: AnnotateRun, out: Path) -> None:
     done = report["images"]
-    click.echo(f"{done} images annotated ({run.computed} now, {run.reused} known before or the same), in {out}")
+    now, known = run.progress.computed, run.progress.reused
+    click.echo(f"{done} images annotated ({now} now, {known} known before or the same), in {out}")
     left_out = [f"{number} {name.replace('_', ' ')}" for name, number in report["left_out"].items() if number]
     if left_out:
         click.echo(f"  left out: {', '.join(left_out)}")
-    if done and run.gallery:
+    if done and run.request.gallery:
         click.echo(f"  look at {out / 'gallery.html'}")
     for failure in report["failures"]:
         click.secho(f"failed: {failure['reason']}", fg="red", err=True)

@@ -21,7 +21,8 @@ from flask import Response
 
 from backend.commands.doctor import doctor
 from backend.demo.local_label_studio import LocalLabelStudio
-from backend.doctor.case import Case, Finding, examine, finding
+from backend.doctor.case import Case, Finding, finding
+from backend.doctor.examine import examine
 from backend.doctor.troubles import TROUBLES
 from backend.queue.services import free_port
 from backend.queue.store import Store, connect

@@ -16,8 +16,8 @@ from lasagna.annotate import ray_engine
 from lasagna.annotate.export import Export
 from lasagna.annotate.folder import find_images
 from lasagna.annotate.pipeline import PieceEncoder, Reader
+from lasagna.annotate.request import Asked
 from lasagna.annotate.results import Results
-from lasagna.annotate.run import Asked
 from lasagna.masks.segmentation import ClassAnswer, Segmentation
 
 from .made import NAMES, Run, computed, picture, read

@@ -1,0 +1,94 @@
+"""What one run of `lasagna annotate` is asked for, and how it is carried out.
+
+Can be pickled: a worker on another machine makes its stages of an `AnnotateRequest`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from lasagna.annotate.export import Export, Job
+from lasagna.annotate.pipeline import PieceEncoder, Reader
+from lasagna.annotate.results import Results
+from lasagna.masks.segmentation import ClassQuery
+from lasagna.settings import Settings
+
+if TYPE_CHECKING:
+    from lasagna.assistant.lasagna import Lasagna
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the model is asked; arguments as for `Lasagna.segment_batch`."""
+
+    queries: Sequence[ClassQuery]
+    threshold: float | None = None
+    exclusive: bool = False
+
+
+@dataclass(frozen=True)
+class AnnotateRequest:
+    """What the output depends on besides the images.
+
+    Attributes:
+        job: Where the output goes and what an image is encoded by.
+        formats: What to write.
+        asked: What the model is asked.
+        settings: Of the model, of hygiene and of limits on images.
+        gallery: Whether pages to look at are made.
+    """
+
+    job: Job
+    formats: Sequence[str]
+    asked: Asked
+    settings: Settings
+    gallery: bool = True
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the answers depend on besides the image."""
+        return {
+            "model_version": self.job.model_version,
+            "classes": [[query.name, query.text] for query in self.asked.queries],
+            "threshold": self.asked.threshold,
+            "exclusive": self.asked.exclusive,
+            "dtype": self.settings.dtype,
+            "quantise": self.settings.quantise,
+        }
+
+    def export(self) -> Export:
+        """The files of the output."""
+        return Export(self.job, self.formats, gallery=self.gallery)
+
+    def reader(self, results: Results) -> Reader:
+        """The first stage of the pipeline, which reads photos."""
+        limits = self.settings.max_image_bytes, self.settings.max_image_pixels
+        return Reader(results, *limits, thumbnails=self.job.out if self.gallery else None)
+
+    def encoder(self, results: Results) -> PieceEncoder:
+        """The last stage of the pipeline, which encodes answers."""
+        return PieceEncoder(results, self.export().encode)
+
+    def load_model(self) -> "Lasagna":
+        """The model, as the settings say."""
+        from lasagna.assistant.lasagna import Lasagna  # torch: most of a second, and not where all is known
+
+        settings = self.settings
+        return Lasagna.from_pretrained(
+            settings.model, device=settings.device, dtype=settings.dtype, quantise=settings.quantise
+        )
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How it is carried out, which changes nothing in the output.
+
+    Attributes:
+        engine: "local" (this process) or "ray" (`lasagna.annotate.ray_engine`).
+        workers: Threads that read, and as many that encode; with Ray, models. None: what the machine has room for.
+        max_failures: More failures than this stop the run; None: nothing does.
+    """
+
+    engine: Literal["local", "ray"] = "local"
+    workers: int | None = None
+    max_failures: int | None = None

@@ -1,0 +1,46 @@
+"""Which rooms come without torch, and how little a command line needs. Who may import whom is in `.importlinter`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TORCH_FREE = (
+    "lasagna.annotate",
+    "lasagna.commands",
+    "lasagna.formats",
+    "lasagna.labels",
+    "lasagna.masks",
+    "lasagna.prompt",
+    "backend.commands",
+    "backend.demo",
+    "backend.doctor",
+    "backend.effort",
+    "backend.queue",
+    "backend.registry",
+    "backend.studio",
+    "backend.web",
+    "backend.worker",
+)
+
+
+def modules_of(room: str) -> list[str]:
+    files = sorted((ROOT / room.replace(".", "/")).rglob("*.py"))
+    return [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in files]
+
+
+@pytest.mark.parametrize("room", TORCH_FREE)
+def test_room_imports_no_torch(room: str) -> None:
+    names = modules_of(room)
+    assert names
+    code = (
+        "import importlib, sys\n"
+        f"for name in {names!r}:\n"
+        "    importlib.import_module(name)\n"
+        "    if 'torch' in sys.modules:\n"
+        "        sys.exit(f'{name} imports torch')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
