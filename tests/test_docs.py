@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import markdown
 import pytest
 import yaml
 
@@ -17,6 +18,15 @@ SITE = yaml.safe_load((docs.DOCS.parent / "mkdocs.yml").read_text(encoding="utf-
 def test_generated_parts_are_what_the_code_says(document: str) -> None:
     text = (docs.DOCS / document).read_text(encoding="utf-8")
     assert text == docs.updated(document), "the document lags; run: python -m tools.docs"
+
+
+def test_braces_of_messages_reach_the_site() -> None:
+    """Some extensions of Markdown take {words} for attributes, and swallow them."""
+    text = (docs.DOCS / "doctor.md").read_text(encoding="utf-8")
+    names = [name for entry in SITE["markdown_extensions"] for name in ([entry] if isinstance(entry, str) else entry)]
+    shown = markdown.markdown(text, extensions=names)
+    assert "nothing works without Redis: {error}" in shown
+    assert re.findall(r"{\w+}", shown) == re.findall(r"{\w+}", text)
 
 
 def test_a_document_that_lags_is_shown_and_mended(
