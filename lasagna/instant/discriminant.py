@@ -21,6 +21,8 @@ from lasagna.instant.statistics import Statistics, lower_half
 SHRINKAGES = (0.1, 0.3, 1.0, 3.0)
 PRIORS = (0.0, 0.5, 1.0)
 _LEAST_VARIANCE = 1e-8
+_NOISE = 1e-6  # of float32 moments, relative to the mean square
+_HUGE = 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +77,11 @@ def moments(statistics: Statistics) -> Moments:
     rows, columns = lower_half(d)
     second = statistics.moment.new_zeros(d, d)
     second[rows, columns] = statistics.moment
-    variance = second.diagonal() / total - mean**2
-    # A channel that does not vary tells nothing: its weight must be 0, not 0 / 0.
-    scale = variance.clamp_min(_LEAST_VARIANCE).sqrt()
+    squares = second.diagonal() / total
+    variance = squares - mean**2
+    # A channel that does not vary tells nothing: its weight must be 0, not rounding noise over rounding noise.
+    varies = variance > _NOISE * squares + _LEAST_VARIANCE
+    scale = torch.where(varies, variance.clamp_min(_LEAST_VARIANCE).sqrt(), _HUGE)
     roots = statistics.sums / statistics.counts.sqrt()[:, None]
     # Only the lower half is read by the Cholesky factorisation.
     within = (second - roots.T @ roots) / total / scale[:, None] / scale

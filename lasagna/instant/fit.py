@@ -20,6 +20,7 @@ from lasagna.instant.head import Head
 from lasagna.instant.leave_out import (
     MOST,
     LeftOut,
+    Others,
     Shrinkage,
     choose_shrinkage,
     class_universe,
@@ -27,7 +28,7 @@ from lasagna.instant.leave_out import (
     photo_presence,
     presence_answers,
     tally_model,
-    tally_stack,
+    tally_stacks,
     unseen_share,
 )
 from lasagna.instant.presence import REFINED_FROM, Presence, default_presence
@@ -119,8 +120,9 @@ class Learner:
         every = self.corrections
         latest = [self._get(known.id) for known in every[-MOST:]]
         enough = len(every) >= REFINED_FROM
-        shrinkage = choose_shrinkage(self._total, latest) if enough else Shrinkage()
-        photos = list(leave_out(self._total, latest, shrinkage))
+        others = Others(self._total, latest)
+        shrinkage = choose_shrinkage(others) if enough else Shrinkage()
+        photos = list(leave_out(others, shrinkage))
         u = unseen_share(every)
         presence = default_presence(latest[-1].answer is not None)
         if enough and photos:
@@ -182,13 +184,7 @@ def _stack(
     before = [tally_model(photo.correction, universe) for photo in evidence]
     if len(evidence) < REFINED_FROM:
         return CANDIDATES[2], decide(before, before, count, previous)
-    probabilities = [photo_presence(photo, presence) for photo in evidence]
-    tallies = {
-        stacking: [
-            tally_stack(photo, stacking, probability, u, universe)
-            for photo, probability in zip(evidence, probabilities, strict=True)
-        ]
-        for stacking in CANDIDATES
-    }
-    best = max(CANDIDATES, key=lambda stacking: Tally.of(tallies[stacking]).score())
-    return best, decide(before, tallies[best], count, previous)
+    tallies = [tally_stacks(photo, CANDIDATES, photo_presence(photo, presence), u, universe) for photo in evidence]
+    by_stacking = {stacking: [each[i] for each in tallies] for i, stacking in enumerate(CANDIDATES)}
+    best = max(CANDIDATES, key=lambda stacking: Tally.of(by_stacking[stacking]).score())
+    return best, decide(before, by_stacking[best], count, previous)

@@ -57,50 +57,63 @@ class Shrinkage:
     prior: float = 0.5
 
 
-def newest(corrections: Sequence[Correction], most: int = MOST) -> list[Correction]:
-    """The newest, in order of time, then of their name."""
-    return sorted(corrections, key=lambda c: (c.order, c.id))[-most:]
+class Others:
+    """The discriminants of the newest photos' *others*, each solved once.
+
+    Args:
+        total: The sum of all corrections' statistics.
+        photos: The newest, in order of time.
+    """
+
+    def __init__(self, total: Statistics, photos: Sequence[Correction]) -> None:
+        self.total = total
+        # Leaving out the only photo with a decided pixel leaves nothing.
+        self.photos = [photo for photo in photos if total.pixels > photo.statistics.pixels]
+        self._solved: dict[tuple[str, float], Discriminant] = {}
+
+    def solve(self, photo: Correction, values: Sequence[float]) -> list[Discriminant]:
+        """One for each lambda."""
+        missing = [value for value in values if (photo.id, value) not in self._solved]
+        if missing:
+            of_others = moments(self.total - photo.statistics)
+            self._solved |= {(photo.id, value): of_others.solve(value) for value in missing}
+        return [self._solved[photo.id, value] for value in values]
 
 
-def choose_shrinkage(total: Statistics, corrections: Sequence[Correction]) -> Shrinkage:
+def choose_shrinkage(others: Others) -> Shrinkage:
     """The best of a small grid, by the mIoU plus accuracy of the head alone on the newest photos."""
-    chosen = newest(corrections, _MOST_FOR_SHRINKAGE)
-    universe = class_universe(corrections)
+    photos = others.photos[-_MOST_FOR_SHRINKAGE:]
+    universe = class_universe(photos)
     counts: dict[Shrinkage, list[Tally]] = {Shrinkage(value, prior): [] for value in SHRINKAGES for prior in PRIORS}
-    for correction in chosen:
-        rest = total - correction.statistics
-        if not rest.pixels:
-            continue
-        of_others = moments(rest)
-        samples = correction.samples.float()
-        for value in SHRINKAGES:
-            discriminant = of_others.solve(value)
-            rows, seen = _rows(discriminant, correction.classes)
+    for photo in photos:
+        samples = photo.samples.float()
+        for value, discriminant in zip(SHRINKAGES, others.solve(photo, SHRINKAGES), strict=True):
+            rows, seen = _rows(discriminant, photo.classes)
             plain = samples @ discriminant.weight[rows].T + discriminant.bias[rows]
             for prior in PRIORS:
                 scores = plain + prior * discriminant.log_prior[rows]
-                best = scores.argmax(1) if len(rows) else torch.zeros(0, dtype=torch.long)
-                said = seen.nonzero()[:, 0][best]
-                counts[Shrinkage(value, prior)].append(_tally(correction, said, universe))
+                said = (
+                    seen.nonzero()[:, 0][scores.argmax(1)]
+                    if len(rows)
+                    else photo.truth.new_full(photo.truth.shape, len(photo.classes))
+                )
+                counts[Shrinkage(value, prior)].append(_tally(photo, said, universe))
     default = Shrinkage()
-    if not counts[default]:
+    if not photos:
         return default
     # The default wins ties.
     return max(counts, key=lambda each: (round(Tally.of(counts[each]).score(), 9), each == default))
 
 
-def leave_out(total: Statistics, corrections: Sequence[Correction], shrinkage: Shrinkage) -> Iterator[LeftOut]:
-    """Each of the newest photos, left out. Those that would leave nothing are passed over."""
-    for correction in newest(corrections):
-        rest = total - correction.statistics
-        if not rest.pixels:
-            continue
-        discriminant = moments(rest).solve(shrinkage.value)
-        rows, seen = _rows(discriminant, correction.classes)
-        scores = torch.zeros(len(correction.classes) + 1, len(correction.truth))
+def leave_out(others: Others, shrinkage: Shrinkage) -> Iterator[LeftOut]:
+    """Each of the newest photos, left out."""
+    for photo in others.photos:
+        discriminant = others.solve(photo, [shrinkage.value])[0]
+        rows, seen = _rows(discriminant, photo.classes)
+        scores = torch.zeros(len(photo.classes) + 1, len(photo.truth))
         offsets = discriminant.offsets(shrinkage.prior)
-        scores[seen] = (correction.samples.float() @ discriminant.weight[rows].T + offsets[rows]).T
-        yield LeftOut(correction, seen, scores, _presence_features(correction, seen, scores))
+        scores[seen] = (photo.samples.float() @ discriminant.weight[rows].T + offsets[rows]).T
+        yield LeftOut(photo, seen, scores, _presence_features(photo, seen, scores))
 
 
 def unseen_share(corrections: Sequence[Summary]) -> float:
@@ -164,20 +177,29 @@ def stacked_presence(
     return result
 
 
-def tally_stack(photo: LeftOut, stacking: Stacking, probability: Figures, u: float, universe: dict[str, int]) -> Tally:
-    """The counts of a photo as a head with that stacking would have drawn it."""
-    correction = photo.correction
+def tally_stacks(
+    photo: LeftOut, stackings: Sequence[Stacking], probability: Figures, u: float, universe: dict[str, int]
+) -> list[Tally]:
+    """The counts of a photo as a head would have drawn it, for each way of stacking.
+
+    Args:
+        probability: Of `photo_presence`.
+    """
+    correction, answer = photo.correction, photo.correction.answer
     competing = torch.from_numpy(probability >= PRESENT_FROM)
-    head = head_log(photo.scores, photo.seen, u)
     chosen = torch.cat([competing, torch.tensor([True])])
+    head = head_log(photo.scores, photo.seen, u)[chosen]
     model = None
-    if correction.answer is not None:
-        answer = correction.answer
-        model = model_log(answer.probability[competing], answer.mask_logits.float().T[competing])
-    combined = combine(stacking, model, head[chosen])
-    combined[:-1] += torch.from_numpy(np.log(probability)).float()[competing][:, None]
-    said = chosen.nonzero()[:, 0][combined.argmax(0)]
-    return _tally(correction, said, universe)
+    if answer is not None:
+        model = model_log(answer.probability[competing], answer.mask_logits.T[competing].float())
+    prior = torch.from_numpy(np.log(probability)).float()[competing][:, None]
+    place = chosen.nonzero()[:, 0]
+    tallies = []
+    for stacking in stackings:
+        combined = combine(stacking, model, head).clone()
+        combined[:-1] += prior
+        tallies.append(_tally(correction, place[combined.argmax(0)], universe))
+    return tallies
 
 
 def tally_model(correction: Correction, universe: dict[str, int]) -> Tally:

@@ -8,9 +8,10 @@ Of a pixel x and the classes that compete for it (those that are present, and "n
     product b:  log p_model + b log p_head          mixture w:  log((1 - w) p_model + w p_head)
 
 No fixed weight is good everywhere, so it is chosen by leaving photos out (`lasagna.instant.leave_out`). What always
-holds: "model" is the model's own answer, untouched; a class that does not compete gets no pixel.
+holds: a class that does not compete gets no pixel; "none" is never impossible.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,7 @@ class Stacking:
     """How the two are combined.
 
     Attributes:
-        kind: "model", "product", "mixture" or "head".
+        kind: "product", "mixture" or "head" (alone).
         weight: b of a product, w of a mixture.
     """
 
@@ -33,10 +34,10 @@ class Stacking:
     weight: float = 0.0
 
     def __str__(self) -> str:
-        return self.kind if self.kind in ("model", "head") else f"{self.kind} {self.weight:g}"
+        return self.kind if self.kind == "head" else f"{self.kind} {self.weight:g}"
 
 
-MODEL, HEAD = Stacking("model"), Stacking("head")
+HEAD = Stacking("head")
 CANDIDATES = (
     *(Stacking("product", b) for b in (0.25, 0.5, 1.0, 2.0, 4.0)),
     *(Stacking("mixture", w) for w in (0.1, 0.25, 0.5, 0.75)),
@@ -69,16 +70,14 @@ def head_log(scores: Tensor, seen: Tensor, unseen_share: float) -> Tensor:
         unseen_share: u; nothing is given away where every class is seen.
     """
     result = torch.empty_like(scores)
-    missing = int((~seen[:-1]).sum())  # an unseen "none" says that photos are labelled throughout
-    u = unseen_share if missing else 0.0
-    if bool(seen.any()):
-        known = scores[seen].log_softmax(0)
-        result[seen] = known + float(torch.tensor(1 - u).log())
-    else:
-        u = 1.0
-    result[~seen] = float(torch.tensor(max(u, 1e-6) / max(missing, 1)).log())
-    if not bool(seen[-1]):
-        result[-1] = float("-inf") if bool(seen.any()) else float(torch.tensor(NONE_SHARE).log())
+    missing = int((~seen[:-1]).sum())
+    some = bool(seen.any())
+    u = unseen_share if missing and some else float(not some)
+    if some:
+        result[seen] = scores[seen].log_softmax(0) + math.log(1 - u)
+    result[~seen] = math.log(max(u, 1e-6) / max(missing, 1))
+    if not bool(seen[-1]):  # photos are labelled throughout
+        result[-1] = -math.inf if some else math.log(NONE_SHARE)
     return result
 
 
@@ -92,8 +91,6 @@ def combine(stacking: Stacking, model: Tensor | None, head: Tensor) -> Tensor:
     if stacking.kind == "head":
         return head
     assert model is not None
-    if stacking.kind == "model":
-        return model
     if stacking.kind == "product":
         # -inf (an unseen "none") must stay a veto only where the head has one to give: the model still may say none.
         return model + stacking.weight * head.clamp_min(-30)

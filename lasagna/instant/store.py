@@ -2,16 +2,17 @@
 
     FOLDER/corrections/ab12....safetensors     one a correction, named by the hash of its id
     FOLDER/heads/h12-3f9c....safetensors       one a head: its number, and what it was learnt from
-    FOLDER/current                             the name of the head in use
+    FOLDER/current.json                        {"head": its file's name, "of": the digest of the corrections then}
     FOLDER/lock
 
-What always holds: every file appears whole and is on the disk when the call returns, so that a process that is killed at
-any moment leaves the state before or after its call; `refresh` finds out by content whether corrections changed, so that
-nothing is lost or counted twice by a kill between the two; numbers only grow; at most `limit` corrections count, the
-newest, and older ones are removed.
+What always holds: every file appears whole and is on the disk when the call returns, so that a process that is killed
+at any moment leaves the state before or after its call; `refresh` finds out by content whether corrections changed, so
+that nothing is lost or counted twice by a kill between the two; numbers only grow; at most `limit` corrections count,
+the newest, and older ones are removed.
 """
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 LIMIT = 300
 """Corrections of a project: 300 of at most 2 MB are 0.6 GB."""
+_POINTER = "current.json"
 KEPT_HEADS = 20
 """Heads that can be rolled back to."""
 
@@ -122,25 +124,23 @@ class HeadStore:
         """
         learner = self._load()
         if not len(learner):
-            self._point("")
+            if self._pointer()["head"]:
+                self._point("", "")
             return None
         digest, before = learner.digest, self.current()
-        if before is not None and before.digest == digest:
+        if before is not None and self._pointer()["of"] == digest:
             return before
         numbers = [0, *self._numbers()]
         head = learner.fit(number=max(numbers) + 1, previous=None if before is None else before.decision)
         name = f"{head.suffix}-{digest[:12]}.safetensors"
         write_atomically(self._heads / name, head.to_bytes(), durable=True)
-        self._point(name)
+        self._point(name, digest)
         self._prune(name)
         return head
 
     def current(self) -> Head | None:
         """The head in use; None where there is none."""
-        try:
-            name = (self.folder / "current").read_text(encoding="utf-8").strip()
-        except FileNotFoundError:
-            return None
+        name = self._pointer()["head"]
         return Head.load(self._heads / name) if name else None
 
     def head(self, number: int) -> Head:
@@ -154,13 +154,20 @@ class HeadStore:
     def rollback(self, number: int) -> Head:
         """Uses an earlier head again, until corrections change. Raises CheckpointError."""
         head = self.head(number)
-        self._point(self._numbers()[number].name)
+        self._point(self._numbers()[number].name, self._load().digest)
         return head
 
-    def _point(self, name: str) -> None:
-        path = self.folder / "current"
-        if name or path.exists():
-            write_atomically(path, f"{name}\n", durable=True)
+    def _pointer(self) -> dict[str, str]:
+        try:
+            pointer = json.loads((self.folder / _POINTER).read_text(encoding="utf-8"))
+            return {key: str(pointer[key]) for key in ("head", "of")}
+        except FileNotFoundError:
+            return {"head": "", "of": ""}
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{self.folder / _POINTER} is damaged ({error}); remove it") from error
+
+    def _point(self, name: str, digest: str) -> None:
+        write_atomically(self.folder / _POINTER, json.dumps({"head": name, "of": digest}) + "\n", durable=True)
 
     def _numbers(self) -> dict[int, Path]:
         found = {}
