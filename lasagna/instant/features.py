@@ -114,7 +114,7 @@ def encoder_fingerprint(encoder: Any) -> str:
     for key in sorted(tensors):
         value = tensors[key].detach().flatten()
         step = max(1, len(value) // _PROBED)
-        sample = value[::step].to("cpu", torch.bfloat16).view(torch.uint8).numpy()
+        sample = value[::step].to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy()
         digest.update(f"{key} {tuple(tensors[key].shape)} ".encode() + sample.tobytes())
     return digest.hexdigest()[:16]
 

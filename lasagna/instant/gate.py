@@ -74,8 +74,9 @@ def decide(
     """
     compared = len(model)
     if compared < FEWEST:
-        only = f"{compared} of {corrections} corrections say how good the model is" if compared < corrections else ""
-        number = only or f"{corrections} correction{'s' * (corrections != 1)} so far"
+        number = f"{corrections} correction{'s' * (corrections != 1)} so far"
+        if corrections >= FEWEST:  # it was trained on the others
+            number = f"{compared} of {corrections} corrections say how good the model is"
         return Decision(False, corrections, compared, reason=f"the model draws: {number}, at least {FEWEST} are needed")
     before, after = Tally.of(model), Tally.of(head)
     draws = bootstrap_counts(compared, _DRAWS)

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from instant_world import CLASSES, ENCODER, SIZE, made_correction, made_maps, made_masks
 
 from lasagna.errors import DataError
 from lasagna.instant.correction import LARGEST, Correction, ModelAnswer, make_correction
 from lasagna.instant.features import FeatureMaps
 from lasagna.instant.statistics import NONE
+from tests.lasagna.instant.instant_world import CLASSES, ENCODER, SIZE, made_correction, made_maps, made_masks
 
 
 def test_a_file_gives_the_correction_back():

@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from instant_world import CHANNELS, CLASSES, made_correction, made_maps, made_masks
 
 from lasagna.errors import CheckpointError, DataError
 from lasagna.instant.fit import Learner, fit_head
 from lasagna.instant.head import Head
 from lasagna.instant.statistics import NONE
+from tests.lasagna.instant.instant_world import CHANNELS, CLASSES, made_correction, made_maps, made_masks
 
 
 @pytest.fixture(scope="module")
