@@ -23,8 +23,9 @@ returned from):
     model.use_head(head)                                 # or Head.load(path); None: the model as it was. Thread-safe
     head.number, head.suffix, head.digest, head.serves, head.decision.reason
 
-`model.encoder_fingerprint` and `model.base_version` say which encoder and model corrections must be of: `store.of(...)`
-tells whether they are, and after a promotion `store.clear()` and observe the photos again.
+`model.encoder_fingerprint` and `model.base_version` say which encoder and model corrections must be of:
+`store.is_of(fingerprint, version)` tells whether they are; after a promotion `store.clear()` and observe the photos
+again. Several projects may share one model: pass `head=` to each `segment_batch` call instead of `use_head`.
 
 Modules, from the ground up: `features`, `statistics`, `discriminant`, `correction` (one photo), `presence`, `stacking`,
 `tally`, `leave_out`, `gate`, `head` (weights and their file), `fit` (corrections to a head), `painting`, `store`.

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lasagna.annotate.results import flush_to_disk, write_atomically
 from lasagna.errors import CheckpointError, DataError
+from lasagna.files import flush_to_disk, write_atomically
 from lasagna.instant.correction import Correction, Summary, read_correction
 from lasagna.instant.fit import Learner
 from lasagna.instant.head import Head

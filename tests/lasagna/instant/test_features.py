@@ -8,7 +8,7 @@ from lasagna import Lasagna
 from lasagna.errors import CheckpointError
 from lasagna.instant.features import BOUND, FeatureMaps, encoder_fingerprint, feature_maps
 from lasagna.network.config import DecoderConfig, VisionConfig
-from lasagna.network.vision import build_encoder
+from lasagna.network.model import build_encoder
 
 TINY_7B = VisionConfig(
     kind="clip-sam",
