@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from backend.commands.demo import demo_photos
 from backend.demo.local_label_studio import LocalLabelStudio
+from backend.demo.photos import demo_photos
 from backend.queue.own_redis import release_redis
 from backend.queue.services import Service, free_port, port_is_free
 from lab.editor import Editor, open_chromium

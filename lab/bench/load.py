@@ -26,7 +26,7 @@ from lasagna.errors import ServiceError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from backend.commands.demo import Demo
+    from backend.demo.parts import Demo
 
 _SIZE = (320, 240)
 _CLICKS = 2

@@ -25,7 +25,7 @@ import numpy as np
 from lab.bench.load import small_photos
 
 if TYPE_CHECKING:
-    from backend.commands.demo import Demo
+    from backend.demo.parts import Demo
 
 _ASK_EVERY = 1.0
 _CLASSES = 8

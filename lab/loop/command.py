@@ -33,7 +33,7 @@ from lasagna.masks.image import load_image
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from backend.commands.demo import Demo
+    from backend.demo.parts import Demo
     from lasagna.masks.segmentation import Mask
     from training.data.folder import FolderDataset
 
@@ -399,7 +399,7 @@ def running_product(model: str | None, out: Path | None, console: "Console") -> 
     import tempfile
     from contextlib import ExitStack
 
-    from backend.commands.demo import Demo
+    from backend.demo.parts import Demo
     from backend.queue.services import free_port
     from lasagna.settings import Settings
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import requests
 
-from backend.commands.demo import present_classes
+from backend.demo.parts import present_classes
 
 pytestmark = [pytest.mark.label_studio, pytest.mark.usefixtures("installed_label_studio")]
 
