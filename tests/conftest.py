@@ -1,7 +1,7 @@
-"""Shared fixtures: real services, each started once per session on a free port with files of its own.
+"""Shared fixtures: real services, each started once per process of the tests, on a free port with files of its own.
 
 What set-up has not installed (no Label Studio, no Chromium) is an error under CI, and elsewhere a skip that names what
-to type.
+to type. `make test` runs the tests in several processes: a file stays in one, and so does all of Label Studio.
 """
 
 import os
@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from xdist.scheduler import LoadGroupScheduling
 
 from backend.demo.local_label_studio import LocalLabelStudio
 from backend.queue.own_redis import ensure_redis, release_redis
 from backend.queue.services import Service, free_port, port_is_free
 from lab.editor import open_chromium
+from lasagna.environment import usable_cores
 from lasagna.errors import ServiceError
 from lasagna.settings import Settings, cache_folder
 
@@ -28,6 +30,27 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
 ROOT = Path(__file__).resolve().parent.parent
+MOST_PROCESSES = 4
+"""Of `-n auto`: Label Studio's tests, which stay together, take as long as a quarter of all."""
+
+# One thread for each process, before any of them loads torch: the number of threads changes how sums are rounded, and
+# the processes of the tests share the cores already.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+class FileScheduling(LoadGroupScheduling):
+    """Gives whole files to the processes of pytest-xdist, and whole groups where tests have the mark `xdist_group`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return super()._split_scope(nodeid).partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:
+    return FileScheduling(config, log)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    return min(MOST_PROCESSES, usable_cores())
 
 
 def pytest_configure() -> None:
@@ -35,6 +58,15 @@ def pytest_configure() -> None:
     with SIGINT ignored, and children would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that the processes end at about the same time."""
+    for item in items:
+        if item.get_closest_marker("label_studio"):
+            item.add_marker(pytest.mark.xdist_group("label_studio"))
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (not item.get_closest_marker("label_studio"), item.path not in slow))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
