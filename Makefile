@@ -3,18 +3,21 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test check site audit update setup screenshot clean
+.PHONY: help demo test test-fast check site audit update setup screenshot clean
 
 # The first Python that is new enough; 3.11 first, for which the most wheels exist.
 PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 SETUP := $(or $(PYTHON),$(error There is no Python 3.11 or later here. On Debian: apt-get install python3)) tools/setup.py
+# In as many processes as there are cores, at most four; see tests/conftest.py. In one: make test ARGS=-n0
+PYTEST := .venv/bin/pytest -n auto --dist loadgroup --no-loadscope-reorder
 
 help:
 	@echo 'make demo     photos in a real Label Studio, pre-labelled by the model; Ctrl-C ends it'
 	@echo '              make demo ARGS="--images DIR --labels cat,dog,grass" for your own photos and classes,'
 	@echo '              make demo ARGS=--help for all options'
 	@echo 'make test     make check and every test, with a real Redis, Label Studio and browser'
+	@echo 'make test-fast  most tests in two minutes: no Label Studio, no browser, nothing slow'
 	@echo 'make check    lint, types, who imports whom, and whether the documents and their site are in order'
 	@echo 'make site     the documents as a site, in site/index.html'
 	@echo 'make update   the newest versions that pyproject.toml allows into .venv and tools/constraints.txt'
@@ -30,7 +33,11 @@ demo:
 test:
 	@$(SETUP) environment label-studio browser
 	@$(MAKE) --no-print-directory lint
-	.venv/bin/pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-fast:
+	@$(SETUP) environment
+	$(PYTEST) -m 'not slow and not label_studio and not browser' $(ARGS)
 
 check:
 	@$(SETUP) environment

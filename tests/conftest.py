@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from xdist.scheduler import LoadGroupScheduling
 
 from backend.demo.local_label_studio import LocalLabelStudio
 from backend.queue.own_redis import ensure_redis, release_redis
@@ -38,19 +37,21 @@ MOST_PROCESSES = 4
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
-class FileScheduling(LoadGroupScheduling):
-    """Gives whole files to the processes of pytest-xdist, and whole groups where tests have the mark `xdist_group`."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return super()._split_scope(nodeid).partition("::")[0]
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:
-    return FileScheduling(config, log)
-
-
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     return min(MOST_PROCESSES, usable_cores())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives whole files to the processes, and whole groups where tests have the mark `xdist_group`."""
+    from xdist.scheduler import LoadGroupScheduling
+
+    class FileScheduling(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return super()._split_scope(nodeid).partition("::")[0]
+
+    return FileScheduling(config, log)
 
 
 def pytest_configure() -> None:

@@ -3,33 +3,46 @@ a run stops it with the last good state intact."""
 
 import json
 import os
-import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from lasagna import Lasagna
+from lasagna.commands.cli import main
 from lasagna.environment import usable_cores
 from lasagna.errors import ConfigError, DataError, TrainingError
+from tests.forked import run_forked
+from tests.training.conftest import TINY
 from training.engine import run as engine
 from training.engine.run import explain_failure, train
-from training.engine.run_report import Reporter
+from training.engine.run_report import LogFile, Reporter
 from training.engine.start import prepare
 from training.examples.batches import MicroBatches, batch_workers
+from training.recipe.files import read_recipe
 from training.recipe.values import Recipe
 
 Tiny = Callable[..., Recipe]
 TIMES = ("seconds_per_step",)
+MORE_THAN_CORES = "ignore:This DataLoader will create:UserWarning"
+"""A machine of one core too makes the batches of these tests in two processes."""
+
+
+class Steps(Reporter):
+    """Remembers the steps that it was told of."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def step(self, step: int) -> None:
+        self.steps.append(step)
 
 
 def curve(folder: Path) -> list[dict[str, float]]:
@@ -38,17 +51,38 @@ def curve(folder: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "lasagna", "train", *arguments, "--device", "cpu"]
+def train_command(*words: str) -> list[str]:
+    return ["train", *words, "--device", "cpu"]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+@pytest.fixture(scope="session")
+def straight(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny recipe's run, which nothing stopped, with every state that it saved. Read only."""
+    folder = tmp_path_factory.mktemp("straight")
+    (folder / "tiny.yaml").write_text(TINY.format(output=folder / "run", data=squares))
+    train(read_recipe(folder / "tiny.yaml", ["optimiser.keep=3"]).recipe, "cpu")
+    return folder / "run"
+
+
+@pytest.fixture
+def ran(straight: Path, tiny_file: Path) -> Path:
+    """The tiny recipe's folder, in which it has run to its end."""
+    shutil.copytree(straight, tiny_file.parent / "run")
+    return tiny_file.parent / "run"
+
+
+@pytest.fixture
+def begun(ran: Path) -> Path:
+    """The same folder as after a stop in step 3 or 4: its last state is that of step 2."""
+    for later in ("checkpoint-4", "checkpoint-6"):
+        shutil.rmtree(ran / "states" / later)
+    return ran
 
 
 def test_a_run_trains_and_its_checkpoint_loads(tiny: Tiny) -> None:
-    recipe = tiny()
-    assert train(recipe, "cpu") == recipe.output / "checkpoint"
+    recipe, reporter = tiny(), Steps()
+    assert train(recipe, "cpu", reporter) == recipe.output / "checkpoint"
+    assert reporter.steps == [1, 2, 3, 4, 5, 6]
     lines = curve(recipe.output)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert {"loss", "norm", "learning_rate", "text", "bce", "dice"} <= lines[0].keys()
@@ -82,38 +116,44 @@ def test_what_is_frozen_stays_and_the_rest_moves(tiny: Tiny, monkeypatch: pytest
     assert not [key for key in moved if "running" in key or "conv_dw" in key]
 
 
-def test_killed_in_the_middle_and_gone_on_with_is_the_same_curve(tiny_file: Path, tmp_path: Path) -> None:
-    # In a process like the others': with another number of threads sums are rounded otherwise.
-    straight = command(str(tiny_file), f"output={tmp_path / 'straight'}")
-    subprocess.run(straight, env=environment(), capture_output=True, check=True)
-    process = subprocess.Popen(command(str(tiny_file)), env=environment(), stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:  # the state of step 2 exists by then, step 4's does not
-        if "step 3 of 6" in line:
-            process.send_signal(signal.SIGKILL)
-            break
-    assert process.wait() == -signal.SIGKILL
-    process.stderr.close()
+def die_in_step_3() -> None:
+    """The state of step 2 is saved by then, step 4's is not."""
+    whole = LogFile.step
+
+    def step(self: LogFile, number: int) -> None:
+        whole(self, number)
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    LogFile.step = step  # type: ignore[method-assign]
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_and_gone_on_with_is_the_same_curve(
+    straight: Path, tiny_file: Path, tmp_path: Path
+) -> None:
+    words = train_command(str(tiny_file))
+    assert run_forked(words, tmp_path, before=die_in_step_3).returncode == -signal.SIGKILL
     assert len(curve(tmp_path / "run")) < 6
-    told = subprocess.run(command(str(tiny_file)), env=environment(), capture_output=True, text=True, check=True)
-    assert "going on after step" in told.stderr
-    assert curve(tmp_path / "run") == curve(tmp_path / "straight")
-    one, two = (load_file(tmp_path / run / "checkpoint" / "model.safetensors") for run in ("straight", "run"))
+    told = run_forked(words, tmp_path, check=True)
+    assert "going on after step 2" in told.stderr
+    assert curve(tmp_path / "run") == curve(straight)
+    one, two = (load_file(run / "checkpoint" / "model.safetensors") for run in (straight, tmp_path / "run"))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
-def test_two_processes_give_the_curve_of_one(tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
-    """The same step of the same micro-batches: their mean gradient, however they are shared."""
-    train(replace(tiny(), output=tmp_path / "one"), "cpu")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    subprocess.run(
-        [*torchrun, "lasagna", "train", str(tiny_file), "--device", "cpu"],
-        env=environment(),
-        check=True,
-        capture_output=True,
-    )
-    one, two = curve(tmp_path / "one"), curve(tmp_path / "run")
+def main_of_one_process(*words: str) -> None:
+    main(words, prog_name="lasagna", standalone_mode=False)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_curve_of_one(straight: Path, tiny_file: Path, tmp_path: Path) -> None:
+    """The same step of the same micro-batches: their mean gradient, however they are shared. `elastic_launch` is
+    torchrun without its command line."""
+    fork = LaunchConfig(1, 1, 2, rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", start_method="forkserver")
+    elastic_launch(fork, main_of_one_process)(*train_command(str(tiny_file)))
+    one, two = curve(straight), curve(tmp_path / "run")
     assert len(one) == len(two) == 6
     for a, b in zip(one, two, strict=True):
         assert a == pytest.approx(b, rel=2e-4)
@@ -130,6 +170,7 @@ def test_every_process_takes_its_parts_of_each_step() -> None:
     assert taken(0, 1, first=2) == everything[8:]
 
 
+@pytest.mark.filterwarnings(MORE_THAN_CORES)
 def test_batches_that_several_processes_make_come_in_order() -> None:
     def draw(step: int, part: int) -> int:
         time.sleep(0.02 * (1 - step % 2))  # the later of two is ready first
@@ -139,6 +180,7 @@ def test_batches_that_several_processes_make_come_in_order() -> None:
     assert [item["batch"].data for item in batches] == list(range(12))
 
 
+@pytest.mark.filterwarnings(MORE_THAN_CORES)
 def test_processes_make_the_batches_that_a_thread_makes(tiny: Tiny) -> None:
     """Photos and their questions, and whatever the global random state is."""
     draw = prepare(tiny()).draw
@@ -157,6 +199,7 @@ def test_a_gpu_has_workers_and_a_cpu_has_none() -> None:
     assert batch_workers("cuda", processes=1000) == 1
 
 
+@pytest.mark.filterwarnings(MORE_THAN_CORES)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_example_is_reported_where_it_is_used(workers: int) -> None:
     def draw(step: int, part: int) -> None:
@@ -169,20 +212,16 @@ def test_a_broken_example_is_reported_where_it_is_used(workers: int) -> None:
         next(iterator)
 
 
-def test_a_weight_that_is_not_finite_stops_the_run_and_leaves_the_last_state(tiny: Tiny) -> None:
-    recipe = tiny("optimiser.steps=4", "optimiser.keep=2")
-    output = recipe.output
-    train(recipe, "cpu")
-    shutil.rmtree(output / "states" / "checkpoint-4")
-    state, checkpoint = output / "states" / "checkpoint-2", (output / "checkpoint" / "model.safetensors").read_bytes()
+def test_a_weight_that_is_not_finite_stops_the_run_and_leaves_the_last_state(tiny: Tiny, begun: Path) -> None:
+    state, checkpoint = begun / "states" / "checkpoint-2", (begun / "checkpoint" / "model.safetensors").read_bytes()
     weights = load_file(state / "trained.safetensors")
     weights["model.lm_head.weight"][3, 3] = float("nan")
     save_file(weights, state / "trained.safetensors")
     before = {path.name: path.read_bytes() for path in state.iterdir()}
     with pytest.raises(TrainingError, match=r"loss of step 3 is not finite .*checkpoint-2; the same command"):
-        train(recipe, "cpu")
+        train(tiny(), "cpu")
     assert {path.name: path.read_bytes() for path in state.iterdir()} == before
-    assert (output / "checkpoint" / "model.safetensors").read_bytes() == checkpoint
+    assert (begun / "checkpoint" / "model.safetensors").read_bytes() == checkpoint
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,30 +252,22 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tiny: Tiny, mon
     assert all(torch.isfinite(value).all() for value in saved.values())
 
 
-def test_a_full_disk_stops_the_run_and_leaves_the_last_state(tiny: Tiny, tiny_file: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_full_disk_stops_the_run_and_leaves_the_last_state(begun: Path, tiny_file: Path, tmp_path: Path) -> None:
     """The largest file that the process may write is too small for a state: the same errors as of a full disk."""
-    states = train(tiny("optimiser.keep=3"), "cpu").parent / "states"
-    for later in ("checkpoint-4", "checkpoint-6"):
-        shutil.rmtree(states / later)
+    states = begun / "states"
     before = {path.name: path.read_bytes() for path in (states / "checkpoint-2").iterdir()}
     limit = 300_000
     assert max(len(content) for content in before.values()) > limit
-    told = subprocess.run(
-        command(str(tiny_file)),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
+    told = run_forked(train_command(str(tiny_file)), tmp_path, largest_file=limit)
     assert told.returncode == 2, told.stderr
     assert "the disk is full" in told.stderr
     assert "checkpoint-2; the same command goes on from it" in told.stderr
     assert "Traceback" not in told.stderr
     assert sorted(path.name for path in states.iterdir()) == ["checkpoint-2"]
     assert {path.name: path.read_bytes() for path in (states / "checkpoint-2").iterdir()} == before
-    subprocess.run(command(str(tiny_file)), env=environment(), check=True, capture_output=True)
-    assert [line["step"] for line in curve(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+    run_forked(train_command(str(tiny_file)), tmp_path, check=True)
+    assert [line["step"] for line in curve(begun)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_out_of_memory_says_what_to_change(tiny: Tiny) -> None:
@@ -260,32 +291,24 @@ def test_threads_are_the_recipe_s_while_it_trains(tiny: Tiny) -> None:
     assert (reporter.seen, torch.get_num_threads()) == (3, before)
 
 
-def test_another_recipe_in_the_same_folder_is_refused(tiny: Tiny) -> None:
-    train(tiny("optimiser.steps=2", "optimiser.warmup=1"), "cpu")
+def test_another_recipe_in_the_same_folder_is_refused(tiny: Tiny, ran: Path) -> None:
     with pytest.raises(ConfigError, match=r"differs in optimiser.learning_rate, seed; give another"):
-        train(tiny("optimiser.steps=2", "optimiser.warmup=1", "seed=2", "optimiser.learning_rate=1e-4"), "cpu")
-    train(tiny("optimiser.steps=2", "optimiser.warmup=1", "tensorboard=false"), "cpu")  # changes no curve
+        train(tiny("seed=2", "optimiser.learning_rate=1e-4"), "cpu")
+    train(tiny("tensorboard=false"), "cpu")  # changes no curve
     train(tiny("optimiser.steps=2", "optimiser.warmup=1", "seed=2"), "cpu", restart=True)
+    assert [line["step"] for line in curve(ran)] == [1, 2]
 
 
-def test_a_finished_run_is_left_as_it_is(tiny: Tiny) -> None:
-    class Steps(Reporter):
-        def __init__(self) -> None:
-            self.steps: list[int] = []
-
-        def step(self, step: int) -> None:
-            self.steps.append(step)
-
-    first, second = Steps(), Steps()
-    folder = train(tiny(), "cpu", first)
-    written = (folder / "model.safetensors").stat().st_mtime_ns
-    assert train(tiny(), "cpu", second) == folder
-    assert (first.steps, second.steps) == ([1, 2, 3, 4, 5, 6], [])
-    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+def test_a_finished_run_is_left_as_it_is(tiny: Tiny, ran: Path) -> None:
+    reporter, weights = Steps(), ran / "checkpoint" / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    assert train(tiny(), "cpu", reporter) == ran / "checkpoint"
+    assert reporter.steps == []
+    assert weights.stat().st_mtime_ns == written
 
 
-def test_a_run_starts_from_a_checkpoint(tiny: Tiny) -> None:
-    folder = train(tiny(), "cpu")
+def test_a_run_starts_from_a_checkpoint(tiny: Tiny, straight: Path) -> None:
+    folder = straight / "checkpoint"
     later = prepare(tiny(f"start={folder}", "model=null"))
     saved = Lasagna.from_pretrained(folder)
     assert later.tokenizer.encode("red") == saved.tokenizer.encode("red")
@@ -310,10 +333,8 @@ def test_a_device_that_is_not_there(tiny: Tiny, device: str, message: str) -> No
         train(tiny(), device)
 
 
-def test_scalars_for_tensorboard(tiny: Tiny) -> None:
+def test_scalars_for_tensorboard(straight: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    recipe = tiny()
-    train(recipe, "cpu")
-    events = accumulator.EventAccumulator(str(recipe.output / "tensorboard"))
+    events = accumulator.EventAccumulator(str(straight / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
