@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from lab.paper.ablation_command import ablation, unseen
+from lab.paper.presence_command import presence
 from lasagna.progress import progress_bar
 from training.data.folder import FolderDataset
 from training.evaluation.chunks import ChunkSize
@@ -28,6 +29,7 @@ def experiment() -> None:
 
 experiment.add_command(ablation)
 experiment.add_command(unseen)
+experiment.add_command(presence)
 
 
 def _data(command: Callable[..., None]) -> Callable[..., None]:

@@ -8,8 +8,9 @@ of its batch; masks have the size of the image that was given.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lasagna.assistant.corrected import answer_with_head, observe
 from lasagna.checkpoint.folder import (
     Calibration,
     checkpoint_version,
@@ -29,6 +31,11 @@ from lasagna.checkpoint.folder import (
 )
 from lasagna.checkpoint.light import can_share, load_over
 from lasagna.errors import ConfigError, ImageError, QueryError
+from lasagna.instant.correction import Correction
+from lasagna.instant.features import encoder_fingerprint
+from lasagna.instant.fit import Learner
+from lasagna.instant.gate import Decision
+from lasagna.instant.head import Head
 from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Mask, Segmentation, class_queries
 from lasagna.network.decoding import best_window, decode_class_lists
 from lasagna.network.generate import TextAnswer, answer_text, generate, question_turn
@@ -63,8 +70,13 @@ class _Chunk:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What the language model says of one distinct name of one image."""
+class Decided:
+    """What the language model says of one distinct name of one image.
+
+    Attributes:
+        probability, present: Its decision.
+        hidden: (width,) the state that a mask is decoded from, present or not.
+    """
 
     probability: float
     present: bool
@@ -75,7 +87,8 @@ class Lasagna:
     """A loaded checkpoint. Use from several threads is safe, one call runs at a time.
 
     Attributes:
-        version: Name and content of the checkpoint in one word.
+        base_version: Name and content of the checkpoint in one word.
+        head: The instant head in use, or None (`lasagna.instant`).
         folder: Where it was loaded from; None: made in memory.
     """
 
@@ -88,7 +101,10 @@ class Lasagna:
         version: str,
     ) -> None:
         self.model = model.eval()
-        self.tokenizer, self.format, self.calibration, self.version = tokenizer, format, calibration, version
+        self.tokenizer, self.format, self.calibration, self.base_version = tokenizer, format, calibration, version
+        self.head: Head | None = None
+        self._learner = Learner()
+        self._heads = 0
         self.prompt = Prompt(format, tokenizer, model.encoder.num_tokens)
         self.folder: Path | None = None
         self._lock = threading.Lock()
@@ -102,6 +118,7 @@ class Lasagna:
         dtype: str = "auto",
         quantise: str = "none",
         base: "Lasagna | None" = None,
+        head: "Head | Path | str | None" = None,
     ) -> "Lasagna":
         """Loads a checkpoint.
 
@@ -112,9 +129,11 @@ class Lasagna:
             quantise: "none", or "int8" or "int4" for the language model's matrices (`lasagna.network.quantise`).
             base: A loaded checkpoint. One that is laid over it shares its equal weights, device and type, and takes
                 only the memory of what differs; not where matrices are quantised.
+            head: An instant head or the file of one (`lasagna learn`), used from the start.
 
         Raises:
-            CheckpointError: The checkpoint is unknown, incomplete, or does not fit its configuration.
+            CheckpointError: The checkpoint is unknown, incomplete, or does not fit its configuration; or the head is
+                of another model.
             ConfigError: The device or dtype cannot be had, or the quantisation is unknown.
         """
         folder = find_checkpoint(name)
@@ -134,6 +153,8 @@ class Lasagna:
             checkpoint_version(folder),
         )
         loaded.folder = folder
+        if head is not None:
+            loaded.use_head(head if isinstance(head, Head) else Head.load(head))
         return loaded
 
     @property
@@ -141,6 +162,16 @@ class Lasagna:
         """What the weights are computed in: their number format and how the language model's matrices are quantised,
         such as "float32, none" or "bfloat16, int4". Two models of one version differ in their answers if in this."""
         return f"{str(self.model.dtype).removeprefix('torch.')}, {quantisation_of(self.model)}"
+
+    @property
+    def version(self) -> str:
+        """Name and content of the checkpoint in one word, and the number of the head in use: "nano-ec805b63+h12"."""
+        return self.base_version if self.head is None else f"{self.base_version}+{self.head.suffix}"
+
+    @cached_property
+    def encoder_fingerprint(self) -> str:
+        """Which encoder corrections and heads of this model must be of."""
+        return encoder_fingerprint(self.model.encoder)
 
     @classmethod
     def random(cls, seed: int = 0, dialect: str = "paper") -> "Lasagna":
@@ -176,11 +207,12 @@ class Lasagna:
         threshold: float | None = None,
         exclusive: bool = False,
         chunk_size: int | None = None,
+        head: Head | None = None,
     ) -> Segmentation:
         """Answers one class list about one image; see `segment_batch`."""
-        return self.segment_batch([image], [classes], threshold=threshold, exclusive=exclusive, chunk_size=chunk_size)[
-            0
-        ]
+        return self.segment_batch(
+            [image], [classes], threshold=threshold, exclusive=exclusive, chunk_size=chunk_size, head=head
+        )[0]
 
     def segment_batch(
         self,
@@ -190,6 +222,7 @@ class Lasagna:
         threshold: float | None = None,
         exclusive: bool = False,
         chunk_size: int | None = None,
+        head: Head | None = None,
     ) -> list[Segmentation]:
         """Answers a class list about each image.
 
@@ -203,6 +236,7 @@ class Lasagna:
             exclusive: Whether a pixel belongs to at most one class, the one with the largest logit. Otherwise each
                 class is answered for itself, and masks may overlap.
             chunk_size: Most classes in one question; None asks the whole list at once where it fits the context.
+            head: An instant head for this call; None: that in use, if any.
 
         Returns:
             One `Segmentation` per image, of the image's size.
@@ -219,11 +253,28 @@ class Lasagna:
         pixels = [as_array(image) for image in images]
         if not pixels:
             return []
+        if head is not None:
+            head.check(self.encoder_fingerprint, self.base_version)
+        head = self.head if head is None else head
         with self._lock, torch.inference_mode():
             prepared = [self.model.encoder.prepare(image) for image in pixels]
             encoded = self._encode(prepared)
             texts = [[self.format.read_text(query.text) for query in each] for each in queries]
             found = self._decide([e.tokens for e in encoded], texts, threshold, chunk_size)
+            if head is not None:
+                return [
+                    answer_with_head(
+                        self,
+                        head,
+                        pixels[i],
+                        ImageFeatures(encoded[i], prepared[i]),
+                        queries[i],
+                        found[i],
+                        threshold,
+                        exclusive,
+                    )
+                    for i in range(len(pixels))
+                ]
             masks = [
                 self._masks(e, p, [answer.hidden for answer in answers.values() if answer.present], exclusive)
                 for e, p, answers in zip(encoded, prepared, found, strict=True)
@@ -231,6 +282,87 @@ class Lasagna:
         return [
             _assemble(prepared[i].original_size, texts[i], queries[i], found[i], masks[i]) for i in range(len(pixels))
         ]
+
+    def use_head(self, head: Head | None) -> None:
+        """Answers with an instant head from now on; None: as the checkpoint does.
+
+        What was learnt before by `learn` is not part of it.
+
+        Raises:
+            CheckpointError: The head is of another encoder, or was made beside another model.
+        """
+        if head is not None:
+            head.check(self.encoder_fingerprint, self.base_version)
+        self.head, self._learner = head, Learner()
+
+    def learn(
+        self,
+        image: "ImageLike | ImageFeatures",
+        masks: Mapping[str, Mask | None],
+        *,
+        id: str | None = None,
+        classes: Sequence[str | ClassQuery] | None = None,
+        undecided: Mask | None = None,
+    ) -> Decision:
+        """Learns from one corrected photo, at once: the next answer is of the new head.
+
+        Args:
+            image: The photo, or what `encode_image` gave of it.
+            masks: Every class that the photo has, with its mask, bool (H, W); None: the class is absent. Where masks
+                overlap the smaller one counts. Pixels of no mask are of no class.
+            id: What the correction is replaced or forgotten by; None: the next number.
+            classes: All classes about which the masks decide, as they are asked: those without a mask are absent. None:
+                those of `masks` alone. Classes of other corrections are undecided here, never absent.
+            undecided: bool (H, W): pixels about which nothing is known; they leave no trace.
+
+        Returns:
+            Whether the head draws now, and why, in words (`reason`).
+
+        Raises:
+            DataError: No class, or a mask of another size.
+            QueryError: A class is blank.
+        """
+        name = str(self._learner.next_order) if id is None else id
+        correction = self.observe(image, masks, name, classes=classes, undecided=undecided)
+        with self._lock:
+            self._learner.put(correction.numbered(self._learner.next_order))
+            self._fit()
+            assert self.head is not None
+            return self.head.decision
+
+    def forget(self, id: str) -> bool:
+        """Takes one correction away, as if it had never been; whether there was one of that id."""
+        with self._lock:
+            known = self._learner.remove(id)
+            if known:
+                self._fit()
+        return known
+
+    def _fit(self) -> None:
+        before = self.head
+        self._heads = max(self._heads, 0 if before is None else before.number) + 1
+        self.head = None
+        if len(self._learner):
+            self.head = self._learner.fit(number=self._heads, previous=None if before is None else before.decision)
+
+    def observe(
+        self,
+        image: "ImageLike | ImageFeatures",
+        masks: Mapping[str, Mask | None],
+        id: str,
+        *,
+        classes: Sequence[str | ClassQuery] | None = None,
+        undecided: Mask | None = None,
+        is_evidence: bool = True,
+    ) -> Correction:
+        """What `learn` keeps of a corrected photo, for a `lasagna.instant.store.HeadStore`.
+
+        Args:
+            is_evidence: Whether the model's answer says how good it is: not on a photo that it was trained on.
+        """
+        features = image if isinstance(image, ImageFeatures) else self.encode_image(image)
+        with self._lock:
+            return observe(self, features, masks, id, classes=classes, undecided=undecided, is_evidence=is_evidence)
 
     def encode_image(self, image: ImageLike) -> ImageFeatures:
         """Encodes an image once for several calls of `segment_prompt`."""
@@ -340,6 +472,12 @@ class Lasagna:
             masks = self.decode_masks(features, hidden)
         return TextAnswer(answer_text(prompt, found.ids), tuple(masks), found.ids, found.complete, found.forwards)
 
+    def draw(
+        self, features: ImageFeatures, hidden: list[Tensor], exclusive: bool = False
+    ) -> tuple[list[Mask], list[float]]:
+        """Masks of one image and their stability, from the states that predict "present"; see `segment_batch`."""
+        return self._masks(features.encoded, features.prepared, hidden, exclusive)
+
     def decode_masks(self, features: ImageFeatures, hidden: list[Tensor], exclusive: bool = False) -> list[Mask]:
         """Masks of one image from the states that predict "present": (width,) each; see `segment_batch`."""
         with torch.inference_mode():
@@ -363,7 +501,7 @@ class Lasagna:
 
     def _decide(
         self, tokens: list[Tensor], texts: list[list[str]], threshold: float | None, chunk_size: int | None
-    ) -> list[dict[str, _Found]]:
+    ) -> list[dict[str, Decided]]:
         """Present or absent for every image, by what the model reads; equal texts are asked once."""
         calibration = self.calibration
         raised = 0.0 if threshold is None else calibration.temperature * float(np.log(threshold / (1 - threshold)))
@@ -385,12 +523,23 @@ class Lasagna:
             [chunk.offsets + raised for chunk in chunks],
             best_window(self.model.device),
         )
-        found: list[dict[str, _Found]] = [{} for _ in texts]
+        found: list[dict[str, Decided]] = [{} for _ in texts]
         for chunk, answers in zip(chunks, decoded.lists, strict=True):
             probabilities = ((answers.margins.cpu() - chunk.offsets) / calibration.temperature).sigmoid().tolist()
             for name, *answer in zip(chunk.names, probabilities, answers.present.tolist(), answers.hidden, strict=True):
-                found[chunk.image][name] = _Found(*answer)
+                found[chunk.image][name] = Decided(*answer)
         return found
+
+    def decide(self, features: ImageFeatures, texts: list[str]) -> dict[str, Decided]:
+        """The model's decisions about one image, by what it reads. For callers that hold the lock."""
+        return self._decide([features.encoded.tokens], [texts], None, None)[0]
+
+    def mask_logits(self, encoded: EncodedImages, hidden: list[Tensor]) -> Tensor:
+        """(M, 4h, 4w) mask logits of one image from M >= 1 states (width,). For callers that hold the lock."""
+        prompts = self.model.prompt_projection(torch.stack(hidden).to(self.model.dtype))
+        owners = torch.zeros(len(hidden), dtype=torch.long, device=self.model.device)
+        logits: Tensor = self.model.segmenter(encoded, prompts, owners)[0]
+        return logits
 
     def _masks(
         self, encoded: EncodedImages, prepared: PreparedImage, hidden: list[Tensor], exclusive: bool
@@ -398,9 +547,7 @@ class Lasagna:
         """Masks of the present names of one image and their stability, decoded in one batch."""
         if not hidden:
             return [], []
-        prompts = self.model.prompt_projection(torch.stack(hidden).to(self.model.dtype))
-        owners = torch.zeros(len(hidden), dtype=torch.long, device=self.model.device)
-        small = self.model.segmenter(encoded, prompts, owners)[0]
+        small = self.mask_logits(encoded, hidden)
         logits = masks_to_image(small, prepared)
         masks = logits > 0
         if exclusive:
@@ -412,7 +559,7 @@ def _assemble(
     size: tuple[int, int],
     texts: list[str],
     queries: list[ClassQuery],
-    found: dict[str, _Found],
+    found: dict[str, Decided],
     masks: tuple[list[Mask], list[float]],
 ) -> Segmentation:
     """Answers of the distinct names, handed back to every class that was asked.

@@ -102,4 +102,5 @@ class PyramidEncoder(nn.Module):
             embedding=self.embedding_out(x16),
             pixel_embedding=None if self.pixel_out is None else self.pixel_out(x8),
             skips=None if self.skip8 is None or self.skip4 is None else (self.skip8(x8), self.skip4(f4)),
+            stages=tuple(features),
         )

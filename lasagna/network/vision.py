@@ -42,12 +42,15 @@ class EncodedImages:
         embedding: (B, width, h, w) image embedding of SAM, at stride 16.
         pixel_embedding: (B, width, 2h, 2w) for coarse masks, or None.
         skips: (B, c8, 2h, 2w) and (B, c4, 4h, 4w) for the decoder's upscaling, or None.
+        stages: The backbone's stages, finest first, as the instant head reads them (`lasagna.instant.features`); None
+            where there is no such backbone, and of features that were kept on disk.
     """
 
     tokens: Tensor
     embedding: Tensor
     pixel_embedding: Tensor | None = None
     skips: tuple[Tensor, Tensor] | None = None
+    stages: tuple[Tensor, ...] | None = None
 
     def __getitem__(self, index: int) -> "EncodedImages":
         """The i-th image, as a batch of one."""
@@ -57,6 +60,7 @@ class EncodedImages:
             self.embedding[one],
             None if self.pixel_embedding is None else self.pixel_embedding[one],
             None if self.skips is None else (self.skips[0][one], self.skips[1][one]),
+            None if self.stages is None else tuple(stage[one] for stage in self.stages),
         )
 
 

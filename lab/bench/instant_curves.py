@@ -1,0 +1,234 @@
+"""What the instant head knows after 1, 2, 5, ... corrections, on photos that it has not seen.
+
+Corrections are annotated photos of a set's train split, taken in a random order; the head is scored on photos of the
+val split at their own size, as `training.evaluation` scores. What always holds: nothing is learnt or chosen on the val
+split; one choice of photos is a prefix of the next longer one; seconds are processor seconds of this process.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lasagna.assistant.corrected import answer_with_head
+from lasagna.assistant.lasagna import Decided, ImageFeatures, Lasagna
+from lasagna.instant.correction import Correction, make_correction
+from lasagna.instant.features import encoder_fingerprint, feature_maps
+from lasagna.instant.fit import Learner
+from lasagna.instant.head import Head
+from lasagna.instant.painting import paint
+from lasagna.masks.image import load_image
+from lasagna.masks.segmentation import ClassAnswer, Mask, Segmentation, class_queries
+from training.data.folder import VOID, FolderDataset
+from training.data.records import OTHER, UNKNOWN
+from training.evaluation.evaluate import spread
+from training.evaluation.metrics import PresenceMetrics, SegmentationMetrics
+
+Row = dict[str, Any]
+Advance = Callable[[], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """An annotated photo that was encoded.
+
+    Attributes:
+        image: uint8 (H, W, 3).
+        truth: int16 (H, W): index of the class, `OTHER` or `UNKNOWN`.
+        features: What the encoder gave.
+        found: What the model says of each class, where there is one.
+    """
+
+    image: NDArray[np.uint8]
+    truth: NDArray[np.int16]
+    features: ImageFeatures
+    found: dict[str, Decided]
+
+
+class Eyes(Protocol):
+    """What sees the photos: a model, or a backbone alone."""
+
+    def encode(self, image: NDArray[np.uint8], classes: Sequence[str]) -> tuple[ImageFeatures, dict[str, Decided]]: ...
+
+    def observe(self, photo: Photo, masks: dict[str, Mask | None], undecided: Mask, id: str) -> Correction: ...
+
+    def answer(self, head: Head | None, photo: Photo, classes: Sequence[str]) -> Segmentation: ...
+
+
+class ModelEyes:
+    """A model: the head stands beside it."""
+
+    def __init__(self, model: Lasagna) -> None:
+        self.model = model
+
+    def encode(self, image: NDArray[np.uint8], classes: Sequence[str]) -> tuple[ImageFeatures, dict[str, Decided]]:
+        features = self.model.encode_image(image)
+        with torch.inference_mode():
+            return features, self.model.decide(features, [self.model.format.read_text(name) for name in classes])
+
+    def observe(self, photo: Photo, masks: dict[str, Mask | None], undecided: Mask, id: str) -> Correction:
+        return self.model.observe(photo.features, masks, id, undecided=undecided)
+
+    @torch.inference_mode()
+    def answer(self, head: Head | None, photo: Photo, classes: Sequence[str]) -> Segmentation:
+        queries = class_queries(classes)
+        if head is not None:
+            return answer_with_head(self.model, head, photo.image, photo.features, queries, photo.found, None, True)
+        found = [photo.found[self.model.format.read_text(name)] for name in classes]
+        masks, steady = self.model.draw(photo.features, [each.hidden for each in found if each.present], True)
+        drawn = iter(zip(masks, steady, strict=True))
+        answers = [
+            ClassAnswer(name, each.probability, *(next(drawn) if each.present else (None, None)))
+            for name, each in zip(classes, found, strict=True)
+        ]
+        return Segmentation(photo.features.prepared.original_size, tuple(answers))
+
+
+class BackboneEyes:
+    """The backbone with its ImageNet weights: the head works alone, and nothing has seen any of the sets."""
+
+    def __init__(self) -> None:
+        from lab.paper.probe import make_backbone
+
+        self.encoder = make_backbone()
+        self.fingerprint = encoder_fingerprint(self.encoder)
+
+    @torch.inference_mode()
+    def encode(self, image: NDArray[np.uint8], classes: Sequence[str]) -> tuple[ImageFeatures, dict[str, Decided]]:
+        prepared = self.encoder.prepare(image)
+        return ImageFeatures(self.encoder({"image": prepared.pixels["image"][None]}), prepared), {}
+
+    @torch.inference_mode()
+    def observe(self, photo: Photo, masks: dict[str, Mask | None], undecided: Mask, id: str) -> Correction:
+        maps = feature_maps(self.encoder, photo.features.prepared, photo.features.encoded)
+        size = photo.features.prepared.original_size
+        return make_correction(id, maps, masks, size, encoder=self.fingerprint, undecided=undecided)
+
+    @torch.inference_mode()
+    def answer(self, head: Head | None, photo: Photo, classes: Sequence[str]) -> Segmentation:
+        prepared = photo.features.prepared
+        if head is None:
+            return Segmentation(prepared.original_size, tuple(ClassAnswer(name, 0.0, None) for name in classes))
+        judged = head.judge(feature_maps(self.encoder, prepared, photo.features.encoded), list(classes), None, None)
+        masks = paint(head.scores(judged, None, None), photo.image, prepared.input_size, prepared.content_size)
+        drawn = iter(masks)
+        answers = [
+            ClassAnswer(name, float(p), next(drawn) if there else None)
+            for name, p, there in zip(classes, judged.probability, judged.present, strict=True)
+        ]
+        return Segmentation(prepared.original_size, tuple(answers))
+
+
+def read_photo(eyes: Eyes, data: FolderDataset, index: int) -> Photo:
+    """Reads and encodes one photo of a set."""
+    image = np.asarray(load_image(data[index].image_path))
+    mask = data.read_mask(index).astype(np.int16)
+    truth = np.where(mask < len(data.classes), mask, np.where(mask == VOID, UNKNOWN, OTHER)).astype(np.int16)
+    return Photo(image, truth, *eyes.encode(image, data.classes))
+
+
+def observe_photo(eyes: Eyes, photo: Photo, classes: Sequence[str], id: str) -> Correction:
+    """The photo with its annotation as a correction."""
+    masks: dict[str, Mask | None] = {name: photo.truth == i for i, name in enumerate(classes)}
+    return eyes.observe(photo, masks, photo.truth == UNKNOWN, id)
+
+
+def measure_set(
+    eyes: Eyes,
+    folder: Path,
+    counts: Sequence[int],
+    choices: int,
+    photos: int,
+    advance: Advance = lambda: None,
+) -> Iterator[Row]:
+    """The curve of one set: a row without corrections, then one for each choice and number of corrections.
+
+    Args:
+        folder: The set.
+        counts: Numbers of corrections, increasing; those that the train split does not have are passed over, but for
+            the first of these, which becomes all of it.
+        choices: Random orders of the train split.
+        photos: Most val photos, evenly spread.
+        advance: Called for each photo that was encoded and each head that was scored.
+    """
+    train, val = FolderDataset(folder, "train"), FolderDataset(folder, "val")
+    classes = val.classes
+    scored = []
+    for index in spread(len(val), photos):
+        scored.append(read_photo(eyes, val, index))
+        advance()
+    before = score(eyes, None, scored, classes)
+    yield {"set": val.name, "choice": None, "corrections": 0, **before}
+    steps = possible_counts(counts, len(train))
+    for choice in range(choices):
+        order = np.random.default_rng(choice).permutation(len(train))[: steps[-1]]
+        learner = Learner()
+        head: Head | None = None
+        for number, index in enumerate(order, 1):
+            photo = read_photo(eyes, train, int(index))
+            began = time.process_time()
+            correction = observe_photo(eyes, photo, classes, train[int(index)].image_id)
+            learner.put(correction.numbered(number))
+            if number in steps:
+                head = learner.fit(number=number, previous=None if head is None else head.decision)
+                seconds = time.process_time() - began
+                figures = score(eyes, head, scored, classes)
+                figures["extra_seconds"] = figures.pop("seconds") - before["seconds"]
+                yield {
+                    "set": val.name,
+                    "choice": choice,
+                    "corrections": number,
+                    **figures,
+                    "update_seconds": seconds,
+                    "serves": head.serves,
+                    "stacking": str(head.stacking),
+                    "shrinkage": head.shrinkage.value,
+                    "prior": head.shrinkage.prior,
+                    "gate": head.decision.to_dict(),
+                }
+            advance()
+
+
+def possible_counts(counts: Sequence[int], available: int) -> list[int]:
+    """The counts that a split of so many photos has, and all of it where one is larger."""
+    return sorted({min(count, available) for count in counts})
+
+
+def score(eyes: Eyes, head: Head | None, photos: Sequence[Photo], classes: Sequence[str]) -> Row:
+    """The figures of a head, or of the model alone, on photos.
+
+    `change` is what is left to correct: pixels that a class has too many or too few, over the decided pixels; one that
+    goes from one class to another counts twice. `seconds` are those of the answer without encoding, the mean per photo.
+    """
+    masks, presence = SegmentationMetrics(len(classes)), PresenceMetrics(len(classes))
+    wrong = decided = 0
+    began = time.process_time()
+    answers = [eyes.answer(head, photo, classes) for photo in photos]
+    seconds = (time.process_time() - began) / len(photos)
+    for photo, answer in zip(photos, answers, strict=True):
+        known = photo.truth != UNKNOWN
+        said = np.full(photo.truth.shape, OTHER, np.int16)
+        for index, each in enumerate(answer.classes):
+            if each.mask is not None:
+                said[each.mask] = index
+        masks.update(photo.truth[None], said)
+        different = known & (said != photo.truth)
+        wrong += int((different & (said != OTHER)).sum() + (different & (photo.truth != OTHER)).sum())
+        decided += int(known.sum())
+        there = np.isin(np.arange(len(classes)), photo.truth)
+        presence.update(there.tolist(), [c.is_present for c in answer.classes], [c.probability for c in answer.classes])
+    return {
+        "miou": masks.miou,
+        "accuracy": masks.pixel_accuracy,
+        "ap": presence.average_precision(),
+        "f1": presence.f1(),
+        "fpr": presence.absent_false_positive_rate(),
+        "ece": presence.calibration_error(),
+        "change": wrong / decided,
+        "seconds": seconds,
+    }

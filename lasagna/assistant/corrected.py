@@ -1,0 +1,124 @@
+"""A model with an instant head (`lasagna.instant`): how a photo is observed, and how it is answered.
+
+What always holds: the photo goes through the encoder once, whatever the head; while the gate keeps the head out, masks
+and decisions are the model's; classes of one name get one answer.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lasagna.instant.correction import Correction, ModelAnswer, make_correction
+from lasagna.instant.features import FeatureMaps, feature_maps
+from lasagna.instant.head import Head
+from lasagna.instant.painting import paint, stability
+from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Mask, Segmentation, class_queries
+
+if TYPE_CHECKING:
+    from lasagna.assistant.lasagna import Decided, ImageFeatures, Lasagna
+
+_MASKS_AT_ONCE = 64
+
+
+def observe(
+    model: "Lasagna",
+    features: "ImageFeatures",
+    masks: Mapping[str, Mask | None],
+    id: str,
+    *,
+    classes: Sequence[str | ClassQuery] | None = None,
+    undecided: Mask | None = None,
+    is_evidence: bool = True,
+) -> Correction:
+    """Reduces a corrected photo to a `Correction`; see `Lasagna.observe`. Call it under the model's lock."""
+    queries = {query.name: query for query in class_queries(list(masks) if classes is None else classes)}
+    # A mask of a class that was not asked is as good as any other.
+    for name in masks:
+        queries.setdefault(name, ClassQuery(name))
+    with torch.inference_mode():
+        maps = feature_maps(model.model.encoder, features.prepared, features.encoded)
+        answer = _model_answer(model, features, list(queries.values()), maps)
+        return make_correction(
+            id,
+            maps,
+            {name: masks.get(name) for name in queries},
+            features.prepared.original_size,
+            encoder=model.encoder_fingerprint,
+            undecided=undecided,
+            answer=answer,
+            is_evidence=is_evidence,
+        )
+
+
+def _model_answer(
+    model: "Lasagna", features: "ImageFeatures", queries: list[ClassQuery], maps: FeatureMaps
+) -> ModelAnswer:
+    """What the model says of each class, with its mask logits on the grid, absent or not."""
+    texts = [model.format.read_text(query.text) for query in queries]
+    found = model.decide(features, texts)
+    hidden = [found[text].hidden for text in texts]
+    logits = [
+        _to_grid(model.mask_logits(features.encoded, hidden[i : i + _MASKS_AT_ONCE]), maps)
+        for i in range(0, len(hidden), _MASKS_AT_ONCE)
+    ]
+    return ModelAnswer(
+        model.base_version,
+        torch.tensor([found[text].probability for text in texts]),
+        torch.tensor([found[text].present for text in texts]),
+        torch.cat(logits),
+    )
+
+
+def answer_with_head(
+    model: "Lasagna",
+    head: Head,
+    image: NDArray[np.uint8],
+    features: "ImageFeatures",
+    queries: list[ClassQuery],
+    found: "dict[str, Decided]",
+    threshold: float | None,
+    exclusive: bool,
+) -> Segmentation:
+    """The answer about one photo.
+
+    Args:
+        found: What the model says, by what it reads.
+        threshold, exclusive: As of `Lasagna.segment_batch`; the masks of a head that serves exclude one another.
+    """
+    texts = {query.name: model.format.read_text(query.text) for query in queries}
+    names = list(texts)
+    decided = [found[texts[name]] for name in names]
+    probability = np.array([each.probability for each in decided], np.float64)
+    said = np.array([each.present for each in decided], bool)
+    level = 0.5 if threshold is None else threshold
+    prepared = features.prepared
+    maps = feature_maps(model.model.encoder, prepared, features.encoded)
+    judged = head.judge(maps, names, probability, said, level)
+    hidden = [each.hidden for each, there in zip(decided, judged.present, strict=True) if there]
+    if head.serves:
+        logits = _to_grid(model.mask_logits(features.encoded, hidden), maps) if hidden and head.reads_masks else None
+        if logits is None and head.reads_masks:
+            logits = judged.scores.new_zeros((0, *maps.grid))
+        scores = head.scores(judged, probability, logits)
+        masks = paint(scores, image, prepared.input_size, prepared.content_size)
+        steady = stability(scores).tolist()
+    else:
+        masks, steady = model.draw(features, hidden, exclusive)
+    drawn = dict(zip(np.array(names, object)[judged.present], zip(masks, steady, strict=True), strict=True))
+    place = {name: float(p) for name, p in zip(names, judged.probability, strict=True)}
+    return Segmentation(
+        prepared.original_size,
+        tuple(ClassAnswer(query.name, place[query.name], *drawn.get(query.name, (None, None))) for query in queries),
+    )
+
+
+def _to_grid(logits: Tensor, maps: FeatureMaps) -> Tensor:
+    """(K, h, w) mask logits of the encoder's input to float32 on the features' grid."""
+    if tuple(logits.shape[-2:]) == maps.grid:
+        return logits.float()
+    return F.adaptive_avg_pool2d(logits.float(), maps.grid)

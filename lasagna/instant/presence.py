@@ -1,0 +1,195 @@
+"""Is the class in the photo at all? One logistic regression for all classes, on what the head and the model say.
+
+Of a class in a photo, with the head's softmax over its pixels:
+
+    the logits of the 0.999, the 0.98 and the 0.9 quantile; the log of the mean; the logit of the model's probability
+
+Because one regression serves all classes, a handful of photos is enough to refine it. Its default weights
+(`presence.json`, made by `lasagna experiment presence`) come from other data sets' left-out answers; from
+`REFINED_FROM` corrections on it is fitted to the project's own left-out answers, pulled to the default by a ridge:
+
+    min_w  sum log loss + RIDGE / 2 |w - w_default|^2        (features standardised by the default's constants)
+
+What always holds: a class is present from probability `PRESENT_FROM` on; what is *shown* is moved by an offset in the
+logit so that it is one half there, as everywhere in this project.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+RIDGE = 30.0
+REFINED_FROM = 5
+PRESENT_FROM = 0.3
+QUANTILES = (0.999, 0.98, 0.9)
+HEAD_FEATURES = len(QUANTILES) + 1
+_LARGEST_LOGIT = 12.0
+_THINNED = 4096
+"""Cells that are enough for all but the highest quantile."""
+
+Figures = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Presence:
+    """A logistic regression on standardised features.
+
+    Attributes:
+        weight: (F,), F = 4 of a head alone, or 5 with the model's logit.
+        bias: Added.
+        center, scale: (F,) each: features are (x - center) / scale.
+    """
+
+    weight: Figures
+    bias: float
+    center: Figures
+    scale: Figures
+
+    def probability(self, features: Figures) -> Figures:
+        """(..., F) to (...) in (0, 1)."""
+        return 1 / (1 + np.exp(-self._score(features)))
+
+    def _score(self, features: Figures) -> Figures:
+        score: Figures = (features - self.center) / self.scale @ self.weight + self.bias
+        return score.clip(-30, 30)
+
+    def refine(self, features: Figures, truth: NDArray[np.bool_], ridge: float = RIDGE) -> "Presence":
+        """Fitted to a project's answers (n, F) and truths (n,), pulled to these weights."""
+        x = np.column_stack([(features - self.center) / self.scale, np.ones(len(features))])
+        start = np.append(self.weight, self.bias)
+        fitted = _fit(x, truth.astype(np.float64), start, np.full(len(start), ridge))
+        return Presence(fitted[:-1], float(fitted[-1]), self.center, self.scale)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "weight": self.weight.tolist(),
+            "bias": self.bias,
+            "center": self.center.tolist(),
+            "scale": self.scale.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Presence":
+        arrays = [np.array(values[name], np.float64) for name in ("weight", "center", "scale")]
+        return cls(arrays[0], float(values["bias"]), arrays[1], arrays[2])
+
+
+@lru_cache(maxsize=2)
+def default_presence(with_model: bool) -> Presence:
+    """The shipped weights.
+
+    Args:
+        with_model: Whether there is a model's probability beside the head's.
+    """
+    values = json.loads(Path(__file__).with_name("presence.json").read_text(encoding="utf-8"))
+    return Presence.from_dict(values["with_model" if with_model else "alone"])
+
+
+def fit_presence(features: Figures, truth: NDArray[np.bool_], weights: Figures) -> Presence:
+    """Weights from nothing: how the shipped ones are made. A ridge of 1 on all but the bias.
+
+    Args:
+        features: (n, F).
+        truth: (n,).
+        weights: (n,) how much each answer counts.
+    """
+    center = np.average(features, axis=0, weights=weights)
+    scale = np.sqrt(np.average((features - center) ** 2, axis=0, weights=weights))
+    x = np.column_stack([(features - center) / scale, np.ones(len(features))])
+    ridge = np.append(np.ones(features.shape[1]), 0.0)
+    fitted = _fit(x, truth.astype(np.float64), np.zeros(x.shape[1]), ridge, weights)
+    return Presence(fitted[:-1], float(fitted[-1]), center, scale)
+
+
+def shown(probability: Figures) -> Figures:
+    """The probability with the offset that puts `PRESENT_FROM` at one half."""
+    odds = probability / (1 - probability) * ((1 - PRESENT_FROM) / PRESENT_FROM)
+    moved: Figures = odds / (1 + odds)
+    return moved
+
+
+def model_logit(probability: Figures) -> Figures:
+    """The feature of the model's probability."""
+    near = 1e-5
+    p = probability.clip(near, 1 - near)
+    logit: Figures = np.log(p / (1 - p))
+    return logit
+
+
+def map_features(probability: Tensor) -> Figures:
+    """The head's features of a whole photo.
+
+    Args:
+        probability: float32 (K, cells): the head's softmax of each class.
+
+    Returns:
+        float64 (K, 4).
+    """
+    cells = probability.shape[1]
+    step = max(1, cells // _THINNED)
+    thin = probability[:, ::step]
+    picks = []
+    for quantile in QUANTILES:
+        values = probability if quantile == QUANTILES[0] else thin
+        rank = max(1, round((1 - quantile) * values.shape[1]))
+        picks.append(values.topk(rank, dim=1).values[:, -1])
+    return _features(torch.stack(picks, 1).double().cpu().numpy(), probability.mean(1).double().cpu().numpy())
+
+
+def sample_features(probability: Tensor, weights: Tensor) -> Figures:
+    """The same from weighted samples.
+
+    Args:
+        probability: float32 (K, n).
+        weights: float32 (n,): cells that each sample stands for.
+    """
+    share = weights / weights.sum()
+    values, order = probability.sort(dim=1, descending=True)
+    reached = share[order].cumsum(1)
+    picks = []
+    for quantile in QUANTILES:
+        rank = (reached < (1 - quantile)).sum(1, keepdim=True).clamp(max=values.shape[1] - 1)
+        picks.append(values.gather(1, rank)[:, 0])
+    return _features(torch.stack(picks, 1).double().numpy(), (probability @ share).double().numpy())
+
+
+def _features(quantiles: Figures, mean: Figures) -> Figures:
+    near = 1e-7
+    p = quantiles.clip(near, 1 - near)
+    logits = np.log(p / (1 - p)).clip(-_LARGEST_LOGIT, _LARGEST_LOGIT)
+    return np.column_stack([logits, np.log(mean.clip(1e-6))])
+
+
+def _fit(x: Figures, truth: Figures, start: Figures, ridge: Figures, weights: Figures | None = None) -> Figures:
+    """Newton's method with halved steps on a convex loss; `ridge` pulls each weight to its start."""
+    each = np.ones(len(x)) if weights is None else weights
+
+    def loss(w: Figures) -> float:
+        score = x @ w
+        return float((each * (np.logaddexp(0, score) - truth * score)).sum() + (ridge * (w - start) ** 2).sum() / 2)
+
+    w = start.copy()
+    current = loss(w)
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-(x @ w).clip(-30, 30)))
+        gradient = x.T @ (each * (p - truth)) + ridge * (w - start)
+        curvature = (x * (each * p * (1 - p))[:, None]).T @ x + np.diag(ridge + 1e-9)
+        step = np.linalg.solve(curvature, gradient)
+        for _ in range(20):
+            after = loss(w - step)
+            if after <= current:
+                break
+            step = step / 2
+        else:
+            break
+        w, before, current = w - step, current, after
+        if before - current < 1e-10 * max(1.0, abs(before)):
+            break
+    return w

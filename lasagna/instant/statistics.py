@@ -1,0 +1,138 @@
+"""Exact sufficient statistics of labelled pixels: all that linear discriminants need to know of any number of photos.
+
+For features x (D channels) of pixels with classes: the counts n_k, the sums s_k = sum of x, and one second moment
+T = sum of x x' over all pixels, whatever their class. Within-class scatter, means and priors follow from these (Fisher
+1936; Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, 4.3).
+
+What always holds:
+- They add: those of two photos, or of two machines, are the sum; a photo is taken away by subtraction.
+- Sums are exact to the last bit, so neither the order of corrections nor adding and removing leaves a trace. Every
+  entry of a photo is rounded to a multiple of 2^-16; features are bounded by 100 and a photo has at most 2^15 cells, so
+  an entry is below 2^29, and the sum over 256 photos at the bound, or over many thousands as they are, is a multiple of
+  2^-16 below 2^37: a float64 holds it without rounding.
+- A pixel that is undecided leaves no trace.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+NONE = ""
+"""The class of pixels that belong to no class that was asked for. No label is blank."""
+
+UNDECIDED = -1
+"""Label of a pixel about which nothing is known: void, or not labelled."""
+
+_QUANTUM = 2.0**-16
+_CHUNK = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Statistics of pixels by class.
+
+    Attributes:
+        names: Classes in alphabetical order; `NONE` among them where there are such pixels.
+        counts: float64 (K,) pixels.
+        sums: float64 (K, D).
+        moment: float64, or float32 of one photo, (D (D + 1) / 2,): the lower half of the second moment, row by row.
+    """
+
+    names: tuple[str, ...]
+    counts: Tensor
+    sums: Tensor
+    moment: Tensor
+
+    @classmethod
+    def empty(cls, channels: int) -> "Statistics":
+        """Of no pixel."""
+        f = torch.float64
+        half = channels * (channels + 1) // 2
+        return cls((), torch.zeros(0, dtype=f), torch.zeros(0, channels, dtype=f), torch.zeros(half, dtype=f))
+
+    @property
+    def channels(self) -> int:
+        return self.sums.shape[1]
+
+    @property
+    def pixels(self) -> int:
+        return int(self.counts.sum())
+
+    def __add__(self, other: "Statistics") -> "Statistics":
+        return self._combine(other, 1.0)
+
+    def __sub__(self, other: "Statistics") -> "Statistics":
+        """Takes away what was added before. Raises ValueError where a class would have fewer than no pixels."""
+        return self._combine(other, -1.0)
+
+    def _combine(self, other: "Statistics", sign: float) -> "Statistics":
+        if self.channels != other.channels:
+            raise ValueError(f"statistics of {self.channels} and of {other.channels} channels cannot be combined")
+        names = sorted({*self.names, *other.names})
+        place = {name: i for i, name in enumerate(names)}
+        counts = torch.zeros(len(names), dtype=torch.float64)
+        sums = torch.zeros(len(names), self.channels, dtype=torch.float64)
+        for one, factor in ((self, 1.0), (other, sign)):
+            rows = torch.tensor([place[name] for name in one.names], dtype=torch.long)
+            counts.index_add_(0, rows, factor * one.counts)
+            sums.index_add_(0, rows, factor * one.sums)
+        if (counts < 0).any():
+            raise ValueError("pixels were taken away that had not been added")
+        kept = counts > 0
+        # float64, exactly, also where both are float32
+        moment = self.moment.double()
+        moment = moment + other.moment if sign > 0 else moment - other.moment
+        left = tuple(name for name, keep in zip(names, kept.tolist(), strict=True) if keep)
+        return Statistics(left, counts[kept], sums[kept], moment)
+
+    def full_moment(self) -> Tensor:
+        """float64 (D, D), symmetric."""
+        d = self.channels
+        full = self.moment.new_zeros(d, d)
+        rows, columns = lower_half(d)
+        full[rows, columns] = self.moment
+        return full + full.tril(-1).T
+
+
+@lru_cache(maxsize=8)
+def lower_half(channels: int) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the entries on and below the diagonal, row by row."""
+    rows, columns = torch.tril_indices(channels, channels).unbind(0)
+    return rows, columns
+
+
+def collect(features: Tensor, labels: Tensor, names: Sequence[str]) -> Statistics:
+    """The statistics of one photo.
+
+    Args:
+        features: float32 (N, D), bounded by `lasagna.instant.features.BOUND`.
+        labels: int64 (N,): an index into `names`, or `UNDECIDED`.
+        names: Classes, in any order, each once.
+    """
+    decided = labels != UNDECIDED
+    features, labels = features[decided], labels[decided]
+    channels = features.shape[1]
+    order = sorted(range(len(names)), key=lambda i: names[i])
+    counts = torch.bincount(labels.cpu(), minlength=len(names)).double()
+    sums = torch.zeros(len(names), channels, dtype=torch.float64)
+    moment = torch.zeros(channels, channels, dtype=torch.float64)
+    for first in range(0, len(features), _CHUNK):
+        part, owner = features[first : first + _CHUNK], labels[first : first + _CHUNK]
+        moment += (part.T @ part).cpu().double()
+        sums.index_add_(0, owner.cpu(), part.cpu().double())
+    rows, columns = lower_half(channels)
+    present = [i for i in order if counts[i] > 0]
+    return Statistics(
+        tuple(names[i] for i in present),
+        counts[present],
+        _quantise(sums[present]),
+        # As it is stored: float32, which is a multiple of the quantum or more.
+        _quantise(moment[rows, columns].float().double()),
+    )
+
+
+def _quantise(values: Tensor) -> Tensor:
+    return (values / _QUANTUM).round() * _QUANTUM
