@@ -200,7 +200,9 @@ def create_app(settings: Settings) -> Flask:
         action = str(body.get("action") or "")
         g.said = action
         try:
-            store.record_event(_event(action, body))
+            event = _event(action, body)
+            store.record_event(event)
+            predictor.corrected(event)
         except redis.RedisError as error:
             # an error would only delay the annotator: Label Studio does not send an event again
             logger.warning("event %s is not noted: Redis is gone (%s)", action, error)

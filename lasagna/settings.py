@@ -145,6 +145,7 @@ class Settings(BaseSettings):
     train_when: Occasion = Field(
         "every 20", description="when a project is trained: every N (corrections), cron * * * * *, by hand, never"
     )
+    instant: Switch = Field(True, description="yes: learn from each correction at once (the instant head)")
     train_recipe: Text = Field("", description="recipe of fine-tunes; empty: the shipped one for the model")
     train_changes: Changes = Field("", description="what is changed in the recipe")
     train_gpu_share: SomeShare = Field(0.5, description="share of a GPU's memory that a fine-tune may take")

@@ -35,7 +35,14 @@ _SETTINGS = {
     ),
     "Images": ("image_hosts", "image_timeout", "max_image_bytes", "max_image_pixels"),
     "What is left out of predictions": ("min_area", "min_width", "duplicate_iou", "max_regions", "max_region_bytes"),
-    "Training on corrections": ("train_when", "train_recipe", "train_changes", "train_gpu_share", "replay_data"),
+    "Training on corrections": (
+        "instant",
+        "train_when",
+        "train_recipe",
+        "train_changes",
+        "train_gpu_share",
+        "replay_data",
+    ),
     "Logs": ("log_level", "log_format"),
 }
 

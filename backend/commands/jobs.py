@@ -66,6 +66,8 @@ def _print_overview(report: dict[str, Any]) -> None:
     console.print(f"Tasks: {counts}", highlight=False)
     for number, known in report["training"].items():
         console.print(f"Project {number}: {_training_in_words(known)}", highlight=False, markup=False)
+    for number, known in report["learning"].items():
+        console.print(f"Project {number}: {_learning_in_words(known)}", highlight=False, markup=False)
     for job in report["projects"]:
         console.print(f"Project {job['project']}: {_prelabelling_in_words(job)}", highlight=False, markup=False)
     table = Table(box=None, pad_edge=False)
@@ -91,6 +93,16 @@ def _prelabelling_in_words(job: dict[str, Any]) -> str:
     if job["seconds_left"] is not None:
         words += f", {in_time(job['seconds_left'])} left"
     return words
+
+
+def _learning_in_words(known: dict[str, Any]) -> str:
+    """One or more lines about what a project has learnt at once."""
+    head = f"h{known['head']} of {known['corrections']} corrections; " if known.get("head") else ""
+    lines = [f"instant head: {head}{known.get('reason') or 'nothing is learnt yet'}"]
+    if known["waiting"]:
+        lines.append(f"  {known['waiting']} corrections wait to be learnt from")
+    lines += [f"  task {task} is not learnt from: {reason}" for task, reason in list(known["aside"].items())[:20]]
+    return "\n".join(lines)
 
 
 def _training_in_words(known: dict[str, str]) -> str:

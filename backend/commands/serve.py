@@ -83,7 +83,7 @@ Examples:
   lasagna worker
   lasagna worker --model ./my-checkpoint --device cuda:0 --redis-url redis://redis:6379/0
   lasagna worker --check                          for health checks
-  lasagna worker --queues interactive,predict     and on another machine: lasagna worker --queues train
+  lasagna worker --queues interactive,instant,predict     and on another machine: lasagna worker --queues train
   LASAGNA_LABEL_STUDIO_URL=https://label.example.org LASAGNA_LABEL_STUDIO_TOKEN=... lasagna worker
 
 \b
@@ -110,6 +110,8 @@ def worker(queues: str, check: bool, print_config: bool, **options: Any) -> None
         return
     chosen = {name.strip() for name in queues.split(",")}
     trains = "train" in chosen
+    if chosen == {"interactive", "predict"}:  # what a predicting worker was told before 1.0
+        chosen = {*PREDICTING}
     if chosen not in ({"train"}, {*PREDICTING}, {*QUEUES}):
         raise ConfigError(
             f"--queues is {','.join(QUEUES)}, {','.join(PREDICTING)} or train, not {queues!r}: a process that holds "

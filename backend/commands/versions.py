@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from backend.instant.heads import ProjectHeads
 from backend.registry.figures import measured
 from backend.registry.registry import Aliases, Registry, Version, project_number
 from lasagna.commands.models import LARGE, find_entries
@@ -44,12 +45,15 @@ def list_models(project: str | None, registry: str | None, as_json: bool) -> Non
     entries = [] if project is not None else list(find_entries())
     versions = found.versions(project)
     aliases = {name: found.aliases(name) for name in found.projects() if project in (None, name)}
+    heads = ProjectHeads(found.folder)
+    learning = heads.projects() if project is None else [project_number(project)]
     if as_json:
         _print_json(
             {
                 "checkpoints": [asdict(entry) for entry in entries],
                 "versions": [{**version.as_dict(), "roles": _roles(version, aliases)} for version in versions],
                 "projects": {name: asdict(each) for name, each in aliases.items()},
+                "heads": {name: [asdict(state) for state in heads.states(name)] for name in learning},
             }
         )
         return
@@ -62,6 +66,9 @@ def list_models(project: str | None, registry: str | None, as_json: bool) -> Non
     if versions:
         columns = ("version", "is", "added", "from", "labels", "data", "mIoU")
         console.print(_table(columns, (_row(version, aliases) for version in reversed(versions))))
+    learnt = [(name, state.full_version, state.decision["reason"]) for name in learning for state in heads.states(name)]
+    if learnt:
+        console.print(_table(("project", "instant head", "which"), learnt))
     if project is not None:
         _print_history(console, aliases.get(project_number(project), Aliases()))
 
@@ -186,18 +193,24 @@ def promote(project: str, version: str | None, reason: str, registry: str | None
 Examples:
   lasagna models rollback 12
   lasagna models rollback 12 --reason "misses small weeds"
+  lasagna models rollback 12 --head 11
 
 \b
 Counts from the next request on, without a restart, and gives the answers of before bit for bit. Each further call goes
-one champion further back, at last to the worker's own model."""
+one champion further back, at last to the worker's own model. The instant head goes along: each version
+has heads of its own. With --head an earlier head of the version that serves is used, until the next correction."""
 )
 @click.argument("project")
+@click.option("--head", type=click.IntRange(min=1), help="Use this earlier instant head; the version stays.")
 @_reason_option
 @_registry_option
 @_json_option
-def rollback(project: str, reason: str, registry: str | None, as_json: bool) -> None:
-    """Let the champion before serve PROJECT again."""
+def rollback(project: str, head: int | None, reason: str, registry: str | None, as_json: bool) -> None:
+    """Let the champion before, or an earlier instant head, serve PROJECT again."""
     found = _registry(registry)
+    if head is not None:
+        _use_head(found, project, head, as_json)
+        return
     _change(found, project, lambda: found.rollback(project, reason), as_json)
 
 
@@ -229,6 +242,28 @@ def prune(keep: int, project: str | None, dry_run: bool, registry: str | None, a
     click.echo(
         f"{len(removed)} versions {'to remove' if dry_run else 'removed'}, {len(found.versions())} in the registry"
     )
+
+
+def _use_head(registry: Registry, project: str, number: int, as_json: bool) -> None:
+    """Lets an earlier head of the version that serves a project be used."""
+    from lasagna.instant.store import HeadStore
+
+    heads = ProjectHeads(registry.folder)
+    champion = registry.aliases(project).champion
+    states = heads.states(project)
+    version = champion or (states[-1].version if states else "")
+    before = heads.current(project, version) if version else None
+    if before is None:
+        raise RegistryError(f"project {project_number(project)} has no instant head to roll back")
+    store = HeadStore(heads.folder(project, version))
+    with store.lock():
+        store.rollback(number)
+    now = heads.current(project, version)
+    assert now is not None
+    if as_json:
+        _print_json({"project": project_number(project), "head": now.full_version, "before": before.full_version})
+        return
+    click.echo(f"project {project_number(project)} now uses {now.full_version}, before {before.full_version}")
 
 
 def _change(registry: Registry, project: str, change: Callable[[], Version | None], as_json: bool) -> None:

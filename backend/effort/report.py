@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.effort.measure import RegionCounts, TaskEffort, task_effort
+from backend.instant.heads import version_family
 from backend.studio.client import LabelStudio
 from lasagna.bootstrap import bootstrap_counts, percentile_interval
 from lasagna.errors import DataError
@@ -50,7 +51,7 @@ class VersionSummary:
     """One model version.
 
     Attributes:
-        version: As its predictions carry it.
+        version: As its predictions carry it; "nano-ec805b63+h" for all heads beside one version.
         tasks: Compared ones.
         since: When the first of their predictions was stored (ISO 8601).
         regions: Of all tasks and classes.
@@ -151,7 +152,7 @@ def summarise(tasks: Iterable[TaskEffort], *, resamples: int = RESAMPLES, seed: 
     """The figures of every version, in the order of their first predictions."""
     by_version: dict[str, list[TaskEffort]] = {}
     for task in tasks:
-        by_version.setdefault(task.model_version, []).append(task)
+        by_version.setdefault(version_family(task.model_version), []).append(task)
     order = sorted(by_version, key=lambda version: (min(task.predicted_at for task in by_version[version]), version))
     summaries: list[VersionSummary] = []
     before: dict[str, tuple[float, NDArray[np.float64]]] = {}

@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.loop.mlflow_log import log_version
-from backend.loop.snapshot import Snapshot, Snapshots, trained_photos
+from backend.loop.snapshot import Snapshot, Snapshots
 from backend.registry.records import project_number
 from backend.registry.registry import Registry, name_after
+from backend.registry.trained import trained_photos
 from backend.studio.client import LabelStudio, LabelStudioError
 from backend.studio.images import ImageLimits
 from lasagna.checkpoint.folder import (

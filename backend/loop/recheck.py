@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backend.loop.snapshot import trained_photos
 from backend.registry.registry import Registry, Version
+from backend.registry.trained import trained_photos
 from lasagna.errors import RegistryError
 from training.data.records import Record
 from training.evaluation.gate import Verdict, judge

@@ -248,15 +248,6 @@ class Snapshots:
         return Snapshot(id, folder, classes, len(sides["train"]), len(sides["holdout"]), neither, dict(skipped))
 
 
-def trained_photos(snapshot: Path) -> set[str] | None:
-    """Hashes of the photos on the side "train" of a snapshot's folder; None where it is gone."""
-    try:
-        split = json.loads((snapshot / "split.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return {photo for photo, place in split.items() if place["side"] == "train"}
-
-
 def _check(beside: Path, tasks: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], tuple[str, ...], dict[str, str]]:
     """The tasks that training's reader takes, with every mask readable; the classes; why others are left out."""
     write_atomically(beside / "all.json", json.dumps(tasks))

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 ASKED = "TRAIN"
 """The action of the event by which `lasagna train --project` asks for a fine-tune."""
 _STARTED = "START_TRAINING"
-_CHANGES = {
+CHANGES = {
     "ANNOTATION_CREATED",
     "ANNOTATIONS_CREATED",
     "ANNOTATION_UPDATED",
@@ -251,7 +251,7 @@ class Triggers:
         policy = self._policy(number)
         if action == ASKED or (action == _STARTED and policy.by_button):
             self.request(number, "asked for" if action == ASKED else "Start training", again=bool(event.get("again")))
-        elif action in _CHANGES:
+        elif action in CHANGES:
             tasks = [str(task) for task in json.loads(event.get("tasks") or "[]")]
             annotations = [f"annotation {one}" for one in json.loads(event.get("annotations") or "[]")]
             count = self.trainings.add_changes(number, tasks or annotations)

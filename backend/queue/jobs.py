@@ -1,7 +1,8 @@
 """The jobs in the queue: what is put in by the web process, and what the worker runs.
 
-Three queues, in order of priority: `interactive` (a person waits), `predict`, `train`. A job of the first two holds
-keys of works or a small JSON request; its functions are named by their path, so that enqueuing imports no model.
+Four queues, in order of priority: `interactive` (a person waits), `instant` (a correction is learnt from), `predict`,
+`train`. A job of the first three holds keys of works or a small JSON request; its functions are named by their path, so
+that enqueuing imports no model.
 
 What always holds: no pickle enters or leaves Redis (RQ's default serializer is pickle; ours is JSON), and a worker
 calls `FUNCTIONS` and nothing else, whatever a job in Redis asks for (`ListedJob`). RQ would import and call any name,
@@ -26,11 +27,16 @@ from lasagna.logs import logged
 
 logger = logging.getLogger(__name__)
 
-QUEUES = ("interactive", "predict", "train")
-PREDICTING = QUEUES[:2]
+QUEUES = ("interactive", "instant", "predict", "train")
+PREDICTING = QUEUES[:3]
 """Those of the process that holds the model for predictions; `train` has a process of its own."""
 FUNCTIONS = frozenset(
-    {"backend.queue.jobs.predict_batch", "backend.queue.jobs.answer_click", "backend.loop.process.run_job"}
+    {
+        "backend.queue.jobs.predict_batch",
+        "backend.queue.jobs.answer_click",
+        "backend.queue.jobs.learn_corrections",
+        "backend.loop.process.run_job",
+    }
 )
 """All that a job may call."""
 CRASHES = 3
@@ -57,6 +63,9 @@ class JobRunner(Protocol):
 
     def click(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Answers one interactive request."""
+
+    def learn(self, project: str) -> None:
+        """Learns from what was corrected in a project."""
 
 
 _runtime: JobRunner | None = None
@@ -98,7 +107,9 @@ def find_jobs(connection: redis.Redis, ids: Sequence[str]) -> list[ListedJob | N
     return [job if isinstance(job, ListedJob) else None for job in found]
 
 
-def enqueue_works(store: Store, keys: Sequence[str], batch_size: int, *, urgent: bool = False) -> int:
+def enqueue_works(
+    store: Store, keys: Sequence[str], batch_size: int, *, urgent: bool = False, name: str = "predict"
+) -> int:
     """Puts works into the queue, one job per model batch; returns the number of jobs.
 
     Args:
@@ -106,8 +117,9 @@ def enqueue_works(store: Store, keys: Sequence[str], batch_size: int, *, urgent:
         keys: Works in the state "queued".
         batch_size: Images per job.
         urgent: Ahead of every batch: a person waits for it.
+        name: The queue, where it is not urgent.
     """
-    target = queue(store.redis, "interactive" if urgent else "predict")
+    target = queue(store.redis, "interactive" if urgent else name)
     jobs = []
     for start in range(0, len(keys), batch_size):
         batch = list(keys[start : start + batch_size])
@@ -180,6 +192,13 @@ def answer_click(key: str, request: dict[str, Any]) -> None:
     runtime.store.answer(key, answer)
     runtime.meter.count(f"clicks:{'refused' if 'error' in answer else 'answered'}")
     runtime.meter.flush()
+
+
+def learn_corrections(project: str) -> None:
+    """A job: learns from what was corrected in a project (its uid)."""
+    runtime = _installed()
+    with logged(project=project.split(".")[0]):
+        runtime.learn(project)
 
 
 def _installed() -> JobRunner:

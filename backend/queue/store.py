@@ -51,7 +51,7 @@ class Work:
         image: The image's address in the task's data.
         config: Key of the labelling configuration (`Store.keep_config`).
         version: Model version that was asked for.
-        replace: Older predictions of this version are removed once this one is posted.
+        replace: Older predictions of this version, whatever their head, are removed once this one is posted.
     """
 
     project: str
@@ -87,6 +87,7 @@ class Project:
         given_token: A token that a person gave for it (`lasagna prelabel --token`); it is tried before the other.
         params: Parameters of the model from the backend's extra parameters: threshold, exclusive, chunk_size.
         train: When it is trained, from the same place (`backend.loop.trainings.Policy`); "": as the setting says.
+        instant: Whether it learns from each correction at once, from there too; None: as the setting says.
     """
 
     url: str = ""
@@ -94,6 +95,7 @@ class Project:
     given_token: str = ""
     params: Mapping[str, Any] | None = None
     train: str = ""
+    instant: bool | None = None
 
 
 class Registration(NamedTuple):

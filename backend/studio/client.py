@@ -54,6 +54,16 @@ _ANNOTATED = {
 """The tasks that somebody submitted: Label Studio counts skipped annotations apart."""
 
 
+_UNTOUCHED = {
+    "conjunction": "and",
+    "items": [
+        {"filter": f"filter:tasks:{name}", "operator": "equal", "type": "Number", "value": 0}
+        for name in ("total_annotations", "cancelled_annotations")
+    ],
+}
+"""The tasks without an annotation, skipped ones counted too."""
+
+
 class LabelStudioError(ServiceError):
     """Label Studio cannot be reached or refused a request.
 
@@ -221,6 +231,31 @@ class LabelStudio:
                 model_versions=frozenset(v.strip() for v in versions if v.strip()),
                 is_annotated=bool(task.get("total_annotations")),
             )
+
+    def next_tasks(self, project_id: int, count: int) -> list[StudioTask]:
+        """The first tasks that nobody has worked on (no annotation, no skipped one, no draft), in the order of the Data
+        Manager's first tab."""
+        tabs = self._tabs(project_id)
+        ordering = ((tabs[0].get("data") or {}).get("ordering") if tabs else None) or ["tasks:id"]
+        query = {"ordering": ordering, "filters": _UNTOUCHED}
+        params = {
+            "fields": "all",
+            "resolve_uri": "false",
+            "query": json.dumps(query),
+            "page": 1,
+            "page_size": 4 * count,
+        }
+        answer = self._json("GET", "/api/tasks/", params={**params, "project": project_id})
+        fresh = [task for task in answer.get("tasks", []) if not task.get("drafts")]
+        return [
+            StudioTask(
+                int(task["id"]),
+                dict(task["data"]),
+                frozenset(str(p["model_version"]) for p in task.get("predictions") or () if p.get("model_version")),
+                False,
+            )
+            for task in fresh[:count]
+        ]
 
     def tabs(self, project_id: int) -> dict[int, str]:
         """The tabs of a project's Data Manager: number, as in the address of the page (`?tab=7`) -> title."""

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from backend.instant.changes import Changes
 from backend.loop.trainings import Trainings
 from backend.queue.jobs import QUEUES, enqueue_works, queue
 from backend.queue.living_workers import living_workers
 from backend.queue.store import STATES, Store
+from backend.registry.records import project_number
 from backend.web.prelabel_jobs import PrelabelJobs
 
 
@@ -19,11 +21,13 @@ def overview(store: Store, *, limit: int = 20, state: str | None = None) -> dict
 
     Returns:
         `model`, `workers` (living ones: state by name), `queues` (jobs by name), `counts` (tasks by state), `training`
-        (by project, see `backend.loop.trainings.Trainings`), `projects` (whole ones that are pre-labelled now) and
+        (by project, see `backend.loop.trainings.Trainings`), `learning` (by project, see
+        `backend.instant.changes.Changes`), `projects` (whole ones that are pre-labelled now) and
         `tasks`: `state`, `project`, `task`, `image`, `model_version`, `reason`, `kind` (of reason), `attempts`,
         `delivery`, `prediction_id`, `seconds_ago`.
     """
     connection, time_there = store.redis, store.now()
+    changes = Changes(store)
     tasks: list[dict[str, Any]] = []
     for name in STATES if state is None else (state,):
         keys = store.keys(name, limit)
@@ -36,6 +40,14 @@ def overview(store: Store, *, limit: int = 20, state: str | None = None) -> dict
         "queues": {name: queue(connection, name).count for name in QUEUES},
         "counts": store.counts(),
         "training": Trainings(store).overview(),
+        "learning": {
+            project_number(uid): {
+                **changes.said(uid),
+                "waiting": len(changes.waiting(uid)),
+                "aside": changes.aside(uid),
+            }
+            for uid in changes.projects()
+        },
         "projects": PrelabelJobs(store).under_way(),
         "tasks": tasks,
     }

@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backend.loop.trainings import Policy
+from backend.instant.changes import EVERYTHING, Changes
+from backend.instant.heads import ProjectHeads
+from backend.instant.policy import learns_at_once
+from backend.loop.trainings import CHANGES, Policy
 from backend.queue.jobs import enqueue_click, enqueue_works
 from backend.queue.store import Project, Registration, Store, Work
 from backend.registry.registry import Registry
@@ -28,8 +31,9 @@ logger = logging.getLogger(__name__)
 
 PARAMETERS = ("threshold", "exclusive", "chunk_size")
 """What a backend's extra parameters may hold for the model; see `Lasagna.segment`."""
-TRAIN_WHEN = "train_when"
-"""The extra parameter that says when the project is trained, as the setting of this name does."""
+TRAIN_WHEN, INSTANT = "train_when", "instant"
+"""The extra parameters that say when the project is trained, and whether it learns from each correction at once, as the
+settings of these names do."""
 
 _CLICK_SECONDS = 15.0
 _POLL = (0.02, 0.25)
@@ -74,7 +78,7 @@ def parse_parameters(extra: Any) -> dict[str, Any]:
         raise ConfigError(
             f'the extra parameters are a JSON object such as {{"threshold": 0.5}}, not {str(extra)[:80]!r}'
         )
-    names = (*PARAMETERS, TRAIN_WHEN)
+    names = (*PARAMETERS, TRAIN_WHEN, INSTANT)
     unknown = sorted(str(name) for name in extra if name not in names)
     if unknown:
         logger.warning("extra parameters not used: %s (known: %s)", ", ".join(unknown), ", ".join(names))
@@ -88,6 +92,8 @@ def parse_parameters(extra: Any) -> dict[str, Any]:
         raise ConfigError(f"exclusive is true or false, not {exclusive!r}")
     if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
         raise ConfigError(f"chunk_size is a whole number from 1, not {chunk!r}")
+    if not isinstance(found.get(INSTANT, True), bool):
+        raise ConfigError(f"instant is true or false, not {found[INSTANT]!r}")
     if TRAIN_WHEN in found:
         Policy.parse(str(found[TRAIN_WHEN]))
     return found
@@ -111,6 +117,8 @@ class Predictor:
         self.settings = settings
         self.store = store
         self.registry = Registry(registry_folder(settings))
+        self.heads = ProjectHeads(self.registry.folder)
+        self.changes = Changes(store)
         self._checkpoint_version: str | None = None
 
     # --- /setup -------------------------------------------------------------------------------------------------------
@@ -127,8 +135,11 @@ class Predictor:
         url = normalise_url(hostname) if hostname else ""
         before = self.store.project(project)
         given = before.given_token if before.url == url else ""
-        train = str(params.pop(TRAIN_WHEN, ""))
-        self.store.keep_project(project, Project(url, token, given, params, train))
+        train, instant = str(params.pop(TRAIN_WHEN, "")), params.pop(INSTANT, None)
+        known = Project(url, token, given, params, train, instant)
+        self.store.keep_project(project, known)
+        if learns_at_once(self.settings, known):
+            self.changes.note(project, [EVERYTHING])  # what was annotated before it was connected
         return self.model_version(project)
 
     def _plan(self, config: str) -> LabelConfig:
@@ -141,7 +152,7 @@ class Predictor:
         return plan
 
     def model_version(self, project: str = "") -> str:
-        """The version that serves a project: its champion, else the worker's own model.
+        """The version that serves a project: its champion, else the worker's own model, with its instant head.
 
         Before the first worker started, its model is taken to be the checkpoint of the setting `model`. The registry is
         read every time, so that a promotion counts from the next request on.
@@ -150,6 +161,14 @@ class Predictor:
             RegistryError: The champion is not in the registry any more.
             ServiceError: There is no champion, and the worker's model is not known.
         """
+        version = self._model_version(project)
+        if not project or not learns_at_once(self.settings, self.store.project(project)):
+            return version
+        head = self.heads.current(project, version)
+        return version if head is None else head.full_version
+
+    def _model_version(self, project: str) -> str:
+        """Without a head."""
         champion = self.registry.champion(project)
         if champion is not None:
             return champion.id
@@ -167,6 +186,17 @@ class Predictor:
         if self._checkpoint_version is None:
             raise ServiceError("no worker has started yet, so there is no model version: start `lasagna worker`")
         return self._checkpoint_version
+
+    # --- /webhook -----------------------------------------------------------------------------------------------------
+
+    def corrected(self, event: Mapping[str, str]) -> None:
+        """An event of Label Studio (`Store.record_event`): what was annotated is learnt from at once, by the worker."""
+        if event.get("action") not in CHANGES or not event.get("project"):
+            return
+        project = self.store.uid(event["project"])
+        if learns_at_once(self.settings, self.store.project(project)):
+            # a deleted annotation comes without its task
+            self.changes.note(project, json.loads(event.get("tasks") or "[]") or [EVERYTHING])
 
     # --- /predict -----------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from backend.instant.heads import base_version
 from backend.queue.counters import pace_of, read_counters
 from backend.queue.living_workers import predicting_workers
 from backend.queue.store import Store, Work
@@ -259,7 +260,7 @@ def seconds_per_task(store: Store, version: str) -> float | None:
     Posting goes on beside the model, so the slower of the two counts.
     """
     numbers = read_counters(store.redis)
-    predicting = pace_of(numbers, version).seconds_per_image
+    predicting = pace_of(numbers, base_version(version)).seconds_per_image
     if predicting is None:
         return None
     posted = numbers.get("stage_images:post", 0.0)

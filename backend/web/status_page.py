@@ -16,11 +16,14 @@ from flask import Blueprint, Response, redirect, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import NotFound
 
+from backend.instant.changes import Changes
+from backend.instant.heads import ProjectHeads
 from backend.loop.trainings import Trainings
 from backend.queue.counters import REASONS
 from backend.queue.jobs import find_jobs
 from backend.queue.living_workers import living_workers
 from backend.queue.store import PREFIX, Store
+from backend.registry.records import project_number
 from backend.registry.registry import Registry, Version
 from backend.web.overview import retry_failed
 from backend.web.prelabel_jobs import PrelabelJobs
@@ -94,7 +97,11 @@ class Running:
 
 @dataclass(frozen=True)
 class Serving:
-    """What serves a project: `champion`, or the worker's own model where that is None."""
+    """What serves a project: `champion`, or the worker's own model where that is None.
+
+    `learnt` is the instant head in words, "" where there is none; `waiting` corrections are not learnt from yet;
+    `aside` are tasks that cannot be learnt from, with the reason.
+    """
 
     project: str
     champion: Version | None
@@ -102,6 +109,9 @@ class Serving:
     training: dict[str, str]
     url: str
     problem: str = ""
+    learnt: str = ""
+    waiting: int = 0
+    aside: Sequence[tuple[TaskLink, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -227,17 +237,28 @@ def _failures(store: Store, urls: dict[str, str], now: float) -> list[Failures]:
 
 
 def _serving(store: Store, registry: Registry, urls: dict[str, str]) -> list[Serving]:
-    trainings = Trainings(store)
+    trainings, changes, heads = Trainings(store), Changes(store), ProjectHeads(registry.folder)
+    uids = {project_number(uid): uid for uid in changes.projects()}
     numbers = {*registry.projects(), *urls, *trainings.projects()}
     found = []
     for number in sorted(numbers, key=lambda number: (len(number), number)):
         champion = candidate = None
         problem = ""
+        learnt, waiting, aside = "", 0, list[tuple[TaskLink, str]]()
         try:
             champion, candidate = registry.champion(number), registry.candidate(number)
+            if uid := uids.get(number):
+                said = changes.said(uid)
+                state = heads.current(number, champion.id if champion else str(said.get("version") or ""))
+                learnt = state.words if state else ""
+                waiting = len(changes.waiting(uid))
+                reasons = list(changes.aside(uid).items())[:_SHOWN_TASKS]
+                aside = [(_place({"project": number, "task": task}, urls), reason) for task, reason in reasons]
         except RegistryError as error:
             problem = str(error)
-        found.append(Serving(number, champion, candidate, trainings.of(number), urls.get(number, ""), problem))
+        url = urls.get(number, "")
+        known = trainings.of(number)
+        found.append(Serving(number, champion, candidate, known, url, problem, learnt, waiting, aside))
     return found
 
 

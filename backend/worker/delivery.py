@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import redis
 
+from backend.instant.heads import base_version
 from backend.queue.connections import Connections
 from backend.queue.counters import Meter, reason_of
 from backend.queue.jobs import enqueue_works
@@ -105,7 +106,11 @@ def deliver(label_studio: LabelStudio, task: int, post: Post) -> int:
     version = post.prediction["model_version"]
     before: list[int] = []
     if post.work.replace or not post.is_first:
-        same = [p for p in label_studio.predictions(task) if p.get("model_version") == version]
+        made_beside = base_version(version)
+        all_heads = [
+            p for p in label_studio.predictions(task) if base_version(str(p.get("model_version"))) == made_beside
+        ]
+        same = all_heads if post.work.replace else [p for p in all_heads if p.get("model_version") == version]
         if not post.is_first and (found := _find(same, post.prediction["result"], post.work.replace)) is not None:
             before = [int(p["id"]) for p in same if p["id"] != found] if post.work.replace else []
             _remove(label_studio.delete_prediction, before)

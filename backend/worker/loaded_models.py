@@ -40,7 +40,7 @@ class LoadedModels:
         quantise: str = "none",
     ) -> None:
         self.own = own
-        self._registry = registry
+        self.registry = registry
         self._limit = limit
         self._device, self._dtype, self._quantise = device, dtype, quantise
         self._loaded: OrderedDict[str, Lasagna] = OrderedDict()
@@ -80,15 +80,15 @@ class LoadedModels:
     def _find(self, project: str, asked: str) -> Version | None:
         """A version, else the champion of now; None: the own model."""
         try:
-            return self._registry.version(asked)
+            return self.registry.version(asked)
         except RegistryError:
-            champion = self._registry.champion(project)
+            champion = self.registry.champion(project)
             logger.warning(
                 "version %s of project %s is not in %s (pruned? or do web process and worker not share one registry?); "
                 "%s answers instead",
                 asked,
                 project.split(".")[0],
-                self._registry.folder,
+                self.registry.folder,
                 champion.id if champion else self.own.version,
             )
             return champion

@@ -276,10 +276,16 @@ def run_worker(
     delivery = Delivery(settings, Store(connect(redis_url)))
     delivery.start()
 
+    def looks_after() -> None:
+        look_after()
+        runtime.learning.look_after()
+
     def make() -> LasagnaWorker:
         store.publish_model({"version": model.version, "name": settings.model, "pid": os.getpid()})
         logger.info("waiting for jobs in %s", ", ".join(jobs.PREDICTING))
-        return LasagnaWorker(connection, store, settings.batch_size, look_after=look_after, model_version=model.version)
+        return LasagnaWorker(
+            connection, store, settings.batch_size, look_after=looks_after, model_version=model.version
+        )
 
     try:
         work_until_stopped(make)

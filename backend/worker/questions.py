@@ -19,7 +19,8 @@ from lasagna.labels.configuration import LabelConfig
 from lasagna.masks.segmentation import ClassAnswer, Segmentation
 
 if TYPE_CHECKING:
-    from lasagna.assistant.lasagna import ImageFeatures, Lasagna
+    from lasagna.assistant.answers import ImageFeatures
+    from lasagna.assistant.lasagna import Lasagna
 
 MAX_NEW_TOKENS = 128
 """Most tokens of an answer: a person waits for it."""

@@ -3,7 +3,8 @@
 What always holds: every task handed to `predict` ends as ready, failed with a reason, or queued for later. A task fails
 alone: its image is fetched and decoded by itself, and a batch that the model cannot take is tried image by image. The
 prediction of the same image, query, parameters and model version is computed once. A task is answered by the version
-that it was asked of (`LoadedModels.of`), and its prediction says which that was.
+that it was asked of (`LoadedModels.of`), with the instant head that its project uses now (`backend.worker.serving`),
+and its prediction says which these were.
 
 Models are used by one thread at a time (the worker's main thread).
 """
@@ -25,6 +26,11 @@ import redis
 from PIL import Image
 from rq.timeouts import JobTimeoutException
 
+from backend.instant.changes import Changes
+from backend.instant.heads import base_version
+from backend.instant.learning import Learning
+from backend.instant.policy import learns_at_once
+from backend.instant.renewal import renew_next
 from backend.queue.connections import Connections
 from backend.queue.counters import BATCH_BOUNDS, Meter, reason_of
 from backend.queue.store import Store, Work
@@ -34,6 +40,7 @@ from backend.studio.images import DoubtfulImageError, ImageLimits, fetch_image
 from backend.worker.clicks import parse_prompt, to_pixels, without_prompts
 from backend.worker.loaded_models import LoadedModels
 from backend.worker.questions import answer_question, parse_question
+from backend.worker.serving import Serving, ServingHeads
 from lasagna.errors import ConfigError, LasagnaError
 from lasagna.formats.hygiene import Hygiene, clean_segmentation, limit_region_bytes
 from lasagna.formats.label_studio import segmentation_to_label_studio
@@ -97,6 +104,16 @@ class Runtime:
         self._settings = settings
         self._hygiene = Hygiene.of(settings)
         self._limits = ImageLimits.from_settings(settings)
+        self.learning = Learning(
+            self.models.of,
+            self._encoded,
+            self.connections,
+            Changes(store),
+            self.models.registry,
+            model.version,
+            self._limits,
+        )
+        self._heads = ServingHeads(self.learning.heads)
         self._features: OrderedDict[tuple[str, str], Any] = OrderedDict()  # by version and image
         self._hashes: dict[tuple[str, str, int | None], tuple[str, float]] = {}
         self._feature_images = feature_images
@@ -154,7 +171,7 @@ class Runtime:
     def _predict(self, taken: Sequence[tuple[str, Work]], project: str, version: str, counts: dict[str, int]) -> None:
         """Works of one project and one version."""
         try:
-            model = self.models.of(project, version)
+            model = self._serving(project, version)
         except JobTimeoutException:
             raise
         except Exception as error:
@@ -169,7 +186,14 @@ class Runtime:
         pieces = self._fetch(taken, (model.version, model.precision), counts)
         self._compute(self._from_cache(pieces, counts), model, counts)
         if counts["predicted"] > before:
-            self.meter.pace(model.version, counts["predicted"] - before, time.monotonic() - started)
+            self.meter.pace(base_version(model.version), counts["predicted"] - before, time.monotonic() - started)
+
+    def _serving(self, project: str, version: str) -> Serving:
+        """A version's model, with the head that the project uses beside it."""
+        model = self.models.of(project, base_version(version))
+        if not learns_at_once(self._settings, self.store.project(project)):
+            return Serving(model)
+        return self._heads.beside(model, project)
 
     def _fetch(
         self, taken: Sequence[tuple[str, Work]], answering: tuple[str, str], counts: dict[str, int]
@@ -225,7 +249,7 @@ class Runtime:
                 counts["cached"] += 1
         return fresh
 
-    def _compute(self, pieces: Sequence[_Piece], model: "Lasagna", counts: dict[str, int]) -> None:
+    def _compute(self, pieces: Sequence[_Piece], model: Serving, counts: dict[str, int]) -> None:
         """Runs the model on each different image, query and parameters once."""
         groups: OrderedDict[str, list[_Piece]] = OrderedDict()
         for piece in pieces:
@@ -248,7 +272,7 @@ class Runtime:
         self,
         images: Mapping[str, Image.Image],
         groups: Mapping[str, list[_Piece]],
-        model: "Lasagna",
+        model: Serving,
         counts: dict[str, int],
     ) -> None:
         """One model batch; where it fails, each image by itself."""
@@ -321,7 +345,7 @@ class Runtime:
             plan = self._plan(request["config"])
             question = parse_question(request["context"], plan)
             prompt = None if question else parse_prompt(request["context"], plan)
-            model = self.models.of(request["project"], request["version"])
+            model = self.models.of(request["project"], base_version(request["version"]))
             features, width, height = self._features_of(model, request["project"], request["image"], request["task"])
             if question:
                 return {"prediction": answer_question(model, features, question, plan, (height, width))}
@@ -359,16 +383,41 @@ class Runtime:
             label_studio, known = self.connections.of(project)
             data = fetch_image(label_studio, address, task, self._limits, known_as=known.url)
             key = (model.version, hashlib.sha256(data).hexdigest())
-            if key not in self._features:
-                image = self._load(data, address)
-                self._features[key] = (model.encode_image(image), *image.size)
-            while len(self._features) > self._feature_images:
-                self._features.popitem(last=False)
+            self._encoded(model, data, address)
             kept = {image_key for _, image_key in self._features}
             self._hashes = {place: seen for place, seen in self._hashes.items() if seen[0] in kept}
             self._hashes[project, address, task] = (key[1], time.monotonic())
         self._features.move_to_end(key)
         return self._features[key]
+
+    def _encoded(self, model: "Lasagna", data: bytes, name: str) -> tuple[Any, str]:
+        """A photo as a model encodes it, and the hash of its bytes; the last few are kept."""
+        image_key = hashlib.sha256(data).hexdigest()
+        key = (model.version, image_key)
+        if key not in self._features:
+            image = self._load(data, name)
+            self._features[key] = (model.encode_image(image), *image.size)
+        self._features.move_to_end(key)
+        while len(self._features) > self._feature_images:
+            self._features.popitem(last=False)
+        return self._features[key][0], image_key
+
+    # --- corrections --------------------------------------------------------------------------------------------------
+
+    def learn(self, project: str) -> None:
+        """Learns from what was corrected in a project, and predicts anew what annotators open next. While Label Studio
+        is gone the corrections wait; `Learning.look_after` queues them again."""
+        if not learns_at_once(self._settings, self.store.project(project)):
+            self.learning.changes.forget(project)
+            return
+        try:
+            outcome = self.learning.learn(project)
+            if outcome.head is not None and not outcome.waiting:
+                renew_next(self.store, self.connections.of(project)[0], project, outcome.head)
+        except LasagnaError as error:
+            logger.warning("what was corrected in project %s waits: %s", project, error)
+        self.meter.count("corrections:jobs")
+        self.meter.flush()
 
     def _load(self, data: bytes, name: str) -> Image.Image:
         return load_image(

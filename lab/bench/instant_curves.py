@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lasagna.assistant.answers import Decided, ImageFeatures
 from lasagna.assistant.corrected import answer_with_head
-from lasagna.assistant.lasagna import Decided, ImageFeatures, Lasagna
+from lasagna.assistant.lasagna import Lasagna
 from lasagna.instant.correction import Correction, make_correction
 from lasagna.instant.features import encoder_fingerprint, feature_maps
 from lasagna.instant.fit import Learner

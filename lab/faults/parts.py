@@ -109,7 +109,7 @@ class Parts:
             ).wait(PATIENCE)
             self.services[part] = self.label_studio.service
         else:
-            queues = [] if part == "serve" else ["--queues", _QUEUES.get(part, "interactive,predict")]
+            queues = [] if part == "serve" else ["--queues", _QUEUES.get(part, "interactive,instant,predict")]
             verb = "serve" if part == "serve" else "worker"
             program = [sys.executable, "-c", "from lasagna.commands.cli import main; main()", verb, *queues]
             environ = {**self._environ, **self.more.get(part, {})}

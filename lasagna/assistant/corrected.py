@@ -5,7 +5,6 @@ and decisions are the model's; classes of one name get one answer.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,21 +12,19 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lasagna.assistant.answers import ClassDecider, Decided, ImageFeatures
 from lasagna.instant.correction import Correction, ModelAnswer, make_correction
 from lasagna.instant.features import FeatureMaps, feature_maps
 from lasagna.instant.head import Head
 from lasagna.instant.painting import paint, stability
 from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Mask, Segmentation, class_queries
 
-if TYPE_CHECKING:
-    from lasagna.assistant.lasagna import Decided, ImageFeatures, Lasagna
-
 _MASKS_AT_ONCE = 64
 
 
 def observe(
-    model: "Lasagna",
-    features: "ImageFeatures",
+    model: ClassDecider,
+    features: ImageFeatures,
     masks: Mapping[str, Mask | None],
     id: str,
     *,
@@ -56,7 +53,7 @@ def observe(
 
 
 def _model_answer(
-    model: "Lasagna", features: "ImageFeatures", queries: list[ClassQuery], maps: FeatureMaps
+    model: ClassDecider, features: ImageFeatures, queries: list[ClassQuery], maps: FeatureMaps
 ) -> ModelAnswer:
     """What the model says of each class, with its mask logits on the grid, absent or not."""
     texts = [model.format.read_text(query.text) for query in queries]
@@ -75,12 +72,12 @@ def _model_answer(
 
 
 def answer_with_head(
-    model: "Lasagna",
+    model: ClassDecider,
     head: Head,
     image: NDArray[np.uint8],
-    features: "ImageFeatures",
+    features: ImageFeatures,
     queries: list[ClassQuery],
-    found: "dict[str, Decided]",
+    found: dict[str, Decided],
     threshold: float | None,
     exclusive: bool,
 ) -> Segmentation:

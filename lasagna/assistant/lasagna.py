@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lasagna.assistant.answers import Decided, ImageFeatures
 from lasagna.assistant.corrected import answer_with_head, observe
 from lasagna.checkpoint.folder import (
     Calibration,
@@ -52,14 +53,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 @dataclass(frozen=True)
-class ImageFeatures:
-    """One encoded image: everything that does not depend on what is asked."""
-
-    encoded: EncodedImages
-    prepared: PreparedImage
-
-
-@dataclass(frozen=True)
 class _Chunk:
     """One question: the image's index, the names, their token ids, and the margins at which they are even."""
 
@@ -67,20 +60,6 @@ class _Chunk:
     names: tuple[str, ...]
     query: Query
     offsets: Tensor
-
-
-@dataclass(frozen=True)
-class Decided:
-    """What the language model says of one distinct name of one image.
-
-    Attributes:
-        probability, present: Its decision.
-        hidden: (width,) the state that a mask is decoded from, present or not.
-    """
-
-    probability: float
-    present: bool
-    hidden: Tensor
 
 
 class Lasagna:

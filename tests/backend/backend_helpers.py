@@ -249,8 +249,14 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/api/projects/3/export":
             ids = set(map(int, query["ids[]"]))
             self._send(200, [t for t in stub.tasks if t["id"] in ids and t["annotations"]])
+        elif path == "/api/dm/views/":
+            self._send(200, [])
         elif path == "/api/tasks/":
             page, size = int(query["page"][0]), int(query["page_size"][0])
+            if "cancelled_annotations" in query["query"][0]:
+                untouched = [{**t, "predictions": stub.posted(t["id"])} for t in stub.tasks if not t["annotations"]]
+                self._send(200, {"tasks": untouched[(page - 1) * size : page * size], "total": len(untouched)})
+                return
             if "total_annotations" in query["query"][0]:
                 found = [t for t in stub.tasks if any(not a["was_cancelled"] for a in t["annotations"])]
                 chosen = [

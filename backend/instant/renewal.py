@@ -1,0 +1,54 @@
+"""Predictions of the newest head for the tasks that annotators open next.
+
+Label Studio asks the backend for a task that has no prediction when somebody opens it, and gets the newest head's. A
+task that was pre-labelled before keeps its older prediction; so after each new head the next few tasks of the project
+that nobody has worked on are predicted again, and the older prediction goes.
+
+What always holds: a task with an annotation, a skipped one or a draft is left alone; predictions of other models are
+left alone; no more than `AHEAD` tasks are predicted for one head.
+"""
+
+import logging
+
+from backend.instant.heads import HeadState, base_version
+from backend.queue.jobs import enqueue_works
+from backend.queue.store import Store, Work
+from backend.studio.client import LabelStudio
+from backend.studio.images import image_address
+from lasagna.errors import ImageError
+from lasagna.labels.configuration import parse_label_config
+
+logger = logging.getLogger(__name__)
+
+AHEAD = 4
+"""Tasks that are renewed for a head: an annotator opens one at a time, and the next correction brings a newer head."""
+
+
+def renew_next(store: Store, label_studio: LabelStudio, project: str, head: HeadState, ahead: int = AHEAD) -> int:
+    """Asks for new predictions of the next tasks; returns for how many.
+
+    Args:
+        project: Label Studio's uid.
+        head: In use now.
+
+    Raises:
+        LabelStudioError: Label Studio cannot be reached.
+    """
+    number = int(project.split(".")[0])
+    works = []
+    xml = str(label_studio.project(number)["label_config"])
+    variable, config = parse_label_config(xml).image_variable, store.keep_config(xml)
+    for task in label_studio.next_tasks(number, ahead):
+        ours = {version for version in task.model_versions if base_version(version) == head.version}
+        if not ours or ours == {head.full_version}:
+            continue  # Label Studio asks for it by itself, or it has the newest one
+        try:
+            image = image_address({"data": task.data}, variable)
+        except ImageError as error:
+            logger.info("task %d is not renewed: %s", task.id, error)
+            continue
+        works.append(Work(project, task.id, image, config, head.full_version, replace=True))
+    registered = store.register(works, 0) if works else []
+    new = [entry.key for entry in registered if entry.status == "new"]
+    enqueue_works(store, new, 1, name="instant")
+    return len(new)

@@ -1,0 +1,56 @@
+"""What a model says of one image, before it is put together: its features, and its decisions.
+
+What always holds: `ClassDecider` is all that an instant head needs of the model that it stands beside.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from lasagna.masks.segmentation import Mask
+from lasagna.network.vision import EncodedImages, PreparedImage
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """One encoded image: everything that does not depend on what is asked."""
+
+    encoded: EncodedImages
+    prepared: PreparedImage
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What the language model says of one distinct name of one image.
+
+    Attributes:
+        probability, present: Its decision.
+        hidden: (width,) the state that a mask is decoded from, present or not.
+    """
+
+    probability: float
+    present: bool
+    hidden: Tensor
+
+
+class ClassDecider(Protocol):
+    """A model that decides about classes of an encoded image; `Lasagna` is one."""
+
+    model: Any
+    format: Any
+    base_version: str
+
+    @property
+    def encoder_fingerprint(self) -> str: ...
+
+    def decide(self, features: ImageFeatures, texts: list[str]) -> dict[str, Decided]:
+        """Decisions by what the model reads."""
+
+    def mask_logits(self, encoded: EncodedImages, hidden: list[Tensor]) -> Tensor:
+        """(M, h, w) mask logits from M >= 1 states."""
+
+    def draw(
+        self, features: ImageFeatures, hidden: list[Tensor], exclusive: bool = False
+    ) -> tuple[list[Mask], list[float]]:
+        """Masks and their stability."""

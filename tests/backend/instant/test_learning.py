@@ -1,0 +1,314 @@
+"""Corrections in the product: real Redis, a stub of Label Studio, a tiny random model."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from backend.instant.changes import CRASHES, EVERYTHING, Changes
+from backend.instant.heads import ProjectHeads, base_version
+from backend.queue import jobs
+from backend.queue.store import Project, Store, Work
+from backend.web.predictions import Predictor
+from backend.worker.runtime import Runtime
+from lasagna import Lasagna
+from lasagna.errors import RegistryError
+from lasagna.instant.store import HeadStore
+from lasagna.settings import Settings
+from tests.backend.backend_helpers import CONFIG, PROJECT, TOKEN, StubLabelStudio
+from tests.backend.loop.loop_helpers import correct, rectangle, square
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Path) -> Lasagna:
+    return Lasagna.from_pretrained(checkpoint, device="cpu")
+
+
+@pytest.fixture
+def settings(settings: Settings, tmp_path: Path) -> Settings:
+    return settings.replaced(registry=str(tmp_path / "registry"))
+
+
+@pytest.fixture
+def runtime(model: Lasagna, settings: Settings, store: Store, stub: StubLabelStudio) -> Runtime:
+    store.keep_project(PROJECT, Project(stub.url, TOKEN))
+    return Runtime(model, settings, store)
+
+
+@pytest.fixture
+def changes(store: Store) -> Changes:
+    return Changes(store)
+
+
+def learn_all(runtime: Runtime) -> None:
+    """Runs the project's jobs until nothing waits."""
+    for _ in range(50):
+        runtime.learn(PROJECT)
+        if not runtime.learning.changes.waiting(PROJECT):
+            return
+    raise AssertionError("corrections still wait")
+
+
+def heads_of(runtime: Runtime) -> HeadStore:
+    return HeadStore(runtime.learning.heads.folder(PROJECT, runtime.model.version))
+
+
+def learnt(runtime: Runtime) -> set[str]:
+    return {known.id for known in heads_of(runtime).corrections}
+
+
+class TestLearning:
+    def test_corrections_make_a_head_that_predictions_carry(
+        self, runtime: Runtime, settings: Settings, store: Store, stub: StubLabelStudio, changes: Changes
+    ) -> None:
+        predictor = Predictor(settings, store)
+        store.publish_model({"version": runtime.model.version})
+        assert predictor.model_version(PROJECT) == runtime.model.version
+        changes.note(PROJECT, correct(stub, 6))
+        learn_all(runtime)
+        assert learnt(runtime) == {str(number) for number in range(1, 7)}
+        version = predictor.model_version(PROJECT)
+        assert base_version(version) == runtime.model.version
+        assert version != runtime.model.version
+        task = stub.add_tasks(1, first=50)[0]
+        work = Work(PROJECT, 50, task["data"]["image"], store.keep_config(CONFIG), version)
+        store.register([work], lease=0)
+        assert runtime.predict([work.key], "job")["predicted"] == 1
+        post = store.take_post()
+        assert post is not None
+        assert post.prediction["model_version"] == version
+
+    def test_one_job_waits_however_many_events_come(self, store: Store, changes: Changes) -> None:
+        for task in range(5):
+            changes.note(PROJECT, [task])
+        assert jobs.queue(store.redis, "instant").count == 1
+        changes.begin(PROJECT)
+        changes.note(PROJECT, [9])
+        assert jobs.queue(store.redis, "instant").count == 2
+
+    def test_changed_deleted_and_skipped_annotations(
+        self, runtime: Runtime, stub: StubLabelStudio, changes: Changes
+    ) -> None:
+        changes.note(PROJECT, correct(stub, 4))
+        learn_all(runtime)
+        before = {known.id: known.digest for known in heads_of(runtime).corrections}
+        first = stub.tasks[0]["annotations"][0]
+        stub.annotate(1, [rectangle(square(3)[1])], id=first["id"])
+        stub.tasks[1]["annotations"] = []
+        stub.tasks[2]["annotations"][0]["was_cancelled"] = True
+        changes.note(PROJECT, [1, EVERYTHING, 3])
+        learn_all(runtime)
+        after = {known.id: known.digest for known in heads_of(runtime).corrections}
+        assert set(after) == {"1", "4"}
+        assert after["1"] != before["1"]
+        assert after["4"] == before["4"]
+
+    def test_what_changes_while_it_is_learnt_is_learnt_again(self, store: Store, changes: Changes) -> None:
+        changes.note(PROJECT, [1, 2])
+        read = changes.waiting(PROJECT)
+        changes.note(PROJECT, [2])
+        assert changes.done(PROJECT, read) == 1
+        assert set(changes.waiting(PROJECT)) == {"2"}
+
+    def test_an_unusable_annotation_is_set_aside_and_the_others_count(
+        self, runtime: Runtime, stub: StubLabelStudio, changes: Changes
+    ) -> None:
+        numbers = correct(stub, 4)
+        stub.images[stub.tasks[1]["data"]["image"]] = b"this is no image"
+        changes.note(PROJECT, numbers)
+        learn_all(runtime)
+        assert learnt(runtime) == {"1", "3", "4"}
+        aside = changes.aside(PROJECT)
+        assert set(aside) == {"2"}
+        assert "not an image" in aside["2"]
+        stub.images[stub.tasks[1]["data"]["image"]] = square(2)[0]
+        stub.annotate(2, [rectangle(square(2)[1])])
+        changes.note(PROJECT, [2])
+        learn_all(runtime)
+        assert learnt(runtime) == {"1", "2", "3", "4"}
+        assert not changes.aside(PROJECT)
+
+    def test_a_task_that_ends_the_worker_is_set_aside(
+        self, runtime: Runtime, stub: StubLabelStudio, changes: Changes
+    ) -> None:
+        changes.note(PROJECT, correct(stub, 2))
+        for _ in range(CRASHES):
+            changes.attempt(PROJECT, "1")
+        learn_all(runtime)
+        assert learnt(runtime) == {"2"}
+        assert "died" in changes.aside(PROJECT)["1"]
+
+    def test_label_studio_gone_loses_nothing(self, runtime: Runtime, stub: StubLabelStudio, changes: Changes) -> None:
+        changes.note(PROJECT, correct(stub, 2))
+        stub.status["/api"] = 503
+        runtime.learn(PROJECT)
+        assert set(changes.waiting(PROJECT)) == {"1", "2"}
+        stub.status.clear()
+        learn_all(runtime)
+        assert learnt(runtime) == {"1", "2"}
+
+    def test_a_new_redis_and_lost_files_are_made_again_from_label_studio(
+        self, runtime: Runtime, store: Store, stub: StubLabelStudio, changes: Changes, settings: Settings
+    ) -> None:
+        changes.note(PROJECT, correct(stub, 3))
+        learn_all(runtime)
+        digest = heads_of(runtime).current().digest  # type: ignore[union-attr]
+        store.redis.flushdb()
+        correct(stub, 1, first=20)
+        Predictor(settings, store).setup(PROJECT, CONFIG, stub.url, TOKEN)
+        learn_all(runtime)
+        assert learnt(runtime) == {"1", "2", "3", "20"}
+        folder = runtime.learning.heads.folder(PROJECT, runtime.model.version)
+        for path in sorted(folder.rglob("*"), reverse=True):
+            path.unlink() if path.is_file() else path.rmdir()
+        stub.tasks[:] = [task for task in stub.tasks if task["id"] != 20]
+        runtime.learning._stores.clear()
+        changes.note(PROJECT, [EVERYTHING])
+        learn_all(runtime)
+        assert heads_of(runtime).current().digest == digest  # type: ignore[union-attr]
+
+    def test_two_workers_make_the_head_of_one(
+        self,
+        runtime: Runtime,
+        model: Lasagna,
+        settings: Settings,
+        store: Store,
+        stub: StubLabelStudio,
+        changes: Changes,
+    ) -> None:
+        numbers = correct(stub, 6)
+        other = Runtime(model, settings, store)
+        for number in numbers:
+            changes.note(PROJECT, [number])
+            (runtime if number % 2 else other).learn(PROJECT)
+        both = heads_of(runtime).current()
+        alone = Runtime(model, settings.replaced(registry=settings.registry + "-alone"), store)
+        changes.note(PROJECT, [EVERYTHING])
+        learn_all(alone)
+        single = heads_of(alone).current()
+        assert both is not None
+        assert single is not None
+        assert both.digest == single.digest
+        assert torch.allclose(both.weight, single.weight, rtol=1e-4, atol=1e-5)
+
+    def test_another_version_learns_anew_and_the_former_keeps_its_own(
+        self, runtime: Runtime, stub: StubLabelStudio, changes: Changes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        changes.note(PROJECT, correct(stub, 3))
+        learn_all(runtime)
+        changes.say(PROJECT, version="other-00000000")
+        runtime.learning.look_after()
+        assert set(changes.waiting(PROJECT)) == {EVERYTHING}
+        learn_all(runtime)
+        assert learnt(runtime) == {"1", "2", "3"}
+
+
+class TestWeb:
+    def test_events(self, settings: Settings, store: Store, stub: StubLabelStudio, changes: Changes) -> None:
+        predictor = Predictor(settings, store)
+        store.keep_project(PROJECT, Project(stub.url, TOKEN))
+        event = {"action": "ANNOTATION_CREATED", "project": "3", "tasks": "[7]", "annotations": "[1]"}
+        predictor.corrected(event)
+        assert set(changes.waiting(PROJECT)) == {"7"}
+        predictor.corrected({**event, "action": "ANNOTATIONS_DELETED", "tasks": "[]"})
+        assert set(changes.waiting(PROJECT)) == {"7", EVERYTHING}
+        predictor.corrected({**event, "action": "PROJECT_UPDATED", "tasks": "[8]"})
+        assert set(changes.waiting(PROJECT)) == {"7", EVERYTHING}
+
+    @pytest.mark.parametrize("where", ["setting", "project"])
+    def test_switched_off(
+        self,
+        runtime: Runtime,
+        settings: Settings,
+        store: Store,
+        stub: StubLabelStudio,
+        changes: Changes,
+        where: str,
+    ) -> None:
+        changes.note(PROJECT, correct(stub, 3))
+        learn_all(runtime)
+        off = settings.replaced(instant=False) if where == "setting" else settings
+        store.keep_project(PROJECT, Project(stub.url, TOKEN, instant=False if where == "project" else None))
+        predictor = Predictor(off, store)
+        store.publish_model({"version": runtime.model.version})
+        assert predictor.model_version(PROJECT) == runtime.model.version
+        predictor.corrected({"action": "ANNOTATION_CREATED", "project": "3", "tasks": "[7]", "annotations": "[1]"})
+        assert not changes.waiting(PROJECT)
+
+    def test_a_damaged_pointer_is_named(self, runtime: Runtime, stub: StubLabelStudio, changes: Changes) -> None:
+        changes.note(PROJECT, correct(stub, 2))
+        learn_all(runtime)
+        heads = ProjectHeads(runtime.learning.heads._root.parent)
+        (heads.folder(PROJECT, runtime.model.version) / "current.json").write_text("{")
+        with pytest.raises(RegistryError, match="made again from Label Studio"):
+            heads.current(PROJECT, runtime.model.version)
+        assert runtime._serving(PROJECT, runtime.model.version).version == runtime.model.version
+
+
+class TestRenewal:
+    def test_the_next_tasks_are_predicted_anew_and_nobodys_work_is_touched(
+        self, runtime: Runtime, store: Store, stub: StubLabelStudio, changes: Changes
+    ) -> None:
+        numbers = correct(stub, 3)
+        stub.add_tasks(4, first=30)
+        old = runtime.model.version
+        for task, version in ((30, old), (31, f"{old}+h77"), (32, "yolo-v8"), (1, old)):
+            stub.predictions.append({"id": 500 + task, "task": task, "model_version": version, "result": []})
+        changes.note(PROJECT, numbers)
+        learn_all(runtime)
+        asked = {work["task"] for work in store.fields(store.keys("queued"))}
+        assert asked == {"30", "31"}
+
+
+# --- kills ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # a fork has no other threads
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_twenty_kills_in_forty_corrections(
+    runtime: Runtime, model: Lasagna, settings: Settings, store: Store, stub: StubLabelStudio, changes: Changes
+) -> None:
+    """No correction is lost or counted twice: the head is that of a worker that was never killed."""
+    draw = random.Random(5)
+    numbers = correct(stub, 40)
+    kills = 0
+    while numbers or changes.waiting(PROJECT):
+        if numbers and len(changes.waiting(PROJECT)) < 4:
+            changes.note(PROJECT, [numbers.pop(0) for _ in range(min(4, len(numbers)))])
+        pid = os.fork()
+        if pid == 0:
+            try:
+                Runtime(model, settings, store).learn(PROJECT)
+            finally:
+                os._exit(0)
+        if kills < 20:
+            time.sleep(draw.uniform(0.02, 0.35))
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        kills += os.WIFSIGNALED(status)
+        for task in changes.waiting(PROJECT):  # twenty kills are not the fault of a task
+            store.redis.hdel(f"lasagna:instant:{PROJECT}:attempts", task)
+    assert kills >= 20
+    assert not changes.aside(PROJECT)
+    killed = heads_of(runtime).current()
+    alone = Runtime(model, settings.replaced(registry=settings.registry + "-alone"), store)
+    changes.note(PROJECT, [EVERYTHING])
+    learn_all(alone)
+    never = heads_of(alone).current()
+    assert killed is not None
+    assert never is not None
+    assert learnt(runtime) == {str(number) for number in range(1, 41)}
+    assert killed.digest == never.digest
+    assert torch.allclose(killed.weight, never.weight, rtol=1e-4, atol=1e-5)
