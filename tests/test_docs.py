@@ -8,7 +8,7 @@ import markdown
 import pytest
 import yaml
 
-from tools import docs
+from tools import docs, house
 
 PAGES = sorted(path.relative_to(docs.DOCS).as_posix() for path in docs.DOCS.rglob("*.md"))
 SITE = yaml.safe_load((docs.DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8"))
@@ -18,6 +18,14 @@ SITE = yaml.safe_load((docs.DOCS.parent / "mkdocs.yml").read_text(encoding="utf-
 def test_generated_parts_are_what_the_code_says(document: str) -> None:
     text = (docs.DOCS / document).read_text(encoding="utf-8")
     assert text == docs.updated(document), "the document lags; run: python -m tools.docs"
+
+
+def test_the_house_is_drawn_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (docs.DOCS / "house.svg").read_text(encoding="utf-8") == house.draw(), "run: python -m tools.docs"
+    floor = house.FLOORS[0]
+    monkeypatch.setattr(house, "FLOORS", (floor._replace(rooms=floor.rooms[1:]),))
+    with pytest.raises(ValueError, match=r"the folders of lab differ: {'bench'}"):
+        house.draw()
 
 
 def test_braces_of_messages_reach_the_site() -> None:
@@ -32,7 +40,7 @@ def test_braces_of_messages_reach_the_site() -> None:
 def test_a_document_that_lags_is_shown_and_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(docs.DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("*.png", "*.svg"))
+    shutil.copytree(docs.DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("*.png"))
     monkeypatch.setattr(docs, "DOCS", tmp_path / "docs")
     path = tmp_path / "docs" / "configuration.md"
     right = path.read_text(encoding="utf-8")

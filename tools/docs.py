@@ -1,4 +1,4 @@
-"""Writes those parts of the documents that repeat the code: settings, commands, and what the doctor can name.
+"""Writes those parts of the documents that repeat the code: settings, commands, what the doctor can name, the house.
 
     python -m tools.docs            writes them
     python -m tools.docs --check    writes nothing, shows what would change, and exits with 1 if anything would
@@ -20,6 +20,7 @@ import click
 from backend.doctor.troubles import TROUBLES
 from lasagna.commands.cli import main as lasagna
 from lasagna.settings import Settings, allowed, variable
+from tools import house
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 LABORATORY = ("bench", "experiment")
@@ -142,9 +143,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if anything would change")
     check = parser.parse_args(arguments).check
     lag = False
-    for document in dict.fromkeys(name for name, _ in BLOCKS):
+    made = {document: updated(document) for document in dict.fromkeys(name for name, _ in BLOCKS)}
+    for document, new in {**made, "house.svg": house.draw()}.items():
         path = DOCS / document
-        old, new = path.read_text(encoding="utf-8"), updated(document)
+        old = path.read_text(encoding="utf-8")
         if old == new:
             continue
         lag = True
