@@ -86,6 +86,13 @@ def test_paths_of_the_repository_are_there(document: str) -> None:
     assert not gone, f"docs/{document} names what is not there"
 
 
+def test_links_of_the_readme_lead_somewhere() -> None:
+    """Those between the pages are checked by `zensical build --strict`."""
+    links = re.findall(r"\]\((?!http)([^)#]+)", (docs.DOCS.parent / "README.md").read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (docs.DOCS.parent / link).exists()] == []
+
+
 @pytest.mark.parametrize("document", ["../README.md", *PAGES])
 def test_lines_are_short(document: str) -> None:
     """All but tables, code and pictures."""

@@ -45,7 +45,7 @@ FLOORS = (
             ("loop", "corrections to a version"),
             ("worker", "owns the model"),
             ("effort", "what people changed"),
-            ("instant", "each project's instant head"),
+            ("instant", "a project's instant head"),
             ("registry", "versions, champions"),
             ("queue", "state of every task"),
             ("studio", "the client of Label Studio"),
