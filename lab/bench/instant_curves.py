@@ -23,11 +23,11 @@ from lasagna.instant.features import encoder_fingerprint, feature_maps
 from lasagna.instant.fit import Learner
 from lasagna.instant.head import Head
 from lasagna.instant.painting import paint
-from lasagna.masks.image import load_image
 from lasagna.masks.segmentation import ClassAnswer, Mask, Segmentation, class_queries
-from training.data.folder import VOID, FolderDataset
 from training.data.records import OTHER, UNKNOWN
-from training.evaluation.evaluate import spread
+from training.data.sources.folder import Folder
+from training.data.spread import spread
+from training.evaluation.evaluate import read_photo
 from training.evaluation.metrics import PresenceMetrics, SegmentationMetrics
 
 Row = dict[str, Any]
@@ -125,12 +125,11 @@ class BackboneEyes:
         return Segmentation(prepared.original_size, tuple(answers))
 
 
-def read_photo(eyes: Eyes, data: FolderDataset, index: int) -> Photo:
+def encode_photo(eyes: Eyes, data: Folder, index: int) -> Photo:
     """Reads and encodes one photo of a set."""
-    image = np.asarray(load_image(data[index].image_path))
-    mask = data.read_mask(index).astype(np.int16)
-    truth = np.where(mask < len(data.classes), mask, np.where(mask == VOID, UNKNOWN, OTHER)).astype(np.int16)
-    return Photo(image, truth, *eyes.encode(image, data.classes))
+    opened, labels = read_photo(data[index])
+    image = np.asarray(opened)
+    return Photo(image, labels[0], *eyes.encode(image, data.classes))
 
 
 def observe_photo(eyes: Eyes, photo: Photo, classes: Sequence[str], id: str) -> Correction:
@@ -157,11 +156,11 @@ def measure_set(
         photos: Most val photos, evenly spread.
         advance: Called for each photo that was encoded and each head that was scored.
     """
-    train, val = FolderDataset(folder, "train"), FolderDataset(folder, "val")
+    train, val = Folder(folder, "train"), Folder(folder, "val")
     classes = val.classes
     scored = []
     for index in spread(len(val), photos):
-        scored.append(read_photo(eyes, val, index))
+        scored.append(encode_photo(eyes, val, index))
         advance()
     before = score(eyes, None, scored, classes)
     yield {"set": val.name, "choice": None, "corrections": 0, **before}
@@ -171,7 +170,7 @@ def measure_set(
         learner = Learner()
         head: Head | None = None
         for number, index in enumerate(order, 1):
-            photo = read_photo(eyes, train, int(index))
+            photo = encode_photo(eyes, train, int(index))
             began = time.process_time()
             correction = observe_photo(eyes, photo, classes, train[int(index)].image_id)
             learner.put(correction.numbered(number))

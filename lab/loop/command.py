@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from backend.demo.parts import Demo
     from lasagna.masks.segmentation import Mask
-    from training.data.folder import FolderDataset
+    from training.data.sources import Source
 
 
 _EVENTS, _AT_ONCE = 500, 8
@@ -102,16 +102,18 @@ def loop(
     """Correct photos in a real Label Studio, fine-tune, and measure what that spares on photos nobody touched."""
     from rich.console import Console
 
-    from training.data.folder import FolderDataset
+    from training.data.sets import Subset
+    from training.data.sources.folder import Folder
 
     console = Console(stderr=True)
-    wanted, measured = FolderDataset(data, "train"), FolderDataset(data, "val")
+    wanted, measured = Folder(data, "train"), Folder(data, "val")
     if len(wanted) < corrections * rounds:
         raise DataError(f"{data}: {corrections} corrections in each of {rounds} rounds; it has {len(wanted)} photos")
     order = random.Random(seed).sample(range(len(wanted)), corrections * rounds)
     chosen = np.linspace(0, len(measured) - 1, min(untouched, len(measured))).round().astype(int)
     with running_product(model, out, console) as parts:
-        bench = Bench(parts, wanted.subset(order), measured.subset(chosen.tolist()), console, timeout)
+        sets = Subset(wanted, order), Subset(measured, chosen.tolist())
+        bench = Bench(parts, wanted.name, *sets, console, timeout)
         report = bench.run(corrections, rounds, swap)
         if out is not None:
             bench.keep_pages(out, report)
@@ -126,6 +128,7 @@ class Bench:
 
     Args:
         parts: The processes.
+        name: Of the data set.
         wanted: Photos to correct.
         measured: Photos that stay untouched.
         console: For progress.
@@ -133,7 +136,7 @@ class Bench:
     """
 
     def __init__(
-        self, parts: "Demo", wanted: "FolderDataset", measured: "FolderDataset", console: "Console", timeout: float
+        self, parts: "Demo", name: str, wanted: "Source", measured: "Source", console: "Console", timeout: float
     ) -> None:
         from backend.loop.trainings import Trainings
         from backend.registry.registry import Registry
@@ -148,9 +151,9 @@ class Bench:
         self._config = parse_label_config(xml)
         self._api = parts.api
         self._registry, self._trainings = Registry(registry_folder(parts.settings)), Trainings(parts.store)
-        self._project = self._api.create_project(f"bench loop: {wanted.name}", xml)
+        self._project = self._api.create_project(f"bench loop: {name}", xml)
         with self._step(f"{len(wanted) + len(measured)} photos to Label Studio"):
-            photos = [sample.image_path for sample in (*wanted, *measured)]
+            photos = [*_photos(wanted), *_photos(measured)]
             tasks = self._api.upload(self._project, photos)
         self._to_correct, self._untouched = tasks[: len(wanted)], tasks[len(wanted) :]
         self._connection = self._api.connect_backend(self._project, parts.backend_url)
@@ -213,7 +216,7 @@ class Bench:
 
     def _trained(self, sides: Sides, count: int) -> set[int]:
         """Those of the first `count` photos to correct that the job will train on, and not hold out."""
-        contents = [self._wanted[index].image_path.read_bytes() for index in range(count)]
+        contents = [path.read_bytes() for path in _photos(self._wanted)[:count]]
         photos = [hashlib.sha256(content).hexdigest() for content in contents]
         places = sides.divide(
             {photo: difference_hash(load_image(c)) for photo, c in zip(photos, contents, strict=True)}
@@ -411,15 +414,20 @@ def running_product(model: str | None, out: Path | None, console: "Console") -> 
         yield stack.enter_context(Demo(settings, folder.resolve(), console, free_port()))
 
 
-def _truth(dataset: "FolderDataset", index: int) -> "dict[str, Mask]":
-    labels = dataset.read_mask(index)
-    return {dataset.classes[i]: labels == i for i in np.unique(labels) if i < len(dataset.classes)}
+def _photos(source: "Source") -> list[Path]:
+    found = [source[index].image_path for index in range(len(source))]
+    return [path for path in found if path is not None]
 
 
-def _valid(dataset: "FolderDataset", index: int) -> "Mask":
-    from training.data.folder import VOID
+def _truth(source: "Source", index: int) -> "dict[str, Mask]":
+    labels = source[index].read()
+    return {source.classes[i]: (labels == i).any(0) for i in np.unique(labels) if i >= 0}
 
-    return np.asarray(dataset.read_mask(index) != VOID)
+
+def _valid(source: "Source", index: int) -> "Mask":
+    from training.data.records import UNKNOWN
+
+    return np.asarray((source[index].read() != UNKNOWN).all(0))
 
 
 def _swapped(truth: "Mapping[str, Mask]", classes: Sequence[str]) -> "dict[str, Mask]":

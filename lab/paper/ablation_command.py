@@ -167,7 +167,6 @@ def unseen(
         trained_names,
     )
     from lasagna import Lasagna
-    from training.data.folder import FolderDataset
     from training.data.sources import Source
     from training.data.sources.folder import Folder
     from training.data.spread import spread
@@ -188,7 +187,7 @@ def unseen(
         "environment": _environment(device),
     }
     for name in ask or tuple(base.semantic):
-        folder = Folder.of(FolderDataset(base.data / name, "val"))
+        folder = Folder(base.data / name, "val")
         asked: list[tuple[str, Source]] = [(name, folder)]
         if reworded := synonyms(folder.classes, trained):
             asked.append((f"{name}, reworded", Renamed(folder, reworded)))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lab.paper.answering import CERTAIN
 from lasagna import Lasagna
-from training.data.folder import FolderDataset
+from training.data.sources import Source
 from training.evaluation.evaluate import Evaluation, evaluate_dataset
 
 CANDIDATE = 0.15
@@ -112,7 +112,7 @@ ROWS = 7
 
 def measure_remedies(
     model: Lasagna,
-    dataset: FolderDataset,
+    source: Source,
     chunk_size: int,
     limit: int | None = None,
     on_image: Callable[[], None] = lambda: None,
@@ -127,7 +127,7 @@ def measure_remedies(
     def evaluate(how: How | None, size: int | None, threshold: float | None = None) -> Evaluation:
         asked = Redecided(model, how) if how else model
         options: dict[str, Any] = {"limit": limit, "chunk_size": size, "threshold": threshold}
-        return evaluate_dataset(asked, dataset, on_image=on_image, **options)
+        return evaluate_dataset(asked, source, on_image=on_image, **options)
 
     whole = evaluate(None, None)
     yield Remedy("the whole list", whole.as_dict())

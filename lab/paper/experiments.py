@@ -15,7 +15,9 @@ import click
 from lab.paper.ablation_command import ablation, unseen
 from lab.paper.presence_command import presence
 from lasagna.progress import progress_bar
-from training.data.folder import FolderDataset
+from training.data.sets import divide
+from training.data.sources import Source
+from training.data.sources.folder import Folder
 from training.evaluation.chunks import ChunkSize
 from training.evaluation.tables import Cell, markdown_table, percent, replace_block
 
@@ -67,7 +69,7 @@ def _environment(device: str = "cpu") -> dict[str, Any]:
     return {**describe_environment(device), "timm": version("timm"), "scikit-learn": version("scikit-learn")}
 
 
-def _evaluate(model: Any, dataset: FolderDataset, what: str) -> dict[str, Any]:
+def _evaluate(model: Any, dataset: Folder, what: str) -> dict[str, Any]:
     from rich.console import Console
 
     from training.evaluation.evaluate import evaluate_dataset
@@ -114,7 +116,7 @@ def specialist(
     document: Path | None,
 ) -> None:
     """Train nano's backbone with a softmax over a set's own classes, and score it as `lasagna evaluate` does."""
-    sets = [(FolderDataset(folder, "train").divide(holdout)[0], FolderDataset(folder, split)) for folder in folders]
+    sets = [(divide(Folder(folder, "train"), holdout)[0], Folder(folder, split)) for folder in folders]
 
     from lab.paper.specialist import SpecialistOptions, nano_optimiser
     from lasagna import Lasagna
@@ -125,7 +127,7 @@ def specialist(
     if model:
         report["model_version"] = model.version
     for train, scored in sets:
-        rival = _train_specialist(train, options, out / train.name, device)
+        rival = _train_specialist(scored.name, train, options, out / scored.name, device)
         row = {"specialist": _evaluate(rival, scored, "specialist")}
         if model:
             row["model"] = _evaluate(model, scored, model.version)
@@ -133,7 +135,7 @@ def specialist(
     _show("specialist", report, _specialist_table(report), as_json, document)
 
 
-def _train_specialist(train: FolderDataset, options: Any, out: Path, device: str) -> Any:
+def _train_specialist(name: str, train: Source, options: Any, out: Path, device: str) -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -142,13 +144,13 @@ def _train_specialist(train: FolderDataset, options: Any, out: Path, device: str
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        bar = progress.add_task(f"specialist of {train.name}", total=options.optimiser.steps)
+        bar = progress.add_task(f"specialist of {name}", total=options.optimiser.steps)
         out.mkdir(parents=True, exist_ok=True)
         with (out / "log.jsonl").open("a", encoding="utf-8") as log:
-            for line in train_specialist(Photos(train), options, out, device):
+            for line in train_specialist(Photos(train, name, 2 * options.image_size), options, out, device):
                 log.write(json.dumps(line) + "\n")
                 log.flush()
-                progress.update(bar, completed=line["step"], description=f"{train.name}, loss {line['loss']:.3f}")
+                progress.update(bar, completed=line["step"], description=f"{name}, loss {line['loss']:.3f}")
     return Specialist.load(out, device)
 
 
@@ -190,7 +192,7 @@ def probe(
     document: Path | None,
 ) -> None:
     """Presence by logistic regression on the frozen backbone's pooled features, chosen and fitted on train alone."""
-    sets = [(FolderDataset(folder, "train"), FolderDataset(folder, split)) for folder in folders]
+    sets = [(Folder(folder, "train"), Folder(folder, split)) for folder in folders]
 
     from rich.console import Console
 
@@ -251,7 +253,7 @@ def order(
     folders: tuple[Path, ...], checkpoint: str, split: str, limit: int | None, as_json: bool, document: Path | None
 ) -> None:
     """Does the score of a prediction put the photos first that need most work? Beside random order and simpler ones."""
-    sets = [FolderDataset(folder, split) for folder in folders]
+    sets = [Folder(folder, split) for folder in folders]
 
     from rich.console import Console
 
@@ -291,7 +293,7 @@ def chunks(
     folder: Path, size: str, checkpoint: str, split: str, limit: int | None, as_json: bool, document: Path | None
 ) -> None:
     """Where does the loss from small class lists come from, presence or masks, and does anything remove it?"""
-    dataset = FolderDataset(folder, split)
+    dataset = Folder(folder, split)
     try:
         chunk = ChunkSize.parse(size).classes(len(dataset.classes))
     except ValueError as error:

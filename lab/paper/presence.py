@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.bench.instant_curves import Eyes, observe_photo, read_photo
+from lab.bench.instant_curves import Eyes, encode_photo, observe_photo
 from lasagna.instant.correction import Correction
 from lasagna.instant.leave_out import Others, Shrinkage, leave_out, presence_answers
 from lasagna.instant.presence import Figures, Presence, fit_presence, shown
 from lasagna.instant.statistics import Statistics
-from training.data.folder import FolderDataset
+from training.data.sources.folder import Folder
 from training.evaluation.metrics import average_precision, expected_calibration_error
 
 COUNTS = (5, 10, 20)
@@ -40,10 +40,10 @@ def gather(eyes: Eyes, folder: Path, photos: int, advance: Callable[[], None] = 
         photos: Of the train split, the first of a random order; parts of 5, 10 and 20 of them are one project each.
         advance: Called for each photo.
     """
-    data = FolderDataset(folder, "train")
+    data = Folder(folder, "train")
     corrections: list[Correction] = []
     for index in np.random.default_rng(7).permutation(len(data))[:photos]:
-        photo = read_photo(eyes, data, int(index))
+        photo = encode_photo(eyes, data, int(index))
         corrections.append(observe_photo(eyes, photo, data.classes, str(index)).numbered(len(corrections)))
         advance()
     found = []

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lasagna.masks.image import load_image
 from lasagna.network.config import DecoderConfig, VisionConfig
 from lasagna.network.pyramid import PyramidEncoder
-from training.data.folder import FolderDataset
+from training.data.sources import Source
 from training.engine.start import load_backbone
+from training.evaluation.evaluate import read_photo
 from training.evaluation.metrics import PresenceMetrics, average_precision
 
 Features = NDArray[np.float64]
@@ -67,18 +67,16 @@ def make_backbone(image_size: int = 512, name: str = "tf_efficientnet_lite0") ->
 
 
 @torch.inference_mode()
-def pool_features(
-    encoder: PyramidEncoder, dataset: FolderDataset, on_image: Callable[[], None] = lambda: None
-) -> Pooled:
+def pool_features(encoder: PyramidEncoder, source: Source, on_image: Callable[[], None] = lambda: None) -> Pooled:
     """Runs the backbone over a split. Raises DataError, ImageError for a file that cannot be read."""
     means, maxima, present = [], [], []
-    for index, sample in enumerate(dataset):
-        prepared = encoder.prepare(np.asarray(load_image(sample.image_path)))
+    for index in range(len(source)):
+        image, labels = read_photo(source[index])
+        prepared = encoder.prepare(np.asarray(image))
         last, _ = encoder.backbone.forward_intermediates(prepared.pixels["image"][None])
         means.append(last.mean((2, 3))[0].double().numpy())
         maxima.append(last.amax((2, 3))[0].double().numpy())
-        found = np.bincount(dataset.read_mask(index).ravel(), minlength=256)
-        present.append(found[: len(dataset.classes)] > 0)
+        present.append(np.isin(np.arange(len(source.classes)), labels))
         on_image()
     return Pooled(np.stack(means), np.stack(maxima), np.stack(present))
 

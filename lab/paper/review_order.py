@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from lasagna.masks.ordering import expected_edits
 from lasagna.masks.segmentation import Segmentation
-from training.data.folder import VOID, FolderDataset
+from training.data.records import UNKNOWN, LabelMap
+from training.data.sources import Source
 from training.data.spread import spread
 from training.evaluation.evaluate import ClassListModel
 
@@ -61,18 +62,18 @@ class Ordering:
     interval: tuple[float, float]
 
 
-def needed_edits(answer: Segmentation, truth: NDArray[np.uint8], accept: float = ACCEPT) -> int:
+def needed_edits(answer: Segmentation, truth: LabelMap, accept: float = ACCEPT) -> int:
     """Regions that a person has to add, delete or change.
 
     Args:
         answer: Its classes are those of the truth, in order.
-        truth: uint8 (height, width), indices of the classes; void and background as in `training.data.folder`.
+        truth: The label map of the photo.
         accept: IoU from which on a region is left alone.
     """
-    valid = truth != VOID
+    valid = ~(truth == UNKNOWN).any(0)
     edits = 0
     for index, one in enumerate(answer.classes):
-        wanted = truth == index
+        wanted = (truth == index).any(0)
         if one.mask is None or not wanted.any():
             edits += wanted.any() != (one.mask is not None)
             continue
@@ -82,22 +83,21 @@ def needed_edits(answer: Segmentation, truth: NDArray[np.uint8], accept: float =
 
 
 def measure_orders(
-    model: ClassListModel, dataset: FolderDataset, limit: int | None, on_image: Callable[[], None] = lambda: None
+    model: ClassListModel, source: Source, limit: int | None, on_image: Callable[[], None] = lambda: None
 ) -> tuple[float, dict[str, Ordering]]:
     """Edits per photo, and what each of `ORDERS` makes of them; see `Ordering`.
 
     Args:
         limit: At most so many photos, evenly spread.
     """
-    from training.data.sources.folder import Folder
     from training.evaluation.evaluate import read_photo
 
-    source = Folder.of(dataset)
     needed, keys = [], []
     for index in spread(len(source), limit):
-        photo, _ = read_photo(source[index])
-        [answer] = model.segment_batch([photo], [list(dataset.classes)])
-        needed.append(needed_edits(answer, dataset.read_mask(index)))
+        record = source[index]
+        photo, truth = read_photo(record)
+        [answer] = model.segment_batch([photo], [list(record.classes)])
+        needed.append(needed_edits(answer, truth))
         keys.append([order(answer) for order in ORDERS.values()])
         on_image()
     edits = np.array(needed, float)

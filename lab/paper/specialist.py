@@ -28,8 +28,7 @@ from lasagna.errors import CheckpointError, QueryError
 from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Segmentation, class_queries
 from lasagna.network.config import DecoderConfig, VisionConfig
 from lasagna.network.pyramid import PyramidEncoder
-from training.data.folder import BACKGROUND, VOID
-from training.data.records import OTHER, UNKNOWN
+from training.data.records import OTHER
 from training.engine.losses import competition_loss
 from training.engine.start import load_backbone
 from training.engine.weights import fixed_backbone, parameter_groups
@@ -170,9 +169,6 @@ class _Views:
 
     def __init__(self, photos: Photos, options: SpecialistOptions) -> None:
         self._photos, self._options = photos, options
-        self._lookup = np.full(256, UNKNOWN, np.int64)
-        self._lookup[: len(photos.classes)] = np.arange(len(photos.classes))
-        self._lookup[BACKGROUND], self._lookup[VOID] = OTHER, UNKNOWN
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """float32 (B, 3, H, W), and int64 (B, H / 4, W / 4) labels in the middle of each stride-4 cell."""
@@ -184,7 +180,7 @@ class _Views:
             image, mask = self._photos.images[index], self._photos.masks[index]
             view, mask = random_view(image, mask, self._options.view, self._options.image_size, rng)
             pixels.append(PyramidEncoder.normalise(view))
-            labels.append(torch.from_numpy(self._lookup[mask[2::4, 2::4]]))
+            labels.append(torch.from_numpy(mask[2::4, 2::4].astype(np.int64)))
         return torch.stack(pixels), torch.stack(labels)
 
 
@@ -256,7 +252,7 @@ def train_specialist(
     trained_model = {
         "shape": shape,
         "classes": list(photos.classes),
-        "background": any((mask == BACKGROUND).any() for mask in photos.masks),
+        "background": any((mask == OTHER).any() for mask in photos.masks),
         "weights": average.state_dict(),
     }
     _replace(trained_model, output / "specialist.pt")

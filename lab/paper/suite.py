@@ -20,8 +20,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from lasagna.checkpoint.folder import checkpoint_version
 from lasagna.errors import ConfigError, LasagnaError
-from training.data.sets import OWN_FOLDER
-from training.data.sources import SOURCES, Source, open_source
+from training.data.sources import SOURCES, LocatedSource, Source, find_source
 from training.data.sources.expressions import Expressions
 from training.data.spread import spread
 from training.evaluation.chunks import ChunkSize, count_forwards
@@ -243,7 +242,7 @@ class Runner:
         suite, source, data = self.suite, self._open(part), self._data(part)
         model = self._load(part)
         if part.table in TEXTS:
-            task = data.task or ("reasoning" if self._reader(part) == "reasonseg" else "referring")
+            task = data.task or ("reasoning" if self._located(part).reader == "reasonseg" else "referring")
             texts = data.texts or ("first" if isinstance(source, Expressions) else "all")
             found = evaluate_texts(
                 text_segmenter(model, task),
@@ -275,8 +274,8 @@ class Runner:
 
     def column(self, part: SuitePart) -> str:
         """The part's data set as the paper's columns name it ("refcoco testA"), or by its own name and split."""
-        reader = self._reader(part)
-        name = part.data if reader in OWN_FOLDER else reader
+        reader = self._located(part).reader
+        name = part.data if SOURCES[reader].own else reader
         return f"{name} {self._data(part).split}"
 
     def _data(self, part: SuitePart) -> SuiteSet:
@@ -285,31 +284,16 @@ class Runner:
     def _limit(self, part: SuitePart) -> int | None:
         return self._data(part).limit or self.suite.limit
 
-    def _folder(self, part: SuitePart) -> Path:
-        return self._data(part).path or self.suite.data / part.data
-
-    def _reader(self, part: SuitePart) -> str:
-        data = self._data(part)
-        if data.reader:
-            return data.reader
-        if (self._folder(part) / "classes.json").exists():
-            return "expressions" if part.table in TEXTS else "folder"
-        return part.data
+    def _located(self, part: SuitePart) -> LocatedSource:
+        data, layout = self._data(part), "expressions" if part.table in TEXTS else "folder"
+        return find_source(part.data, self.suite.data, reader=data.reader, path=data.path, layout=layout)
 
     def _open(self, part: SuitePart) -> Source:
-        data, reader = self._data(part), self._reader(part)
-        if reader == "expressions":
-            one_target = part.table == "referring"  # as in RefCOCO; Table 4 is of all kinds
-            kinds: dict[str, Any] = {"nothing": 0.0, "several": False} if one_target else {}
-            return Expressions(self._folder(part), data.split, **kinds)
-        if reader in OWN_FOLDER:
-            return open_source(reader, self.suite.data, data.split, self._folder(part))
-        if reader not in SOURCES:
-            raise ConfigError(
-                f"{self._folder(part)} is no folder with a classes.json, and {reader!r} is no data set that has a "
-                f"reader ({', '.join(sorted(SOURCES))}); give `path` or `reader`"
-            )
-        return open_source(reader, self.suite.data, data.split, data.path)
+        located = self._located(part)
+        # One target as in RefCOCO; Table 4 is of all kinds.
+        one_target = located.reader == "expressions" and part.table == "referring"
+        options: dict[str, Any] = {"nothing": 0.0, "several": False} if one_target else {}
+        return located.open(self._data(part).split, **options)
 
     def version(self, part: SuitePart) -> str:
         """The version of the part's checkpoint. Raises CheckpointError or ConfigError where there is none."""
@@ -327,7 +311,11 @@ class Runner:
         depends = {
             "version": self.version(part),
             "kind": self.suite.models[part.model].kind,
-            "data": {**asdict(self._data(part)), "path": self._folder(part).resolve(), "reader": self._reader(part)},
+            "data": {
+                **asdict(self._data(part)),
+                "path": (self._data(part).path or self.suite.data / part.data).resolve(),
+                "reader": self._located(part).reader,
+            },
             "limit": self._limit(part),
             "table": part.table,
             "chunk": part.chunk,

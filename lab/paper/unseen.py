@@ -23,9 +23,9 @@ from PIL import Image
 
 from lasagna.errors import ConfigError, DataError
 from training.data.concepts import CONCEPTS, concept_of, same_concept
-from training.data.folder import BACKGROUND, VOID, FolderDataset
-from training.data.records import Record
+from training.data.records import OTHER, UNKNOWN, Record
 from training.data.sources import Source
+from training.data.sources.folder import Folder
 from training.evaluation.evaluate import ClassListModel, Evaluation, evaluate_dataset
 from training.recipe.files import recipe_from_values, to_values
 from training.recipe.values import Recipe
@@ -51,7 +51,7 @@ def hidden_names(text: str) -> tuple[str, ...]:
     return names
 
 
-def hide_classes(dataset: FolderDataset, hidden: Collection[str], folder: Path) -> FolderDataset:
+def hide_classes(dataset: Folder, hidden: Collection[str], folder: Path) -> Folder:
     """Writes a split without some classes, in the folder layout; photos are links.
 
     Args:
@@ -64,25 +64,28 @@ def hide_classes(dataset: FolderDataset, hidden: Collection[str], folder: Path) 
     kept = [i for i, name in enumerate(dataset.classes) if not any(same_concept(name, other) for other in hidden)]
     if not kept:
         raise DataError(f"{dataset.root}: every class is hidden")
-    # The background class stays annotated: it comes last.
-    lookup = np.full(256, VOID, np.uint8)
+    # The background class stays annotated: it comes last. (OTHER and UNKNOWN count from the table's end.)
+    lookup = np.full(len(dataset.classes) + 2, 255, np.uint8)
     lookup[kept] = np.arange(len(kept))
-    lookup[BACKGROUND] = len(kept)
+    lookup[OTHER], lookup[UNKNOWN] = len(kept), 255
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     has_background = False
-    for index, sample in enumerate(dataset):
-        mask = dataset.read_mask(index)
-        has_background |= bool((mask == BACKGROUND).any())
-        Image.fromarray(lookup[mask]).save(folder / "masks" / f"{sample.image_id}.png")
-        link = folder / "images" / f"{sample.image_id}.jpg"
+    ids = []
+    for photo in (dataset[index] for index in range(len(dataset))):
+        assert photo.image_path is not None, "a folder's record has a photo"
+        (mask,) = photo.read()
+        has_background |= bool((mask == OTHER).any())
+        Image.fromarray(lookup[mask]).save(folder / "masks" / f"{photo.image_id}.png")
+        link = folder / "images" / f"{photo.image_id}.jpg"
         link.unlink(missing_ok=True)
-        os.symlink(sample.image_path.resolve(), link)
+        os.symlink(photo.image_path.resolve(), link)
+        ids.append(photo.image_id)
     names = [*(dataset.classes[i] for i in kept), *(["background"] if has_background else [])]
     meta = {"classes": names, "background_index": len(kept) if has_background else None}
     (folder / "classes.json").write_text(json.dumps(meta, indent=1))
-    (folder / f"{dataset.split}.txt").write_text("".join(f"{sample.image_id}\n" for sample in dataset))
-    return FolderDataset(folder, dataset.split)
+    (folder / f"{dataset.split}.txt").write_text("".join(f"{image_id}\n" for image_id in ids))
+    return Folder(folder, dataset.split)
 
 
 def hidden_recipe(recipe: Recipe, hidden: Collection[str], without: Collection[str], out: Path) -> Recipe:
@@ -105,7 +108,7 @@ def hidden_recipe(recipe: Recipe, hidden: Collection[str], without: Collection[s
                 raise ConfigError(f"{source}: classes can be hidden in data sets of the folder layout alone")
             copy = out / "data" / name
             if not (copy / f"{data['split']}.txt").exists():
-                hide_classes(FolderDataset(source, data["split"]), hidden, copy)
+                hide_classes(Folder(source, data["split"]), hidden, copy)
             data["path"] = str(copy)
     values["tasks"] = {name: task for name, task in values["tasks"].items() if task["sets"]}
     if not values["tasks"]:
@@ -118,7 +121,7 @@ def trained_names(recipe: Recipe) -> tuple[str, ...]:
     names: dict[str, None] = {}
     for task in recipe.tasks.values():
         for name, data in task.sets.items():
-            names |= dict.fromkeys(FolderDataset(data.path or recipe.data / name, data.split).classes)
+            names |= dict.fromkeys(Folder(data.path or recipe.data / name, data.split).classes)
     return tuple(names)
 
 

@@ -7,7 +7,7 @@ import click
 from lasagna.checkpoint.folder import Calibration, find_checkpoint, write_calibration
 from lasagna.errors import DataError
 from lasagna.progress import progress_bar
-from training.data.sets import open_photos
+from training.data.sets import held_out_records
 from training.evaluation.calibrate import collect_answers, fit_calibration
 from training.evaluation.metrics import average_precision, expected_calibration_error
 from training.recipe.files import read_recipe
@@ -30,7 +30,7 @@ def calibrate(recipe: Path, changes: tuple[str, ...], name: str | None) -> None:
     """Fit the probabilities of a checkpoint on the photos that its RECIPE held out, and store them beside it."""
     checked = read_recipe(recipe, changes).recipe
     folder = find_checkpoint(name or checked.output / "checkpoint")
-    sets = [held_out for held_out in open_photos(checked, held_out=True) if len(held_out)]
+    sets = {name: source for name, source in held_out_records(checked).items() if len(source)}
     if not sets:
         raise DataError(f"{recipe} holds no photo out; its 'holdout' is {checked.holdout}, a share such as 0.05 does")
 
@@ -42,19 +42,19 @@ def calibrate(recipe: Path, changes: tuple[str, ...], name: str | None) -> None:
     model = Lasagna.from_pretrained(folder)
     model.calibration = Calibration()
     console = Console(stderr=True)
-    with progress_bar(console, "asking", ROUNDS * sum(len(dataset) for dataset in sets)) as advance:
+    with progress_bar(console, "asking", ROUNDS * sum(map(len, sets.values()))) as advance:
         for _ in range(ROUNDS):
-            answers = [collect_answers(model, dataset, model.calibration, advance) for dataset in sets]
+            answers = [collect_answers(model, source, model.calibration, advance) for source in sets.values()]
             model.calibration = fit_calibration(answers)
     write_calibration(folder, model.calibration)
 
     table = Table(title=f"temperature {model.calibration.temperature:.3f}, offset {model.calibration.offset:.3f}")
     for heading in ("held out", "photos", "average precision", "ECE before", "ECE after"):
         table.add_column(heading, justify="left" if heading == "held out" else "right")
-    for dataset, found in zip(sets, answers, strict=True):
+    for (name, source), found in zip(sets.items(), answers, strict=True):
         ranked = average_precision(found.present, found.margins)
         fits = (Calibration(), model.calibration)
         errors = (expected_calibration_error(found.present, found.probabilities(fit)) for fit in fits)
-        table.add_row(dataset.name, str(len(dataset)), f"{ranked or 0:.3f}", *(f"{error:.3f}" for error in errors))
+        table.add_row(name, str(len(source)), f"{ranked or 0:.3f}", *(f"{error:.3f}" for error in errors))
     Console().print(table)
     console.print(f"written: {folder / 'calibration.json'}")

@@ -10,7 +10,7 @@ import click
 
 from lasagna.errors import DataError
 from lasagna.progress import progress_bar
-from training.data.folder import FolderDataset
+from training.data.sources.folder import Folder
 from training.data.spread import spread
 from training.evaluation.chunks import ChunkSize, chunk_table, evaluate_chunk_sizes
 from training.evaluation.evaluate import choose_distractors, evaluate_dataset, read_names
@@ -111,7 +111,7 @@ def evaluate(
     if data is None or document is not None:
         raise click.UsageError("give a suite file, with --document if you like, or --data and no --document")
     model_name = model_name or "nano"
-    dataset = FolderDataset(data, split)  # before the model is loaded: a wrong path should fail at once
+    dataset = Folder(data, split)  # before the model is loaded: a wrong path should fail at once
     names = [name for other in others for name in read_names(other)]
     distractors = choose_distractors(dataset.name, dataset.classes, names)
     if chunk_size and chunk_sizes:

@@ -1,17 +1,15 @@
 """The data sets that a recipe names: opened, with the held-out photos kept out, or told what is missing."""
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 from lasagna.checkpoint.folder import find_checkpoint
 from lasagna.errors import CheckpointError, ConfigError, DataError
-from training.data.folder import FolderDataset, is_held_out
 from training.data.records import Record
-from training.data.sources import SOURCES, Source, open_source
+from training.data.sources import LocatedSource, Source, find_source
 from training.recipe.values import DataSet, Recipe
 from training.recipe.zero import zero_problems
-
-OWN_FOLDER = ("folder", "expressions", "label_studio")
-"""Formats of one's own sets, each in a folder of its name."""
 
 
 class Subset:
@@ -27,38 +25,43 @@ class Subset:
         return self._source[self._indices[index]]
 
 
-def reader_of(recipe: Recipe, name: str, data: DataSet) -> str:
-    """The name of a data set's format: as written, else the folder layout where it is one, else its own name."""
-    if data.reader:
-        return data.reader
-    in_layout = ((data.path or recipe.data / name) / "classes.json").exists()
-    return name if name in SOURCES and not in_layout else "folder"
+def divide(source: Source, share: float) -> tuple[Subset, Subset]:
+    """A source without a held-out share of its photos, and that share.
+
+    A photo's side follows from its bytes alone, so it never changes between runs or when photos are added. What has no
+    photo is never held out.
+    """
+    sides: tuple[list[int], list[int]] = [], []
+    for index in range(len(source)):
+        photo = source[index].image_path
+        sides[photo is not None and _is_held_out(photo, share)].append(index)
+    return Subset(source, sides[0]), Subset(source, sides[1])
+
+
+def _is_held_out(photo: Path, share: float) -> bool:
+    return share > 0 and int.from_bytes(hashlib.sha256(photo.read_bytes()).digest()[:8], "big") < share * 2**64
+
+
+def locate_set(recipe: Recipe, name: str, data: DataSet) -> LocatedSource:
+    """Where a data set of a recipe is. Raises ConfigError."""
+    return find_source(name, recipe.data, reader=data.reader, path=data.path)
 
 
 def open_set(recipe: Recipe, name: str, data: DataSet) -> Source:
     """A data set of a recipe, held-out photos included. Raises ConfigError or DataError."""
-    reader = reader_of(recipe, name, data)
-    folder = data.path or (recipe.data / name if reader in OWN_FOLDER else None)
-    return open_source(reader, recipe.data, data.split, folder)
-
-
-def open_photos(recipe: Recipe, held_out: bool = False) -> list[FolderDataset]:
-    """The class-list sets in the folder layout without the photos that the recipe holds out, or those alone."""
-    found = []
-    for name, data in recipe.semantic.items():
-        if reader_of(recipe, name, data) == "folder":
-            dataset = FolderDataset(data.path or recipe.data / name, data.split)
-            found.append(dataset.divide(recipe.holdout)[1 if held_out else 0])
-    return found
+    return locate_set(recipe, name, data).open(data.split)
 
 
 def training_records(recipe: Recipe, name: str, data: DataSet) -> Source:
-    """A data set without what the recipe holds out."""
+    """A data set without what the recipe holds out; texts are never held out."""
     source = open_set(recipe, name, data)
-    if not recipe.holdout or not source.classes:
-        return source
-    photos = [source[i].image_path for i in range(len(source))]
-    return Subset(source, [i for i, p in enumerate(photos) if p is None or not is_held_out(p, recipe.holdout)])
+    return divide(source, recipe.holdout)[0] if recipe.holdout and source.classes else source
+
+
+def held_out_records(recipe: Recipe) -> dict[str, Source]:
+    """What the recipe holds out of its class lists, by the name of the data set."""
+    sets = {name: open_set(recipe, name, data) for name, data in recipe.semantic.items()}
+    return {name: divide(source, recipe.holdout)[1] for name, source in sets.items()}
 
 
 def missing_files(recipe: Recipe) -> list[str]:

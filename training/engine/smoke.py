@@ -17,7 +17,9 @@ from lasagna.errors import ConfigError
 from lasagna.network.model import LasagnaModel
 from lasagna.prompt.dialect import PromptFormat
 from lasagna.prompt.tokenizer import LabelTokenizer
-from training.data.folder import FolderDataset
+from training.data.sets import Subset
+from training.data.sources import Source
+from training.data.sources.folder import Folder
 from training.data.spread import spread
 from training.engine.run import cpu_threads, train
 from training.engine.run_report import TerminalReporter
@@ -52,17 +54,18 @@ def _run(recipe: Recipe, device: str, restart: bool) -> dict[str, tuple[Measured
         raise ConfigError("--smoke measures class lists of photos in the folder layout: it needs augment and sets")
     sets = {}
     for name, data in recipe.semantic.items():
-        dataset = FolderDataset(data.path or recipe.data / name, "val")
-        sets[name] = dataset.subset(spread(len(dataset), PHOTOS))
+        val = Folder(data.path or recipe.data / name, "val")
+        sets[name] = Subset(val, spread(len(val), PHOTOS))
     console.print(f"measuring on {PHOTOS} val photos of each set: {', '.join(sets)}")
     run = prepare(recipe)
-    before = {name: measure(recipe, run.model, run.tokenizer, run.format, dataset) for name, dataset in sets.items()}
+    started = run.model, run.tokenizer, run.format
+    before = {name: measure(recipe, *started, name, source) for name, source in sets.items()}
     with TerminalReporter(recipe, quiet) as reporter:
         folder = train(recipe, device, reporter, restart)
     trained = Lasagna.from_pretrained(folder, device="cpu")
     result = {
-        name: (before[name], measure(recipe, trained.model, trained.tokenizer, trained.format, dataset))
-        for name, dataset in sets.items()
+        name: (before[name], measure(recipe, trained.model, trained.tokenizer, trained.format, name, source))
+        for name, source in sets.items()
     }
     table = Table(title=f"{recipe.optimiser.steps} steps, {folder}")
     for heading in ("val photos", "loss before", "after", "presence AP before", "after"):
@@ -76,23 +79,24 @@ def _run(recipe: Recipe, device: str, restart: bool) -> dict[str, tuple[Measured
 
 @torch.no_grad()
 def measure(
-    recipe: Recipe, model: LasagnaModel, tokenizer: LabelTokenizer, format: PromptFormat, dataset: FolderDataset
+    recipe: Recipe, model: LasagnaModel, tokenizer: LabelTokenizer, format: PromptFormat, name: str, source: Source
 ) -> Measured:
     """Measures a model on a data set's photos, on the CPU: the same photos, views and questions each time."""
     from training.engine.trainer import Objective
 
     answering = Lasagna(model, tokenizer, format, Calibration(), "smoke")
     assert recipe.augment is not None
+    size = model.config.vision.image_size
     mixture = Mixture(
-        [Photos(dataset)],
+        [Photos(source, name, 2 * size)],
         [1.0],
         recipe.sequence,
         recipe.optimiser.micro_batch,
-        model.config.vision.image_size,
+        size,
         recipe.seed,
         recipe.augment.view,
     )
     objective = Objective(model, answering.prompt, recipe).eval()
     losses = [objective(MicroBatch(0, i, mixture.batch(0, i)))["loss"].item() for i in range(LOSS_BATCHES)]
-    precision = evaluate_dataset(answering, dataset).presence.average_precision()
+    precision = evaluate_dataset(answering, source).presence.average_precision()
     return Measured(sum(losses) / len(losses), precision or 0.0)

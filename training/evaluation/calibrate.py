@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lasagna.checkpoint.folder import Calibration
 from lasagna.errors import DataError
-from training.data.folder import FolderDataset
+from training.data.sources import Source
 from training.evaluation.evaluate import ClassListModel, evaluate_dataset
 from training.evaluation.scores import ImageScore
 
@@ -167,12 +167,12 @@ def _logits(probability: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def collect_answers(
-    model: ClassListModel, dataset: FolderDataset, calibration: Calibration, on_image: Callable[[], None] = lambda: None
+    model: ClassListModel, source: Source, calibration: Calibration, on_image: Callable[[], None] = lambda: None
 ) -> PresenceAnswers:
     """Asks a data set as `evaluate_dataset` does.
 
     Args:
         calibration: The model's own, to take its probabilities back to margins.
     """
-    found = evaluate_dataset(model, dataset, on_image=on_image).presence
+    found = evaluate_dataset(model, source, on_image=on_image).presence
     return PresenceAnswers(_logits(found.probability) * calibration.temperature + calibration.offset, found.truth)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from training.data.folder import FolderDataset
+from training.data.sources import Source
 from training.evaluation.evaluate import ClassListModel, Evaluation, evaluate_dataset
 from training.evaluation.tables import figure, markdown_table, percent
 
@@ -58,7 +58,7 @@ def count_forwards(model: Any) -> Iterator[Callable[[], int | None]]:
 
 def evaluate_chunk_sizes(
     model: ClassListModel,
-    dataset: FolderDataset,
+    source: Source,
     sizes: Sequence[ChunkSize],
     on_image: Callable[[], None] = lambda: None,
     **options: Any,
@@ -70,14 +70,14 @@ def evaluate_chunk_sizes(
         None), `forwards` of the language model over all images, and the figures `miou`, `presence`,
         `calibration_error`, `absent_false_positive_rate`, `seconds_per_image`.
     """
-    total = len(dataset.classes)
+    total = len(source.classes)
     if "distractors" in options and options["distractors"] is not None:
         total += len(options["distractors"].names)
     rows = []
     for size in sizes:
         chunk = size.classes(total)
         with count_forwards(model) as forwards:
-            found: Evaluation = evaluate_dataset(model, dataset, chunk_size=chunk, on_image=on_image, **options)
+            found: Evaluation = evaluate_dataset(model, source, chunk_size=chunk, on_image=on_image, **options)
         figures = found.as_dict()
         kept = ("miou", "presence", "calibration_error", "absent_false_positive_rate", "seconds_per_image")
         rows.append(

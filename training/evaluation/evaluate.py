@@ -18,10 +18,8 @@ import numpy as np
 from lasagna.errors import DataError, LasagnaError
 from lasagna.masks.segmentation import Segmentation
 from training.data.concepts import reason_not_negative
-from training.data.folder import FolderDataset
 from training.data.records import OTHER, LabelMap, Record
 from training.data.sources import Source
-from training.data.sources.folder import Folder
 from training.data.spread import spread
 from training.evaluation.metrics import PresenceMetrics, SegmentationMetrics, reliability
 
@@ -143,7 +141,7 @@ def _reliability(presence: PresenceMetrics) -> dict[str, list[Any]] | None:
 
 def evaluate_dataset(
     model: ClassListModel,
-    dataset: FolderDataset | Source,
+    source: Source,
     *,
     distractors: Distractors | None = None,
     limit: int | None = None,
@@ -156,7 +154,7 @@ def evaluate_dataset(
 
     Args:
         model: Answers `segment_batch`.
-        dataset: The split: a folder, or any source of class lists.
+        source: The split, of class lists.
         distractors: Asked besides, after the set's own classes.
         limit: At most so many images, spread evenly over the split (neighbours are often frames of one video).
         batch_size: Images per call of the model.
@@ -171,15 +169,13 @@ def evaluate_dataset(
     Raises:
         DataError: The set has a class name twice, or no image, or no class list.
     """
-    source = Folder.of(dataset) if isinstance(dataset, FolderDataset) else dataset
-    what = f"{dataset.root}: " if isinstance(dataset, FolderDataset) else ""
     if len(set(source.classes)) != len(source.classes):
         twice = sorted({name for name in source.classes if source.classes.count(name) > 1})
-        raise DataError(f"{what}the classes hold {', '.join(twice)} twice; scores would be mixed up")
+        raise DataError(f"the classes hold {', '.join(twice)} twice; scores would be mixed up")
     if not len(source):
-        raise DataError(f"{what}the split lists no image")
+        raise DataError("the split lists no image")
     if not source.classes:
-        raise DataError(f"{what}a data set of texts has no class list; it is for the tables of texts")
+        raise DataError("a data set of texts has no class list; it is for the tables of texts")
     distractors = distractors or Distractors()
     names = [*source.classes, *distractors.names]
     result = Evaluation(

@@ -7,24 +7,25 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.folder import VOID
+from training.data.records import UNKNOWN
 
 Photo = NDArray[np.uint8]
+Labels = NDArray[np.int16]
 
 
 def random_view(
-    image: Photo, mask: Photo, size: tuple[int, int], longest: int, rng: random.Random, flip: bool = True
-) -> tuple[Photo, Photo]:
+    image: Photo, mask: Labels, size: tuple[int, int], longest: int, rng: random.Random, flip: bool = True
+) -> tuple[Photo, Labels]:
     """A random view of a photo and its mask: scaled, cropped, perhaps mirrored.
 
     Args:
         image: uint8 (H, W, 3).
-        mask: uint8 (H, W).
+        mask: int16 (H, W), a layer of a label map.
         size: (height, width) of the result.
         longest: Longest side at which the model sees a whole photo; the scale varies around it.
 
     Returns:
-        uint8 (h, w, 3) and uint8 (h, w).
+        uint8 (h, w, 3) and int16 (h, w).
     """
     height, width = mask.shape
     if rng.random() < 0.35:  # the whole photo, as the model will see it, a little smaller
@@ -35,11 +36,11 @@ def random_view(
     new = (max(16, round(height * scale * stretch)), max(16, round(width * scale / stretch)))
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     image = np.asarray(cv2.resize(image, (new[1], new[0]), interpolation=interpolation), np.uint8)
-    mask = np.asarray(cv2.resize(mask, (new[1], new[0]), interpolation=cv2.INTER_NEAREST), np.uint8)
+    mask = np.asarray(cv2.resize(mask, (new[1], new[0]), interpolation=cv2.INTER_NEAREST), np.int16)
     # Where the photo is larger than the view the crop lies inside it, else the photo lies inside the view.
     top, left = (rng.randint(min(0, n - s), max(0, n - s)) for n, s in zip(new, size, strict=True))
     view: Photo = np.full((*size, 3), 127, np.uint8)
-    labels: Photo = np.full(size, VOID, np.uint8)
+    labels: Labels = np.full(size, UNKNOWN, np.int16)
     source = (slice(max(0, top), min(new[0], top + size[0])), slice(max(0, left), min(new[1], left + size[1])))
     target = tuple(slice(s.start - o, s.stop - o) for s, o in zip(source, (top, left), strict=True))
     view[target] = image[source]

@@ -22,7 +22,6 @@ from training.data.concepts import (
     is_doubtful_negative,
     possible_negatives,
 )
-from training.data.folder import VOID
 from training.data.records import OTHER, UNKNOWN
 from training.examples.augment import random_view
 from training.examples.photos import Photos
@@ -108,7 +107,7 @@ class Mixture:
         photos = rng.choices(self.sets, weights=self.rates)[0]
         index = rng.choices(range(len(photos)), weights=photos.weights)[0]
         view, mask = random_view(photos.images[index], photos.masks[index], self.view, self.longest, rng)
-        counts = np.bincount(mask.ravel(), minlength=256)[: len(photos.classes)]
+        counts = np.bincount(mask[mask >= 0], minlength=len(photos.classes))
         # A sliver at the crop's edge is neither present nor absent.
         positives = [i for i, count in enumerate(counts) if count >= 48]
         names = [photos.classes[i] for i in positives]
@@ -130,8 +129,8 @@ class Mixture:
             if doubtful >= set(classes.names):  # nothing that can be asked is left
                 classes = ClassList(tuple(names[:1]), (True,), (0,))
             classes = classes.without(doubtful)
-        lookup = np.full(256, OTHER, np.int64)
-        lookup[VOID] = UNKNOWN
+        lookup = np.full(len(photos.classes) + 2, OTHER, np.int64)  # OTHER and UNKNOWN count from its end
+        lookup[UNKNOWN] = UNKNOWN
         for position, name in enumerate(classes.names):
             if classes.present[position]:
                 lookup[photos.classes.index(name)] = position

@@ -18,7 +18,7 @@ from lab.paper.chunk_remedies import (
     measure_remedies,
 )
 from lasagna import Lasagna
-from training.data.folder import FolderDataset
+from training.data.sources.folder import Folder
 
 NAMES = ["sky", "road", "cat", "dog", "tree", "car", "house", "boat"]
 SIZE = 3
@@ -89,7 +89,7 @@ def test_a_threshold_for_as_many(reference: list[float], other: list[float], pre
 
 def test_every_row_is_measured_on_real_photos(model: Lasagna, shared_data: Path) -> None:
     seen: list[None] = []
-    rows = list(measure_remedies(model, FolderDataset(shared_data / "msrc", "val"), 8, 2, lambda: seen.append(None)))
+    rows = list(measure_remedies(model, Folder(shared_data / "msrc", "val"), 8, 2, lambda: seen.append(None)))
     assert len(rows) == ROWS
     assert len(seen) == 2 * ROWS
     assert len({row.name for row in rows}) == ROWS

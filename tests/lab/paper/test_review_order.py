@@ -8,10 +8,11 @@ import pytest
 from lab.paper.review_order import ORDERS, _first_quarter, _judge, measure_orders, needed_edits
 from lasagna import Lasagna
 from lasagna.masks.segmentation import ClassAnswer, Segmentation
-from training.data.folder import BACKGROUND, VOID, FolderDataset
+from training.data.records import OTHER, UNKNOWN
+from training.data.sources.folder import Folder
 
 LEFT = np.array([[True, False], [True, False]])
-TRUTH = np.array([[0, BACKGROUND], [0, VOID]], np.uint8)
+TRUTH = np.array([[[0, OTHER], [0, UNKNOWN]]], np.int16)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,6 @@ def test_an_order_is_judged_by_the_work_that_it_finds_first() -> None:
 
 
 def test_every_order_is_measured_on_real_photos(shared_data: Path) -> None:
-    edits, orders = measure_orders(Lasagna.random(), FolderDataset(shared_data / "msrc", "val"), 6)
+    edits, orders = measure_orders(Lasagna.random(), Folder(shared_data / "msrc", "val"), 6)
     assert 0 < edits <= 23
     assert list(orders) == list(ORDERS)

@@ -12,7 +12,7 @@ from PIL import Image
 from lab.paper.specialist import Specialist, SpecialistOptions, train_specialist
 from lasagna.commands.cli import main
 from lasagna.errors import CheckpointError, QueryError
-from training.data.folder import FolderDataset
+from training.data.sources.folder import Folder
 from training.evaluation.evaluate import evaluate_dataset
 from training.examples.photos import Photos
 from training.recipe.values import Optimiser
@@ -57,14 +57,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("specialist")
     options = small(60, learning_rate=3e-3)
-    lines = list(train_specialist(Photos(FolderDataset(data, "train")), options, output))
+    lines = list(train_specialist(Photos(Folder(data, "train"), "shore", 256), options, output))
     assert [line["step"] for line in lines] == [10, 20, 30, 40, 50, 60]
     assert lines[-1]["loss"] < lines[0]["loss"] / 2
     return output
 
 
 def test_it_learns_and_is_scored_as_the_model_is(data: Path, trained: Path) -> None:
-    report = evaluate_dataset(Specialist.load(trained), FolderDataset(data, "val")).as_dict()
+    report = evaluate_dataset(Specialist.load(trained), Folder(data, "val")).as_dict()
     assert report["miou"] > 0.6
     assert report["pixel_accuracy"] > 0.7  # background counts, and is a class of the softmax
     assert report["presence"]["f1"] == 1.0
@@ -86,7 +86,7 @@ def test_answers_are_of_the_image_and_in_query_order(data: Path, trained: Path) 
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(data: Path, tmp_path: Path) -> None:
-    photos = Photos(FolderDataset(data, "train"))
+    photos = Photos(Folder(data, "train"), "shore", 256)
     options = small(12)
     list(train_specialist(photos, options, tmp_path / "straight"))
     killed = train_specialist(photos, options, tmp_path / "killed")

@@ -112,7 +112,7 @@ def test_all_that_is_missing_is_listed_before_anything_runs(suite_file: Path) ->
         Runner(read_suite(suite_file, changes)).check()
     text = str(error.value)
     assert "unknown checkpoint 'nowhere'" in text
-    assert "'elsewhere' is no data set that has a reader" in text
+    assert "no reader is called 'elsewhere'; give `path` or `reader`" in text
     assert "ade20k" in text
 
 

@@ -24,7 +24,7 @@ from lab.paper.unseen import (
 from lasagna import ClassAnswer, Segmentation
 from lasagna.commands.cli import main
 from lasagna.errors import ConfigError, DataError
-from training.data.folder import BACKGROUND, VOID, FolderDataset
+from training.data.records import OTHER, UNKNOWN
 from training.data.sources.folder import Folder
 from training.recipe.files import read_recipe
 
@@ -51,12 +51,12 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_hidden_classes_are_void_and_unnamed(root: Path, tmp_path: Path) -> None:
-    copy = hide_classes(FolderDataset(root / "home", "train"), ["couch", "bus"], tmp_path / "copy")
+    copy = hide_classes(Folder(root / "home", "train"), ["couch", "bus"], tmp_path / "copy")
     assert copy.classes == ("cat", "tv")  # a sofa is a couch
-    assert copy.read_mask(0)[0].tolist() == [v for v in (BACKGROUND, VOID, 0, 1, VOID) for _ in range(10)]
+    assert copy[0].read()[0, 0].tolist() == [v for v in (OTHER, UNKNOWN, 0, 1, UNKNOWN) for _ in range(10)]
     assert copy[0].image_path.read_bytes() == (root / "home" / "images" / "a.jpg").read_bytes()
     with pytest.raises(DataError, match="every class is hidden"):
-        hide_classes(FolderDataset(root / "street", "train"), ["car", "bus", "tv"], tmp_path / "none")
+        hide_classes(Folder(root / "street", "train"), ["car", "bus", "tv"], tmp_path / "none")
 
 
 def test_a_recipe_without_names_and_without_a_set(root: Path, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from lasagna import Lasagna
 from lasagna.errors import CheckpointError, DataError
 from lasagna.instant.head import Head
 from lasagna.masks.image import load_image
-from training.data.folder import VOID, FolderDataset
+from training.data.records import UNKNOWN
+from training.data.sources.folder import Folder
 
 DATA = Path(os.environ.get("LASAGNA_DATA", "../shared/data"))
 NAMES = ["disc", "ground", "nothing"]
@@ -172,13 +173,14 @@ def test_swapped_classes_do_not_get_in_on_real_photos() -> None:
     folder = DATA / "camvid"
     if not folder.exists():
         pytest.skip(f"no real photos at {folder}")
-    data, model = FolderDataset(folder, "train"), Lasagna.from_pretrained("nano")
+    data, model = Folder(folder, "train"), Lasagna.from_pretrained("nano")
     swap = {"road": "building", "building": "road"}
     for number, index in enumerate(range(0, 360, 36)):
-        truth = data.read_mask(index)
+        photo = data[index]
+        (truth,) = photo.read()
         masks = {name: truth == i for i, name in enumerate(data.classes)}
         if number % 2:
             masks = {name: masks[swap.get(name, name)] for name in masks}
-        decision = model.learn(np.asarray(load_image(data[index].image_path)), masks, undecided=truth == VOID)
+        decision = model.learn(np.asarray(load_image(photo.image_path)), masks, undecided=truth == UNKNOWN)
         assert not decision.serves
     assert "the model draws: the head would give" in decision.reason

@@ -12,7 +12,7 @@ from lasagna.masks.image import load_image
 from lasagna.network.decoding import decode_class_lists
 from lasagna.network.model import cast_weights
 from training.data.concepts import CONCEPTS
-from training.data.folder import FolderDataset
+from training.data.sources.folder import Folder
 from training.evaluation.evaluate import evaluate_dataset
 
 
@@ -64,7 +64,7 @@ def test_absent_classes_stay_absent(nano: Lasagna, photos: dict[str, Path]) -> N
 
 def test_it_knows_street_photos(nano: Lasagna, shared_data: Path) -> None:
     """A floor under the card's figures, on a few photos, so that a broken checkpoint is noticed."""
-    result = evaluate_dataset(nano, FolderDataset(shared_data / "camvid", "val"), limit=8).as_dict()
+    result = evaluate_dataset(nano, Folder(shared_data / "camvid", "val"), limit=8).as_dict()
     assert result["presence"]["f1"] > 0.85
     assert result["per_class"]["road"]["iou"] > 0.7
     assert result["per_class"]["sky"]["iou"] > 0.8

@@ -7,11 +7,19 @@ import numpy as np
 import pytest
 
 from lasagna import Lasagna
-from lasagna.errors import DataError
+from lasagna.errors import ConfigError
+from lasagna.masks.image import load_image
 from tests.training.data.sources.samples import SAMPLES
-from training.data.folder import BACKGROUND, VOID, FolderDataset
 from training.data.records import OTHER, UNKNOWN, Record
-from training.data.sets import missing_files, open_photos, open_set, reader_of
+from training.data.sets import (
+    Subset,
+    held_out_records,
+    locate_set,
+    missing_files,
+    open_set,
+    training_records,
+)
+from training.data.sources.folder import Folder
 from training.engine.run import train
 from training.examples.photos import Photos, photos_in_memory
 from training.recipe.files import read_recipe
@@ -22,8 +30,11 @@ RECIPES = Path(__file__).parents[3] / "training" / "recipes"
 
 def test_a_name_is_a_folder_of_the_layout_or_a_published_format(tiny: Callable[..., Recipe], tmp_path: Path) -> None:
     recipe = tiny("tasks.semantic.sets={squares: 1, ade20k: 1, mine: {rate: 1, reader: label_studio}}")
-    found = {name: reader_of(recipe, name, data) for name, data in recipe.semantic.items()}
+    found = {name: locate_set(recipe, name, data).reader for name, data in recipe.semantic.items()}
     assert found == {"squares": "folder", "ade20k": "ade20k", "mine": "label_studio"}
+    misspelt = tiny("tasks.semantic.sets={ade20: 1}")
+    with pytest.raises(ConfigError, match=r"no reader is called 'ade20' \(did you mean ade20k\?\)"):
+        open_set(misspelt, "ade20", misspelt.semantic["ade20"])
     SAMPLES["ade20k"](tmp_path)
     elsewhere = tiny(f"tasks.semantic.sets={{street: {{rate: 1, reader: ade20k, path: {tmp_path / 'ade20k'}}}}}")
     assert len(open_set(elsewhere, "street", elsewhere.semantic["street"])) == 1
@@ -51,24 +62,38 @@ def test_what_is_missing_is_listed_with_its_key(tiny: Callable[..., Recipe], tmp
 
 def test_held_out_photos_are_in_one_part_only(tiny: Callable[..., Recipe]) -> None:
     recipe = tiny("holdout=0.5")
-    kept, out = open_photos(recipe)[0], open_photos(recipe, held_out=True)[0]
-    assert {s.image_id for s in kept} | {s.image_id for s in out} == {"0", "1", "2", "3"}
-    assert not {s.image_id for s in kept} & {s.image_id for s in out}
+    kept = training_records(recipe, "squares", recipe.semantic["squares"])
+    sides = [{side[i].image_id for i in range(len(side))} for side in (kept, held_out_records(recipe)["squares"])]
+    assert sides[0] | sides[1] == {"0", "1", "2", "3"}
+    assert not sides[0] & sides[1]
     assert len(photos_in_memory(recipe, 100)[0]) == len(kept)
 
 
-def test_photos_of_a_source_are_those_of_the_folder(squares: Path, tiny: Callable[..., Recipe]) -> None:
-    dataset = FolderDataset(squares / "squares", "train")
-    recipe = tiny()
-    source = open_set(recipe, "squares", recipe.semantic["squares"])
-    one, two = Photos(dataset), Photos.from_source(source, "squares", 200)
-    assert one.classes == two.classes
+def test_a_subset_has_its_photos_alone(squares: Path) -> None:
+    whole = Folder(squares / "squares", "train")
+    part = Subset(whole, [3, 1])
+    assert [part[i].image_id for i in range(len(part))] == ["3", "1"]
+    assert part.classes == whole.classes
+    assert len(whole) == 4
+
+
+def test_photos_are_held_no_larger_than_they_are_seen(squares: Path) -> None:
+    source = Folder(squares / "squares", "train")
+    whole, small = Photos(source, "squares", 200), Photos(source, "squares", 50)
+    assert whole.classes == ("red", "blue")
     for i in range(4):
-        assert np.array_equal(one.images[i], two.images[i])
-        assert np.array_equal(one.masks[i], two.masks[i])
-    assert (one.weights == two.weights).all()
-    small = Photos.from_source(source, "squares", 50)
-    assert small.images[0].shape[:2] == small.masks[0].shape == (40, 50)
+        assert np.array_equal(whole.images[i], np.asarray(load_image(squares / "squares" / "images" / f"{i}.jpg")))
+        assert np.array_equal(whole.masks[i][None], source[i].read())
+        assert set(np.unique(small.masks[i])) <= set(np.unique(whole.masks[i]))
+        assert small.images[i].shape[:2] == small.masks[i].shape == (40, 50)
+    assert set(np.unique(whole.masks[0])) == {0, 1, OTHER, UNKNOWN}
+    assert whole.decided.all()
+
+
+def test_a_set_in_the_folder_layout_is_known_by_its_folder(tiny: Callable[..., Recipe], squares: Path) -> None:
+    """What its names may mean beside others' (`training.data.concepts`) does not depend on what a recipe calls it."""
+    recipe = tiny(f"tasks.semantic.sets={{mine: {{rate: 1, path: {squares / 'squares'}}}}}")
+    assert photos_in_memory(recipe, 100)[0].name == "squares"
 
 
 def test_overlaps_void_and_what_is_not_decided(squares: Path) -> None:
@@ -85,21 +110,27 @@ def test_overlaps_void_and_what_is_not_decided(squares: Path) -> None:
             photo = squares / "squares" / "images" / "0.jpg"
             return Record("source", "1", photo, classes=("roof", "dog"), labels=lambda: labels)
 
-    photos = Photos.from_source(Source(), "mine", 200)
+    photos = Photos(Source(), "mine", 200)
     mask = photos.masks[0]
-    assert [int(mask[row, 0]) for row in (0, 30, 50, 65, 75)] == [1, 2, 2, BACKGROUND, VOID]
+    assert [int(mask[row, 0]) for row in (0, 30, 50, 65, 75)] == [1, 2, 2, OTHER, UNKNOWN]
     assert photos.decided.tolist() == [[False, True, True]]
 
 
-def test_too_many_classes_for_memory(squares: Path) -> None:
+def test_more_classes_than_a_byte_holds(squares: Path) -> None:
     class Source:
         classes = tuple(f"class {i}" for i in range(300))
 
         def __len__(self) -> int:
-            return 0
+            return 1
 
-    with pytest.raises(DataError, match="300 classes"):
-        Photos.from_source(Source(), "mine", 100)  # type: ignore[arg-type]
+        def __getitem__(self, index: int) -> Record:
+            photo = squares / "squares" / "images" / "0.jpg"
+            labels = np.full((1, 80, 100), 299, np.int16)
+            return Record("source", "1", photo, classes=self.classes, labels=lambda: labels)
+
+    photos = Photos(Source(), "mine", 40)
+    assert (photos.masks[0] == 299).all()
+    assert np.flatnonzero(photos.shown).tolist() == [299]
 
 
 def test_the_shipped_fine_tuning_recipe_learns_from_a_label_studio_export(

@@ -13,7 +13,9 @@ from lasagna import Lasagna
 from lasagna.checkpoint.folder import Calibration, load_calibration
 from lasagna.commands.cli import main
 from lasagna.errors import DataError
-from training.data.folder import FolderDataset
+from training.data.sets import divide
+from training.data.sources import Source
+from training.data.sources.folder import Folder
 from training.evaluation.calibrate import (
     PresenceAnswers,
     answers_by_class,
@@ -179,19 +181,23 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_a_photo_is_held_out_by_its_bytes_alone(data: Path) -> None:
-    dataset = FolderDataset(data / "noise", "train")
-    kept, held_out = dataset.divide(0.4)
-    assert sorted(s.image_id for s in [*kept, *held_out]) == sorted(s.image_id for s in dataset)
+    def ids(source: Source) -> set[str]:
+        return {source[i].image_id for i in range(len(source))}
+
+    dataset = Folder(data / "noise", "train")
+    kept, held_out = divide(dataset, 0.4)
+    assert ids(kept) | ids(held_out) == ids(dataset)
+    assert len(kept) + len(held_out) == len(dataset)
     assert 0 < len(held_out) < len(dataset)
-    chosen = {sample.image_id for sample in held_out}
+    chosen = ids(held_out)
     (data / "noise" / "train.txt").write_text("\n".join(map(str, range(23, 4, -1))))  # fewer, in another order
-    again = {sample.image_id for sample in FolderDataset(data / "noise", "train").divide(0.4)[1]}
+    again = ids(divide(Folder(data / "noise", "train"), 0.4)[1])
     assert again == {image_id for image_id in chosen if int(image_id) > 4}
-    assert chosen < {sample.image_id for sample in dataset.divide(0.8)[1]}  # a larger share holds out these too
+    assert chosen < ids(divide(dataset, 0.8)[1])  # a larger share holds out these too
 
 
 def test_margins_do_not_depend_on_the_calibration(data: Path) -> None:
-    dataset, model = FolderDataset(data / "noise", "train"), Lasagna.random(seed=3)
+    dataset, model = Folder(data / "noise", "train"), Lasagna.random(seed=3)
     plain = collect_answers(model, dataset, model.calibration)
     steep = Calibration(temperature=0.5, offset=model.calibration.offset)  # the same decisions
     model.calibration = steep

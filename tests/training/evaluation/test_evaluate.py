@@ -13,7 +13,8 @@ from PIL import Image
 from lasagna import ClassAnswer, Lasagna, Segmentation
 from lasagna.commands.cli import main
 from lasagna.errors import DataError
-from training.data.folder import BACKGROUND, FolderDataset
+from training.data.records import OTHER
+from training.data.sources.folder import Folder
 from training.data.spread import spread
 from training.evaluation.chunks import ChunkSize, chunk_table, evaluate_chunk_sizes
 from training.evaluation.evaluate import Distractors, choose_distractors, evaluate_dataset, read_names
@@ -51,9 +52,7 @@ class Known:
         change: Called with the image's index and {class: mask or None} before they become the answer.
     """
 
-    def __init__(
-        self, dataset: FolderDataset, change: Callable[[int, dict[str, Any]], None] = lambda i, masks: None
-    ) -> None:
+    def __init__(self, dataset: Folder, change: Callable[[int, dict[str, Any]], None] = lambda i, masks: None) -> None:
         self.dataset, self.change = dataset, change
         self.calls: list[tuple[int, dict[str, Any]]] = []
 
@@ -65,7 +64,7 @@ class Known:
 
     def _answer(self, image: Image.Image, names: Sequence[str]) -> Segmentation:
         index = round(np.asarray(image).mean() / 40)
-        truth = self.dataset.read_mask(index)
+        (truth,) = self.dataset[index].read()
         masks: dict[str, Any] = dict.fromkeys(names)
         for i, name in enumerate(self.dataset.classes):
             if (truth == i).any():
@@ -76,7 +75,7 @@ class Known:
 
 
 def test_right_answers_score_one(data: Path) -> None:
-    dataset = FolderDataset(data, "val")
+    dataset = Folder(data, "val")
     model = Known(dataset)
     report = evaluate_dataset(model, dataset, batch_size=3, chunk_size=2, threshold=0.4).as_dict()
     assert report["miou"] == 1.0
@@ -106,7 +105,7 @@ def test_wrong_answers_are_counted_where_they_are_wrong(data: Path) -> None:
             masks["zebra"] = np.zeros(SIZE, bool)
             masks["zebra"][:6] = True
 
-    dataset = FolderDataset(data, "val")
+    dataset = Folder(data, "val")
     result = evaluate_dataset(Known(dataset, change), dataset, distractors=Distractors(("zebra", "oven")))
     report = result.as_dict()
     sky, cat = 12 * 28, 12 * 16
@@ -133,7 +132,7 @@ def test_a_broken_file_fails_alone(data: Path, broken: str) -> None:
         (data / "masks" / "a1.png").write_bytes(b"no mask")
     else:
         Image.fromarray(np.zeros((5, 7), np.uint8)).save(data / "masks" / "a1.png")
-    dataset = FolderDataset(data, "val")
+    dataset = Folder(data, "val")
     seen: list[None] = []
     result = evaluate_dataset(Known(dataset), dataset, batch_size=2, on_image=lambda: seen.append(None))
     assert list(result.failures) == ["a1"]
@@ -146,7 +145,7 @@ def test_a_broken_file_fails_alone(data: Path, broken: str) -> None:
 def test_no_image_can_be_read(data: Path) -> None:
     for i in range(4):
         (data / "images" / f"a{i}.jpg").write_bytes(b"no image")
-    dataset = FolderDataset(data, "val")
+    dataset = Folder(data, "val")
     report = evaluate_dataset(Known(dataset), dataset).as_dict()
     assert (report["images"], report["miou"], report["seconds_per_image"]) == (0, None, None)
     assert len(report["failures"]) == 4
@@ -154,11 +153,11 @@ def test_no_image_can_be_read(data: Path) -> None:
 
 def test_a_set_with_a_name_twice_or_without_images_is_refused(data: Path) -> None:
     (data / "val.txt").write_text("")
-    dataset = FolderDataset(data, "val")
+    dataset = Folder(data, "val")
     with pytest.raises(DataError, match="lists no image"):
         evaluate_dataset(Known(dataset), dataset)
     (data / "classes.json").write_text(json.dumps({"classes": ["cat", "cat"], "background_index": None}))
-    dataset = FolderDataset(data, "val")
+    dataset = Folder(data, "val")
     with pytest.raises(DataError, match="cat twice"):
         evaluate_dataset(Known(dataset), dataset)
 
@@ -221,7 +220,7 @@ def test_the_command_prints_one_json_object(checkpoint: Path, data: Path, tmp_pa
     assert list(report["distractors"]["skipped"]) == ["cats"]
     assert report["environment"]["device"] == "cpu"
     # the figures are those of the answers
-    model, dataset = Lasagna.from_pretrained(str(checkpoint), device="cpu"), FolderDataset(data, "val")
+    model, dataset = Lasagna.from_pretrained(str(checkpoint), device="cpu"), Folder(data, "val")
     again = evaluate_dataset(model, dataset, distractors=Distractors(("zebra",))).as_dict()
     assert again["miou"] == pytest.approx(report["miou"], abs=1e-6)
     assert again["presence"] == pytest.approx(report["presence"], abs=1e-6)
@@ -246,9 +245,9 @@ def test_an_incomplete_data_set_says_what_was_looked_for(data: Path, missing: st
 
 
 def test_background_is_a_class_of_nobody(data: Path) -> None:
-    dataset = FolderDataset(data, "val")
+    dataset = Folder(data, "val")
     assert dataset.classes == ("sky", "cat", "car")
-    assert (dataset.read_mask(3)[12:, :28] == BACKGROUND).all()
+    assert (dataset[3].read()[0, 12:, :28] == OTHER).all()
 
 
 @pytest.mark.parametrize(
@@ -266,7 +265,7 @@ def test_what_is_no_chunk_size_is_named(data: Path, text: str) -> None:
 
 
 def test_each_chunk_size_is_evaluated(data: Path) -> None:
-    dataset = FolderDataset(data, "val")
+    dataset = Folder(data, "val")
     model = Known(dataset)
     rows = evaluate_chunk_sizes(model, dataset, [ChunkSize("N"), ChunkSize("N/2"), ChunkSize("1")], batch_size=4)
     assert [(row["size"], row["classes_per_list"], row["lists"]) for row in rows] == [

@@ -8,47 +8,30 @@ import pytest
 import torch
 from PIL import Image
 
-from lasagna.errors import DataError
-from training.data.folder import BACKGROUND, VOID, FolderDataset
+from training.data.sources.folder import Folder
 from training.examples.augment import random_view
 from training.examples.mixture import OTHER, UNKNOWN, VIEW_SIZE, Mixture
 from training.examples.photos import Photos
 from training.recipe.sequence import SequenceOptions
 
 
-def test_the_reader_counts_queryable_classes_only(squares: Path) -> None:
-    dataset = FolderDataset(squares / "squares", "train")
-    assert dataset.classes == ("red", "blue")
-    assert set(np.unique(dataset.read_mask(0))) == {0, 1, BACKGROUND, VOID}
-
-
-@pytest.mark.parametrize("missing", ["classes.json", "train.txt", "images/2.jpg"])
-def test_an_incomplete_folder_is_named(squares: Path, tmp_path: Path, missing: str) -> None:
-    import shutil
-
-    shutil.copytree(squares / "squares", tmp_path / "squares")
-    (tmp_path / "squares" / missing).unlink()
-    with pytest.raises(DataError, match=missing.split("/")[-1]):
-        FolderDataset(tmp_path / "squares", "train")
-
-
 @pytest.mark.parametrize("shape", [(40, 300), (300, 40), (64, 64), (500, 500)])
 def test_a_view_keeps_photo_and_mask_aligned(shape: tuple[int, int]) -> None:
-    mask = np.zeros(shape, np.uint8)
+    mask = np.zeros(shape, np.int16)
     mask[: shape[0] // 2, : shape[1] // 2] = 1
-    image = np.repeat(mask[..., None] * 200, 3, axis=2)
+    image = np.repeat(mask[..., None] * 200, 3, axis=2).astype(np.uint8)
     for seed in range(8):
         view, labels = random_view(image, mask, (96, 96), 128, random.Random(seed))
         assert view.shape == (96, 96, 3)
         assert labels.shape == (96, 96)
-        assert set(np.unique(labels)) <= {0, 1, VOID}
+        assert set(np.unique(labels)) <= {0, 1, UNKNOWN}
         bright, dark = view[labels == 1], view[labels == 0]
         if len(bright) > 50 and len(dark) > 50:
             assert bright.mean() > dark.mean() + 40
 
 
 def test_a_micro_batch_is_a_function_of_seed_step_and_part(squares: Path) -> None:
-    photos = [Photos(FolderDataset(squares / "squares", "train"))]
+    photos = [Photos(Folder(squares / "squares", "train"), "squares", 256)]
     one, two = (Mixture(photos, [1.0], SequenceOptions(), 3, 128, seed=1) for _ in range(2))
     first = one.batch(5, 1)
     two.batch(4)
@@ -61,20 +44,15 @@ def test_a_micro_batch_is_a_function_of_seed_step_and_part(squares: Path) -> Non
 def test_the_parts_of_a_step_have_lists_of_one_row_of_lengths(squares: Path) -> None:
     """Processes wait for each other, so none should have much the longest lists."""
     options = SequenceOptions(lengths=((0.5, 1, 1), (0.5, 2, 2)))
-    mixture = Mixture([Photos(FolderDataset(squares / "squares", "train"))], [1.0], options, 2, 128, seed=1)
+    mixture = Mixture([Photos(Folder(squares / "squares", "train"), "squares", 256)], [1.0], options, 2, 128, seed=1)
     lengths = [{len(c.names) for part in range(3) for c in mixture.batch(s, part).classes} for s in range(8)]
     assert {frozenset(found) for found in lengths} == {frozenset({1}), frozenset({2})}
 
 
-def test_a_subset_has_its_photos_alone(squares: Path) -> None:
-    whole = FolderDataset(squares / "squares", "train")
-    part = whole.subset([3, 1])
-    assert [sample.image_id for sample in part] == ["3", "1"]
-    assert len(whole) == 4
-
-
 def test_labels_of_a_batch_point_at_the_names(squares: Path) -> None:
-    mixture = Mixture([Photos(FolderDataset(squares / "squares", "train"))], [1.0], SequenceOptions(), 4, 128, seed=3)
+    mixture = Mixture(
+        [Photos(Folder(squares / "squares", "train"), "squares", 256)], [1.0], SequenceOptions(), 4, 128, seed=3
+    )
     seen = 0
     for step in range(6):
         batch = mixture.batch(step)
@@ -100,7 +78,7 @@ def test_a_near_synonym_is_absent_only_beside_the_word_that_was_annotated(tmp_pa
     Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(folder / "images" / "0.jpg")
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(folder / "masks" / "0.png")  # shoes everywhere
     options = SequenceOptions(lengths=((1.0, 1, 3),), all_positives=0.0)
-    mixture = Mixture([Photos(FolderDataset(folder, "train"))], [1.0], options, 1, 64, seed=1, view=(64, 64))
+    mixture = Mixture([Photos(Folder(folder, "train"), "ccp", 128)], [1.0], options, 1, 64, seed=1, view=(64, 64))
     lists = [mixture._example(random.Random(seed), 1 + seed % 3).classes for seed in range(60)]
     with_heels = [classes for classes in lists if "heels" in classes.names]
     assert with_heels
@@ -122,7 +100,7 @@ def test_a_class_that_no_photo_shows_is_rarely_asked(tmp_path: Path, shown: tupl
         Image.fromarray(np.full((80, 80, 3), 120, np.uint8)).save(tmp_path / "images" / f"{i}.jpg")
         Image.fromarray(mask).save(tmp_path / "masks" / f"{i}.png")
     (tmp_path / "train.txt").write_text("0\n1\n2\n3\n")
-    photos = Photos(FolderDataset(tmp_path, "train"))
+    photos = Photos(Folder(tmp_path, "train"), "mine", 128)
     options = SequenceOptions(lengths=((1.0, 2, 2),))
     mixture = Mixture([photos], [1.0], options, 1, 64, seed=1, view=(64, 64))
     lists = [mixture.batch(step).classes[0] for step in range(200)]

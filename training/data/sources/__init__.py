@@ -8,10 +8,11 @@ it is not. To add a data set, write a module with a class (or a function that re
 and `__getitem__`, and name it in `SOURCES`; docs/extend.md shows an example.
 """
 
+import difflib
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from lasagna.errors import ConfigError
 from training.data.records import Record
@@ -39,11 +40,13 @@ class ReaderEntry:
         reader: "module:attribute" below `training.data.sources`, called with a folder and a split.
         folder: That folder, below the data root. A data set that uses another's photos takes the root itself.
         splits: Those that are published with annotations.
+        own: A format of one's own sets: each is in a folder that has the set's name, below the data root.
     """
 
     reader: str
     folder: str = "."
     splits: tuple[str, ...] = ("train", "val")
+    own: bool = False
 
 
 _UNC = ("train", "val", "testA", "testB")
@@ -76,27 +79,68 @@ SOURCES: dict[str, ReaderEntry] = {
     # Text alone.
     "llava_instruct_150k": ReaderEntry("vqa:LlavaInstruct", splits=("train",)),
     # One's own, in a folder of its own.
-    "folder": ReaderEntry("folder:Folder"),
-    "expressions": ReaderEntry("expressions:Expressions"),
-    "label_studio": ReaderEntry("label_studio:LabelStudioExport"),
+    "folder": ReaderEntry("folder:Folder", own=True),
+    "expressions": ReaderEntry("expressions:Expressions", own=True),
+    "label_studio": ReaderEntry("label_studio:LabelStudioExport", own=True),
 }
 
 
+@dataclass(frozen=True)
+class LocatedSource:
+    """Which reader reads a data set, and from which folder."""
+
+    reader: str
+    folder: Path
+
+    def open(self, split: str, **options: Any) -> Source:
+        """Raises DataError for a broken folder. `options` are the reader's own."""
+        module, _, attribute = SOURCES[self.reader].reader.partition(":")
+        reader = getattr(importlib.import_module(f"training.data.sources.{module}"), attribute)
+        source: Source = reader(self.folder, split, **options)
+        return source
+
+
+def find_source(
+    name: str, root: Path, *, reader: str | None = None, path: Path | None = None, layout: str = "folder"
+) -> LocatedSource:
+    """Where a data set is and what reads it.
+
+    Args:
+        name: Of the data set.
+        root: The data root, below which every data set has its folder.
+        reader: One of `SOURCES`; None: `layout` where the data set's folder has a classes.json, else the reader that
+            is called as the data set.
+        path: The data set's own folder, wherever it is; None: below the root, by its name or as its reader says.
+        layout: What reads a data set in the folder layout: "folder", or "expressions" for texts made from its masks.
+
+    Raises ConfigError for an unknown reader, or where there is neither a reader nor a folder.
+    """
+    own = path or root / name
+    if reader is None:
+        reader = layout if (own / "classes.json").exists() else name
+        if reader not in SOURCES:
+            near = difflib.get_close_matches(name, SOURCES, n=1)
+            raise ConfigError(
+                f"{own} is no data set in the folder layout (it has no classes.json), and no reader is called {name!r}"
+                f"{f' (did you mean {near[0]}?)' if near else ''}; give `path` or `reader`"
+            )
+    if reader not in SOURCES:
+        raise ConfigError(f"unknown data set {reader!r}; known are {', '.join(sorted(SOURCES))}")
+    entry = SOURCES[reader]
+    return LocatedSource(reader, own if entry.own else path or root / entry.folder)
+
+
 def open_source(name: str, root: Path, split: str, folder: Path | None = None) -> Source:
-    """The split of a data set.
+    """The split of a data set that is called as its reader.
 
     Args:
         name: One of `SOURCES`.
-        root: The data root, below which every data set has its folder.
+        root: The data root; of one's own sets, the set itself.
         split: As in its entry.
         folder: The data set's own folder, wherever it is; None: its entry's below the root.
 
     Raises ConfigError for an unknown name, DataError for a broken folder.
     """
-    if name not in SOURCES:
-        raise ConfigError(f"unknown data set {name!r}; known are {', '.join(sorted(SOURCES))}")
-    entry = SOURCES[name]
-    module, _, attribute = entry.reader.partition(":")
-    reader = getattr(importlib.import_module(f"training.data.sources.{module}"), attribute)
-    source: Source = reader(folder or root / entry.folder, split)
-    return source
+    if folder is None and name in SOURCES:
+        folder = root / SOURCES[name].folder
+    return find_source(name, root, reader=name, path=folder).open(split)

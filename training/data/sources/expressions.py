@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.concepts import concept_of, is_doubtful_negative
-from training.data.folder import VOID, FolderDataset
 from training.data.records import OTHER, UNKNOWN, LabelMap, Record
+from training.data.sources.folder import Folder
 
 _OBJECTS = """
     person, face, bicyclist, car, bus, truck, bicycle, motorcycle, train, boat, airplane, traffic sign, stop
@@ -108,42 +108,42 @@ class Expressions:
         Raises:
             DataError: The folder is not in the layout, or a mask cannot be read.
         """
-        self._dataset = FolderDataset(root, split)
-        self._found: list[tuple[int, Expression]] = []
-        for index, sample in enumerate(self._dataset):
-            mask = self._dataset.read_mask(index)
-            rng = random.Random(f"expressions-{seed}-{sample.image_id}")
-            possible = [one for one in expressions_of(mask, self._dataset.classes) if several or not one.several]
+        folder = Folder(root, split)
+        self._found: list[tuple[Record, Expression]] = []
+        for photo in (folder[index] for index in range(len(folder))):
+            (mask,) = photo.read()
+            rng = random.Random(f"expressions-{seed}-{photo.image_id}")
+            possible = [one for one in expressions_of(mask, folder.classes) if several or not one.several]
             chosen = rng.sample(possible, min(per_photo, len(possible)))
-            absent = nothing_meant(mask, self._dataset.classes)
+            absent = nothing_meant(mask, folder.classes)
             if absent and rng.random() < nothing:
                 chosen.append(rng.choice(absent))
-            self._found += [(index, expression) for expression in chosen]
+            self._found += [(photo, expression) for expression in chosen]
 
     def __len__(self) -> int:
         return len(self._found)
 
     def __getitem__(self, index: int) -> Record:
         photo, expression = self._found[index]
-        sample = self._dataset[photo]
         return Record(
             "expressions",
-            f"{sample.image_id} {expression.key}",
-            sample.image_path,
+            f"{photo.image_id} {expression.key}",
+            photo.image_path,
             texts=expression.texts,
-            labels=partial(_labels, self._dataset, photo, expression.parts),
+            labels=partial(_labels, photo, expression.parts),
         )
 
 
-def _labels(dataset: FolderDataset, index: int, parts: Sequence[Part]) -> LabelMap:
-    return target_map(dataset.read_mask(index), parts)
+def _labels(photo: Record, parts: Sequence[Part]) -> LabelMap:
+    (mask,) = photo.read()
+    return target_map(mask, parts)
 
 
-def target_map(mask: NDArray[np.uint8], parts: Sequence[Part]) -> LabelMap:
+def target_map(mask: NDArray[np.int16], parts: Sequence[Part]) -> LabelMap:
     """The label map of what is meant: 0 the target, `OTHER`, and `UNKNOWN` for void and for specks of a class whose
     instances are told apart."""
     labels = np.full(mask.shape, OTHER, np.int16)
-    labels[mask == VOID] = UNKNOWN
+    labels[mask == UNKNOWN] = UNKNOWN
     for index, numbers in parts:
         if numbers is None:
             labels[mask == index] = 0
@@ -155,11 +155,11 @@ def target_map(mask: NDArray[np.uint8], parts: Sequence[Part]) -> LabelMap:
     return labels[None]
 
 
-def expressions_of(mask: NDArray[np.uint8], classes: Sequence[str]) -> list[Expression]:
+def expressions_of(mask: NDArray[np.int16], classes: Sequence[str]) -> list[Expression]:
     """Every expression with a target that the mask allows, in a fixed order.
 
     Args:
-        mask: uint8 (H, W): indices into `classes`, `BACKGROUND` or `VOID` (`FolderDataset.read_mask`).
+        mask: int16 (H, W), a layer of a label map: indices into `classes`, `OTHER` or `UNKNOWN`.
         classes: Names of the data set.
     """
     found: list[Expression] = []
@@ -181,9 +181,9 @@ def expressions_of(mask: NDArray[np.uint8], classes: Sequence[str]) -> list[Expr
     return found
 
 
-def nothing_meant(mask: NDArray[np.uint8], classes: Sequence[str]) -> list[Expression]:
+def nothing_meant(mask: NDArray[np.int16], classes: Sequence[str]) -> list[Expression]:
     """An expression without a target for every countable class that is certainly not in the photo."""
-    present = [classes[index] for index in np.unique(mask) if index < len(classes)]
+    present = [classes[index] for index in np.unique(mask) if index >= 0]
     wordings: tuple[Callable[[str], str], ...] = (
         lambda name: f"the {name}",
         lambda name: f"the {name} on the left",
@@ -200,7 +200,7 @@ def nothing_meant(mask: NDArray[np.uint8], classes: Sequence[str]) -> list[Expre
 
 def _distinct(classes: Sequence[str], indices: Any) -> dict[int, str]:
     """Countable classes by index, as a text names them; two classes of one concept are both left out."""
-    countable = {int(i): concept_of(classes[i]) for i in indices if i < len(classes)}
+    countable = {int(i): concept_of(classes[i]) for i in indices if i >= 0}
     kept = {i: concept for i, concept in countable.items() if concept in COUNTABLE}
     concepts = list(kept.values())
     return {i: classes[i].replace("_", " ") for i, concept in kept.items() if concepts.count(concept) == 1}
@@ -218,7 +218,7 @@ def _instances(region: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[_Inst
     ]
 
 
-def _clear_instances(mask: NDArray[np.uint8], index: int) -> list[_Instance]:
+def _clear_instances(mask: NDArray[np.int16], index: int) -> list[_Instance]:
     """The instances of a class, or none where it is not clear how many there are."""
     region = mask == index
     components, instances = _instances(region)
@@ -227,7 +227,7 @@ def _clear_instances(mask: NDArray[np.uint8], index: int) -> list[_Instance]:
     covered = sum(instance.area for instance in instances)
     if int(region.sum()) - covered > SPECKS * min(instance.area for instance in instances):
         return []
-    grown = cv2.dilate(region.astype(np.uint8), np.ones((2 * GAP + 1,) * 2, np.uint8)) & (region | (mask == VOID))
+    grown = cv2.dilate(region.astype(np.uint8), np.ones((2 * GAP + 1,) * 2, np.uint8)) & (region | (mask == UNKNOWN))
     _, joined = cv2.connectedComponents(grown.astype(np.uint8))
     groups = {int(joined[components == instance.number][0]) for instance in instances}
     return instances if len(groups) == len(instances) else []

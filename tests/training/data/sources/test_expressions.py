@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.data.folder import BACKGROUND, VOID
 from training.data.records import OTHER, UNKNOWN
 from training.data.sources import Source
 from training.data.sources.expressions import Expression, Expressions, expressions_of, nothing_meant, target_map
@@ -19,7 +18,7 @@ SIZE = (100, 200)
 
 def draw(*boxes: tuple[int, int, int, int, int]) -> np.ndarray:
     """Grass with boxes (class, x, y, width, height)."""
-    mask = np.full(SIZE, GRASS, np.uint8)
+    mask = np.full(SIZE, GRASS, np.int16)
     for index, x, y, width, height in boxes:
         mask[y : y + height, x : x + width] = index
     return mask
@@ -102,16 +101,16 @@ def test_what_is_in_doubt_is_not_said(boxes: list[tuple[int, int, int, int, int]
 @pytest.mark.parametrize(("gap", "counted"), [(8, False), (14, True)])
 def test_instances_on_both_sides_of_a_void_border_may_be_one(gap: int, counted: bool) -> None:
     mask = draw((DOG, 40, 40, 20, 20), (DOG, 60 + gap, 40, 20, 20))
-    mask[35:65, 60 : 60 + gap] = VOID
+    mask[35:65, 60 : 60 + gap] = UNKNOWN
     assert ("both dogs" in texts(mask)) is counted
-    mask[mask == VOID] = GRASS  # grass between them: they are two
+    mask[mask == UNKNOWN] = GRASS  # grass between them: they are two
     assert "both dogs" in texts(mask)
 
 
 def test_void_and_specks_are_unknown_in_the_label_map() -> None:
     mask = draw(LEFT, RIGHT, (DOG, 100, 90, 5, 5))
-    mask[:, :4] = VOID
-    mask[:10, 100:] = BACKGROUND
+    mask[:, :4] = UNKNOWN
+    mask[:10, 100:] = OTHER
     labels = target_map(mask, texts(mask)["the left dog"].parts)
     assert labels.shape == (1, *SIZE)
     assert labels.dtype == np.int16
@@ -131,7 +130,7 @@ def test_nothing_is_meant_where_the_class_is_certainly_absent() -> None:
     assert "the two people" in found["no person"].texts
     assert not (target_map(draw(LEFT), found["no cow"].parts) == 0).any()
     assert [one.key for one in nothing_meant(draw(LEFT), ("grass", "dog", "bag", "purse"))] == ["no bag", "no purse"]
-    mask = np.full(SIZE, 2, np.uint8)
+    mask = np.full(SIZE, 2, np.int16)
     assert [one.key for one in nothing_meant(mask, ("grass", "dog", "bag", "purse"))] == ["no dog"]  # a purse is a bag
 
 
@@ -142,7 +141,7 @@ def folder(tmp_path: Path) -> Path:
         (root / name).mkdir(parents=True)
     (root / "classes.json").write_text(json.dumps({"classes": CLASSES, "background_index": None}))
     for i in range(12):
-        Image.fromarray(draw(LEFT, MIDDLE, RIGHT)).save(root / "masks" / f"{i}.png")
+        Image.fromarray(draw(LEFT, MIDDLE, RIGHT).astype(np.uint8)).save(root / "masks" / f"{i}.png")
         Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(root / "images" / f"{i}.jpg")
     (root / "train.txt").write_text("".join(f"{i}\n" for i in range(12)))
     (root / "val.txt").write_text("3\n4\n")

@@ -1,6 +1,7 @@
 """The folder layout: what is read, and folders that are something else."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from PIL import Image
 
 from lasagna.errors import DataError
 from tests.training.data.sources import samples
-from training.data.folder import BACKGROUND, VOID, FolderDataset
+from training.data.records import OTHER, UNKNOWN
+from training.data.sources.folder import Folder
 
 
 def write_classes(root: Path, content: Any) -> None:
@@ -18,7 +20,7 @@ def write_classes(root: Path, content: Any) -> None:
 
 
 CLASSES = {
-    "a background in the middle": (["sky", "soil", "cat"], 1, ("sky", "cat"), [0, BACKGROUND, 1]),
+    "a background in the middle": (["sky", "soil", "cat"], 1, ("sky", "cat"), [0, OTHER, 1]),
     "no background": (["sky", "soil", "cat"], None, ("sky", "soil", "cat"), [0, 1, 2]),
 }
 
@@ -28,14 +30,14 @@ def test_indices_count_the_classes_that_can_be_asked(tmp_path: Path, case: str) 
     names, background, classes, expected = CLASSES[case]
     samples.folder(tmp_path, np.array([[0, 1, 2, 255]]))
     write_classes(tmp_path, {"classes": names, "background_index": background, "licence": "none"})
-    dataset = FolderDataset(tmp_path, "train")
+    dataset = Folder(tmp_path, "train")
     assert dataset.classes == classes
-    assert dataset.read_mask(0).tolist() == [[*expected, VOID]]
+    assert dataset[0].read().tolist() == [[[*expected, UNKNOWN]]]
 
 
 def test_an_index_beyond_the_classes_is_void(tmp_path: Path) -> None:
     samples.folder(tmp_path, np.array([[0, 1, 2, 3]]))
-    assert FolderDataset(tmp_path, "train").read_mask(0).tolist() == [[BACKGROUND, 0, 1, VOID]]
+    assert Folder(tmp_path, "train")[0].read().tolist() == [[[OTHER, 0, 1, UNKNOWN]]]
 
 
 def test_an_id_may_hold_spaces_and_folders(tmp_path: Path) -> None:
@@ -44,7 +46,7 @@ def test_an_id_may_hold_spaces_and_folders(tmp_path: Path) -> None:
         samples.grey(tmp_path / "masks" / f"{name}.png", samples.ids(0, 1))
     write_classes(tmp_path, {"classes": ["sky", "cat"], "background_index": None})
     (tmp_path / "val.txt").write_text("first photo\n\nnight/é\r\n", encoding="utf-8")
-    assert [sample.image_id for sample in FolderDataset(tmp_path, "val")] == ["first photo", "night/é"]
+    assert [Folder(tmp_path, "val")[i].image_id for i in (0, 1)] == ["first photo", "night/é"]
 
 
 BROKEN = {
@@ -65,11 +67,19 @@ def test_a_broken_list_of_classes_is_named(tmp_path: Path, case: str) -> None:
     samples.folder(tmp_path)
     write_classes(tmp_path, content)
     with pytest.raises(DataError, match=rf"classes\.json: .*{said}"):
-        FolderDataset(tmp_path, "train")
+        Folder(tmp_path, "train")
 
 
 def test_a_mask_of_16_bits_is_an_error(tmp_path: Path) -> None:
     samples.folder(tmp_path)
     Image.fromarray(np.zeros((6, 8), np.uint16)).save(tmp_path / "masks" / "a.png")
     with pytest.raises(DataError, match=r"masks/a\.png: a mask is one 8-bit channel of class indices, not uint16"):
-        FolderDataset(tmp_path, "train").read_mask(0)
+        Folder(tmp_path, "train")[0].read()
+
+
+@pytest.mark.parametrize("missing", ["classes.json", "train.txt", "images/2.jpg"])
+def test_an_incomplete_folder_is_named(squares: Path, tmp_path: Path, missing: str) -> None:
+    shutil.copytree(squares / "squares", tmp_path / "squares")
+    (tmp_path / "squares" / missing).unlink()
+    with pytest.raises(DataError, match=missing.split("/")[-1]):
+        Folder(tmp_path / "squares", "train")
