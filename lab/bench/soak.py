@@ -113,10 +113,11 @@ def _soak(
     images: int, side: int, model: str, tiny: bool, classes: int, formats: str, gallery: bool, batch_size: int,
     workers: int,
 ) -> Row:  # fmt: skip
-    from lasagna.annotate.export import Addresses, Job
+    from lasagna.annotate.addresses import Addresses
     from lasagna.annotate.folder import find_images
     from lasagna.annotate.request import AnnotateRequest, Asked, Execution
     from lasagna.annotate.run import AnnotateRun
+    from lasagna.annotate.writers import Job
     from lasagna.checkpoint.folder import checkpoint_version
     from lasagna.formats.hygiene import Hygiene
     from lasagna.labels.classes import make_label_config

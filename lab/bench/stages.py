@@ -45,11 +45,14 @@ def stages(model: str, side: int, classes: int, repeats: int, as_json: bool, out
 def _rows(folder: Path, model_name: str, side: int, classes: int, repeats: int) -> list[Row]:
     from PIL import Image
 
-    from lasagna.annotate.export import WRITERS, Addresses, Export, Job
+    from lasagna.annotate.addresses import Addresses
+    from lasagna.annotate.export import Export
     from lasagna.annotate.folder import find_images
     from lasagna.annotate.gallery import image_to_thumbnail
+    from lasagna.annotate.output import OutputFolder
     from lasagna.annotate.pipeline import Reader
-    from lasagna.annotate.results import OutputFolder, Results
+    from lasagna.annotate.results import Results
+    from lasagna.annotate.writers import WRITERS, Job
     from lasagna.assistant.lasagna import Lasagna
     from lasagna.formats.hygiene import Hygiene
     from lasagna.formats.record import segmentation_to_record
@@ -85,7 +88,7 @@ def _rows(folder: Path, model_name: str, side: int, classes: int, repeats: int) 
     bare, gallery = Export(job, [], gallery=False), Export(job, [], gallery=True)
     everything = Export(job, list(WRITERS))
     folder_out = OutputFolder(out)
-    everything.begin(folder_out, found)
+    everything.begin(folder_out, found, {})
     for turn in range(repeats + 1):
         if turn == 1:  # the first round loads libraries
             ms.clear()
@@ -105,7 +108,7 @@ def _rows(folder: Path, model_name: str, side: int, classes: int, repeats: int) 
             size.setdefault("thumbnail", []).append(len(picture))
             size.setdefault("keep", []).append(len(record))
             pieces = everything.encode(file, prepared.content, answer, 0.1)
-            timed("append", everything.append, file, pieces)
+            timed("append", everything.append, file, prepared.content, pieces)
     folder_out.close()
     return [
         {"stage": stage, "ms": statistics.mean(values), "bytes": round(statistics.mean(size.get(stage, [0])))}
@@ -120,8 +123,8 @@ def _size(piece: Any) -> int:
 
 
 def _written(out: Path) -> int:
-    """Bytes of the files below the output folder; takes them away."""
-    files = [path for path in out.rglob("*") if path.is_file() and ".results" not in path.parts]
+    """Bytes of the files of the output that are complete; takes them away."""
+    files = [path for path in (out / ".results" / "next").rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     for path in files:
         path.unlink()

@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from lasagna.annotate.sources import (
+    ImageSource,
+    LocalFile,
+    RemoteFile,
     address_parts,
     before_query,
     filesystem,
@@ -68,6 +71,21 @@ def archive_parts(archive: str) -> tuple[str, ...]:
     """The place of the folder that an archive would be unpacked to."""
     folder = without_ending(archive)
     return address_parts(folder) if is_address(folder) else Path(folder).parts
+
+
+def source_to_json(source: ImageSource) -> str | list[str]:
+    """The place of an image, for a file of notes."""
+    if isinstance(source, ArchiveMember):
+        return [source.archive, source.member]
+    return source.url if source.url is not None else str(source.path)
+
+
+def source_from_json(place: str | list[str]) -> ImageSource:
+    """The inverse of `source_to_json`."""
+    if not isinstance(place, str):
+        archive, member = place
+        return ArchiveMember(archive, member)
+    return RemoteFile(place) if is_address(place) else LocalFile(Path(place))
 
 
 class Archive(Protocol):

@@ -8,9 +8,10 @@ folder holds renames nothing. Files that are made from different images have dif
 import glob
 import itertools
 import os
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -25,6 +26,7 @@ from lasagna.annotate.sources import (
     list_address,
     without_query,
 )
+from lasagna.annotate.swap import files_below
 from lasagna.errors import DataError
 from lasagna.masks.image import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 
@@ -75,7 +77,14 @@ class ImageSet:
         return self.folder is not None and not self.archives
 
 
-def find_images(arguments: Sequence[str], *, listed: Iterable[str] = (), exclude: Sequence[Path] = ()) -> ImageSet:
+def find_images(
+    arguments: Sequence[str],
+    *,
+    listed: Iterable[str] = (),
+    exclude: Sequence[Path] = (),
+    ours: Container[str] = (),
+    known: Iterable[ImageSource] = (),
+) -> ImageSet:
     """The images that the arguments and a list name, each once.
 
     An argument is a file (taken whatever it is called), a folder (searched with all below it for `IMAGE_SUFFIXES`;
@@ -88,6 +97,9 @@ def find_images(arguments: Sequence[str], *, listed: Iterable[str] = (), exclude
         arguments: As typed.
         listed: Lines of a list. One that leads to nothing fails alone.
         exclude: Folders whose content is never taken: the output of an earlier run may lie among the images.
+        ours: Paths of files in them that nobody misses.
+        known: What an earlier run has read. Where a line or a folder cannot be searched now, those of them that lie
+            there are taken: they fail on their own, for they may be back tomorrow.
 
     Raises:
         ConfigError: An address cannot be read with what is installed.
@@ -95,7 +107,7 @@ def find_images(arguments: Sequence[str], *, listed: Iterable[str] = (), exclude
     """
     matches = [match for argument in arguments for match in _matches(argument)]
     lines = list(listed)
-    search = _Search(exclude, [path for path, _ in matches] + lines)
+    search = _Search(exclude, ours, [path for path, _ in matches] + lines, list(known))
     for match, base in matches:
         search.add(match, base)
     for line in lines:
@@ -104,6 +116,8 @@ def find_images(arguments: Sequence[str], *, listed: Iterable[str] = (), exclude
                 raise DataError("there is no file or folder of this name")
             search.add(line)
         except DataError as error:
+            if search.take_known(line):
+                continue
             search.unreadable[printable(without_query(line))] = f"{printable(without_query(line))}: {error}"
     if not search.found and not search.unreadable:
         raise DataError(_nothing_found(arguments, search.notes))
@@ -129,11 +143,16 @@ class _Search:
 
     Args:
         excluded: Folders whose content is never taken.
+        ours: Paths of files in them that nobody misses.
         named: Everything that will be searched.
+        known: What an earlier run has read.
     """
 
-    def __init__(self, excluded: Sequence[Path], named: Sequence[str]) -> None:
+    def __init__(
+        self, excluded: Sequence[Path], ours: Container[str], named: Sequence[str], known: Sequence[ImageSource]
+    ) -> None:
         self._excluded = {path for folder in excluded for path in (os.path.abspath(folder), os.path.realpath(folder))}
+        self._ours, self._known = ours, known
         self._searched = {os.path.realpath(path) for path in named if not is_address(path) and os.path.isdir(path)}
         self._others: Counter[str] = Counter()
         self._notes: list[str] = []
@@ -172,6 +191,25 @@ class _Search:
                 if not self._is_excluded(absolute.parent):
                     self._take(LocalFile(absolute))
 
+    def take_known(self, match: str) -> bool:
+        """Takes what an earlier run has read at a path or address, or below it. Returns whether there is any."""
+        archive = None
+        if is_archive(match):
+            archive = match if is_address(match) else os.path.abspath(match)
+            place = archive_parts(archive)
+        elif is_address(match):
+            place = tuple(part for part in address_parts(match) if part)
+        else:
+            place = Path(os.path.abspath(match)).parts
+        below = [source for source in self._known if source.parts[: len(place)] == place]
+        for source in below:
+            self._take(source)
+        if below and archive is not None:
+            self._archives[archive] = None
+        if below:
+            self._bases.append(place[:-1] if any(source.parts == place for source in below) else place)
+        return bool(below)
+
     def _add_archive(self, archive: str) -> None:
         members = list(list_archive(archive))
         opened = open_archive(archive)
@@ -201,6 +239,7 @@ class _Search:
 
         def refused(error: OSError) -> None:
             self.unreadable[printable(error.filename)] = f"the folder cannot be read: {error.strerror}"
+            self.take_known(error.filename)
 
         for parent, folders, names in os.walk(folder, onerror=refused, followlinks=True):
             here = sorted(name for name in folders if not name.startswith("."))
@@ -217,6 +256,10 @@ class _Search:
     def _leads_on(self, folder: Path) -> bool:
         """Whether a folder below one that is searched is searched too."""
         if self._is_excluded(folder):
+            others = [name for name in files_below(folder) if self._is_missed(folder / name)]
+            if others:
+                shown = ", ".join(map(printable, others[:3])) + ", ..." * (len(others) > 3)
+                self._notes.append(f"passed over in {printable(folder)}, a folder of the output: {shown}")
             return False
         if not folder.is_symlink():
             return True
@@ -232,6 +275,10 @@ class _Search:
             return False
         self._searched.add(real)
         return True
+
+    def _is_missed(self, file: Path) -> bool:
+        is_thumbnail = file.parent.name == "gallery" and re.fullmatch(r"[0-9a-f]{32}\.jpg", file.name)
+        return file.suffix.lower() in IMAGE_SUFFIXES and str(file) not in self._ours and not is_thumbnail
 
     def _is_excluded(self, folder: Path) -> bool:
         paths = (str(folder), os.path.realpath(folder))

@@ -19,7 +19,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import time
 import uuid
 from collections.abc import Generator, Iterator, Sequence
@@ -79,7 +78,7 @@ def annotate_with_ray(
     size = request.settings.batch_size
     batches = [images.files[first : first + size] for first in range(0, len(images.files), size)]
     keys = [batch_key(batch) for batch in batches]
-    shards = results.folder / "shards" / _output_key(request)
+    shards = results.folder / "shards" / request.output_key(results)
     shards.mkdir(parents=True, exist_ok=True)
     places = {key: place for key, place in read_places(shards).items() if not place.failed}
     before = set(places)
@@ -103,11 +102,6 @@ def annotate_with_ray(
         coming.close()
         if ours:
             ray.shutdown()
-
-
-def remove_shards(results: Results) -> None:
-    """Takes the shards away, once everything in them is in the output."""
-    shutil.rmtree(results.folder / "shards", ignore_errors=True)
 
 
 def batch_key(batch: Sequence[ImageFile]) -> str:
@@ -135,13 +129,6 @@ def _state(file: ImageFile) -> tuple[int, int]:
     except OSError:
         stat = None
     return (stat.st_size, stat.st_mtime_ns) if stat is not None else (0, 0)
-
-
-def _output_key(request: AnnotateRequest) -> str:
-    """Identifies what pieces depend on besides the answers."""
-    job = request.job
-    parts = [list(request.formats), request.gallery, asdict(job.hygiene), job.label_config_xml, repr(job.addresses)]
-    return hashlib.sha256(json.dumps(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _compute(

@@ -3,13 +3,15 @@
 Can be pickled: a worker on another machine makes its stages of an `AnnotateRequest`.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lasagna.annotate.export import Export, Job
+from lasagna.annotate.export import Export
 from lasagna.annotate.pipeline import PieceEncoder, Reader
-from lasagna.annotate.results import Results
+from lasagna.annotate.results import Results, content_hash
+from lasagna.annotate.writers import Job
 from lasagna.masks.segmentation import ClassQuery
 from lasagna.settings import Settings
 
@@ -56,6 +58,12 @@ class AnnotateRequest:
             "quantise": self.settings.quantise,
         }
 
+    def output_key(self, results: Results) -> str:
+        """Identifies what pieces of the output depend on besides the images."""
+        job = self.job
+        parts = [list(self.formats), self.gallery, asdict(job.hygiene), job.label_config_xml, repr(job.addresses)]
+        return content_hash(json.dumps([results.folder.name, *parts]))
+
     def export(self) -> Export:
         """The files of the output."""
         return Export(self.job, self.formats, gallery=self.gallery)
@@ -81,14 +89,16 @@ class AnnotateRequest:
 
 @dataclass(frozen=True)
 class Execution:
-    """How it is carried out, which changes nothing in the output.
+    """How it is carried out, which changes nothing in what is written.
 
     Attributes:
         engine: "local" (this process) or "ray" (`lasagna.annotate.ray_engine`).
         workers: Threads that read, and as many that encode; with Ray, models. None: what the machine has room for.
         max_failures: More failures than this stop the run; None: nothing does.
+        overwrite: Whether files in OUT that somebody changed, or that are not of this command, are written over.
     """
 
     engine: Literal["local", "ray"] = "local"
     workers: int | None = None
     max_failures: int | None = None
+    overwrite: bool = False

@@ -5,16 +5,17 @@ image is kept in memory after that but its failure; the output folder belongs to
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from lasagna.annotate.folder import ImageSet
-from lasagna.annotate.pipeline import Annotated, Annotator, default_workers
-from lasagna.annotate.ray_engine import annotate_with_ray, remove_shards
+from lasagna.annotate.folder import ImageSet, printable
+from lasagna.annotate.output import OutputFolder, Written
+from lasagna.annotate.pipeline import Annotated, Annotator, Prepared, default_workers
+from lasagna.annotate.ray_engine import annotate_with_ray
 from lasagna.annotate.request import AnnotateRequest, Execution
-from lasagna.annotate.results import OutputFolder, Results, ResultStore
+from lasagna.annotate.results import Results, ResultStore
 from lasagna.errors import ConfigError, LasagnaError
 from lasagna.progress import progress_bar
 
@@ -35,12 +36,14 @@ class Progress:
     Attributes:
         failures: Why each file failed that did.
         computed, reused: Images that the model was asked about, and others that are done.
+        former: Images that failed, and keep the answer of an earlier run.
         busy, started: As of `Annotator`.
     """
 
     failures: dict[str, str] = field(default_factory=dict)
     computed: int = 0
     reused: int = 0
+    former: int = 0
     busy: float = 0.0
     started: float | None = None
 
@@ -72,6 +75,7 @@ class AnnotateRun:
 
         Raises:
             ConfigError: The output cannot be written, or another run writes there.
+            ChangedFilesError: Files that somebody changed stand in the way.
             TooManyFailuresError: See `Execution.max_failures`.
         """
         out = self.request.job.out
@@ -80,15 +84,16 @@ class AnnotateRun:
             store = ResultStore(out, self.request.options)
         except OSError as error:
             raise ConfigError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
-        folder = OutputFolder(out)
+        folder = OutputFolder(out, overwrite=self.execution.overwrite)
         self.progress.failures.update(self.images.unreadable)
         with store:
             try:
                 return self._write(folder, store)
             except OSError as error:  # what cannot be read is that image's failure; this is about writing
+                where = f" ({error.filename2 or error.filename})" if error.filename else ""
                 raise ConfigError(
-                    f"writing to {out} failed: {error.strerror or error}; {self.kept()}; make room or repair it, and "
-                    "run the same command again"
+                    f"writing to {out} failed: {error.strerror or error}{where}; {self.kept()}; make room or repair "
+                    "it, and run the same command again"
                 ) from error
             finally:
                 folder.close()
@@ -102,26 +107,52 @@ class AnnotateRun:
         console = Console(stderr=True)
         request, progress = self.request, self.progress
         export = request.export()
-        export.begin(folder, self.images)  # a format that cannot be written says so now, not after hours
-        changed = store.changed_options()
-        if changed:
-            console.print(f"Since the last run into {request.job.out}: other {', '.join(sorted(changed))}.")
+        folder.clear(keep=request.output_key(store.results) if self.execution.engine == "ray" else None)
+        # What cannot be written says so now, not after hours.
+        notes = export.begin(folder, self.images, request.options)
+        for note in [*notes, *self._changes(folder.before, store)]:
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
         with progress_bar(console, "Annotating", len(self.images.files)) as advance:
             for done in self._annotated(store.results, console):
                 if done.failure is not None:
-                    progress.failures[done.file.name] = done.failure
+                    done = self._former_answer(done, folder.before, store.results) or done
+                    progress.failures[done.file.name] = done.failure or ""
+                    progress.former += bool(done.pieces)
                 else:
-                    export.append(done.file, done.pieces)
                     progress.computed += done.computed
                     progress.reused += not done.computed
+                if done.pieces:
+                    export.append(done.file, done.content, done.pieces)
                 advance(f"{len(progress.failures)} failed" if progress.failures else "")
                 self._on_done()
                 if self.execution.max_failures is not None and len(progress.failures) > self.execution.max_failures:
                     raise TooManyFailuresError(self._stopped())
-        report = export.finish(progress.failures, {**request.options, **asdict(request.job.hygiene)})
-        if self.execution.engine == "ray":
-            remove_shards(store.results)
-        return report
+        # Shards go first: the files that they speak of are moved then.
+        return export.finish(progress.failures, store.results.remove_shards)
+
+    def _former_answer(self, failed: Annotated, before: Written, results: Results) -> Annotated | None:
+        """A file that failed with the answer that it had in the last run: it may be readable again tomorrow."""
+        content, _ = before.images.get(failed.file.name, ("", None))
+        record = results.get(content) if content else None
+        if record is None:
+            return None
+        pieces = self.request.encoder(results)(Prepared(failed.file, content, record=record)).pieces
+        return replace(failed, content=content, failure=f"{failed.failure}; its former answer is kept", pieces=pieces)
+
+    def _changes(self, before: Written, store: ResultStore) -> Iterator[str]:
+        """What is other than in the last run into the same folder, in words."""
+        changed = sorted(store.changed_options())
+        if changed:
+            yield f"Since the last run into {printable(self.request.job.out)}: other {', '.join(changed)}."
+        if before.root not in (None, self.images.root):
+            yield f"Names are relative to {self.images.root} now, and were to {before.root}: files have other names."
+        gone = before.images.keys() - {file.name for file in self.images.files}
+        if gone:
+            shown = ", ".join(sorted(gone)[:3]) + ", ..." * (len(gone) > 3)
+            yield (
+                f"Gone since the last run, or renamed: {len(gone)} of its images ({shown}). What was written of them "
+                "is taken away."
+            )
 
     def _annotated(self, results: Results, console: Console) -> Iterator[Annotated]:
         request = self.request

@@ -16,11 +16,13 @@ from typing import Any, Literal
 
 import click
 
-from lasagna.annotate.archives import close_archives
-from lasagna.annotate.export import OUTPUT_FOLDERS, WRITERS, Addresses, Job
+from lasagna.annotate.addresses import Addresses
+from lasagna.annotate.archives import close_archives, source_from_json
 from lasagna.annotate.folder import ImageSet, find_images, read_list
+from lasagna.annotate.output import MOST_SHOWN, Written
 from lasagna.annotate.request import AnnotateRequest, Asked, Execution
 from lasagna.annotate.run import AnnotateRun
+from lasagna.annotate.writers import OUTPUT_FOLDERS, WRITERS, Job
 from lasagna.formats.hygiene import Hygiene
 from lasagna.labels.classes import make_label_config, read_labels, read_labels_file
 from lasagna.labels.configuration import LabelConfig, parse_label_config, read_label_config
@@ -61,7 +63,8 @@ OUT then holds gallery.html (open it in a browser), report.json, and per format
   yolo          yolo/ (polygons)          voc           voc/*.xml (boxes)
 
 A run that was interrupted goes on where it was when the same command is run again.
-Exit code: 0 all done, 1 some files failed, 2 nothing could be started, 130 interrupted."""
+Exit code: 0 all done, 1 some images failed or some files in OUT were kept, since somebody had changed them, 2 nothing
+could be started, 130 interrupted."""
 )
 @click.argument("images", nargs=-1, metavar="IMAGES...")
 @click.option("--list", "lists", multiple=True, type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
@@ -100,6 +103,9 @@ Exit code: 0 all done, 1 some files failed, 2 nothing could be started, 130 inte
 @click.option("--gallery/--no-gallery", default=True, help="Whether to make pages to look at.  [default: yes]")
 @click.option("--max-failures", type=click.IntRange(min=0), metavar="N",
               help="Stop when more than N files have failed.  [default: never]")  # fmt: skip
+@click.option("--overwrite", is_flag=True,
+              help="Write over files in OUT that somebody changed, or that are not of this command; else they are kept "
+                   "and listed.")  # fmt: skip
 @click.option("--image-root", type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="Folder that addresses in tasks.json start at.  [default: the one above the images]")  # fmt: skip
 @click.option("--image-url-prefix", metavar="URL",
@@ -119,6 +125,7 @@ def annotate(
     engine: Literal["local", "ray"],
     gallery: bool,
     max_failures: int | None,
+    overwrite: bool,
     image_root: Path | None,
     image_url_prefix: str | None,
     **chosen: Any,
@@ -133,7 +140,14 @@ def annotate(
     version = checkpoint_version(settings.model)
     try:
         listed = [line for path in lists for line in read_list(path)]
-        found = find_images(images, listed=listed, exclude=[out / name for name in OUTPUT_FOLDERS])
+        before = Written.load(out / ".results" / "written.json")
+        found = find_images(
+            images,
+            listed=listed,
+            exclude=[out / name for name in OUTPUT_FOLDERS],
+            ours={str(out.absolute() / name) for name in before.files},
+            known=[source_from_json(place) for _, place in before.images.values()],
+        )
         for note in found.notes:
             click.secho(note, fg="yellow", err=True)
         job = Job(
@@ -146,12 +160,12 @@ def annotate(
             hygiene=Hygiene.of(settings),
         )
         request = AnnotateRequest(job, formats, Asked(queries, threshold, exclusive), settings, gallery)
-        run = AnnotateRun(request, found, Execution(engine, workers, max_failures))
+        run = AnnotateRun(request, found, Execution(engine, workers, max_failures, overwrite))
         report = _uninterrupted(run)
     finally:
         close_archives()
     _summary(report, run, out)
-    if run.progress.failures:
+    if run.progress.failures or report["kept"]:
         raise SystemExit(1)
 
 
@@ -194,14 +208,25 @@ def _addresses(images: ImageSet, root: Path | None, prefix: str | None) -> Addre
 def _summary(report: dict[str, Any], run: AnnotateRun, out: Path) -> None:
     done = report["images"]
     now, known = run.progress.computed, run.progress.reused
-    click.echo(f"{done} images annotated ({now} now, {known} known before or the same), in {out}")
+    former = f", {run.progress.former} as before, since they cannot be read" if run.progress.former else ""
+    click.echo(f"{done} images annotated ({now} now, {known} known before or the same{former}), in {out}")
     left_out = [f"{number} {name.replace('_', ' ')}" for name, number in report["left_out"].items() if number]
     if left_out:
         click.echo(f"  left out: {', '.join(left_out)}")
     if done and run.request.gallery:
         click.echo(f"  look at {out / 'gallery.html'}")
-    for failure in report["failures"]:
-        click.secho(f"failed: {failure['reason']}", fg="red", err=True)
-    if report["failures"]:
-        count = len(report["failures"])
+    failures, kept = report["failures"], report["kept"]
+    _list([f"failed: {failure['reason']}" for failure in failures])
+    if failures:
+        count = len(failures)
         click.secho(f"{count} file{'s' * (count > 1)} failed; the rest is complete", fg="red", err=True)
+    _list([f"kept as it is: {file['name']}: {file['reason']}" for file in kept])
+    if kept:
+        click.secho("to write over what was kept: --overwrite", fg="red", err=True)
+
+
+def _list(lines: list[str]) -> None:
+    for line in lines[:MOST_SHOWN]:
+        click.secho(line, fg="red", err=True)
+    if len(lines) > MOST_SHOWN:
+        click.secho(f"and {len(lines) - MOST_SHOWN} more, in report.json", fg="red", err=True)

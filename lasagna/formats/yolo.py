@@ -1,6 +1,7 @@
 """YOLO segmentation labels (https://docs.ultralytics.com/datasets/segment): a text file per image, and `data.yaml`."""
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 import yaml
 
@@ -21,6 +22,18 @@ def segmentation_to_yolo(segmentation: Segmentation, class_ids: dict[str, int], 
             points = " ".join(f"{x / width:.6g} {y / height:.6g}" for x, y in polygon)
             lines.append(f"{class_ids[answer.name]} {points}\n")
     return "".join(lines)
+
+
+def yolo_label_path(image: str) -> str:
+    """Where YOLO's loaders look for the labels of `images/IMAGE`, relative to the same folder.
+
+    They know an image by its path alone: the last folder of the path that is called `images` stands for one called
+    `labels` beside it, and the ending for `.txt`.
+    """
+    path = PurePosixPath("images", image)
+    parts = list(path.with_suffix(".txt").parts)
+    last = max(i for i, part in enumerate(parts[:-1]) if part == "images")
+    return "/".join([*parts[:last], "labels", *parts[last + 1 :]])
 
 
 def yolo_data_yaml(class_names: Sequence[str]) -> str:
