@@ -18,8 +18,9 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
-from backend.app import MAX_WAITING_REQUESTS, create_app
+from backend.app import create_app
 from backend.web.prelabel_jobs import PrelabelRunner
+from backend.web.protocol import MAX_WAITING_REQUESTS
 from lasagna.settings import Settings
 
 THREADS = MAX_WAITING_REQUESTS + 8

@@ -138,7 +138,7 @@ def test_the_processes(backend: Backend, stub: StubLabelStudio, tmp_path: Path) 
     assert web.stop() == worker.stop() == 0
     said = [json.loads(line) for process in (web, worker) for line in process.output().splitlines()]
     of_task = [(line["logger"], line["project"]) for line in said if line.get("task") == "1"]
-    assert sorted(of_task) == [("backend.app", "3"), ("backend.worker.runtime", "3")]
+    assert sorted(of_task) == [("backend.web.protocol", "3"), ("backend.worker.runtime", "3")]
     [job] = [line["job"] for line in said if line.get("task") == "1" and "job" in line]
     assert len(job) == 32
     assert any("Listening on" in line["message"] for line in said)

@@ -1,0 +1,57 @@
+"""Errors as answers: JSON with the words, which are in the status line too (all of it that Label Studio shows)."""
+
+import json
+import logging
+from typing import Any
+
+import redis
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from lasagna.errors import LasagnaError, ServiceError
+
+logger = logging.getLogger(__name__)
+
+
+def problem(status: int, message: str) -> Response:
+    """An error as JSON; to a request with tasks it also has an empty entry for each."""
+    body: dict[str, Any] = {"error": message}
+    if "tasks" in g:
+        body["results"] = [[] for _ in range(g.tasks)]
+    response = Response(json.dumps(body), mimetype="application/json")
+    in_line = " ".join(message.split()).encode("ascii", "replace").decode()
+    response.status = f"{status} {in_line[:300]}"
+    g.said = message
+    return response
+
+
+def add_problems(app: Flask) -> None:
+    """Has every error of the application answered as a `problem`."""
+    app.register_error_handler(LasagnaError, _refused)
+    app.register_error_handler(redis.RedisError, _without_redis)
+    app.register_error_handler(RequestEntityTooLarge, _too_large)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def _refused(error: LasagnaError) -> Response:
+    return problem(503 if isinstance(error, ServiceError) else 400, str(error))
+
+
+def _without_redis(error: redis.RedisError) -> Response:
+    logger.warning("Redis is gone: %s", error)
+    return problem(503, f"the backend cannot reach its Redis ({error}); start it, or correct LASAGNA_REDIS_URL")
+
+
+def _too_large(error: RequestEntityTooLarge) -> Response:
+    limit = request.max_content_length
+    return problem(413, f"the request has more than {limit} bytes, the limit (LASAGNA_MAX_REQUEST_BYTES)")
+
+
+def _http_error(error: HTTPException) -> Response:
+    return problem(error.code or 500, error.description or error.name)
+
+
+def _unexpected(error: Exception) -> Response:
+    logger.exception("%s %s failed", request.method, request.path)
+    return problem(500, f"{type(error).__name__}: {error}")

@@ -1,0 +1,206 @@
+"""Label Studio's ML backend protocol: health, readiness, set-up, predictions, events, versions."""
+
+import json
+import logging
+import threading
+import time
+from dataclasses import asdict
+from typing import Any
+
+import redis
+from flask import Blueprint, g, request
+
+from backend.queue.living_workers import predicting_workers
+from backend.queue.store import Store
+from backend.web.predictions import Predictor
+from backend.web.readiness import readiness
+from lasagna.errors import ConfigError
+from lasagna.logs import logged
+from lasagna.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+MAX_WAITING_REQUESTS = 24
+"""Requests that may wait for predictions at the same time, below the number of threads (`backend._wsgi`), so that
+`/health` is always answered. One more gets at once what is ready, and the rest is posted."""
+
+_LONGEST_WORD = 5000
+"""Characters; tokens are the longest."""
+
+
+class Protocol:
+    """The views; what each answers is in `backend.app`.
+
+    Args:
+        settings: `max_request_tasks`, and what readiness looks at.
+        store: The records in Redis.
+        predictor: What answers.
+    """
+
+    def __init__(self, settings: Settings, store: Store, predictor: Predictor) -> None:
+        self._settings, self._store, self._predictor = settings, store, predictor
+        self._places = threading.BoundedSemaphore(MAX_WAITING_REQUESTS)
+
+    def routes(self) -> Blueprint:
+        """The blueprint "protocol"."""
+        routes = Blueprint("protocol", __name__)
+        routes.get("/")(self.health)
+        routes.get("/health")(self.health)
+        routes.get("/ready")(self.ready)
+        routes.post("/setup")(self.setup)
+        routes.post("/predict")(self.predict)
+        routes.post("/webhook")(self.webhook)
+        routes.get("/versions")(self.versions)
+        return routes
+
+    def health(self) -> dict[str, Any]:
+        """GET / and /health.
+
+        200 also without Redis: at a failed /health Label Studio says only "disconnected", at a failed /setup why.
+        """
+        answer: dict[str, Any] = {"status": "UP", "model_class": "LasagnaBackend"}
+        try:
+            model = self._store.model()
+            workers = len(predicting_workers(self._store))
+            answer.update(redis="up", workers=workers, model_version=model["version"] if model else None)
+        except redis.RedisError as error:
+            answer.update(redis=f"down: {error}", workers=None, model_version=None)
+        return answer
+
+    def ready(self) -> tuple[dict[str, Any], int]:
+        """GET /ready."""
+        checks = readiness(self._settings, self._store)
+        is_ready = all(check.ok for check in checks.values())
+        g.said = ", ".join(f"{name}: {check.words}" for name, check in checks.items() if not check.ok)
+        answer = {"ready": is_ready, "checks": {name: asdict(check) for name, check in checks.items()}}
+        return answer, 200 if is_ready else 503
+
+    def setup(self) -> dict[str, Any]:
+        """POST /setup."""
+        body = _body()
+        version = self._predictor.setup(
+            project=_word(body, "project"),
+            config=_text(body, "schema"),
+            hostname=_word(body, "hostname"),
+            token=_word(body, "access_token"),
+            extra=body.get("extra_params"),
+        )
+        g.project = _number(body.get("project"))
+        g.said = f"project {body.get('project')}, {version}"
+        return {"model_version": version}
+
+    def predict(self) -> dict[str, Any]:
+        """POST /predict."""
+        body = _body()
+        tasks = body.get("tasks")
+        if not isinstance(tasks, list):
+            raise ConfigError('the request has no list of "tasks"')
+        if len(tasks) > self._settings.max_request_tasks:
+            raise ConfigError(
+                f"the request has {len(tasks)} tasks, the limit is {self._settings.max_request_tasks} "
+                "(LASAGNA_MAX_REQUEST_TASKS); `lasagna prelabel` takes a project of any size"
+            )
+        g.tasks, g.project = len(tasks), _number(body.get("project"))
+        params = body.get("params") or {}
+        context = params.get("context") if isinstance(params, dict) else None
+        may_wait = self._places.acquire(blocking=False)
+        try:
+            answer = self._predictor.predict(
+                tasks,
+                _text(body, "label_config"),
+                _word(body, "project"),
+                context if isinstance(context, dict) else None,
+                deadline=None if may_wait else 0.0,
+            )
+        finally:
+            if may_wait:
+                self._places.release()
+        predicted = sum(1 for entry in answer.results if entry)
+        g.said = f"{predicted} of {len(tasks)} tasks predicted, {answer.waiting} waiting, {len(answer.errors)} failed"
+        for position, reason in answer.errors.items():
+            name = _task_name(tasks, position)
+            with logged(project=g.project, task=name):
+                logger.warning("task %s: %s", name, reason)
+        return {
+            "results": answer.results,
+            "model_version": answer.model_version,
+            "errors": {str(position): reason for position, reason in answer.errors.items()},
+            "waiting": answer.waiting,
+        }
+
+    def webhook(self) -> tuple[dict[str, Any], int]:
+        """POST /webhook."""
+        body = _body()
+        action = str(body.get("action") or "")
+        g.said = action
+        try:
+            event = _event(action, body)
+            self._store.record_event(event)
+            self._predictor.corrected(event)
+        except redis.RedisError as error:
+            # an error would only delay the annotator: Label Studio does not send an event again
+            logger.warning("event %s is not noted: Redis is gone (%s)", action, error)
+        return {"status": "ok"}, 201
+
+    def versions(self) -> dict[str, Any]:
+        """GET /versions. Label Studio does not say which project it asks for."""
+        return {"versions": [self._predictor.model_version(request.args.get("project", ""))], "message": None}
+
+
+def _body() -> dict[str, Any]:
+    try:
+        body = request.get_json(silent=True)
+    except RecursionError as error:
+        raise ConfigError("the body of the request is nested too deeply") from error
+    if not isinstance(body, dict):
+        raise ConfigError("the body of the request is not a JSON object")
+    return body
+
+
+def _text(body: dict[str, Any], name: str) -> str:
+    text = body.get(name)
+    if not isinstance(text, str) or not text.strip():
+        raise ConfigError(f'the request has no labelling configuration ("{name}")')
+    return text
+
+
+def _number(project: Any) -> str | None:
+    """Label Studio's number of a project, of the name that it sends."""
+    return str(project or "").split(".")[0] or None
+
+
+def _word(body: dict[str, Any], name: str) -> str:
+    """A short text without spaces, such as an address or a token; "" where there is none."""
+    text = str(body.get(name) or "")
+    if len(text) > _LONGEST_WORD or not text.isascii() or not text.isprintable():
+        raise ConfigError(f'"{name}" in the request is {text[:80]!r}, which cannot be; it comes from Label Studio')
+    return text
+
+
+def _task_name(tasks: list[Any], position: int) -> str:
+    task = tasks[position] if position < len(tasks) else None  # a click on no task
+    return str(task.get("id")) if isinstance(task, dict) and "id" in task else f"number {position + 1}"
+
+
+def _event(action: str, body: dict[str, Any]) -> dict[str, str]:
+    """The part of a webhook's body that is kept: who and what. The annotations are read from Label Studio."""
+    project = body.get("project")
+    tasks = body.get("tasks") or body.get("task") or []
+    if action == "TASKS_CREATED":  # an import: of its tasks those count that came with annotations
+        tasks = [task for task in _dicts(tasks) if task.get("total_annotations")]
+    annotations = body.get("annotations") or body.get("annotation") or []
+    return {
+        "action": action,
+        "project": str(project.get("id", "")) if isinstance(project, dict) else "",
+        "tasks": json.dumps(_ids(tasks) or [a["task"] for a in _dicts(annotations) if isinstance(a.get("task"), int)]),
+        "annotations": json.dumps(_ids(annotations)),
+        "time": f"{time.time():.3f}",
+    }
+
+
+def _ids(entries: Any) -> list[int]:
+    return [entry["id"] for entry in _dicts(entries) if isinstance(entry.get("id"), int)]
+
+
+def _dicts(entries: Any) -> list[dict[str, Any]]:
+    return [entry for entry in (entries if isinstance(entries, list) else [entries]) if isinstance(entry, dict)]
