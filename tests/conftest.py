@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from backend.demo.local_label_studio import LocalLabelStudio
 from backend.queue.own_redis import ensure_redis, release_redis
@@ -115,6 +117,30 @@ def photos() -> dict[str, Path]:
         "rocket": "rocket.jpg",
     }
     return {name: folder / file for name, file in names.items()}
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with one data set, `squares`, in the folder layout: squares of colour on grey, a void frame."""
+    root = tmp_path_factory.mktemp("data")
+    folder = root / "squares"
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    (folder / "classes.json").write_text('{"classes": ["backdrop", "red", "blue"], "background_index": 0}')
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        image, mask = np.full((80, 100, 3), 120, np.uint8), np.zeros((80, 100), np.uint8)
+        for index, colour in ((1, (220, 20, 20)), (2, (20, 20, 220))):
+            if i % 2 and index == 2:
+                continue
+            top, left = rng.integers(4, 36), rng.integers(4, 56)
+            image[top : top + 36, left : left + 36], mask[top : top + 36, left : left + 36] = colour, index
+        mask[:2] = 255
+        Image.fromarray(image).save(folder / "images" / f"{i}.jpg", quality=95)
+        Image.fromarray(mask).save(folder / "masks" / f"{i}.png")
+    for split in ("train", "val"):
+        (folder / f"{split}.txt").write_text("0\n1\n2\n3\n")
+    return root
 
 
 @pytest.fixture(scope="session")

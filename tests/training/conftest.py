@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from training.recipe.files import read_recipe
 from training.recipe.values import Recipe
@@ -36,30 +34,6 @@ optimiser:
   log_every: 1
   save_every: 2
 """
-
-
-@pytest.fixture(scope="session")
-def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with one data set, `squares`, in the folder layout: squares of colour on grey, a void frame."""
-    root = tmp_path_factory.mktemp("data")
-    folder = root / "squares"
-    (folder / "images").mkdir(parents=True)
-    (folder / "masks").mkdir()
-    (folder / "classes.json").write_text('{"classes": ["backdrop", "red", "blue"], "background_index": 0}')
-    rng = np.random.default_rng(0)
-    for i in range(4):
-        image, mask = np.full((80, 100, 3), 120, np.uint8), np.zeros((80, 100), np.uint8)
-        for index, colour in ((1, (220, 20, 20)), (2, (20, 20, 220))):
-            if i % 2 and index == 2:
-                continue
-            top, left = rng.integers(4, 36), rng.integers(4, 56)
-            image[top : top + 36, left : left + 36], mask[top : top + 36, left : left + 36] = colour, index
-        mask[:2] = 255
-        Image.fromarray(image).save(folder / "images" / f"{i}.jpg", quality=95)
-        Image.fromarray(mask).save(folder / "masks" / f"{i}.png")
-    for split in ("train", "val"):
-        (folder / f"{split}.txt").write_text("0\n1\n2\n3\n")
-    return root
 
 
 @pytest.fixture
