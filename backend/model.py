@@ -5,7 +5,11 @@ builds one per request), and the model stays in the process of `lasagna worker`.
 the better choice: neither version of label-studio-ml has a queue, and 1.0.9 reports a version of its own to Label
 Studio, which then asks for the same predictions again and again.
 
-    label-studio-ml start ./backend          with this file as the folder's model.py
+    echo "from backend.model import LasagnaBackend" > model.py
+    label-studio-ml init served --script model.py:LasagnaBackend
+    label-studio-ml start served
+
+docs/label-studio-ml.md says how to install it beside this package.
 """
 
 import functools

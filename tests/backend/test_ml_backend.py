@@ -1,12 +1,18 @@
 """`LasagnaBackend` under label-studio-ml 1.0.9 (installed), and under the calling convention of 2.x (re-created)."""
 
+import os
 import sqlite3
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
+from backend.queue.services import Service, free_port
 from backend.queue.store import Store
 from lasagna.checkpoint.folder import checkpoint_version
 from lasagna.errors import ConfigError
@@ -70,6 +76,36 @@ class TestVersion1:
         with pytest.raises(ConfigError, match="no labelling configuration"):
             LasagnaBackend().predict(TASKS)
 
+    @pytest.mark.slow
+    def test_its_own_server(self, tmp_path: Path, store: Store) -> None:
+        """`label-studio-ml init` and `start`, as docs/label-studio-ml.md has them, asked over HTTP as 1.x asks."""
+        programs = Path(sys.executable).parent
+        environ = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONWARNINGS": "ignore"}
+        (tmp_path / "model.py").write_text("from backend.model import LasagnaBackend\n")
+        make = [programs / "label-studio-ml", "init", "served", "--script", "model.py:LasagnaBackend"]
+        subprocess.run(make, cwd=tmp_path, env=environ, check=True, capture_output=True)
+        port, log = free_port(), tmp_path / "log"
+        start = ["start", tmp_path / "served", "--port", str(port), "--host", "127.0.0.1"]
+        server = Service("label-studio-ml", [programs / "label-studio-ml", *start], log=log, env=environ)
+        url = f"http://127.0.0.1:{port}"
+
+        def answers() -> bool:
+            try:
+                return requests.get(f"{url}/health", timeout=2).ok
+            except requests.ConnectionError:
+                return False
+
+        try:
+            server.wait_until(answers, 120)
+            setup = {"project": PROJECT, "schema": CONFIG, "hostname": "http://ls", "access_token": TOKEN}
+            assert requests.post(f"{url}/setup", json=setup, timeout=20).ok, log.read_text()
+            request = {"tasks": TASKS, "project": PROJECT, "label_config": CONFIG, "params": {"context": None}}
+            answer = requests.post(f"{url}/predict", json=request, timeout=20)
+            assert answer.json()["results"] == [PREDICTION, PREDICTION], log.read_text()
+        finally:
+            server.stop()
+        assert store.project("3").url == "http://ls"
+
 
 class Base2:
     """What 2.x's base class does that a model class can notice: values are kept per project in a cache of the server,
@@ -118,7 +154,8 @@ class TestVersion2:
 
     def test_predict(self, model_class: Any) -> None:
         model = model_class(project_id="3", label_config=CONFIG)
-        assert model.predict(TASKS, context=None, login=None, password=None) == [PREDICTION, PREDICTION]
+        for context in (None, {}):  # 2.x gives {} where Label Studio gives none
+            assert model.predict(TASKS, context=context, login=None, password=None) == [PREDICTION, PREDICTION]
 
     def test_interactive(self, model_class: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("backend.web.predictions._CLICK_SECONDS", 0.2)
