@@ -5,18 +5,45 @@
     answer = model.segment(image, ["sky", "road", "cat"])
     answer.present, answer.absent, answer["road"].mask
 
-Importing this package does not import torch; `Lasagna` does so when it is first used.
+What always holds: the names in `__all__` are the public Python API (docs/api.md) and stay as they are within a major
+version; importing this package does not import torch, `Lasagna` does so when it is first used.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from lasagna.errors import LasagnaError
+from lasagna.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    ImageError,
+    LasagnaError,
+    QueryError,
+    RegistryError,
+    ServiceError,
+    TrainingError,
+)
+from lasagna.masks.image import load_image
 from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Segmentation
 
 if TYPE_CHECKING:
     from lasagna.assistant.lasagna import Lasagna
 
-__all__ = ["ClassAnswer", "ClassQuery", "Lasagna", "LasagnaError", "Segmentation"]
+__all__ = [
+    "CheckpointError",
+    "ClassAnswer",
+    "ClassQuery",
+    "ConfigError",
+    "DataError",
+    "ImageError",
+    "Lasagna",
+    "LasagnaError",
+    "QueryError",
+    "RegistryError",
+    "Segmentation",
+    "ServiceError",
+    "TrainingError",
+    "load_image",
+]
 
 
 def __getattr__(name: str) -> Any:
