@@ -24,11 +24,11 @@ from lasagna.instant.fit import Learner
 from lasagna.instant.head import Head
 from lasagna.instant.painting import paint
 from lasagna.masks.segmentation import ClassAnswer, Mask, Segmentation, class_queries
-from training.data.records import OTHER, UNKNOWN
+from training.data.records import UNKNOWN
 from training.data.sources.folder import Folder
 from training.data.spread import spread
-from training.evaluation.evaluate import read_photo
 from training.evaluation.metrics import PresenceMetrics, SegmentationMetrics
+from training.evaluation.scoring import read_photo, score_photo
 
 Row = dict[str, Any]
 Advance = Callable[[], None]
@@ -211,17 +211,15 @@ def score(eyes: Eyes, head: Head | None, photos: Sequence[Photo], classes: Seque
     answers = [eyes.answer(head, photo, classes) for photo in photos]
     seconds = (time.process_time() - began) / len(photos)
     for photo, answer in zip(photos, answers, strict=True):
-        known = photo.truth != UNKNOWN
-        said = np.full(photo.truth.shape, OTHER, np.int16)
-        for index, each in enumerate(answer.classes):
-            if each.mask is not None:
-                said[each.mask] = index
-        masks.update(photo.truth[None], said)
-        different = known & (said != photo.truth)
-        wrong += int((different & (said != OTHER)).sum() + (different & (photo.truth != OTHER)).sum())
-        decided += int(known.sum())
-        there = np.isin(np.arange(len(classes)), photo.truth)
-        presence.update(there.tolist(), [c.is_present for c in answer.classes], [c.probability for c in answer.classes])
+        scored = score_photo(photo.truth[None], answer)
+        masks.update(scored)
+        wrong += sum(one.union - one.intersection for one in scored.classes)
+        decided += scored.pixels
+        presence.update(
+            [one.present for one in scored.classes],
+            [one.said for one in scored.classes],
+            [one.probability for one in scored.classes],
+        )
     return {
         "miou": masks.miou,
         "accuracy": masks.pixel_accuracy,

@@ -19,8 +19,8 @@ from lasagna.network.config import DecoderConfig, VisionConfig
 from lasagna.network.pyramid import PyramidEncoder
 from training.data.sources import Source
 from training.engine.start import load_backbone
-from training.evaluation.evaluate import read_photo
 from training.evaluation.metrics import PresenceMetrics, average_precision
+from training.evaluation.scoring import read_photo
 
 Features = NDArray[np.float64]
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from lasagna.masks.ordering import expected_edits
 from lasagna.masks.segmentation import Segmentation
-from training.data.records import UNKNOWN, LabelMap
+from training.data.records import LabelMap
 from training.data.sources import Source
 from training.data.spread import spread
-from training.evaluation.evaluate import ClassListModel
+from training.evaluation.scoring import ClassListModel, read_photo, score_photo
 
 ACCEPT = 0.8
 """IoU with the truth from which on a person leaves a region alone."""
@@ -70,16 +70,13 @@ def needed_edits(answer: Segmentation, truth: LabelMap, accept: float = ACCEPT) 
         truth: The label map of the photo.
         accept: IoU from which on a region is left alone.
     """
-    valid = ~(truth == UNKNOWN).any(0)
     edits = 0
-    for index, one in enumerate(answer.classes):
-        wanted = (truth == index).any(0)
-        if one.mask is None or not wanted.any():
-            edits += wanted.any() != (one.mask is not None)
-            continue
-        given = one.mask & valid
-        edits += (wanted & given).sum() < accept * (wanted | given).sum()
-    return int(edits)
+    for one in score_photo(truth, answer).classes:
+        if one.present and one.said:
+            edits += one.intersection < accept * one.union
+        else:
+            edits += one.present != one.said
+    return edits
 
 
 def measure_orders(
@@ -90,8 +87,6 @@ def measure_orders(
     Args:
         limit: At most so many photos, evenly spread.
     """
-    from training.evaluation.evaluate import read_photo
-
     needed, keys = [], []
     for index in spread(len(source), limit):
         record = source[index]

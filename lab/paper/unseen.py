@@ -26,7 +26,8 @@ from training.data.concepts import CONCEPTS, concept_of, same_concept
 from training.data.records import OTHER, UNKNOWN, Record
 from training.data.sources import Source
 from training.data.sources.folder import Folder
-from training.evaluation.evaluate import ClassListModel, Evaluation, evaluate_dataset
+from training.evaluation.evaluate import Evaluation, evaluate_dataset
+from training.evaluation.scoring import ClassListModel
 from training.recipe.files import recipe_from_values, to_values
 from training.recipe.values import Recipe
 

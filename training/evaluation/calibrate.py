@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from lasagna.checkpoint.folder import Calibration
 from lasagna.errors import DataError
 from training.data.sources import Source
-from training.evaluation.evaluate import ClassListModel, evaluate_dataset
+from training.evaluation.evaluate import evaluate_dataset
 from training.evaluation.scores import ImageScore
+from training.evaluation.scoring import ClassListModel
 
 CLASS_SPREAD = 0.5
 """How far offsets of classes are expected to be from the global one, as a standard deviation in units of the

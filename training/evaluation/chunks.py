@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.data.sources import Source
-from training.evaluation.evaluate import ClassListModel, Evaluation, evaluate_dataset
+from training.evaluation.evaluate import Evaluation, evaluate_dataset
+from training.evaluation.scoring import ClassListModel
 from training.evaluation.tables import figure, markdown_table, percent
 
 PAPER_SETS = ("ADE20K", "COCO-Stuff")

@@ -11,35 +11,16 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from lasagna.errors import DataError, LasagnaError
-from lasagna.masks.segmentation import Segmentation
+from lasagna.errors import DataError
 from training.data.concepts import reason_not_negative
-from training.data.records import OTHER, LabelMap, Record
 from training.data.sources import Source
 from training.data.spread import spread
 from training.evaluation.metrics import PresenceMetrics, SegmentationMetrics, reliability
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-
-class ClassListModel(Protocol):
-    """What is evaluated: a `Lasagna`, or anything else that answers class lists."""
-
-    def segment_batch(
-        self,
-        images: Sequence[Any],
-        class_lists: Sequence[Sequence[Any]],
-        /,
-        *,
-        threshold: float | None = None,
-        exclusive: bool = False,
-        chunk_size: int | None = None,
-    ) -> list[Segmentation]: ...
+from training.evaluation.scoring import ClassListModel, PhotoScore, read_batches, score_photo
 
 
 @dataclass(frozen=True)
@@ -74,6 +55,18 @@ class Evaluation:
     images: int = 0
     seconds: float = 0.0
     failures: dict[str, str] = field(default_factory=dict)
+
+    def add(self, score: PhotoScore, asked: Sequence[int]) -> None:
+        """Adds one photo; `asked` are the places of its classes among the set's own and the distractors."""
+        own = sum(place < len(self.classes) for place in asked)
+        self.masks.update(score, asked[:own])
+        self.presence.update(
+            [one.present for one in score.classes],
+            [one.said for one in score.classes],
+            [one.probability for one in score.classes],
+            asked,
+        )
+        self.images += 1
 
     def group(self, names: Collection[str]) -> dict[str, Any]:
         """The figures of some of the set's classes: `classes` (how many have an annotated pixel), `miou`,
@@ -182,86 +175,20 @@ def evaluate_dataset(
         source.classes, distractors, SegmentationMetrics(len(source.classes)), PresenceMetrics(len(names))
     )
     options: dict[str, Any] = {"threshold": threshold, "exclusive": True, "chunk_size": chunk_size}
-    chosen = spread(len(source), limit)
-    for start in range(0, len(chosen), batch_size):
-        asked: list[_Asked] = []
-        for index in chosen[start : start + batch_size]:
-            try:
-                asked.append(_read(source[index], source.classes, len(distractors.names)))
-            except LasagnaError as error:
-                result.failures[source[index].image_id] = str(error)
-                on_image()
-        if not asked:
-            continue
-        images, queries = [one.image for one in asked], [[names[i] for i in one.indices] for one in asked]
-        if not result.images:
-            model.segment_batch(
-                images[:1], queries[:1], **options
-            )  # warm up: the first call is not typical of the rest
+    chosen = (source[index] for index in spread(len(source), limit))
+    places = {name: index for index, name in enumerate(names)}
+    for batch in read_batches(chosen, batch_size, result.failures.__setitem__, on_image):
+        images = [image for _, image, _ in batch]
+        queries = [[*record.classes, *distractors.names] for record, _, _ in batch]
+        if not result.images:  # the first call is not typical of the rest
+            model.segment_batch(images[:1], queries[:1], **options)
         began = time.perf_counter()
         answers = model.segment_batch(images, queries, **options)
         result.seconds += time.perf_counter() - began
-        for one, answer in zip(asked, answers, strict=True):
-            _score(result, one, answer)
+        for (record, _, truth), query, answer in zip(batch, queries, answers, strict=True):
+            result.add(score_photo(truth, answer, len(record.classes)), [places[name] for name in query])
             on_image()
     return result
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """One image to ask.
-
-    Attributes:
-        truth: Label map of indices into the set's classes.
-        indices: What is asked: indices into the set's classes, then into the distractors behind them.
-    """
-
-    image: "Image.Image"
-    truth: LabelMap
-    indices: list[int]
-
-
-def read_photo(record: Record) -> "tuple[Image.Image, LabelMap]":
-    """A record's photo and its label map. Raises ImageError or DataError, also where their sizes differ."""
-    from lasagna.masks.image import load_image
-
-    if record.image_path is None:
-        raise DataError(f"{record.source} {record.image_id} has no photo")
-    image, labels = load_image(record.image_path), record.read()
-    if labels.shape[1:] != (image.height, image.width):
-        raise DataError(
-            f"the annotation of {record.image_path} is {labels.shape[2]} x {labels.shape[1]}, the photo {image.width} "
-            f"x {image.height}; a mask has the size of its image"
-        )
-    return image, labels
-
-
-def _read(record: Record, classes: Sequence[str], distractors: int) -> _Asked:
-    if not record.classes:
-        raise DataError(f"{record.source} {record.image_id} has no class list")
-    image, truth = read_photo(record)
-    places = {name: i for i, name in enumerate(classes)}
-    own = [places[name] for name in record.classes]
-    if record.classes != tuple(classes):
-        truth = np.where(truth >= 0, np.asarray(own, np.int16)[truth.clip(0)], truth)
-    return _Asked(image, truth, [*own, *range(len(classes), len(classes) + distractors)])
-
-
-def _score(result: Evaluation, asked: _Asked, answer: Segmentation) -> None:
-    own = len(result.classes)
-    prediction = np.full(asked.truth.shape[1:], OTHER, np.int16)
-    for index, found in zip(asked.indices, answer.classes, strict=True):
-        if found.mask is not None and index < own:
-            prediction[found.mask] = index
-    result.masks.update(asked.truth, prediction)
-    annotated = set(np.unique(asked.truth).tolist())
-    result.presence.update(
-        [index in annotated for index in asked.indices],
-        [found.is_present for found in answer.classes],
-        [found.probability for found in answer.classes],
-        asked.indices,
-    )
-    result.images += 1
 
 
 def read_names(source: Path) -> list[str]:

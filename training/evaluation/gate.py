@@ -21,9 +21,7 @@ from numpy.typing import NDArray
 
 from lasagna.errors import DataError
 from training.evaluation.paired import Change, ClassChange, Flip, Pair, sign_test
-from training.evaluation.scores import ImageScore, Latency, measure_latency, score_images
-
-__all__ = ["ImageScore", "Latency", "Limits", "Verdict", "judge", "measure_latency", "score_images"]
+from training.evaluation.scores import ImageScore, Latency
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from lasagna.masks.segmentation import ClassAnswer, Segmentation
 from lasagna.pages import page_environment
 from training.data.records import LabelMap, Record
 from training.data.spread import spread
-from training.evaluation.evaluate import ClassListModel, read_photo
 from training.evaluation.gate import Verdict
 from training.evaluation.metrics import reliability
 from training.evaluation.paired import ClassChange
 from training.evaluation.plots import change_plot, reliability_plot
 from training.evaluation.scores import ImageScore
+from training.evaluation.scoring import ClassListModel, read_photo
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,65 +10,42 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.records import OTHER, UNKNOWN
+from training.evaluation.scoring import PhotoScore
 
 
 class SegmentationMetrics:
-    """Per-class IoU, their mean, and pixel accuracy of label maps (`training.data.records`).
+    """Per-class IoU, their mean, and pixel accuracy, of scored photos (`training.evaluation.scoring`).
 
-    A pixel of a label map is one class's index, or `OTHER` (no class), or `UNKNOWN` (truth only: not scored). `OTHER`
-    is no class: it has no IoU, but a class that covers such pixels is wrong there.
+    A pixel that no class covers has no IoU, but a class that covers such a pixel is wrong there.
 
     Attributes:
-        intersection: int64 (classes,): pixels of the class in truth and prediction.
-        truth: int64 (classes,): pixels of the class in the truth.
-        predicted: int64 (classes,): pixels of the class in the prediction, void pixels left out.
+        intersection: int64 (classes,): pixels of the class in annotation and answer.
+        union: int64 (classes,): pixels of the class in either.
+        truth: int64 (classes,): pixels of the class in the annotation.
     """
 
     def __init__(self, classes: int) -> None:
         if classes < 1:
             raise ValueError(f"there is at least one class, not {classes}")
         self.intersection = np.zeros(classes, np.int64)
+        self.union = np.zeros(classes, np.int64)
         self.truth = np.zeros(classes, np.int64)
-        self.predicted = np.zeros(classes, np.int64)
-        self._correct = 0
-        self._scored = 0
+        self._right = 0
+        self._pixels = 0
 
-    def update(self, truth: NDArray[np.integer], prediction: NDArray[np.integer]) -> None:
+    def update(self, score: PhotoScore, asked: Sequence[int] | None = None) -> None:
         """Adds one image.
 
         Args:
-            truth: Integers (layers, height, width); a pixel that is of several classes has them in different layers.
-            prediction: Integers (height, width).
+            score: Of an answer whose masks do not overlap.
+            asked: Which of the classes the score's first ones are; None: all, in order.
         """
-        classes = len(self.truth)
-        if truth.ndim != 3 or prediction.shape != truth.shape[1:]:
-            raise ValueError(f"expected (layers, H, W) and (H, W), found {truth.shape} and {prediction.shape}")
-        for name, labels, least in (("truth", truth, UNKNOWN), ("prediction", prediction, OTHER)):
-            if not np.issubdtype(labels.dtype, np.integer):
-                raise ValueError(f"{name}: expected integers, found {labels.dtype}")
-            if labels.size and not least <= labels.min() <= labels.max() < classes:
-                unknown = [int(value) for value in np.unique(labels) if not least <= value < classes]
-                raise ValueError(f"{name}: labels {unknown} are neither one of {classes} classes nor {OTHER}")
-        scored = ~(truth == UNKNOWN).any(0)
-        said = prediction[scored].astype(np.int64)
-        right = np.zeros(said.shape, bool)
-        nothing = np.ones(said.shape, bool)
-        earlier: list[NDArray[np.int64]] = []
-        for layer in truth:
-            values: NDArray[np.int64] = layer[scored].astype(np.int64)
-            for before in earlier:  # a pixel that two layers give to one class counts once
-                values[values == before] = OTHER
-            earlier.append(values)
-            annotated = values >= 0
-            correct = annotated & (values == said)
-            self.truth += np.bincount(values[annotated], minlength=classes)
-            self.intersection += np.bincount(values[correct], minlength=classes)
-            right |= correct
-            nothing &= ~annotated
-        self.predicted += np.bincount(said[said >= 0], minlength=classes)
-        self._correct += int((right | (nothing & (said == OTHER))).sum())
-        self._scored += int(said.size)
+        for index, one in zip(range(len(self.truth)) if asked is None else asked, score.classes, strict=False):
+            self.intersection[index] += one.intersection
+            self.union[index] += one.union
+            self.truth[index] += one.truth
+        self._right += score.right
+        self._pixels += score.pixels
 
     @property
     def iou(self) -> list[float | None]:
@@ -76,8 +53,7 @@ class SegmentationMetrics:
 
         A class that is predicted somewhere but is in no image's truth has a union, and an IoU of 0.
         """
-        union = self.truth + self.predicted - self.intersection
-        return [float(i / u) if u else None for i, u in zip(self.intersection, union, strict=True)]
+        return [float(i / u) if u else None for i, u in zip(self.intersection, self.union, strict=True)]
 
     @property
     def miou(self) -> float | None:
@@ -97,7 +73,7 @@ class SegmentationMetrics:
     @property
     def pixel_accuracy(self) -> float | None:
         """Share of not-void pixels whose label is right: one of the pixel's classes, or none where it has none."""
-        return self._correct / self._scored if self._scored else None
+        return self._right / self._pixels if self._pixels else None
 
 
 class PresenceMetrics:

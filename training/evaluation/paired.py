@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from lasagna.bootstrap import bootstrap_counts, percentile_interval
 from lasagna.errors import DataError
-from training.evaluation.scores import ClassScore, ImageScore
+from training.evaluation.scores import ImageScore
+from training.evaluation.scoring import ClassScore
 
 _Figure = Callable[[NDArray[np.float64], int], NDArray[np.float64]]
 """Takes weights (draws, photos) and a model (0 champion, 1 candidate); gives a figure per draw, NaN if undefined."""

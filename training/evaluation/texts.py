@@ -21,7 +21,7 @@ from lasagna.errors import DataError, LasagnaError
 from training.data.records import UNKNOWN
 from training.data.sources import Source
 from training.data.spread import spread
-from training.evaluation.evaluate import ClassListModel, read_photo
+from training.evaluation.scoring import ClassListModel, read_photo
 from training.evaluation.text_metrics import TextMetrics
 
 LONGEST = {"referring": 32, "reasoning": 256}

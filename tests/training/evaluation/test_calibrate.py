@@ -24,7 +24,8 @@ from training.evaluation.calibrate import (
     fit_class_offsets,
 )
 from training.evaluation.metrics import expected_calibration_error
-from training.evaluation.scores import ClassScore, ImageScore
+from training.evaluation.scores import ImageScore
+from training.evaluation.scoring import ClassScore
 
 RECIPE = Path(__file__).parents[3] / "training" / "recipes" / "nano.yaml"
 

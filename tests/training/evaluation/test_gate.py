@@ -14,10 +14,11 @@ from lasagna import ClassAnswer, Lasagna, Segmentation
 from lasagna.checkpoint.folder import Calibration
 from lasagna.errors import DataError
 from training.data.records import OTHER, UNKNOWN, Record, stack_masks
-from training.evaluation.gate import ImageScore, Latency, Limits, Verdict, judge, measure_latency, score_images
+from training.evaluation.gate import Limits, Verdict, judge
 from training.evaluation.metrics import PresenceMetrics
 from training.evaluation.paired import sign_test
-from training.evaluation.scores import ClassScore
+from training.evaluation.scores import ImageScore, Latency, measure_latency, score_images
+from training.evaluation.scoring import ClassScore
 
 LIMITS = Limits(resamples=500)
 PIXELS = 1000

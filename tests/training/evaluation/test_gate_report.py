@@ -12,9 +12,10 @@ from PIL import Image
 
 from lasagna import ClassAnswer, Segmentation
 from training.data.records import Record, stack_masks
-from training.evaluation.gate import ImageScore, Limits, Verdict, judge, score_images
+from training.evaluation.gate import Limits, Verdict, judge
 from training.evaluation.gate_report import choose_samples, make_samples, truth_to_segmentation, write_report
-from training.evaluation.scores import ClassScore
+from training.evaluation.scores import ImageScore, score_images
+from training.evaluation.scoring import ClassScore
 
 SIZE = (24, 32)
 NAMES = ("sky", "<script>alert(1)</script> & $cost", "car")
