@@ -22,6 +22,7 @@ from lasagna.errors import ConfigError
 from lasagna.settings import Settings
 
 if TYPE_CHECKING:
+    from backend.demo.correcting import Step
     from backend.demo.parts import Demo, PhotoOutcome
 
 
@@ -35,6 +36,7 @@ Examples:
   lasagna demo
   lasagna demo --images ~/photos --labels "dog,grass,tree,sky"
   lasagna demo --label-config label_config/polygon.xml
+  lasagna demo --correct                        twelve photos corrected one by one; the next one's masks improve
   lasagna demo --exit --json demo.json
 
 \b
@@ -51,6 +53,11 @@ Exit code with --exit: 0 every photo has its prediction, 1 some have not, 2 some
 )
 @click.option("--model", help="Checkpoint: a shipped name, a folder or a hub id.  [default: nano]")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of Label Studio.  [default: 8080, or a free one]")
+@click.option(
+    "--correct",
+    is_flag=True,
+    help="Correct photos of coins one by one and show how the next prediction improves; writes a film strip.",
+)
 @click.option("--exit", "exit_after", is_flag=True, help="End after the table.")
 @click.option(
     "--json",
@@ -71,11 +78,13 @@ def demo(
     label_config: Path | None,
     model: str | None,
     port: int | None,
+    correct: bool,
     exit_after: bool,
     json_file: Path | None,
     timeout: float,
 ) -> None:
     """Show photos in a real Label Studio, pre-labelled by the model. Ctrl-C ends everything."""
+    from backend.demo.correcting import CONFIG, coin_pieces, correct_one_by_one, write_film
     from backend.demo.parts import Demo, only_one
     from backend.demo.photos import chosen_photos, demo_label_config
     from backend.queue.services import state_dir
@@ -86,8 +95,11 @@ def demo(
     folder = state_dir(settings) / "demo"
     folder.mkdir(mode=0o700, exist_ok=True)
     settings = Settings.load(model=model, state_dir=str(folder))
-    config = demo_label_config(labels, label_config)
-    photos = chosen_photos(images)
+    if correct and (images or labels or label_config):
+        raise ConfigError("--correct brings its own photos and label; leave --images, --labels and --label-config out")
+    pieces = coin_pieces(folder / "coins") if correct else []
+    config = CONFIG if correct else demo_label_config(labels, label_config)
+    photos = [piece.path for piece in pieces] if correct else chosen_photos(images)
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise ConfigError(f"--json {json_file}: there is no folder {json_file.absolute().parent}; make it first")
     console = Console()
@@ -96,13 +108,21 @@ def demo(
     try:
         with only_one(folder) as running, _signals(), Demo(settings, folder, console, port) as parts:
             project = parts.create_project(config, photos)
-            answers = parts.predict(project, photos, config, timeout)
-            summary = _summary(parts, project, answers, time.monotonic() - started)
+            if correct:
+                steps = correct_one_by_one(parts, project, pieces, timeout)
+                summary = _film(parts, project, steps, write_film(pieces, steps, folder), time.monotonic() - started)
+            else:
+                answers = parts.predict(project, photos, config, timeout)
+                summary = _summary(parts, project, answers, time.monotonic() - started)
             running.write(summary["url"])
             running.flush()
             if json_file is not None:
                 json_file.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            _show(console, summary, answers, parts.label_studio.login.password)
+            if correct:
+                _show_film(console, summary)
+            else:
+                _show(console, summary, answers)
+            _show_place(console, summary, parts.label_studio.login.password)
             ready = True
             if not exit_after:
                 console.print("\nCtrl-C ends everything.")
@@ -154,7 +174,44 @@ def _summary(parts: "Demo", project: int, answers: "Sequence[PhotoOutcome]", sec
     }
 
 
-def _show(console: Console, summary: dict[str, Any], answers: "Sequence[PhotoOutcome]", password: str) -> None:
+def _film(
+    parts: "Demo", project: int, steps: "Sequence[Step]", files: Sequence[Path], seconds: float
+) -> dict[str, Any]:
+    return {
+        "complete": all(step.learnt is not None for step in steps),
+        "model_version": parts.serving(project),
+        "url": f"{parts.label_studio.url}/projects/{project}/data",
+        "user": parts.label_studio.login.user,
+        "project": project,
+        "seconds_total": round(seconds, 2),
+        "pictures": [str(file) for file in files],
+        "corrections": [
+            {
+                "name": step.name,
+                "task": step.task,
+                "model_version": step.version,
+                "to_change": round(step.to_change, 4),
+                "learnt_in": None if step.learnt is None else round(step.learnt, 2),
+            }
+            for step in steps
+        ],
+    }
+
+
+def _show_film(console: Console, summary: dict[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("photo", "predicted by", "pixels to change", "learnt in"):
+        table.add_column(name, justify="left" if name in ("photo", "predicted by") else "right")
+    for step in summary["corrections"]:
+        learnt = "-" if step["learnt_in"] is None else f"{step['learnt_in']:.1f} s"
+        table.add_row(step["name"], step["model_version"], f"{step['to_change']:.1%}", learnt)
+    console.print()
+    console.print(table)
+    for path in summary["pictures"]:
+        console.print(f"  {path}", soft_wrap=True, highlight=False)
+
+
+def _show(console: Console, summary: dict[str, Any], answers: "Sequence[PhotoOutcome]") -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("photo", overflow="fold")
     table.add_column("present (probability)", overflow="fold")
@@ -166,6 +223,9 @@ def _show(console: Console, summary: dict[str, Any], answers: "Sequence[PhotoOut
         table.add_row(Text(answer.name), text, str(answer.absent), f"{answer.seconds:.2f}")
     console.print()
     console.print(table)
+
+
+def _show_place(console: Console, summary: dict[str, Any], password: str) -> None:
     console.print(f"\nModel {summary['model_version']}. Look at them in Label Studio:", highlight=False)
     console.print(f"  {summary['url']}", soft_wrap=True)
     console.print(f"  login     {summary['user']}", highlight=False)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import requests
 from rich.console import Console
 
 from backend.demo.local_label_studio import LocalLabelStudio, Projects
@@ -207,6 +208,11 @@ class Demo:
             if fields.get("task") == str(task):
                 return fields.get("reason") or "failed without a reason"
         return None
+
+    def serving(self, project: int) -> str:
+        """The version that the backend would answer a project with now."""
+        answer = requests.get(f"{self.backend_url}/versions", params={"project": str(project)}, timeout=10)
+        return str(answer.json()["versions"][0])
 
     def stay(self) -> None:
         """Until a signal comes; raises ServiceError if a part ends by itself."""
