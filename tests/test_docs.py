@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import markdown
@@ -59,6 +60,13 @@ def test_a_document_without_its_marks_is_named(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "doctor.md").write_text("<!-- troubles -->", encoding="utf-8")
     with pytest.raises(ValueError, match=r"docs/doctor\.md needs <!-- troubles --> and <!-- /troubles -->"):
         docs.updated("doctor.md")
+
+
+def test_a_command_that_cannot_be_loaded_is_not_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "lab.bench.rle", raising=False)
+    monkeypatch.setitem(sys.modules, "lab.bench.rle", None)
+    with pytest.raises(SystemExit, match=r"docs/lab/commands.md: a command cannot be loaded; type `make setup`"):
+        docs.main(["--check"])
 
 
 def test_a_setting_without_a_group_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,6 +145,8 @@ def main(arguments: list[str] | None = None) -> int:
     lag = False
     made = {document: updated(document) for document in dict.fromkeys(name for name, _ in BLOCKS)}
     for document, new in {**made, "house.svg": house.draw()}.items():
+        if "which is not installed here)" in new:  # what a command that cannot be loaded says of itself
+            raise SystemExit(f"docs/{document}: a command cannot be loaded; type `make setup` and try again")
         path = DOCS / document
         old = path.read_text(encoding="utf-8")
         if old == new:

@@ -94,6 +94,7 @@ def update() -> None:
             kept.append(line)
     torch = CACHE / "torch-constraints.txt"
     torch.write_text("\n".join(kept) + "\n")
+    (folder / ".complete").unlink(missing_ok=True)  # so that the next `make` installs what the file then says
     install_project(folder, ["--constraints", torch, "--upgrade"])
     listed = frozen(folder)
     CONSTRAINTS.write_text("\n".join([*head, *listed]) + "\n")
