@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from backend.registry.figures import measured
 from backend.registry.registry import Registry, Version
-from lasagna.checkpoint.folder import checkpoint_version, find_checkpoint, load_calibration, load_labels
+from lasagna.checkpoint.folder import (
+    checkpoint_layers,
+    checkpoint_version,
+    find_checkpoint,
+    load_calibration,
+    load_labels,
+)
 from lasagna.errors import RegistryError
 
 if TYPE_CHECKING:
-    from lasagna.checkpoint.light import LayeredWeights
+    from lasagna.checkpoint.weights import LayeredWeights
 
 Pair = tuple[float | None, float | None]
 """A figure of the first and of the second."""
@@ -83,7 +89,7 @@ def compare(registry: Registry, first: str, second: str) -> CheckpointComparison
     Raises:
         CheckpointError: One of them is not there or cannot be read.
     """
-    from lasagna.checkpoint.light import LayeredWeights  # torch
+    from lasagna.checkpoint.weights import LayeredWeights  # torch
 
     records = [_record(registry, name) for name in (first, second)]
     folders = [
@@ -94,7 +100,7 @@ def compare(registry: Registry, first: str, second: str) -> CheckpointComparison
     offsets = [_offsets(folder) for folder in folders]
     figures, classes, same_photos = _figures(records[0], records[1])
     with contextlib.ExitStack() as stack:
-        weights, equal, only = _weights(*(LayeredWeights(folder, stack) for folder in folders))
+        weights, equal, only = _weights(*(LayeredWeights(checkpoint_layers(folder), stack) for folder in folders))
     ids = [record.id if record else checkpoint_version(f) for record, f in zip(records, folders, strict=True)]
     return CheckpointComparison(
         ids=(ids[0], ids[1]),
@@ -140,7 +146,7 @@ def _offsets(folder: Any) -> dict[str, float]:
 
 
 def _weights(first: "LayeredWeights", second: "LayeredWeights") -> tuple[list[WeightChange], int, list[str]]:
-    keys = first.keys(), second.keys()
+    keys = first.shapes(), second.shapes()
     only = sorted(set(keys[0]) ^ set(keys[1]))
     changes, equal = list[WeightChange](), 0
     for key in sorted(set(keys[0]) & set(keys[1])):

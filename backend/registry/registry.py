@@ -46,10 +46,21 @@ from lasagna.checkpoint.folder import (
 )
 from lasagna.errors import RegistryError
 from lasagna.files import flush_to_disk, write_atomically
+from lasagna.settings import registry_folder
 
-__all__ = ["Aliases", "Event", "Registry", "Version", "project_number"]
+__all__ = ["Aliases", "Event", "Registry", "Version", "find_version", "project_number"]
 
 _ADDING, _REMOVED = ".adding-", ".removed-"
+
+
+def find_version(id: str) -> Path | None:
+    """The checkpoint of a version in the registry that the settings name, None where it has none of this id.
+
+    Entry point `lasagna.checkpoints`: so that `--model ID` works in every command.
+    """
+    name = id.rpartition("-")[0]  # an id is NAME-DIGEST
+    folder = registry_folder() / "versions" / id / name
+    return folder if name and "/" not in id and (folder / "config.json").exists() else None
 
 
 class Registry:

@@ -70,7 +70,7 @@ def vision_start(recipe: Recipe, vision_from: Path, folder: Path) -> Recipe:
 
     Raises ConfigError where the shapes differ.
     """
-    from lasagna.checkpoint.folder import load_model
+    from lasagna.checkpoint.weights import load_model
     from training.engine.start import prepare
 
     if not (folder / "config.json").exists():

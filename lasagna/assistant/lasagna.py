@@ -22,15 +22,9 @@ from torch import Tensor
 
 from lasagna.assistant.answers import Decided, ImageFeatures
 from lasagna.assistant.corrected import answer_with_head, observe
-from lasagna.checkpoint.folder import (
-    Calibration,
-    checkpoint_version,
-    find_checkpoint,
-    load_calibration,
-    load_model,
-    save_checkpoint,
-)
+from lasagna.checkpoint.folder import Calibration, checkpoint_version, find_checkpoint, load_calibration
 from lasagna.checkpoint.light import can_share, load_over
+from lasagna.checkpoint.weights import load_model, save_checkpoint
 from lasagna.errors import ConfigError, ImageError, QueryError
 from lasagna.instant.correction import Correction
 from lasagna.instant.features import encoder_fingerprint

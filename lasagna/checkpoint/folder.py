@@ -15,31 +15,23 @@ A checkpoint is a folder in the layout of the Hugging Face hub:
     checksums.json      digests of large files, so that naming a version need not read them; optional
     README.md           model card; optional
 
-Weights are safetensors only: no file of a checkpoint can run code. This module imports no torch at its top, so that the
-web process can name a version.
+Weights are safetensors only: no file of a checkpoint can run code. `lasagna.checkpoint.weights` reads them; here is no
+torch, so that the web process can name a version.
 """
 
-import contextlib
 import hashlib
 import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from lasagna.checkpoint.hub import download, download_weights
 from lasagna.errors import CheckpointError
 from lasagna.files import file_digest
 from lasagna.network.config import ModelConfig
-from lasagna.settings import cache_folder, registry_folder
-
-if TYPE_CHECKING:
-    import torch
-
-    from lasagna.network.model import LasagnaModel
-    from lasagna.prompt.dialect import PromptFormat
-    from lasagna.prompt.tokenizer import LabelTokenizer
+from lasagna.settings import cache_folder
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
 REQUIRED = ("config.json", "prompt.json")
@@ -82,7 +74,7 @@ def find_checkpoint(name: str | Path) -> Path:
     folder = Path(name).expanduser()
     if not folder.is_dir() and str(name) in shipped_checkpoints():
         folder = SHIPPED / str(name)
-    elif not folder.is_dir() and (version := _version_folder(str(name))) is not None:
+    elif not folder.is_dir() and (version := _found_elsewhere(str(name))) is not None:
         folder = version
     elif not folder.is_dir() and (pulled_folder() / str(name) / "config.json").exists():
         folder = pulled_folder() / str(name)
@@ -109,11 +101,14 @@ def find_checkpoint(name: str | Path) -> Path:
     return folder
 
 
-def _version_folder(id: str) -> Path | None:
-    """The checkpoint of a version in the registry, which lies in versions/ID/NAME, where ID is NAME-DIGEST."""
-    name = id.rpartition("-")[0]
-    folder = registry_folder() / "versions" / id / name
-    return folder if name and "/" not in id and (folder / "config.json").exists() else None
+def _found_elsewhere(name: str) -> Path | None:
+    """What the packages above find under a name: functions of the entry-point group `lasagna.checkpoints` (the registry
+    of fine-tuned versions is one), which give a folder or None."""
+    for point in entry_points(group="lasagna.checkpoints"):
+        found = point.load()(name)
+        if found is not None:
+            return Path(found)
+    return None
 
 
 def pulled_folder() -> Path:
@@ -250,64 +245,6 @@ def _read_checksums(folder: Path) -> dict[str, bytes]:
         return {}
 
 
-def load_model(
-    folder: Path, device: "torch.device | str" = "cpu", dtype: "torch.dtype | None" = None
-) -> "LasagnaModel":
-    """The network of a folder, in eval mode; an un-merged adapter is added to the weights.
-
-    Args:
-        device: Where weights go, one at a time: beside the network, no more than one tensor is in memory.
-        dtype: Of parameters; None: float32. Buffers and batch statistics stay float32.
-
-    Raises CheckpointError; see `load_weights`.
-    """
-    import torch
-
-    from lasagna.network.model import LasagnaModel, cast_weights
-
-    config = ModelConfig.load(folder / "config.json")
-    if config.vision.kind == "clip-sam":
-        model = LasagnaModel.without_weights(config, torch.device(device), dtype or torch.float32)
-        load_weights(model, folder)
-    else:
-        model = LasagnaModel(config)
-        load_weights(model, folder)
-        model = cast_weights(model.to(device), dtype or torch.float32)
-        model.encoder.to(memory_format=torch.channels_last)  # as its input is; else every call reorders the weights
-    return model.eval()
-
-
-def load_weights(model: "LasagnaModel", folder: Path) -> None:
-    """Puts a folder's weights into a network, in its types and on its device, one tensor at a time.
-
-    Raises CheckpointError that lists keys that are missing, unexpected or of another shape.
-    """
-    import torch
-
-    from lasagna.network.adapter import load_adapter
-
-    layers = checkpoint_layers(folder)
-    adapters = [load_adapter(layer) for layer in layers]
-    own = model.state_dict()
-    with contextlib.ExitStack() as stack:
-        files = [open_weights(layer, stack) for layer in layers]
-        shapes = {key: tuple(file.get_slice(key).get_shape()) for contents in files for key, file in contents.items()}
-        problems = weight_problems({key: tuple(value.shape) for key, value in own.items()}, shapes)
-        if problems:
-            shown = "\n  ".join(problems[:10])
-            more = f"\n  and {len(problems) - 10} more" if len(problems) > 10 else ""
-            raise CheckpointError(f"{folder}: the weights do not fit the model:\n  {shown}{more}")
-        with torch.no_grad():
-            for key, target in own.items():
-                value = None
-                for contents, adapter in zip(files, adapters, strict=True):
-                    if key in contents:
-                        value = contents[key].get_tensor(key)
-                    if adapter and value is not None and key.startswith("language_model."):
-                        value = adapter.merge(key.removeprefix("language_model."), value.to(target.dtype))
-                target.copy_(value)
-
-
 def checkpoint_layers(folder: Path) -> list[Path]:
     """A checkpoint and what it is laid over, the lowest first."""
     layers = [folder]
@@ -316,61 +253,5 @@ def checkpoint_layers(folder: Path) -> list[Path]:
     return layers
 
 
-def open_weights(layer: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
-    """The open file of each weight of one folder."""
-    from safetensors import SafetensorError, safe_open
-
-    contents: dict[str, Any] = {}
-    for path in sorted(layer.glob("*.safetensors")):
-        try:
-            opened = stack.enter_context(safe_open(path, "pt"))
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: not readable as safetensors ({error}); fetch it again") from error
-        contents.update(dict.fromkeys(opened.keys(), opened))
-    return contents
-
-
-def weight_problems(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> list[str]:
-    """What keeps weights from fitting a model, key by key."""
-    problems = [f"missing {key}" for key in expected if key not in found]
-    problems += [f"unexpected {key}" for key in found if key not in expected]
-    problems += [
-        f"{key} is {found[key]}, the model needs {expected[key]}"
-        for key in expected
-        if key in found and found[key] != expected[key]
-    ]
-    return problems
-
-
 def write_config(folder: Path, config: ModelConfig) -> None:
     (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
-
-
-def save_checkpoint(
-    folder: Path,
-    model: "LasagnaModel",
-    tokenizer: "LabelTokenizer",
-    prompt: "PromptFormat",
-    calibration: Calibration,
-    half: bool = True,
-) -> None:
-    """Writes a checkpoint folder.
-
-    Args:
-        half: Whether matrices are stored in float16. Vectors, statistics and positional frequencies stay float32:
-            they are few, and the smallest variances are below float16's range.
-    """
-    import torch
-    from huggingface_hub import save_torch_state_dict
-
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        key: value.half() if half and value.ndim > 1 and "positional" not in key else value
-        for key, value in model.state_dict().items()
-    }
-    save_torch_state_dict({key: value.detach().cpu().contiguous() for key, value in state.items()}, folder)
-    write_config(folder, model.config)
-    write_calibration(folder, calibration)
-    tokenizer.save(folder)
-    prompt.save(folder / "prompt.json")
-    assert all(torch.isfinite(value).all() for value in state.values()), "a weight is not finite"

@@ -80,7 +80,8 @@ optimiser:
 def tiny_7b(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the 7B models' architecture and dialect at the smallest size, with random weights."""
     from lasagna.assistant.random_model import piece_tokenizer
-    from lasagna.checkpoint.folder import Calibration, save_checkpoint
+    from lasagna.checkpoint.folder import Calibration
+    from lasagna.checkpoint.weights import save_checkpoint
     from lasagna.network.config import DecoderConfig, ModelConfig, VisionConfig
     from lasagna.network.model import LasagnaModel
     from lasagna.prompt.dialect import RELEASED

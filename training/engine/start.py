@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from lasagna.checkpoint.folder import Calibration, find_checkpoint, load_weights, save_checkpoint
+from lasagna.checkpoint.folder import Calibration, find_checkpoint
+from lasagna.checkpoint.weights import load_weights, save_checkpoint
 from lasagna.errors import ConfigError, DataError
 from lasagna.extras import load_extra
 from lasagna.network.config import ModelConfig

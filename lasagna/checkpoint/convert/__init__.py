@@ -19,7 +19,8 @@ from lasagna.checkpoint.convert import layouts
 from lasagna.checkpoint.convert.source import Piece, WeightFiles
 from lasagna.checkpoint.convert.vocabulary import Vocabulary, read_vocabulary
 from lasagna.checkpoint.convert.writer import new_folder, size_of, write_weights
-from lasagna.checkpoint.folder import ADAPTER, weight_problems, write_config
+from lasagna.checkpoint.folder import ADAPTER, write_config
+from lasagna.checkpoint.weights import weight_problems
 from lasagna.errors import CheckpointError, ConfigError
 from lasagna.network.adapter import Adapter, adapter_from_tensors, is_lora, read_adapter_config
 from lasagna.network.config import ModelConfig

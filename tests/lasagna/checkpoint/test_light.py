@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lasagna import Lasagna
-from lasagna.checkpoint.folder import load_model
-from lasagna.checkpoint.light import LayeredWeights, can_share, load_over
+from lasagna.checkpoint.folder import checkpoint_layers
+from lasagna.checkpoint.light import can_share, load_over
+from lasagna.checkpoint.weights import LayeredWeights, load_model
 from lasagna.errors import CheckpointError
 from lasagna.network.adapter import Adapter
 
@@ -105,10 +106,10 @@ def test_weights_without_a_network(whole: Path, tmp_path: Path) -> None:
     folder = lay_over(lay_over(whole, tmp_path / "one", 0), tmp_path / "two", 1)
     expected = load_model(folder).state_dict()
     with contextlib.ExitStack() as stack:
-        weights, base = LayeredWeights(folder, stack), LayeredWeights(whole, stack)
-        assert set(weights.keys()) == set(expected)
-        for key in weights.keys():  # noqa: SIM118
+        weights, base = LayeredWeights(checkpoint_layers(folder), stack), LayeredWeights([whole], stack)
+        assert set(weights.shapes()) == set(expected)
+        for key in weights.shapes():
             assert torch.equal(weights.get(key), expected[key].float()), key
-        differs = {key for key in weights.keys() if weights.origin(key) != base.origin(key)}  # noqa: SIM118
+        differs = {key for key in weights.shapes() if weights.origin(key) != base.origin(key)}
     statistic = next(key for key in sorted(expected) if key.endswith(BUFFER))
     assert differs == {statistic, f"language_model.{ADAPTED}", REPLACED}

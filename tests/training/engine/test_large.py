@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lasagna.checkpoint.folder import checkpoint_version, load_model
+from lasagna.checkpoint.folder import checkpoint_version
+from lasagna.checkpoint.weights import load_model
 from lasagna.errors import CheckpointError, ConfigError
 from lasagna.prompt.dialect import RELEASED
 from tests.training.data.sources.samples import SAMPLES

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lasagna import Lasagna
 from lasagna.checkpoint.convert import convert
-from lasagna.checkpoint.folder import checkpoint_version, load_model
+from lasagna.checkpoint.folder import checkpoint_version
+from lasagna.checkpoint.weights import load_model
 from lasagna.commands.cli import main
 from lasagna.errors import CheckpointError
 from lasagna.network.adapter import load_adapter
