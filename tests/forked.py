@@ -27,8 +27,9 @@ IMPORTED = (
     "torch.utils.tensorboard",
 )
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(list(IMPORTED))
+forks = multiprocessing.get_context("forkserver")
+"""`forks.Process` runs any function in such a fork."""
+forks.set_forkserver_preload(list(IMPORTED))
 
 
 class ForkedCommand:
@@ -55,7 +56,9 @@ class ForkedCommand:
     ) -> None:
         self.args = ["lasagna", *map(str, words)]
         outputs = (stdout, stderr or stdout)
-        self._process = _context.Process(
+        for path in outputs:
+            path.touch()
+        self._process = forks.Process(
             target=_run, args=(self.args, outputs, dict(environ), largest_file, before), name=" ".join(self.args)
         )
         self._process.start()
@@ -113,7 +116,7 @@ def run_forked(
     folder.mkdir(parents=True, exist_ok=True)
     stdout, stderr = folder / "stdout", folder / "stderr"
     for path in (stdout, stderr):
-        path.write_bytes(b"")
+        path.unlink(missing_ok=True)
     given = os.environ if environ is None else environ
     command = ForkedCommand(words, stdout, stderr=stderr, environ=given, largest_file=largest_file, before=before)
     done = Done(command.wait(600), stdout.read_text(), stderr.read_text())

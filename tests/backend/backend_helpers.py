@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from copy import deepcopy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from PIL import Image
 
 from backend.queue.own_redis import redis_command
 from backend.queue.services import free_port
+from tests.forked import ForkedCommand
 
 CONFIG = """<View>
   <Image name="image" value="$image"/>
@@ -180,6 +182,10 @@ class StubLabelStudio:
         entry["updated_at"] = at
         return found
 
+    def go_on_as(self, other: "StubLabelStudio") -> None:
+        """Has the tasks, annotations and images that the other has by now."""
+        self.images, self.tasks, self._clock = dict(other.images), deepcopy(other.tasks), other._clock
+
     def posted(self, task: int) -> list[dict[str, Any]]:
         return [p for p in self.predictions if p["task"] == task]
 
@@ -320,10 +326,17 @@ def personal_token(label_studio: Any) -> str:
 
 
 class Process:
-    """A `lasagna` command in a process of its own, with its output in a file."""
+    """A `lasagna` command in a process of its own, with its output in a file.
+
+    The web process is a new Python, since it is to do without torch; others are forks of one that has it.
+    """
 
     def __init__(self, arguments: list[str], log: Path, environ: dict[str, str]) -> None:
         self.log = log
+        self.process: subprocess.Popen[bytes] | ForkedCommand
+        if arguments[0] != "serve":
+            self.process = ForkedCommand(arguments, log, environ=environ)
+            return
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 [str(Path(sys.executable).with_name("lasagna")), *arguments],
@@ -373,7 +386,6 @@ class Backend:
             "LASAGNA_STATE_DIR": str(folder),
             "LASAGNA_MODEL": str(checkpoint),
             "LASAGNA_DEVICE": "cpu",
-            "OMP_NUM_THREADS": "1",
         }
 
     def run(self, *arguments: str, wait_for: str, **environ: str) -> Process:

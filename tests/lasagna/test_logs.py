@@ -5,16 +5,14 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from lasagna import logs
 from lasagna.logs import keep_secret, logged, mask, start_logging
 from lasagna.settings import Settings
-from tests.backend.backend_helpers import TOKEN, Backend, StubLabelStudio, make_jwt, wait_until
+from tests.backend.backend_helpers import TOKEN, make_jwt
 
 Lines = Callable[[], list[dict[str, Any]]]
 logger = logging.getLogger("backend.test")
@@ -119,28 +117,3 @@ def test_secrets_are_masked(start: Any, log_format: str, name: str, text: str) -
 )
 def test_what_is_no_secret_stays(text: str) -> None:
     assert mask(text) == text
-
-
-def test_the_processes(backend: Backend, stub: StubLabelStudio, tmp_path: Path) -> None:
-    """Everything that `serve` and `worker` print is JSON, and a task can be followed through both."""
-    given = {"LASAGNA_LOG_FORMAT": "json", "LASAGNA_BASIC_AUTH": "label:pass:word", "LASAGNA_LABEL_STUDIO_TOKEN": TOKEN}
-    web = backend.serve(**given, LASAGNA_LABEL_STUDIO_URL=stub.url)
-    worker = backend.run(
-        "worker", "--queues", "interactive,predict", wait_for="waiting for jobs", **given,
-        LASAGNA_LABEL_STUDIO_URL=stub.url,
-    )  # fmt: skip
-    [task] = stub.add_tasks(1)
-    task["data"]["image"] = "/data/upload/none.png"
-    body = {"tasks": [task], "project": "3.1", "label_config": stub.label_config, "params": {}}
-    answer = requests.post(backend.url + "/predict", json=body, auth=("label", "pass:word"), timeout=60)
-    assert answer.json()["errors"]
-    wait_until(lambda: "failed" in worker.output())
-    assert web.stop() == worker.stop() == 0
-    said = [json.loads(line) for process in (web, worker) for line in process.output().splitlines()]
-    of_task = [(line["logger"], line["project"]) for line in said if line.get("task") == "1"]
-    assert sorted(of_task) == [("backend.web.protocol", "3"), ("backend.worker.runtime", "3")]
-    [job] = [line["job"] for line in said if line.get("task") == "1" and "job" in line]
-    assert len(job) == 32
-    assert any("Listening on" in line["message"] for line in said)
-    assert not {"pass:word", TOKEN} & {word for process in (web, worker) for word in process.output().split('"')}
-    assert TOKEN not in web.output() + worker.output()

@@ -1,10 +1,9 @@
 """A whole fine-tune of a tiny model, also killed in every stage."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,24 @@ from lasagna.checkpoint.folder import checkpoint_version, load_calibration
 from lasagna.errors import ConfigError, DataError, TrainingError
 from lasagna.settings import Settings
 from tests.backend.backend_helpers import PROJECT, TOKEN, StubLabelStudio
+from tests.backend.loop import killed_job
 from tests.backend.loop.loop_helpers import TINY, correct
 from training.evaluation import gate
 
 
-@pytest.fixture
-def environ(tmp_path: Path, checkpoint: Path) -> dict[str, str]:
+def environ_of(folder: Path, checkpoint: Path) -> dict[str, str]:
     return {
         "LASAGNA_MODEL": str(checkpoint),
-        "LASAGNA_REGISTRY": str(tmp_path / "registry"),
+        "LASAGNA_REGISTRY": str(folder / "registry"),
         "LASAGNA_DEVICE": "cpu",
         "LASAGNA_TRAIN_CHANGES": TINY,
-        "LASAGNA_REPLAY_DATA": str(tmp_path / "none"),
+        "LASAGNA_REPLAY_DATA": str(folder / "none"),
     }
+
+
+@pytest.fixture
+def environ(tmp_path: Path, checkpoint: Path) -> dict[str, str]:
+    return environ_of(tmp_path, checkpoint)
 
 
 class Project:
@@ -59,7 +63,6 @@ def project(stub: StubLabelStudio, environ: dict[str, str]) -> Project:
     return Project(stub, environ)
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_what_the_champion_learnt_by_heart_is_not_what_it_knows(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,14 +89,27 @@ def test_what_the_champion_learnt_by_heart_is_not_what_it_knows(
     assert len(asked) == job.result("snapshot")["train"] - learnt
 
 
-@pytest.fixture
-def refused(project: Project) -> str:
-    """A version that the gate refused, after which twelve more tasks were corrected."""
-    correct(project.stub, 12)
+@pytest.fixture(scope="module")
+def first_round(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[tuple[Project, str]]:
+    """Twelve corrections and the version that was made of them, which the gate refused. To be copied."""
+    stub = StubLabelStudio()
+    stub.start()
+    project = Project(stub, environ_of(tmp_path_factory.mktemp("first"), checkpoint))
+    correct(stub, 12)
     first = project.job(project.new()).run()
     assert first["outcome"] == "candidate"  # four steps of a random model
+    yield project, str(first["version"])
+    stub.stop()
+
+
+@pytest.fixture
+def refused(project: Project, first_round: tuple[Project, str]) -> str:
+    """A version that the gate refused, after which twelve more tasks were corrected."""
+    first, version = first_round
+    shutil.copytree(first.root, project.root)
+    project.stub.go_on_as(first.stub)
     correct(project.stub, 12, first=13)
-    return str(first["version"])
+    return version
 
 
 def snapshot_of(project: Project, version: str) -> Path:
@@ -112,7 +128,6 @@ def stopped_before_training(project: Project, id: str) -> TrainingJob:
     return job
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_a_refused_version_that_later_corrections_speak_for_serves_and_is_trained_on(
     project: Project, refused: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +161,6 @@ def test_a_refused_version_that_later_corrections_speak_for_serves_and_is_traine
     assert report["about"]["the candidate before"].startswith(f"{refused}, judged again with {len(new)} photos")
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_a_refused_version_is_refused_again(project: Project, refused: str) -> None:
     job = stopped_before_training(project, project.new())
     assert job.result("recheck")["version"] == refused
@@ -154,14 +168,12 @@ def test_a_refused_version_is_refused_again(project: Project, refused: str) -> N
     assert project.registry.champion(PROJECT) is None
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_a_version_that_somebody_rolled_back_is_not_judged_again(project: Project, refused: str) -> None:
     project.registry.promote(PROJECT, refused, "by hand")
     project.registry.rollback(PROJECT, "worse")
     assert stopped_before_training(project, project.new()).result("recheck").keys() == {"seconds"}
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_without_its_snapshot_nothing_is_known_to_be_new_to_it(project: Project, refused: str) -> None:
     shutil.rmtree(snapshot_of(project, refused))
     assert stopped_before_training(project, project.new()).result("recheck").keys() == {"seconds"}
@@ -169,8 +181,7 @@ def test_without_its_snapshot_nothing_is_known_to_be_new_to_it(project: Project,
     assert stopped_before_training(project, project.new()).result("recheck").keys() == {"seconds"}
 
 
-@pytest.mark.timeout(1800)
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.slow
 def test_from_corrections_to_a_version_killed_in_every_stage(
     project: Project, environ: dict[str, str], tmp_path: Path, checkpoint: Path
 ) -> None:
@@ -197,19 +208,13 @@ def test_from_corrections_to_a_version_killed_in_every_stage(
 
     other = environ | {"LASAGNA_REGISTRY": str(tmp_path / "other")}
     id = new_job(tmp_path / "other", PROJECT, "test")
-    script = [sys.executable, str(Path(__file__).with_name("killed_job.py")), str(tmp_path / "other"), id]
-    done = subprocess.run(
-        [*script, project.stub.url, TOKEN, *STAGES],
-        env={**os.environ, **other, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert result["died"] == dict.fromkeys(STAGES, 9)
-    assert result["trained"] == []  # training had ended before the last attempt
-    assert result["version"] == version.id  # content-addressed: the same weights and calibration
+    for stage in STAGES:
+        ended = killed_job.exit_code(tmp_path / "other", id, other, project.stub.url, TOKEN, stage)
+        assert ended == -signal.SIGKILL, stage
+    last = Project(project.stub, other)
+    # Content-addressed: the same weights and calibration.
+    assert last.job(id).run()["version"] == version.id
+    assert "train" not in [stage for stage, _, _ in last.said]  # it had ended before the last attempt
     logged = (tmp_path / "other" / "jobs" / id / "run" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in logged] == [1, 2, 3, 4]
 

@@ -11,7 +11,8 @@ from backend.registry.registry import Registry
 from tests.backend.backend_helpers import PROJECT, TOKEN, Backend, StubLabelStudio, wait_until
 from tests.backend.loop.loop_helpers import TINY, correct
 
-SECONDS = 900.0
+SECONDS = 600.0
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -23,7 +24,6 @@ def loop(backend: Backend, stub: StubLabelStudio, store: Store, tmp_path: Path) 
     return backend
 
 
-@pytest.mark.timeout(2700)
 def test_killed_in_the_middle_of_training(loop: Backend, store: Store, tmp_path: Path) -> None:
     trainings, registry = Trainings(store), tmp_path / "registry"
     training = ("worker", "--queues", "train")
@@ -43,13 +43,12 @@ def test_killed_in_the_middle_of_training(loop: Backend, store: Store, tmp_path:
     assert second.stop() == 0
 
 
-@pytest.mark.timeout(1800)
 def test_a_worker_has_one_beside_it_and_takes_it_along(loop: Backend, stub: StubLabelStudio, tmp_path: Path) -> None:
     stub.status["/api"] = 503  # nothing to train on
     worker = loop.worker()
     log = tmp_path / "training.log"
     wait_until(lambda: log.exists() and "waiting for jobs in train" in log.read_text(), SECONDS, "the training process")
-    assert "waiting for jobs in interactive, predict" in worker.output()
+    assert "waiting for jobs in interactive, instant, predict" in worker.output()
     assert worker.stop() == 0
     with (tmp_path / "registry" / "jobs" / "lock").open() as lock:  # it has let go of the registry
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,5 +1,6 @@
 """The real processes together: `lasagna serve`, `lasagna worker`, Redis; killed, stopped and started again."""
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ from backend.queue.store import Store, connect
 from backend.registry.registry import Registry
 from lasagna import Lasagna
 from lasagna.checkpoint.folder import checkpoint_version
-from tests.backend.backend_helpers import PROJECT, Backend, Process, RedisServer, StubLabelStudio, wait_until
+from tests.backend.backend_helpers import PROJECT, TOKEN, Backend, Process, RedisServer, StubLabelStudio, wait_until
+
+pytestmark = pytest.mark.slow
 
 
 class Running:
@@ -220,3 +223,28 @@ def test_without_redis_at_the_start(tmp_path: Path, checkpoint: Path) -> None:
     assert process.process.wait(60) == 2
     assert "LASAGNA_REDIS_URL" in process.output()
     assert "Traceback" not in process.output()
+
+
+def test_both_log_json(backend: Backend, stub: StubLabelStudio) -> None:
+    """Everything that `serve` and `worker` print is JSON, and a task can be followed through both."""
+    given = {"LASAGNA_LOG_FORMAT": "json", "LASAGNA_BASIC_AUTH": "label:pass:word", "LASAGNA_LABEL_STUDIO_TOKEN": TOKEN}
+    web = backend.serve(**given, LASAGNA_LABEL_STUDIO_URL=stub.url)
+    worker = backend.run(
+        "worker", "--queues", "interactive,predict", wait_for="waiting for jobs", **given,
+        LASAGNA_LABEL_STUDIO_URL=stub.url,
+    )  # fmt: skip
+    [task] = stub.add_tasks(1)
+    task["data"]["image"] = "/data/upload/none.png"
+    body = {"tasks": [task], "project": "3.1", "label_config": stub.label_config, "params": {}}
+    answer = requests.post(backend.url + "/predict", json=body, auth=("label", "pass:word"), timeout=60)
+    assert answer.json()["errors"]
+    wait_until(lambda: "failed" in worker.output())
+    assert web.stop() == worker.stop() == 0
+    said = [json.loads(line) for process in (web, worker) for line in process.output().splitlines()]
+    of_task = [(line["logger"], line["project"]) for line in said if line.get("task") == "1"]
+    assert sorted(of_task) == [("backend.web.protocol", "3"), ("backend.worker.runtime", "3")]
+    [job] = [line["job"] for line in said if line.get("task") == "1" and "job" in line]
+    assert len(job) == 32
+    assert any("Listening on" in line["message"] for line in said)
+    assert not {"pass:word", TOKEN} & {word for process in (web, worker) for word in process.output().split('"')}
+    assert TOKEN not in web.output() + worker.output()

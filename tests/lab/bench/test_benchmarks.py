@@ -63,6 +63,7 @@ def test_memory_counts_the_weights() -> None:
     assert row["gib_peak"] is None or row["gib_peak"] > row["gib_weights"]
 
 
+@pytest.mark.slow
 def test_start_ends_with_an_answer() -> None:
     rows = {row["stage"]: row["processor_s"] for row in figures("start", "--repeats", 1)["rows"]}
     whole = rows.pop("all up to the first answer")
@@ -195,6 +196,7 @@ print(json.dumps([peak_memory(way, "cpu")[1] for way in ways]))
 """
 
 
+@pytest.mark.slow
 def test_peak_memory_sees_what_is_freed() -> None:
     # in a process of its own: of a large one the system may reclaim as much meanwhile
     done = subprocess.run([sys.executable, "-c", _PEAKS], capture_output=True, text=True, check=True)
@@ -240,6 +242,7 @@ def test_stages_have_a_cost_each() -> None:
     assert min(rows[stage]["bytes"] for stage in ("read", "keep", "encode masks", "encode coco", "encode voc")) > 0
 
 
+@pytest.mark.slow
 def test_corpus_is_a_soak_in_a_process_of_its_own_for_each_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     found = figures("corpus", "--tiny", "--images", "3,9", "--side", 32, "--format", "label-studio,coco", "--gallery")

@@ -1,14 +1,16 @@
 """`lasagna annotate` run again: after it was done, changed, killed or interrupted."""
 
 import contextlib
+import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.forked import ForkedCommand
 
 from .made import CLASSES, NAMES, Run, computed, picture, read
 
@@ -72,34 +74,38 @@ def many(tmp_path: Path) -> Path:
     return photos
 
 
+def answer_slowly() -> None:
+    """A pause per image, so that the signal meets the run in its middle on any machine."""
+    import lasagna.annotate.pipeline as batch
+
+    answer = batch.answer_batch
+
+    def answer_batch(*given: Any) -> Any:
+        time.sleep(0.2)
+        return answer(*given)
+
+    batch.answer_batch = answer_batch
+
+
 @contextlib.contextmanager
-def started(photos: Path, out: Path, model: Path, least: int) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process of its own, at least `least` of whose results are there."""
+def started(photos: Path, out: Path, model: Path, least: int) -> Iterator[ForkedCommand]:
+    """The command in a process of its own, at least `least` of whose results are there; its output is in OUT.log."""
     words = [str(photos), "--labels", ",".join(CLASSES), "--out", str(out), "--model", str(model), "--batch-size", "1"]
-    # A pause per image, so that the signal meets the run in its middle on any machine.
-    slow = (
-        "import time; import lasagna.annotate.pipeline as batch; answer = batch.answer_batch\n"
-        "batch.answer_batch = lambda *a: (time.sleep(0.2), answer(*a))[1]\n"
-        "from lasagna.commands.cli import main; main()"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", slow, "annotate", *words, "--device", "cpu"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    log = out.with_suffix(".log")
+    process = ForkedCommand(["annotate", *words, "--device", "cpu"], log, environ=os.environ, before=answer_slowly)
     try:
         deadline = time.monotonic() + 300
         while len(list((out / ".results").glob("*/*.json"))) < least:
-            assert process.poll() is None, process.communicate()[0]
+            assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, "no results within five minutes"
             time.sleep(0.02)
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_run_again(run: Run, many: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with started(many, out, model, least=5) as process:
@@ -119,16 +125,17 @@ def test_killed_in_the_middle_and_run_again(run: Run, many: Path, model: Path, t
     assert len(read(out / "coco.json")["images"]) == 40
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_and_ctrl_c_says_how_to_go_on(
     run: Run, many: Path, model: Path, tmp_path: Path
 ) -> None:
     with started(many, tmp_path / "out", model, least=3) as process:
         second = run(many)
         process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=60)[0]
+        assert process.wait(60) == 130
+    output = (tmp_path / "out.log").read_text()
     assert second.exit_code == 2
     assert "another run is writing" in second.output
-    assert process.returncode == 130
     assert "of 40 images are done and kept" in output
     assert "run the same command again" in output
     assert "Traceback" not in output

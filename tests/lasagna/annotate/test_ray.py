@@ -25,7 +25,10 @@ from .test_sources import archive, content
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: type `make setup`", exc_type=ImportError)
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray's own options, in its own code
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),  # Ray's own options, in its own code
+]
 
 FORMATS = ("--format", "label-studio,coco,masks,instances,yolo,voc")
 

@@ -171,6 +171,7 @@ def work(folder: Path, limit: int, seed: int) -> None:
     assert not store.is_full
 
 
+@pytest.mark.slow
 def test_several_processes_at_once(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path)
     store.put(key(0), tensors(0))

@@ -1,8 +1,6 @@
 """Inputs of a conversion that are wrong: each a clear message, nothing half-written, no code run."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from lasagna.checkpoint.convert import convert
 from lasagna.errors import CheckpointError, ConfigError
 from lasagna.network.model import LasagnaModel
 from lasagna.prompt.dialect import RELEASED_TOKENS
+from tests.forked import run_forked
 
 from . import foreign as made
 
@@ -142,16 +141,13 @@ def test_no_room(released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert set(tmp_path.iterdir()) == before
 
 
-def test_a_disk_that_fills_up_while_writing(released: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_disk_that_fills_up_while_writing(
+    released: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """A real limit on the size of files, in a process of its own."""
-    before = set(tmp_path.iterdir())
-    program = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000));"
-        "from lasagna.commands.cli import main; main(sys.argv[1:])"
-    )
-    arguments = ["models", "convert", str(released), str(tmp_path / "out")]
-    run = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=300)
+    told, before = tmp_path_factory.mktemp("told"), set(tmp_path.iterdir())
+    run = run_forked(["models", "convert", released, tmp_path / "out"], told, largest_file=50_000)
     assert run.returncode == 2, run.stderr
     assert "cannot be written" in run.stderr
     assert "Traceback" not in run.stderr
