@@ -22,6 +22,7 @@ import redis
 from label_studio_ml.model import LabelStudioMLBase
 
 from backend.queue.store import Project, Store, connect
+from backend.studio.project_id import number_of
 from backend.web.predictions import Predictor
 from lasagna.errors import ConfigError, LasagnaError
 from lasagna.settings import Settings
@@ -90,7 +91,7 @@ class LasagnaBackend(LabelStudioMLBase):
     def _project_of(self, tasks: Sequence[Any]) -> str:
         """The project's name in our records. Neither server hands on the one of the request, but tasks carry its id."""
         first = next((t for t in tasks if isinstance(t, Mapping) and isinstance(t.get("project"), int)), None)
-        project = str(getattr(self, "project_id", "") or "").split(".")[0]
+        project = number_of(str(getattr(self, "project_id", "") or ""))
         return project or (str(first["project"]) if first is not None else "")
 
     def _remember_project(self, tasks: Sequence[Any]) -> None:

@@ -13,6 +13,7 @@ from backend.queue.living_workers import predicting_workers
 from backend.queue.own_redis import ensure_redis
 from backend.queue.store import Store, connect
 from backend.studio.client import LabelStudio, LabelStudioError, token_claims
+from backend.studio.project_id import number_of
 from lasagna.errors import ConfigError, LasagnaError, ServiceError
 
 _CLOCK_SECONDS = 60
@@ -55,7 +56,7 @@ def _label_studio(case: Case) -> str:
     if not case.has_redis and not configured:
         raise SkippedError("because redis is wrong, which knows the address of Label Studio (or give --url)")
     uids = case.store.projects() if case.has_redis else []
-    of_project = [uid for uid in uids if number is not None and uid.partition(".")[0] == str(number)]
+    of_project = [uid for uid in uids if number is not None and number_of(uid) == str(number)]
     case.uid = next(iter([*of_project, *uids]), "")
     try:
         if case.has_redis:

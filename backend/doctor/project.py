@@ -12,7 +12,8 @@ from urllib.parse import urlsplit, urlunsplit
 import requests
 
 from backend.doctor.case import Case, Check, SkippedError, cause
-from backend.studio.client import LabelStudio, LabelStudioError, connection_fault, project_uid
+from backend.studio.client import LabelStudio, LabelStudioError, connection_fault
+from backend.studio.project_id import number_of, project_uid
 from lasagna.errors import ConfigError
 from lasagna.labels.configuration import parse_label_config
 
@@ -28,7 +29,7 @@ _HERE = (2.0, 3.0)
 
 def _project(case: Case) -> str:
     if case.project_number is None:
-        numbers = {uid.partition(".")[0] for uid in case.store.projects()} if case.has_redis else set()
+        numbers = {number_of(uid) for uid in case.store.projects()} if case.has_redis else set()
         known = sorted(int(number) for number in numbers if number.isdigit())
         which = f" (connected: {', '.join(map(str, known[-20:]))})" if known else ""
         raise SkippedError(f"because no project is named: --project NUMBER{which}")

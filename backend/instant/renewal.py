@@ -15,6 +15,7 @@ from backend.queue.jobs import enqueue_works
 from backend.queue.store import Store, Work
 from backend.studio.client import LabelStudio
 from backend.studio.images import image_address
+from backend.studio.project_id import number_of
 from lasagna.errors import ImageError
 from lasagna.labels.configuration import parse_label_config
 
@@ -34,7 +35,7 @@ def renew_next(store: Store, label_studio: LabelStudio, project: str, head: Head
     Raises:
         LabelStudioError: Label Studio cannot be reached.
     """
-    number = int(project.split(".")[0])
+    number = int(number_of(project))
     works = []
     xml = str(label_studio.project(number)["label_config"])
     variable, config = parse_label_config(xml).image_variable, store.keep_config(xml)

@@ -32,6 +32,7 @@ from backend.queue import jobs
 from backend.queue.counters import Meter
 from backend.queue.store import KEEP_WORK, PREFIX, Store
 from backend.registry.records import project_number
+from backend.studio.project_id import number_of
 from lasagna.errors import ConfigError, LasagnaError
 from lasagna.files import write_atomically
 from lasagna.settings import Settings
@@ -245,7 +246,7 @@ class Triggers:
 
     def handle(self, event: Mapping[str, str]) -> None:
         """Counts an event, and starts a job where it is time."""
-        action, number = event.get("action", ""), (event.get("project") or "").split(".")[0]
+        action, number = event.get("action", ""), number_of(event.get("project") or "")
         if not number.isdigit():
             return
         policy = self._policy(number)
@@ -259,7 +260,7 @@ class Triggers:
                 self.request(number, f"{count} corrections")
 
     def look_at_schedules(self) -> None:
-        for number in {uid.split(".")[0] for uid in self._store.projects()}:
+        for number in {number_of(uid) for uid in self._store.projects()}:
             cron = self._policy(number).cron
             schedule = self._schedules.get(number)
             if not cron:
@@ -284,7 +285,7 @@ class Triggers:
         if self._changed is None:
             return unasked
         for uid in self._store.projects() if projects is None else projects:
-            number = uid.split(".")[0]
+            number = number_of(uid)
             try:
                 policy = self._policy(number)
                 if not (policy.every or policy.cron):

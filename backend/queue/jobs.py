@@ -23,6 +23,7 @@ from rq.serializers import JSONSerializer
 
 from backend.queue.counters import Meter
 from backend.queue.store import KEEP_WORK, Store
+from backend.studio.project_id import number_of
 from lasagna.logs import logged
 
 logger = logging.getLogger(__name__)
@@ -187,7 +188,7 @@ def predict_batch(keys: list[str]) -> dict[str, int]:
 def answer_click(key: str, request: dict[str, Any]) -> None:
     """A job: answers one interactive request."""
     runtime = _installed()
-    with logged(project=str(request["project"]).split(".")[0], task=request.get("task")):
+    with logged(project=number_of(str(request["project"])), task=request.get("task")):
         answer = runtime.click(request)
     runtime.store.answer(key, answer)
     runtime.meter.count(f"clicks:{'refused' if 'error' in answer else 'answered'}")
@@ -197,7 +198,7 @@ def answer_click(key: str, request: dict[str, Any]) -> None:
 def learn_corrections(project: str) -> None:
     """A job: learns from what was corrected in a project (its uid)."""
     runtime = _installed()
-    with logged(project=project.split(".")[0]):
+    with logged(project=number_of(project)):
         runtime.learn(project)
 
 

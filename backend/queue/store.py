@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import redis
 
 from backend.queue.scripts import KEEP_WORK, PREFIX, SCRIPTS
+from backend.studio.project_id import number_of
 from lasagna.errors import ConfigError
 
 __all__ = ["KEEP_WORK", "PREFIX", "STATES", "Post", "Project", "Registration", "Store", "Work", "connect"]
@@ -277,7 +278,7 @@ class Store:
 
     def uid(self, number: str) -> str:
         """Label Studio's name of a project towards backends, of its number; the number where no `/setup` was seen."""
-        return next((uid for uid in self.projects() if uid.split(".")[0] == number), number)
+        return next((uid for uid in self.projects() if number_of(uid) == number), number)
 
     def keep_result(self, key: str, prediction: Mapping[str, Any]) -> None:
         self.redis.set(f"{PREFIX}result:{key}", zlib.compress(json.dumps(prediction).encode(), 1), ex=KEEP_RESULT)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from backend.studio.project_id import number_of
 from lasagna.errors import RegistryError
 
 RECORD = "version.json"
@@ -102,7 +103,7 @@ class Aliases:
 
 def project_number(project: str) -> str:
     """Label Studio's number of a project, of that or of the uid that backends are given ("12.1698")."""
-    number = project.split(".")[0]
+    number = number_of(project)
     if not re.fullmatch(r"\w[\w-]*", number):
         raise RegistryError(f"{project!r} is not the number of a project in Label Studio, such as 12")
     return number

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -107,12 +106,6 @@ def token_kind(token: str) -> TokenKind:
     if claims is None:
         return "legacy"
     return "personal" if claims.get("token_type") == "refresh" else "access"
-
-
-def project_uid(project: dict[str, Any]) -> str:
-    """What Label Studio calls a project towards an ML backend: its id and the second of its creation."""
-    created = datetime.fromisoformat(str(project["created_at"]).replace("Z", "+00:00"))
-    return f"{project['id']}.{int(created.timestamp())}"
 
 
 def normalise_url(url: str) -> str:

@@ -8,6 +8,7 @@ from backend.queue.jobs import QUEUES, enqueue_works, queue
 from backend.queue.living_workers import living_workers
 from backend.queue.store import STATES, Store
 from backend.registry.records import project_number
+from backend.studio.project_id import number_of
 from backend.web.prelabel_jobs import PrelabelJobs
 
 
@@ -61,7 +62,7 @@ def retry_failed(store: Store, batch_size: int, project: int | None = None, kind
         key
         for key, fields in zip(keys, store.fields(keys), strict=True)
         if fields
-        and (project is None or fields["project"].split(".")[0] == str(project))
+        and (project is None or number_of(fields["project"]) == str(project))
         and kind in (None, fields.get("kind", "other"))
     ]
     states = {key: store.retry(key) for key in chosen}
@@ -74,7 +75,7 @@ def _described(key: str, fields: dict[str, str], time_there: float) -> dict[str,
     return {
         "key": key,
         "state": fields["state"],
-        "project": fields["project"].split(".")[0],
+        "project": number_of(fields["project"]),
         "task": int(fields["task"]) if fields.get("task") else None,
         "image": fields.get("image") or None,
         "model_version": fields.get("version"),

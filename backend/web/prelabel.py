@@ -20,8 +20,9 @@ from backend.instant.heads import base_version
 from backend.queue.counters import pace_of, read_counters
 from backend.queue.living_workers import predicting_workers
 from backend.queue.store import Store, Work
-from backend.studio.client import LabelStudio, StudioTask, project_uid
+from backend.studio.client import LabelStudio, StudioTask
 from backend.studio.images import image_address
+from backend.studio.project_id import project_uid
 from backend.web.predictions import Predictor
 from lasagna.errors import ImageError
 from lasagna.labels.configuration import LabelConfig, parse_label_config

@@ -12,6 +12,7 @@ from flask import Blueprint, g, request
 
 from backend.queue.living_workers import predicting_workers
 from backend.queue.store import Store
+from backend.studio.project_id import number_of
 from backend.web.predictions import Predictor
 from backend.web.readiness import readiness
 from lasagna.errors import ConfigError
@@ -166,7 +167,7 @@ def _text(body: dict[str, Any], name: str) -> str:
 
 def _number(project: Any) -> str | None:
     """Label Studio's number of a project, of the name that it sends."""
-    return str(project or "").split(".")[0] or None
+    return number_of(str(project or "")) or None
 
 
 def _word(body: dict[str, Any], name: str) -> str:

@@ -25,6 +25,7 @@ from backend.queue.living_workers import living_workers
 from backend.queue.store import PREFIX, Store
 from backend.registry.records import project_number
 from backend.registry.registry import Registry, Version
+from backend.studio.project_id import number_of
 from backend.web.overview import retry_failed
 from backend.web.prelabel_jobs import PrelabelJobs
 from lasagna.errors import ConfigError, RegistryError
@@ -173,7 +174,7 @@ def look(store: Store, registry: Registry) -> dict[str, Any]:
     workers = _workers(store, now)
     done = int(store.redis.zcount(f"{PREFIX}state:done", now - _RATE_SECONDS, "+inf"))
     left = counts["queued"] + counts["running"]
-    uids = {uid.split(".")[0]: uid for uid in reversed(store.projects())}  # the latest of a number wins
+    uids: dict[str, str] = {number_of(uid): uid for uid in reversed(store.projects())}  # the latest of a number wins
     urls = {number: store.project(uid).url for number, uid in uids.items()}
     jobs, open_jobs = PrelabelJobs(store).recent(), PrelabelJobs(store).under_way()
     open_ids = {job["id"] for job in open_jobs}
@@ -200,7 +201,7 @@ def render_status(shown: dict[str, Any], queued: int | None = None, posted: int 
 
 
 def _place(fields: dict[str, str], urls: dict[str, str]) -> TaskLink:
-    project, task = fields["project"].split(".")[0], fields.get("task") or ""
+    project, task = number_of(fields["project"]), fields.get("task") or ""
     url = urls.get(project)
     return TaskLink(task or "without a number", f"{url}/projects/{project}/data?task={task}" if url and task else "")
 
@@ -210,7 +211,7 @@ def _running(store: Store, urls: dict[str, str], now: float) -> list[Running]:
     for fields in store.fields(store.keys("running", _LOOKED_AT, oldest_first=True)):
         if not fields:
             continue
-        project = fields["project"].split(".")[0]
+        project = number_of(fields["project"])
         ago = max(0.0, now - float(fields["changed"]))
         group = groups.setdefault((project, fields["version"]), Running(project, fields["version"], ago))
         group.count += 1
@@ -224,7 +225,7 @@ def _failures(store: Store, urls: dict[str, str], now: float) -> list[Failures]:
     for fields in store.fields(store.keys("failed", _LOOKED_AT)):
         if not fields:
             continue
-        project, kind = fields["project"].split(".")[0], fields.get("kind", "other")
+        project, kind = number_of(fields["project"]), fields.get("kind", "other")
         ago = max(0.0, now - float(fields["changed"]))
         group = groups.setdefault((project, kind), Failures(project, kind, ago))
         group.count += 1

@@ -18,6 +18,7 @@ from backend.queue.counters import Meter, reason_of
 from backend.queue.jobs import enqueue_works
 from backend.queue.store import Post, Store
 from backend.studio.client import LabelStudio, LabelStudioError
+from backend.studio.project_id import number_of
 from lasagna.errors import LasagnaError
 from lasagna.logs import logged
 from lasagna.settings import Settings
@@ -69,7 +70,7 @@ class Delivery(threading.Thread):
         if post is None:
             return bool(due)
         try:
-            with logged(project=post.work.project.split(".")[0], task=post.work.task):
+            with logged(project=number_of(post.work.project), task=post.work.task):
                 self._deliver(post)
         finally:
             self._meter.flush()

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from backend.registry.registry import Registry, Version
+from backend.studio.project_id import number_of
 from lasagna.errors import CheckpointError, RegistryError
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class LoadedModels:
                 "version %s of project %s is not in %s (pruned? or do web process and worker not share one registry?); "
                 "%s answers instead",
                 asked,
-                project.split(".")[0],
+                number_of(project),
                 self.registry.folder,
                 champion.id if champion else self.own.version,
             )

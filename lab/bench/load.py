@@ -115,7 +115,7 @@ class Load:
     """
 
     def __init__(self, parts: "Demo", photos: int, annotators: int, opened: int, console: "Console") -> None:
-        from backend.studio.client import project_uid
+        from backend.studio.project_id import project_uid
         from lab.bench.command import sample_classes
         from lasagna.labels.classes import make_label_config
         from lasagna.masks.segmentation import ClassQuery

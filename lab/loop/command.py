@@ -25,7 +25,7 @@ import numpy as np
 import requests
 
 from backend.loop.holdout import Sides, difference_hash
-from backend.studio.client import project_uid
+from backend.studio.project_id import project_uid
 from lab.loop.annotator import Habits, SimulatedAnnotator
 from lasagna.errors import DataError, ServiceError
 from lasagna.masks.image import load_image

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from backend.studio.client import LabelStudio, LabelStudioError, normalise_url, project_uid, token_kind
+from backend.studio.client import LabelStudio, LabelStudioError, normalise_url, token_kind
+from backend.studio.project_id import project_uid
 from lasagna.errors import ConfigError
 from tests.backend.backend_helpers import TOKEN, StubLabelStudio, make_jwt
 

@@ -11,8 +11,9 @@ import requests
 from click.testing import CliRunner
 
 from backend.commands.prelabel import prelabel
-from backend.studio.client import LabelStudio, LabelStudioError, project_uid
+from backend.studio.client import LabelStudio, LabelStudioError
 from backend.studio.images import ImageLimits, fetch_image
+from backend.studio.project_id import project_uid
 from lasagna.errors import ImageError
 from lasagna.labels.configuration import parse_label_config
 from lasagna.masks.image import load_image
