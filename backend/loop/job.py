@@ -24,7 +24,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backend.loop.mlflow_log import log_version
 from backend.loop.snapshot import Snapshot, Snapshots
 from backend.registry.records import project_number
 from backend.registry.registry import Registry, name_after
@@ -362,7 +361,6 @@ class TrainingJob:
             reports=sorted((self.folder / "report").glob("report.*")),
             labels=snapshot.classes,
         )
-        log_version(version)
         summary = verdict["summary"]
         if self.result("recheck").get("passed"):
             summary += f" Promoted before: {self._rechecked()}"
