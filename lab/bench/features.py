@@ -61,7 +61,7 @@ def step_loss(
     """
     from training.data.records import UNKNOWN
     from training.engine.losses import mask_losses
-    from training.engine.objective import answer_questions
+    from training.engine.view_losses import answer_questions
     from training.examples.mixture import ViewBatch
     from training.examples.sequences import ClassList
 

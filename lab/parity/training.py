@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def training(vectors: "Vectors") -> Iterator[ParityRow]:
     """Losses, gradient norms and gradients of the training batches."""
-    from training.engine.conversations import ConversationBatch, ConversationWeights, conversation_losses
+    from training.engine.conversations import ConversationBatch, conversation_losses
+    from training.recipe.values import ConversationWeights
 
     batches = vectors.json("train.json")
     tensors, gradients = vectors.tensors("train.safetensors"), vectors.tensors("train_grads.safetensors")
@@ -52,7 +53,7 @@ def training(vectors: "Vectors") -> Iterator[ParityRow]:
         # The released code reports terms with their weights.
         found = {
             "loss": total,
-            "ce_loss": weights.ce * losses.ce,
+            "ce_loss": weights.text * losses.text,
             "mask_bce_loss": weights.bce * losses.bce,
             "mask_dice_loss": weights.dice * losses.dice,
         }

@@ -1,6 +1,6 @@
 """The paper's objective (equation 1) for whole conversations, teacher-forced, of any task and in any dialect.
 
-    ce * cross-entropy + bce * BCE + dice * DICE
+    text * cross-entropy + bce * BCE + dice * DICE
 
 What always holds: cross-entropy is the mean over all supervised tokens of a batch, BCE and DICE are taken per mask at
 the image's own size and averaged over all masks of a batch, as in the released code, whose values these are.
@@ -18,6 +18,7 @@ from lasagna.network.model import LasagnaModel
 from lasagna.network.vision import EncodedImages, PreparedImage
 from lasagna.prompt.sequences import IGNORED, Conversation
 from training.engine.losses import mask_losses
+from training.recipe.values import ConversationWeights
 
 DICE_SMOOTHING = 1e-3
 """Added to numerator and denominator of DICE: the released code's 1e-6, which it adds to sums of thousandths."""
@@ -42,25 +43,19 @@ class ConversationBatch:
     known: Sequence[Tensor] | None = None
 
 
-@dataclass(frozen=True)
-class ConversationWeights:
-    """Weights of the terms; the defaults are the released code's."""
-
-    ce: float = 1.0
-    bce: float = 2.0
-    dice: float = 0.5
-
-
 @dataclass
 class ConversationLosses:
     """The terms of the loss of conversations, each without its weight."""
 
-    ce: Tensor
+    text: Tensor
     bce: Tensor
     dice: Tensor
 
     def total(self, weights: ConversationWeights) -> Tensor:
-        return weights.ce * self.ce + weights.bce * self.bce + weights.dice * self.dice
+        return weights.text * self.text + weights.bce * self.bce + weights.dice * self.dice
+
+    def items(self) -> dict[str, float]:
+        return {"text": self.text.item(), "bce": self.bce.item(), "dice": self.dice.item()}
 
 
 def encode_images(model: LasagnaModel, images: Sequence[PreparedImage]) -> EncodedImages:
@@ -106,7 +101,7 @@ def conversation_losses(
         prompted += [(row, i + before) for i in present]
     at = torch.tensor(predicted, dtype=torch.long, device=device).view(-1, 3)
     logits = model.lm_head(hidden[at[:, 0], at[:, 1]]).float()
-    ce = F.cross_entropy(logits, at[:, 2]) if predicted else hidden.sum() * 0
+    text = F.cross_entropy(logits, at[:, 2]) if predicted else hidden.sum() * 0
     places = torch.tensor(prompted, dtype=torch.long, device=device).view(-1, 2)
     if prompted:
         bce, dice = _mask_losses(model, batch, encoded, hidden[places[:, 0], places[:, 1]], places[:, 0])
@@ -116,7 +111,7 @@ def conversation_losses(
         first = torch.zeros(1, dtype=torch.long, device=device)
         unused, _ = model.segmenter(encoded[0], model.prompt_projection(hidden[:1, -1]), first)
         bce = dice = unused.sum() * 0
-    return ConversationLosses(ce, bce, dice)
+    return ConversationLosses(text, bce, dice)
 
 
 def _mask_losses(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.recipe.values import LossWeights
+from training.recipe.values import ViewWeights
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Losses:
     competition: Tensor
     clicks: Tensor
 
-    def total(self, weights: LossWeights) -> Tensor:
+    def total(self, weights: ViewWeights) -> Tensor:
         masks = weights.bce * self.bce + weights.dice * self.dice
         coarse = weights.bce * self.coarse_bce + weights.dice * self.coarse_dice
         return (

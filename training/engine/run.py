@@ -29,7 +29,7 @@ import yaml
 from lasagna.errors import ConfigError, TrainingError
 from training.engine.run_report import LogFile, Reporter
 from training.engine.start import prepare
-from training.recipe.files import to_values
+from training.recipe.files import recipe_from_values, to_values
 from training.recipe.values import Recipe
 
 # What may change between a run and its continuation without changing the curve.
@@ -192,6 +192,8 @@ def _refuse_another_recipe(recipe: Recipe) -> None:
     if not path.exists() or not (recipe.output / "states").exists():
         return
     before, now = yaml.safe_load(path.read_text(encoding="utf-8")), to_values(recipe)
+    with contextlib.suppress(ConfigError):  # what an earlier version wrote, with what it has by default today
+        before = to_values(recipe_from_values(before))
     changed = [
         f"{key}{'.' + inner if inner else ''}"
         for key in sorted(before.keys() | now.keys())

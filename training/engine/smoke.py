@@ -21,6 +21,7 @@ from training.data.sets import Subset
 from training.data.sources import Source
 from training.data.sources.folder import Folder
 from training.data.spread import spread
+from training.engine.objective import Objective
 from training.engine.run import cpu_threads, train
 from training.engine.run_report import TerminalReporter
 from training.engine.start import prepare
@@ -82,8 +83,6 @@ def measure(
     recipe: Recipe, model: LasagnaModel, tokenizer: LabelTokenizer, format: PromptFormat, name: str, source: Source
 ) -> Measured:
     """Measures a model on a data set's photos, on the CPU: the same photos, views and questions each time."""
-    from training.engine.trainer import Objective
-
     answering = Lasagna(model, tokenizer, format, Calibration(), "smoke")
     assert recipe.augment is not None
     size = model.config.vision.image_size

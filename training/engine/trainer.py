@@ -6,7 +6,6 @@ weights, optimiser and step, and a resumed run is the same to the last bit.
 """
 
 import math
-import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,15 +16,10 @@ from torch import Tensor, nn
 
 from lasagna.errors import TrainingError
 from lasagna.network.compat import ensure_torchvision
-from lasagna.network.model import LasagnaModel
-from lasagna.prompt.sequences import Prompt
-from training.engine.conversations import ConversationWeights, conversation_losses
-from training.engine.encoders import Conversations, LiveEncoder, PhotoEncoder
-from training.engine.objective import batch_losses
+from training.engine.objective import Objective
 from training.engine.start import PreparedRun
 from training.engine.weights import parameter_groups
-from training.examples.batches import MicroBatch, MicroBatches, batch_workers
-from training.recipe.values import Recipe
+from training.examples.batches import MicroBatches, batch_workers
 
 ensure_torchvision()
 
@@ -36,40 +30,6 @@ from transformers.trainer_callback import PrinterCallback  # noqa: E402
 from transformers.trainer_utils import get_last_checkpoint  # noqa: E402
 
 WEIGHTS, AVERAGE = "trained.safetensors", "average.safetensors"
-
-
-class Objective(nn.Module):
-    """Micro-batch to loss: the module that is wrapped for several processes.
-
-    Args:
-        encoder: Of the photos of conversations; None: the model's own.
-    """
-
-    def __init__(
-        self, model: LasagnaModel, prompt: Prompt, recipe: Recipe, encoder: PhotoEncoder | None = None
-    ) -> None:
-        super().__init__()
-        self.model, self.prompt, self.recipe, self._encoder = model, prompt, recipe, encoder or LiveEncoder(model)
-        self._precision = getattr(torch, recipe.optimiser.precision)
-
-    def forward(self, batch: MicroBatch) -> dict[str, Any]:
-        """The loss (a scalar with gradient) and its terms (detached scalars)."""
-        seed, recipe = self.recipe.seed, self.recipe
-        torch.manual_seed((seed * 1009 + batch.part) * 1_000_003 + batch.step)
-        rng = random.Random(f"step-{seed}-{batch.part}-{batch.step}")
-        drop = recipe.augment.drop_tokens if recipe.augment and self.training else 0.0
-        device = self.model.device.type
-        with torch.autocast(device, self._precision, enabled=self._precision != torch.float32):
-            if isinstance(batch.data, Conversations):
-                encoded = self._encoder.encode(batch.data.photos)
-                terms = conversation_losses(self.model, batch.data.batch(), encoded)
-                weights = ConversationWeights(recipe.losses.text, recipe.losses.bce, recipe.losses.dice)
-                shown = {"text": terms.ce, "bce": terms.bce, "dice": terms.dice}
-                if not any(len(example.masks) for example in batch.data.examples):
-                    del shown["bce"], shown["dice"]
-                return {"loss": terms.total(weights), "terms": {name: term.item() for name, term in shown.items()}}
-            losses = batch_losses(self.model, self.prompt, batch.data, rng, drop_tokens=drop)
-        return {"loss": losses.total(recipe.losses), "terms": losses.items()}
 
 
 class Trainer(transformers.Trainer):

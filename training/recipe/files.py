@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lasagna.errors import ConfigError
 from training.recipe.sequence import PRESETS
-from training.recipe.values import TASKS, Recipe
+from training.recipe.values import OF_VIEWS, TASKS, Recipe
 
 KeyPath = tuple[str, ...]
 
@@ -130,10 +130,18 @@ def read_recipe(path: Path, changes: Sequence[str] = (), smoke: bool = False) ->
 def recipe_from_values(values: Mapping[str, Any]) -> Recipe:
     """A recipe from nested dicts, as `to_values` gives them. Raises ConfigError that lists all errors."""
     try:
-        return TypeAdapter(Recipe).validate_python(dict(values))
+        return TypeAdapter(Recipe).validate_python(_without_unused_weights(values))
     except ValidationError as error:
         listed = "\n  ".join(_explain(item, {}) for item in _without_repeats(error.errors()))
         raise ConfigError(f"the recipe has errors\n  {listed}") from error
+
+
+def _without_unused_weights(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values without weights of terms that the recipe has not: until version 1.0 all were written, used or not."""
+    losses = values.get("losses")
+    if not isinstance(losses, dict) or (values.get("augment") and "semantic" in values.get("tasks", {})):
+        return dict(values)
+    return {**values, "losses": {name: weight for name, weight in losses.items() if name not in OF_VIEWS}}
 
 
 def to_values(recipe: Recipe) -> dict[str, Any]:

@@ -6,7 +6,7 @@ only thing that the engine knows; what the files that it names hold is checked b
 """
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import asdict, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -73,25 +73,46 @@ class RecipeTask:
 
 
 @dataclass(frozen=True, config=STRICT)
-class LossWeights:
-    """Weights of the terms.
+class ConversationWeights:
+    """Weights of the terms of conversations (the paper, equation 1); the defaults are the released code's."""
+
+    text: PositiveOrZero = 1.0
+    bce: PositiveOrZero = 2.0
+    dice: PositiveOrZero = 0.5
+
+
+@dataclass(frozen=True, config=STRICT)
+class ViewWeights(ConversationWeights):
+    """Weights of the terms of random views: those of conversations, and the small model's own."""
+
+    copied: PositiveOrZero = 0.1
+    coarse: PositiveOrZero = 0.5
+    competition: PositiveOrZero = 0.5
+    clicks: PositiveOrZero = 0.5
+
+
+OF_VIEWS = tuple(item.name for item in fields(ViewWeights) if not hasattr(ConversationWeights, item.name))
+
+
+@dataclass(frozen=True, config=STRICT)
+class LossWeights(ConversationWeights):
+    """Weights of the terms of the loss, as a recipe gives them.
 
     Attributes:
-        text: Cross-entropy of the answer's tokens (mean over decisions and over the other tokens).
-        copied: Weight of a token that is not a decision, relative to a decision.
+        text: Cross-entropy of the answer's tokens (of random views: the mean over decisions and over other tokens).
         bce, dice: Of the decoded masks.
+        copied: Weight of a token that is not a decision, relative to a decision. This and what follows are of random
+            views alone (`augment`), where they have the defaults of `ViewWeights`; a recipe without them is refused
+            where it gives one.
         coarse: Of BCE + DICE of the coarse masks, relative to the decoded ones.
         competition: Pixel-wise softmax cross-entropy among the classes of a question, coarse and decoded.
         clicks: Of the masks of points and boxes.
     """
 
-    text: PositiveOrZero = 1.0
-    copied: PositiveOrZero = 0.1
-    bce: PositiveOrZero = 2.0
-    dice: PositiveOrZero = 0.5
-    coarse: PositiveOrZero = 0.5
-    competition: PositiveOrZero = 0.5
-    clicks: PositiveOrZero = 0.5
+    copied: PositiveOrZero | None = None
+    coarse: PositiveOrZero | None = None
+    competition: PositiveOrZero | None = None
+    clicks: PositiveOrZero | None = None
 
 
 _Side = Annotated[int, Field(strict=True, ge=32, multiple_of=32)]
@@ -314,7 +335,27 @@ class Recipe:
             raise ValueError("trained.lora: adapters are trained over a checkpoint; name it in start")
         if self.trained.lora and self.optimiser.ema:
             raise ValueError("optimiser.ema: averaged weights are kept of whole models, not of adapters; set it to 0")
+        unused = [name for name in OF_VIEWS if getattr(self.losses, name) is not None]
+        if weights := self.view_weights:
+            object.__setattr__(self, "losses", LossWeights(**asdict(weights)))  # so that every value is shown
+        elif unused:
+            raise ValueError(
+                f"losses: {', '.join(unused)} would weigh nothing: only random views of class lists have these terms; "
+                "take them out, or give augment and tasks.semantic"
+            )
         return self
+
+    @property
+    def conversation_weights(self) -> ConversationWeights:
+        """Of the terms of conversations."""
+        return ConversationWeights(self.losses.text, self.losses.bce, self.losses.dice)
+
+    @property
+    def view_weights(self) -> ViewWeights | None:
+        """Of the terms of random views; None where the recipe has none."""
+        if self.augment is None or not self.semantic:
+            return None
+        return ViewWeights(**{name: value for name, value in asdict(self.losses).items() if value is not None})
 
     @property
     def rates(self) -> Mapping[str, float]:

@@ -7,12 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lasagna import Lasagna
-from training.engine.conversations import (
-    ConversationBatch,
-    ConversationWeights,
-    conversation_losses,
-    encode_images,
-)
+from training.engine.conversations import ConversationBatch, conversation_losses, encode_images
+from training.recipe.values import ConversationWeights
 
 
 @pytest.fixture(scope="module", params=["paper", "released"])
@@ -52,7 +48,7 @@ def test_a_batch_is_the_mean_over_its_tokens_and_masks(model: Lasagna) -> None:
     alone = [conversation_losses(model.model, one(batch, i)) for i in range(3)]
     tokens = torch.tensor([sum(label != -100 for label in c.labels) for c in batch.conversations])
     masks = torch.tensor([2, 1, 0])
-    for key, weights in {"ce": tokens, "bce": masks, "dice": masks}.items():
+    for key, weights in {"text": tokens, "bce": masks, "dice": masks}.items():
         wanted = (torch.stack([getattr(losses, key) for losses in alone]) * weights).sum() / weights.sum()
         torch.testing.assert_close(getattr(together, key), wanted, atol=1e-5, rtol=1e-4)
     assert alone[2].bce == alone[2].dice == 0
@@ -69,7 +65,7 @@ def test_cross_entropy_is_of_the_answers_tokens(model: Lasagna) -> None:
     place = conversation.ids.index(-200)
     spread = [*labels[:place], *[-100] * tokens.shape[1], *labels[place + 1 :]]
     wanted = F.cross_entropy(model.model.lm_head(hidden)[:-1], torch.tensor(spread[1:]))
-    torch.testing.assert_close(conversation_losses(model.model, batch).ce, wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(conversation_losses(model.model, batch).text, wanted, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Recipes: every shipped one is valid, and every error of a file is named at once, with its place."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from lasagna.errors import ConfigError
 from training.commands.train import train
 from training.recipe.files import read_recipe, recipe_from_values, shipped_recipes, to_values
 from training.recipe.sequence import PRESETS
-from training.recipe.values import TASKS
+from training.recipe.values import TASKS, Recipe
 
 RECIPES = sorted((Path(__file__).parents[3] / "training" / "recipes").glob("*.yaml"))
 NANO = next(path for path in RECIPES if path.name == "nano.yaml")
@@ -130,6 +131,29 @@ def test_origins() -> None:
     assert NANO.read_text().splitlines()[line - 1].startswith("  steps:")
 
 
+@pytest.mark.parametrize("name", ["copied", "coarse", "competition", "clicks"])
+def test_a_weight_of_a_term_that_a_recipe_has_not_is_refused(tiny_file: Path, name: str) -> None:
+    """Conversations have the paper's three terms; the others are of random views."""
+    views, conversations = "losses={text: 1.5}", ["augment=null", "losses={text: 1.5}"]
+    assert getattr(read_recipe(tiny_file, [views]).recipe.losses, name) in (0.1, 0.5)
+    assert getattr(read_recipe(tiny_file, [views, f"losses.{name}=0"]).recipe.losses, name) == 0
+    assert getattr(read_recipe(tiny_file, conversations).recipe.losses, name) is None
+    (error,) = errors_of(tiny_file, *conversations, f"losses.{name}=0.2")
+    assert f"losses: {name} would weigh nothing: only random views of class lists" in error
+    assert "give augment and tasks.semantic" in error
+    texts = "tasks={vqa: {sets: {llava_instruct_150k: 1}}}"
+    (error,) = errors_of(tiny_file, texts, f"losses.{name}=0.2")  # views of nothing
+    assert "would weigh nothing" in error
+
+
+def test_weights_that_earlier_versions_wrote_unused_are_forgotten(tiny: Callable[..., Recipe]) -> None:
+    values = to_values(tiny("augment=null"))
+    before = {**values, "losses": {"text": 1.0, "copied": 0.1, "bce": 2.0, "dice": 0.5, "coarse": 0.5, "clicks": 0.5}}
+    assert recipe_from_values(before) == recipe_from_values(values)
+    views = to_values(tiny("losses.clicks=0"))
+    assert recipe_from_values(views).losses.clicks == 0
+
+
 def test_how_a_step_is_shared() -> None:
     options = read_recipe(NANO).recipe.optimiser
     assert [options.accumulation(n) for n in (1, 2)] == [2, 1]
@@ -147,7 +171,7 @@ def test_the_rate_warms_up_and_decays() -> None:
     [
         (["--validate"], 0, "a valid recipe"),
         (["--validate", "sed=1", "holdout=2"], 2, "2 errors"),
-        (["--validate", "data=/nowhere"], 3, "/nowhere/squares is missing"),
+        (["--validate", "data=/nowhere"], 3, "/nowhere/squares is no data set in the folder layout"),
         (["--validate", "start=missing", "model=null"], 3, "start: unknown checkpoint 'missing'"),
         (["--print-config", "seed=5"], 0, "command line"),
     ],
