@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lasagna.assistant.lasagna import ImageLike, as_array
+from lasagna.assistant.inputs import ImageLike, as_array
 from lasagna.errors import CheckpointError, QueryError
 from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Segmentation, class_queries
 from lasagna.network.config import DecoderConfig, VisionConfig

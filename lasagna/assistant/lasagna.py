@@ -16,16 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from lasagna.assistant.answers import Decided, ImageFeatures
 from lasagna.assistant.corrected import answer_with_head, observe
+from lasagna.assistant.inputs import ImageLike, as_array, check_batch, check_prompt
 from lasagna.checkpoint.folder import Calibration, checkpoint_version, find_checkpoint, load_calibration
 from lasagna.checkpoint.light import can_share, load_over
 from lasagna.checkpoint.weights import load_model, save_checkpoint
-from lasagna.errors import ConfigError, ImageError, QueryError
+from lasagna.errors import ConfigError, QueryError
 from lasagna.instant.correction import Correction
 from lasagna.instant.features import encoder_fingerprint
 from lasagna.instant.fit import Learner
@@ -40,8 +39,6 @@ from lasagna.network.vision import EncodedImages, PreparedImage
 from lasagna.prompt.dialect import PromptFormat
 from lasagna.prompt.sequences import Prompt, Query
 from lasagna.prompt.tokenizer import LabelTokenizer, load_tokenizer
-
-ImageLike = Image.Image | NDArray[np.uint8]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -184,7 +181,12 @@ class Lasagna:
     ) -> Segmentation:
         """Answers one class list about one image; see `segment_batch`."""
         return self.segment_batch(
-            [image], [classes], threshold=threshold, exclusive=exclusive, chunk_size=chunk_size, head=head
+            [image],
+            [class_queries(classes)],
+            threshold=threshold,
+            exclusive=exclusive,
+            chunk_size=chunk_size,
+            head=head,
         )[0]
 
     def segment_batch(
@@ -203,7 +205,9 @@ class Lasagna:
         case) are asked once and each get the answer.
 
         Args:
-            images: PIL images or uint8 (H, W, 3) arrays, of any sizes.
+            images: Files (paths, or their content as bytes), PIL images or uint8 (H, W, 3) arrays, of any sizes. Files
+                and PIL images are read as `lasagna.load_image` does: EXIF orientation is applied, more than 8 bits are
+                scaled. Arrays are taken as they are.
             class_lists: One list per image.
             threshold: Probability from which on a class is present, in (0, 1); None is 0.5.
             exclusive: Whether a pixel belongs to at most one class, the one with the largest logit. Otherwise each
@@ -212,17 +216,13 @@ class Lasagna:
             head: An instant head for this call; None: that in use, if any.
 
         Returns:
-            One `Segmentation` per image, of the image's size.
+            One `Segmentation` per image, of the upright image's size.
 
         Raises:
-            QueryError: A list is empty, a label is blank, a threshold is out of range.
-            ImageError: An array is not an image.
+            QueryError: A list is empty or no list, a label is blank, a threshold is out of range.
+            ImageError: An image cannot be read, or is none.
         """
-        if len(images) != len(class_lists):
-            raise QueryError(f"{len(images)} images need as many class lists, not {len(class_lists)}")
-        if threshold is not None and not 0 < threshold < 1:
-            raise QueryError(f"the threshold is a probability between 0 and 1, not {threshold}")
-        queries = [class_queries(classes) for classes in class_lists]
+        queries = check_batch(images, class_lists, threshold, chunk_size)
         pixels = [as_array(image) for image in images]
         if not pixels:
             return []
@@ -358,11 +358,13 @@ class Lasagna:
 
         Returns:
             bool (H, W), and how good the model thinks it is: predicted IoU, clipped to [0, 1].
+
+        Raises:
+            QueryError: There is neither point nor box, or one of them is not in the image.
         """
-        if not points and box is None:
-            raise QueryError("a prompt needs a point or a box")
         prepared = features.prepared
         height, width = prepared.original_size
+        check_prompt(points, box, (height, width))
         # Pixels of the image to [0, 1] of the padded input.
         sx = prepared.content_size[1] / prepared.input_size[1] / width
         sy = prepared.content_size[0] / prepared.input_size[0] / height
@@ -399,7 +401,7 @@ class Lasagna:
         """Asks a question in words about one image and lets the model answer freely, greedily.
 
         Args:
-            image: A PIL image or a uint8 (H, W, 3) array.
+            image: As for `segment_batch`.
             question: Plain text.
             task: "vqa": the question as it is. "referring": what to segment ("the dog on the left"). "reasoning": a
                 question whose answer is to be segmented.
@@ -553,14 +555,6 @@ def _assemble(
     )
 
 
-def as_array(image: ImageLike) -> NDArray[np.uint8]:
-    """A PIL image or an array as uint8 (H, W, 3). Raises ImageError."""
-    array = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        raise ImageError(f"an image is uint8 (height, width, 3), not {array.dtype} {array.shape}")
-    return array
-
-
 def masks_to_image(logits: Tensor, prepared: PreparedImage) -> Tensor:
     """(M, h, w) logits of the input, padding included, to float32 (M, H, W) of the original image."""
     resized = logits.float()[:, None]
@@ -586,8 +580,10 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ConfigError(f"unknown device {name!r}; it is auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"the device {name} is not used here; it is auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"no device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use auto or cpu"
@@ -595,8 +591,10 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The number format of "auto" or a name of `DTYPES`. Raises ConfigError."""
+def choose_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """The number format of "auto", a name of `DTYPES`, or one of these as torch has it. Raises ConfigError."""
+    if isinstance(name, torch.dtype):
+        name = str(name).removeprefix("torch.")
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if name not in DTYPES:

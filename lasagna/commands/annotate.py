@@ -24,7 +24,7 @@ from lasagna.annotate.request import AnnotateRequest, Asked, Execution
 from lasagna.annotate.run import AnnotateRun
 from lasagna.annotate.writers import OUTPUT_FOLDERS, WRITERS, Job
 from lasagna.formats.hygiene import Hygiene
-from lasagna.labels.classes import make_label_config, read_labels, read_labels_file
+from lasagna.labels.classes import describe_classes, make_label_config, read_labels, read_labels_file
 from lasagna.labels.configuration import LabelConfig, parse_label_config, read_label_config
 from lasagna.masks.segmentation import ClassQuery
 from lasagna.settings import Settings
@@ -51,7 +51,8 @@ IMAGES: folders (searched with all below), patterns, files, archives (.zip, .tar
 addresses: s3:// gs:// az:// and http(s)://, as one image, a folder that ends in "/", a pattern or an archive.
 
 \b
-Labels, in --labels: separated by commas; one that contains a comma goes in double quotes: 'sky,"bag, purse"'.
+Labels, in --labels: separated by commas; one that contains a comma goes in double quotes: 'sky,"bag, purse"'. @FILE,
+and the name of a text file, are read as --labels-file.
 Labels, in --labels-file: one per line; "name = what the model reads" gives the model other words; # starts a comment.
 
 \b
@@ -137,6 +138,7 @@ def annotate(
         raise click.UsageError("Missing argument 'IMAGES...': name images, or give a --list of them")
     settings = Settings.load(**chosen)
     queries, config, config_xml = _classes(labels, labels_file, label_config)
+    click.echo(describe_classes(queries), err=True)
     version = checkpoint_version(settings.model)
     try:
         listed = [line for path in lists for line in read_list(path)]

@@ -6,6 +6,7 @@ exactly that name; the only thing taken off is white space around it.
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -57,11 +58,18 @@ def read_labels(text: str) -> list[ClassQuery]:
     """The classes of a comma-separated list, e.g. `sky, road, "bag, purse"`.
 
     As in CSV, a label that contains a comma or a quote is put in double quotes, and a quote inside is doubled. Blank
-    entries are skipped, and a label given twice is asked once.
+    entries are skipped, and a label given twice is asked once. `@FILE`, and the name of a text file that is there, are
+    read as `read_labels_file` does.
 
     Raises:
-        QueryError: There is no label, or a quote is not closed.
+        ConfigError: The file cannot be read.
+        QueryError: There is no label, a quote is not closed, or the list is plainly separated by something else: it
+            would be taken for one class. In double quotes anything is a label.
     """
+    path = _file_meant(text.strip())
+    if path is not None:
+        return read_labels_file(path)
+    _check_separators(text.strip())
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True))
     except csv.Error as error:
@@ -72,6 +80,57 @@ def read_labels(text: str) -> list[ClassQuery]:
     return _unique(ClassQuery(label) for row in rows for label in _stripped(row))
 
 
+_LIST_ENDINGS = (".txt", ".names", ".lst", ".list", ".labels", ".csv", ".tsv", ".json", ".yaml", ".yml", ".xml")
+"""Endings of files that hold classes, as people keep them."""
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_SEPARATORS = {";": ";", "|": "|", "\t": "tabs", "\u3001": "\u3001", "\uff0c": "\uff0c", "\uff1b": "\uff1b"}
+"""What is taken for a comma, and how a message calls it."""
+
+
+def _file_meant(text: str) -> Path | None:
+    """The file of classes that a list's text names; None for a list of labels."""
+    bare = text.removeprefix("@")
+    if "," in text or "\n" in text or not bare or (bare == text and not bare.lower().endswith(_LIST_ENDINGS)):
+        return None
+    path = Path(bare).expanduser()
+    if not path.is_file():
+        raise QueryError(
+            f"the labels {text!r} look like the name of a file, and there is none of this name (looked from "
+            f"{Path.cwd()}); check the name, or put it in double quotes where it is a label: {_quoted(text)}"
+        )
+    if path.suffix.lower() in (".xml", ".json", ".yaml", ".yml"):
+        raise QueryError(
+            f"{path} is not a list of labels: a file of labels has one per line. A labelling configuration of Label "
+            "Studio goes into --label-config"
+        )
+    return path
+
+
+def _quoted(label: str) -> str:
+    """A label as a shell and then CSV take it literally."""
+    escaped = label.replace('"', '""')
+    return f"'\"{escaped}\"'"
+
+
+def _check_separators(text: str) -> None:
+    """Raises QueryError for a list that is not separated by commas, though it is plainly meant to be one."""
+    bare = _QUOTED.sub("", text)
+    parts: list[str] = []
+    what = ""
+    if text.startswith("[") and text.endswith("]"):
+        what, parts = "brackets", [part.strip().strip("\"'") for part in text[1:-1].split(",")]
+    elif found := next((character for character in _SEPARATORS if character in bare), None):
+        what, parts = _SEPARATORS[found], re.split(f"[{re.escape(found)},]", text)
+    elif "," not in bare and re.search(r"\.\s+\S|\s\.(\s|$)", bare):
+        what, parts = "full stops", re.split(r"\.(?:\s+|$)", text)
+    if what:
+        meant = ",".join(part.strip() for part in parts if part.strip())
+        raise QueryError(
+            f"the labels {text!r} are not separated by commas but by {what}, and would be asked as one class; write "
+            f"{meant!r}. Where it is one label, put it in double quotes: {_quoted(text)}"
+        )
+
+
 def read_labels_file(path: str | Path) -> list[ClassQuery]:
     """The classes of a UTF-8 text file: one per line; blank lines and lines that start with # are skipped.
 
@@ -80,14 +139,26 @@ def read_labels_file(path: str | Path) -> list[ClassQuery]:
 
     Raises:
         ConfigError: The file cannot be read.
-        QueryError: It holds no label.
+        QueryError: It holds no label, or all of them on one line.
     """
     queries = []
-    for line in _stripped(read_text(path).splitlines()):
-        if not line.startswith("#"):
-            name, equals, reads_as = (part.strip() for part in line.partition(" = "))
-            queries.append(ClassQuery(name, reads_as) if equals and reads_as else ClassQuery(line))
+    lines = [line for line in _stripped(read_text(path).splitlines()) if not line.startswith("#")]
+    if len(lines) == 1 and re.search("[,;|\t]", lines[0]):
+        raise QueryError(
+            f"{path} has its labels on one line, and would be asked as one class: {lines[0]!r}. Write one per line, or "
+            "give them as --labels, separated by commas"
+        )
+    for line in lines:
+        name, equals, reads_as = (part.strip() for part in line.partition(" = "))
+        queries.append(ClassQuery(name, reads_as) if equals and reads_as else ClassQuery(line))
     return _unique(queries)
+
+
+def describe_classes(queries: Sequence[ClassQuery], most: int = 20) -> str:
+    """The class list in one line, for people: how many, and the first of them."""
+    names = [query.name if query.reads_as is None else f"{query.name} (read as {query.reads_as})" for query in queries]
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return f"{len(names)} class{'es' * (len(names) > 1)}: {', '.join(names[:most])}{more}"
 
 
 def _stripped(texts: Iterable[str]) -> list[str]:

@@ -8,7 +8,7 @@ What always holds for the image that `load_image` returns:
 - a file that is not an image, is cut short or cannot be opened has raised `ImageError` instead.
 
 Odd modes: transparency is composited on white; of an animation or a multi-page file the first frame counts; samples of
-more than 8 bits are scaled by their bit depth (see `_grey_to_8_bits`), not clipped to white.
+more than 8 bits are scaled by their bit depth (see `_to_8_bits`), not clipped to white.
 """
 
 import io
@@ -16,13 +16,13 @@ import math
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from lasagna.errors import ImageError
 
@@ -44,7 +44,7 @@ UNREAD_SUFFIXES = frozenset({
 })  # fmt: skip
 """Endings (lower case) of pictures that are not read: a search names what it passes over."""
 
-ImageSource = str | os.PathLike[str] | bytes | BinaryIO
+ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
 
 _pillow_limit_lock = threading.Lock()
 
@@ -59,7 +59,9 @@ def load_image(
     """The image as RGB, upright, fully decoded.
 
     Args:
-        source: A path, the content of a file as bytes, or a binary file object at the start of the image.
+        source: A path, the content of a file as bytes, a binary file object at the start of the image, or a Pillow
+            image, which is left as it is. (Pillow has cut the samples of RGB files of 16 bits to 8 where such an image
+            was loaded before; give the path.)
         max_bytes: Largest file.
         max_pixels: Largest width * height.
         name: What to call the image in errors; default: the path, or the file object's name.
@@ -68,26 +70,33 @@ def load_image(
         ImageError: The source cannot be read, is over a limit, or is not a complete image in a format we read.
     """
     name = name if name is not None else _name_of(source)
-    data = source if isinstance(source, bytes) else read_image_bytes(source, max_bytes=max_bytes, name=name)
-    check_bytes(len(data), max_bytes, name)
+    data = b""
+    if isinstance(source, Image.Image):
+        file = _deep_file(source)
+        if file is not None:
+            return load_image(file, max_bytes=max_bytes, max_pixels=max_pixels, name=name)
+    else:
+        data = source if isinstance(source, bytes) else read_image_bytes(source, max_bytes=max_bytes, name=name)
+        check_bytes(len(data), max_bytes, name)
     # Decoders raise what they please on damaged data (OSError, SyntaxError, ValueError, struct.error, zlib.error, ...),
     # so everything but our own errors is the file's fault here.
     try:
-        with _open(data) as image:
+        with nullcontext(source) if isinstance(source, Image.Image) else _open(data) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError(
                     f"{name} is {width} x {height} = {width * height} pixels; the limit is {max_pixels} "
                     "(LASAGNA_MAX_IMAGE_PIXELS); scale it down or raise the limit"
                 )
-            return _to_rgb(_upright(image))
+            if width * height == 0:
+                raise ImageError(f"{name} has no pixel: it is {width} x {height}")
+            deep = _deep_colours(image, data)
+            rgb = _to_rgb(image) if deep is None else deep
+            return _turned(rgb, _orientation(image))  # of a TIFF 1 now: Pillow and OpenCV turn those themselves
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(
-            f"{name} is not an image in a format that is read here: it starts with {data[:12]!r}; "
-            "expected JPEG, PNG, WebP, TIFF, GIF, BMP or a similar format"
-        ) from error
+        raise ImageError(f"{name} {_what_it_is(data)}") from error
     except MemoryError as error:
         raise ImageError(f"{name} does not fit into memory; scale it down") from error
     except Exception as error:
@@ -135,6 +144,8 @@ def check_bytes(size: int, max_bytes: int, name: str) -> None:
 
 
 def _name_of(source: ImageSource) -> str:
+    if isinstance(source, Image.Image):
+        return str(getattr(source, "filename", "") or "the image")
     if isinstance(source, bytes):
         return "the image"
     if isinstance(source, str | os.PathLike):
@@ -158,44 +169,132 @@ def _open(data: bytes) -> Iterator[Image.Image]:
         yield image
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _what_it_is(data: bytes) -> str:
+    """Why a file is not read, by its first bytes, in words that follow its name."""
+    for start, at, kind in _SIGNATURES:
+        if data[at : at + len(start)] == start:
+            return (
+                f"is not an image that is read here but {kind}; convert it to JPEG, PNG, or a TIFF of 8 or 16 bits, "
+                "grey or RGB"
+            )
+    return (
+        f"is not an image in a format that is read here: it starts with {data[:12]!r}; "
+        "expected JPEG, PNG, WebP, TIFF, GIF, BMP or a similar format"
+    )
+
+
+_TIFF = "a TIFF of another kind (float or other samples in several bands, or another number of bands)"
+_SIGNATURES = (
+    (b"II*\0", 0, _TIFF),
+    (b"MM\0*", 0, _TIFF),
+    (b"II+\0", 0, _TIFF),
+    (b"MM\0+", 0, _TIFF),
+    (b"ftyphe", 4, "HEIC"),
+    (b"ftypmif1", 4, "HEIF"),
+    (b"\xff\x0a", 0, "JPEG XL"),
+    (b"\0\0\0\x0cJXL ", 0, "JPEG XL"),
+    (b"8BPS", 0, "a Photoshop file"),
+    (b"v/1\x01", 0, "OpenEXR"),
+    (b"DICM", 128, "DICOM"),
+    (b"%PDF", 0, "a PDF document"),
+    (b"<svg", 0, "an SVG drawing"),
+    (b"<?xml", 0, "an XML document, perhaps an SVG drawing"),
+)
+"""First bytes, where they stand, and what the file then is."""
+
+
+def _deep_file(image: Image.Image) -> bytes | None:
+    """The file of a Pillow image that is not loaded yet and has 16 bits for each colour, which Pillow would cut."""
+    file = getattr(image, "fp", None)
+    if file is None or not _has_deep_colours(image):
+        return None
+    place = file.tell()
+    file.seek(0)
+    data: bytes = file.read()
+    file.seek(place)
+    return data
+
+
+def _has_deep_colours(image: Image.Image) -> bool:
+    tiles = getattr(image, "tile", None) or []
+    return image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in tiles)
+
+
+def _deep_colours(image: Image.Image, data: bytes) -> Image.Image | None:
+    """The image as RGB where it has 16 bits for each colour: Pillow would keep the upper 8 of them, and 10- or 12-bit
+    data would be nearly black. None where Pillow is right, or OpenCV cannot read it."""
+    if not data or not _has_deep_colours(image):
+        return None
+    import cv2
+
+    try:
+        samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    if samples is None or samples.dtype != np.uint16 or samples.ndim != 3:
+        return None
     image.load()
+    if samples.shape[:2] != image.size[::-1]:
+        return None
+    colours = Image.fromarray(np.ascontiguousarray(_to_8_bits(samples[..., :3])[..., ::-1]))
+    if samples.shape[2] == 4:
+        colours.putalpha(Image.fromarray((samples[..., 3] // 256).astype(np.uint8)))
+    return _to_rgb(colours)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's: 1 is upright; so is what says nothing, or nonsense."""
     try:
         orientation = image.getexif().get(0x0112, 1)
     except Exception:  # damaged EXIF data: viewers ignore it, and show the image as it is stored
-        return image
-    if orientation not in range(2, 9):
-        return image
-    return ImageOps.exif_transpose(image)
+        return 1
+    return orientation if orientation in range(2, 9) else 1
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image of each EXIF orientation upright (Exif 2.32, 4.6.4, tag 274)."""
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB, of any mode; the image itself is left as it is. Orientation and colour profile were for the file."""
+    image.load()
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_grey_to_8_bits(np.asarray(image))).convert("RGB")
+        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         background = Image.new("RGB", image.size, "white")
         background.paste(rgba, mask=rgba.getchannel("A"))
         return background
-    if image.mode == "RGB":
-        image.info = {}  # orientation and colour profile were for the file, not for what is handed on
-        return image.copy()
-    return image.convert("RGB")
+    rgb = image.copy() if image.mode == "RGB" else image.convert("RGB")
+    rgb.info = {}
+    return rgb
 
 
-def _grey_to_8_bits(grey: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Grey samples of more than 8 bits, (h, w), as uint8.
+def _to_8_bits(samples: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Samples of more than 8 bits, of any shape, as uint8.
 
     Integers are divided by the full scale of the smallest bit depth of at least 8 that holds the largest sample, so
     that 10-, 12- and 14-bit camera data in a 16-bit file is neither black nor clipped, and 8-bit values stay as they
     are. Floats in [0, 1] are scaled by 255. Anything else (negative or larger floats) is stretched from its minimum
     to its maximum. NaN and infinities become black.
     """
-    values = np.nan_to_num(grey.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    values = np.nan_to_num(samples.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
-    if low < 0 or (grey.dtype.kind == "f" and high > 255):
+    if low < 0 or (samples.dtype.kind == "f" and high > 255):
         scaled = (values - low) * 255 / (high - low) if high > low else np.zeros_like(values)
-    elif grey.dtype.kind == "f":
+    elif samples.dtype.kind == "f":
         scaled = values * 255 if high <= 1 else values
     else:
         bits = max(8, math.ceil(math.log2(high + 1)))

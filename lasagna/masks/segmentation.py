@@ -4,7 +4,7 @@
 order, and everything else (Label Studio regions, COCO, PNG, overlays) is a pure function of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,6 +93,16 @@ class Segmentation:
     def absent(self) -> tuple[ClassAnswer, ...]:
         return tuple(answer for answer in self.classes if not answer.is_present)
 
+    def __iter__(self) -> Iterator[ClassAnswer]:
+        return iter(self.classes)
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a class of that name was asked."""
+        return any(answer.name == name for answer in self.classes)
+
     def __getitem__(self, name: str) -> ClassAnswer:
         """The first answer of that name. Raises KeyError where the class was not asked."""
         for answer in self.classes:
@@ -102,11 +112,31 @@ class Segmentation:
 
 
 def class_queries(classes: Sequence[str | ClassQuery]) -> list[ClassQuery]:
-    """Class names or queries as queries. Raises QueryError for an empty list or a name that is blank."""
-    queries = [ClassQuery(c) if isinstance(c, str) else c for c in classes]
+    """Class names or queries as queries.
+
+    Raises:
+        QueryError: It is no list of names (of a text alone the letters would be asked) or empty, or a name is blank.
+    """
+    if isinstance(classes, str | bytes):
+        raise QueryError(f"the classes are a list of names, not the text {classes!r}; write [{classes!r}]")
+    if isinstance(classes, ClassQuery) or not isinstance(classes, Iterable):
+        raise QueryError(f'the classes are a list of names, such as ["sky", "road"], not {_called(classes)}')
+    if isinstance(classes, Mapping | Set):
+        raise QueryError(
+            f"the classes are a list of names, in the order of the answers, not {_called(classes)}; write list(...)"
+        )
+    queries = []
+    for i, query in enumerate(classes):
+        if not isinstance(query, str | ClassQuery):
+            raise QueryError(f"class {i + 1} is {_called(query)}; a class is a name or a ClassQuery")
+        queries.append(ClassQuery(query) if isinstance(query, str) else query)
     if not queries:
         raise QueryError("no class to ask for: the class list is empty; give at least one label")
     for i, query in enumerate(queries):
         if not query.name.strip() or not query.text.strip():
             raise QueryError(f"class {i + 1} of {len(queries)} is blank ({query.name!r}); remove it or give it a name")
     return queries
+
+
+def _called(value: object) -> str:
+    return "None" if value is None else f"{type(value).__name__} {str(value)[:60]!r}"

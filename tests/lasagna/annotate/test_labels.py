@@ -87,6 +87,19 @@ def test_label_config_of_a_project(run: Run, folder: Path, tmp_path: Path) -> No
     assert (tmp_path / "out" / "label_config.xml").read_text() == xml
 
 
+def test_the_class_list_is_said_before_anything_is_computed(run: Run, folder: Path, tmp_path: Path) -> None:
+    said = run(folder / "a.jpg", labels="sky,traffic light").stderr
+    assert said.index("2 classes: sky, traffic light") < said.index("Annotating")
+    (tmp_path / "names.txt").write_text("Auto = car\nsky\n")
+    result = run(folder / "a.jpg", labels=f"@{tmp_path / 'names.txt'}")
+    assert result.exit_code == 0
+    assert "2 classes: Auto (read as car), sky" in result.stderr
+    refused = run(folder / "a.jpg", labels="sky;tree", out=tmp_path / "other")
+    assert refused.exit_code == 2
+    assert "write 'sky,tree'" in " ".join(refused.stderr.split())
+    assert not (tmp_path / "other").exists()
+
+
 def test_help_shows_examples() -> None:
     shown = CliRunner().invoke(main, ["annotate", "--help"])
     assert shown.exit_code == 0

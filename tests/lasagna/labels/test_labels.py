@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lasagna.errors import ConfigError, QueryError
-from lasagna.labels.classes import make_label_config, read_labels, read_labels_file
+from lasagna.labels.classes import describe_classes, make_label_config, read_labels, read_labels_file
 from lasagna.labels.configuration import parse_label_config, read_label_config
 from lasagna.masks.segmentation import ClassQuery
 
@@ -100,6 +100,92 @@ def test_labels_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_labels_file(tmp_path / "latin1.txt")
     with pytest.raises(ConfigError, match="No such file"):
         read_labels_file(tmp_path / "missing.txt")
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("sky;tree", "sky,tree"),
+        ("sky; tree,road", "sky,tree,road"),
+        ("sky. tree.", "sky,tree"),
+        ("cat . dog .", "cat,dog"),
+        ("sky|tree", "sky,tree"),
+        ("sky\ttree", "sky,tree"),
+        ("天空，树", "天空,树"),
+        ("天空、树", "天空,树"),
+        ('["sky", "tree"]', "sky,tree"),
+        ("['sky','tree']", "sky,tree"),
+    ],
+)
+def test_other_separators_are_refused_with_the_right_spelling(text: str, meant: str) -> None:
+    with pytest.raises(QueryError) as refused:
+        read_labels(text)
+    assert f"write {meant!r}" in str(refused.value)
+    quoted = '"' + text.replace('"', '""') + '"'
+    assert names(read_labels(quoted)) == [text], "in double quotes it is a label"
+
+
+@pytest.mark.parametrize("text", ["St. Bernard,cat", "grass/lawn", "...", "No. 7,cat", "a.b", "sky,tree.", "@home,cat"])
+def test_labels_that_look_a_little_like_it(text: str) -> None:
+    assert ",".join(names(read_labels(text))) == text
+
+
+def test_a_file_where_labels_are_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names.txt").write_text("sky\nAuto = car\n")
+    (tmp_path / "classes").write_text("sky\ntree\n")
+    expected = [ClassQuery("sky"), ClassQuery("Auto", "car")]
+    for text in ("@names.txt", "names.txt", f" @{tmp_path}/names.txt ", str(tmp_path / "names.txt")):
+        assert read_labels(text) == expected
+    assert names(read_labels("@classes")) == ["sky", "tree"]
+    assert names(read_labels("classes")) == ["classes"], "without @ and ending it is a label"
+    assert names(read_labels('"names.txt"')) == ["names.txt"]
+    for text in ("@gone.txt", "gone.names", "@home"):
+        with pytest.raises(QueryError, match="there is none of this name"):
+            read_labels(text)
+    (tmp_path / "project.xml").write_text("<View/>")
+    with pytest.raises(QueryError, match="--label-config"):
+        read_labels("project.xml")
+
+
+@pytest.mark.parametrize("content", ["sky,tree,grass\n", "# classes\nsky;tree\n", "sky\ttree"])
+def test_a_file_with_all_labels_on_one_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text(content)
+    with pytest.raises(QueryError, match="one per line"):
+        read_labels_file(tmp_path / "names.txt")
+
+
+def test_encodings_and_line_ends(tmp_path: Path) -> None:
+    odd = [
+        "sky ",
+        "no",
+        "1",
+        "0.5",
+        "null",
+        "~",
+        "#hash",
+        "tree: green",
+        "a,b",
+        '"quoted"',
+        "🐄",
+        "شجرة",
+        "- item",
+        "{x}",
+    ]
+    expected = [label.strip() for label in odd if not label.startswith("#")]
+    for end in ("\n", "\r\n", "\r"):
+        (tmp_path / "names.txt").write_bytes(end.join(odd).encode("utf-8-sig"))
+        assert names(read_labels_file(tmp_path / "names.txt")) == expected
+    for encoding in ("utf-16", "gbk"):
+        (tmp_path / "names.txt").write_bytes("天空\n".encode(encoding))
+        with pytest.raises(ConfigError, match=r"is not UTF-8 text .* at byte \d+\); save it as UTF-8"):
+            read_labels_file(tmp_path / "names.txt")
+
+
+def test_the_class_list_in_words() -> None:
+    assert describe_classes([ClassQuery("sky"), ClassQuery("Auto", "car")]) == "2 classes: sky, Auto (read as car)"
+    assert describe_classes([ClassQuery("sky")]) == "1 class: sky"
+    assert describe_classes([ClassQuery(f"c{i}") for i in range(500)]).endswith("c19, and 480 more")
 
 
 # --- Labelling configurations -----------------------------------------------------------------------------------------
