@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from lasagna.assistant.lasagna import ImageLike, Lasagna
+from lasagna.assistant.inputs import ImageLike
+from lasagna.assistant.lasagna import Lasagna
 from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Segmentation, class_queries
 from lasagna.network.llama import KeyValues
 from lasagna.prompt.sequences import Name

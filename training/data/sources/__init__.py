@@ -117,7 +117,7 @@ def find_source(
     """
     own = path or root / name
     if reader is None:
-        reader = layout if (own / "classes.json").exists() else name
+        reader = layout if any((own / part).exists() for part in ("classes.json", "masks/classes.json")) else name
         if reader not in SOURCES:
             near = difflib.get_close_matches(name, SOURCES, n=1)
             raise ConfigError(
