@@ -139,6 +139,9 @@ class Settings(BaseSettings):
     image_hosts: Hosts = Field(
         "", description="other hosts that images may come from: host or host:port, separated by commas"
     )
+    allowed_hosts: Hosts = Field(
+        "", description="names under which browsers and Label Studio may reach a backend without a password"
+    )
     delivery_timeout: Amount = Field(
         600.0, description="seconds during which Label Studio is tried again while it is gone"
     )

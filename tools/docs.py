@@ -31,7 +31,15 @@ _SETTINGS = {
     "Label Studio": ("label_studio_url", "label_studio_token", "delivery_timeout"),
     "Redis and folders": ("redis_url", "state_dir", "cache", "registry"),
     "Web process": (
-        *("host", "port", "basic_auth", "webhook_secret", "without_password", "predict_deadline"),
+        *(
+            "host",
+            "port",
+            "basic_auth",
+            "webhook_secret",
+            "without_password",
+            "allowed_hosts",
+            "predict_deadline",
+        ),
         *("max_request_bytes", "max_request_tasks", "max_labels"),
     ),
     "Images": ("image_hosts", "image_timeout", "max_image_bytes", "max_image_pixels"),

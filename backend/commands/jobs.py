@@ -66,6 +66,8 @@ def _print_overview(report: dict[str, Any]) -> None:
     console.print(f"Tasks: {counts}", highlight=False)
     for number, known in report["training"].items():
         console.print(f"Project {number}: {_training_in_words(known)}", highlight=False, markup=False)
+    for entry in report["aside"][:10]:
+        console.print(f"Set aside: {entry['what']}: {entry['reason']}", highlight=False, markup=False, style="red")
     for number, known in report["learning"].items():
         console.print(f"Project {number}: {_learning_in_words(known)}", highlight=False, markup=False)
     for job in report["projects"]:

@@ -59,7 +59,7 @@ def serve(print_config: bool, **options: Any) -> None:
     """Run the web process that Label Studio talks to. It loads no model."""
     from backend._wsgi import WebServer
     from backend.app import create_app
-    from backend.worker.process import check_label_studio
+    from backend.studio.way import check_label_studio
 
     settings = Settings.load(**options)
     if print_config:
@@ -126,7 +126,8 @@ def worker(queues: str, check: bool, print_config: bool, **options: Any) -> None
     url = redis_address(settings)
 
     from backend.loop.process import TrainingProcess, run_training_worker
-    from backend.worker.process import check_label_studio, run_worker
+    from backend.studio.way import check_label_studio
+    from backend.worker.process import run_worker
 
     _say(settings, check_label_studio(settings))
     if chosen == {"train"}:

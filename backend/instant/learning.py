@@ -146,7 +146,11 @@ class Learning:
     def look_after(self) -> None:
         """Queues the jobs that were lost, and has every annotation read again where another version serves since."""
         for project in self.changes.projects():
-            version = self.version(project)
+            try:
+                version = self.version(project)
+            except LasagnaError as error:  # one project's record, which must not hold up the others
+                logger.error("what was corrected in project %s waits: %s", project, error)
+                continue
             if self.changes.said(project).get("version") not in (None, version):
                 self.changes.say(project, version=version)
                 self.changes.note(project, [EVERYTHING])

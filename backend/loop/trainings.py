@@ -32,7 +32,7 @@ from backend.queue import jobs
 from backend.queue.counters import Meter
 from backend.queue.store import KEEP_WORK, PREFIX, Store
 from backend.registry.records import project_number
-from backend.studio.project_id import number_of
+from backend.studio.project_id import is_project_name, number_of
 from lasagna.errors import ConfigError, LasagnaError
 from lasagna.files import write_atomically
 from lasagna.settings import Settings
@@ -54,6 +54,8 @@ CHANGES = {
 }
 _ASK_AGAIN = 30.0
 """Seconds after which projects are asked again that could not be asked what was missed."""
+_TRIES = 3
+"""So often an event is tried that fails for no reason of its own."""
 _WAIT = 2.0
 """Seconds for which events are waited for before schedules are looked at."""
 
@@ -198,6 +200,8 @@ class Triggers:
         self._meter = Meter(store.redis)
         self._lock = threading.RLock()  # a job ends in another thread than that of the events
         self._schedules: dict[str, CronJob] = {}
+        self._unscheduled: set[str] = set()
+        self._tries: dict[str, int] = {}  # of the event at hand
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="triggers", daemon=True)
 
@@ -237,17 +241,34 @@ class Triggers:
             read = {_text(k): _text(v) for k, v in event.items()}
             try:
                 self.handle(read)
-            except (LasagnaError, ValueError) as error:  # one project's, which must not hold up the others
-                logger.error(
-                    "event %s of project %s is passed over: %s", read.get("action"), read.get("project"), error
-                )
+            except redis.RedisError:
+                raise
+            except Exception as error:  # one event's, which must not hold up the others
+                self._failed(_text(id), read, error)
             self._store.redis.set(mark, id)
         return len(events)
+
+    def _failed(self, id: str, event: Mapping[str, str], error: Exception) -> None:
+        """An event that cannot be handled is tried again a few times (a disk may be full), then set aside.
+
+        Raises:
+            Exception: The error, where it is worth another try.
+        """
+        tries = self._tries.get(id, 0) + 1
+        if not isinstance(error, LasagnaError | ValueError) and tries < _TRIES:
+            self._tries = {id: tries}
+            raise error
+        self._tries = {}
+        what = f"event {event.get('action', '')[:60]} of project {event.get('project', '')[:40]}"
+        logger.error("%s is set aside: %s", what, error)
+        self._store.set_aside(what, f"{type(error).__name__}: {error}")
+        self._meter.count("events:aside")
+        self._meter.flush()
 
     def handle(self, event: Mapping[str, str]) -> None:
         """Counts an event, and starts a job where it is time."""
         action, number = event.get("action", ""), number_of(event.get("project") or "")
-        if not number.isdigit():
+        if not is_project_name(number):
             return
         policy = self._policy(number)
         if action == ASKED or (action == _STARTED and policy.by_button):
@@ -261,16 +282,27 @@ class Triggers:
 
     def look_at_schedules(self) -> None:
         for number in {number_of(uid) for uid in self._store.projects()}:
-            cron = self._policy(number).cron
-            schedule = self._schedules.get(number)
-            if not cron:
-                self._schedules.pop(number, None)
-            elif schedule is None or schedule.cron != cron:
-                self._schedules[number] = _schedule(cron)
-            elif schedule.should_run():
-                schedule.set_enqueue_time(datetime.now(UTC))
-                if self.trainings.changed(number):
-                    self.request(number, f"schedule {cron}")
+            try:
+                self._look_at_schedule(number)
+            except redis.RedisError:
+                raise
+            except Exception as error:  # one project's
+                if number not in self._unscheduled:  # said once
+                    logger.error("the schedule of project %s is passed over: %s", number, error)
+                    self._store.set_aside(f"schedule of project {number[:40]}", str(error))
+                self._unscheduled.add(number)
+
+    def _look_at_schedule(self, number: str) -> None:
+        cron = self._policy(number).cron
+        schedule = self._schedules.get(number)
+        if not cron:
+            self._schedules.pop(number, None)
+        elif schedule is None or schedule.cron != cron:
+            self._schedules[number] = _schedule(cron)
+        elif schedule.should_run():
+            schedule.set_enqueue_time(datetime.now(UTC))
+            if self.trainings.changed(number):
+                self.request(number, f"schedule {cron}")
 
     def catch_up(self, projects: Iterable[str] | None = None) -> list[str]:
         """Asks Label Studio what was missed.
@@ -291,7 +323,9 @@ class Triggers:
                 if not (policy.every or policy.cron):
                     continue
                 missed = self._changed(uid)
-            except LasagnaError as error:
+            except redis.RedisError:
+                raise
+            except Exception as error:  # one project's Label Studio, which may be anything
                 logger.warning("project %s: what was corrected meanwhile is not known: %s", number, error)
                 unasked.append(uid)
                 continue
@@ -327,9 +361,16 @@ class Triggers:
                 if (known := self.trainings.of(number))["state"] != "idle" and known.get("job") not in left:
                     self.trainings.note(number, state="idle")
             for id in left:
-                asked = json.loads((self._registry / "jobs" / id / "job.json").read_text(encoding="utf-8"))
+                path = self._registry / "jobs" / id / "job.json"
+                try:
+                    asked = json.loads(path.read_text(encoding="utf-8"))
+                    number, reason = project_number(asked["project"]), str(asked["reason"])
+                except (OSError, ValueError, KeyError, TypeError, LasagnaError) as error:
+                    logger.error("%s cannot be read and is set aside (%s); remove its folder", path, error)
+                    self._store.set_aside(f"job {id}", f"{path} cannot be read: {error}")
+                    continue
                 logger.info("job %s goes on", id)
-                self._enqueue(project_number(asked["project"]), id, asked["reason"])
+                self._enqueue(number, id, reason)
 
     def begin(self, number: str) -> None:
         """A job begins to run."""

@@ -40,6 +40,7 @@ KEEP_RESULT = 24 * 3600
 """Seconds for which a prediction is not computed again for the same image, query, parameters and version."""
 KEEP_PROJECT = 90 * 24 * 3600
 _MAX_EVENTS = 10_000
+_MAX_ASIDE = 100
 
 
 @dataclass(frozen=True)
@@ -306,6 +307,16 @@ class Store:
     def record_event(self, event: Mapping[str, str]) -> None:
         """Notes a webhook event; the last 10 000 are kept."""
         self.redis.xadd(f"{PREFIX}events", dict(event), maxlen=_MAX_EVENTS, approximate=True)
+
+    def set_aside(self, what: str, reason: str) -> None:
+        """Notes what is passed over so that the rest goes on; the last `_MAX_ASIDE` are kept, for `lasagna jobs`."""
+        entry = json.dumps({"what": what[:200], "reason": reason[:500], "at": self.now()})
+        self.redis.lpush(f"{PREFIX}aside", entry)
+        self.redis.ltrim(f"{PREFIX}aside", 0, _MAX_ASIDE - 1)
+
+    def aside(self) -> list[dict[str, Any]]:
+        """What was set aside, newest first."""
+        return [json.loads(entry) for entry in self.redis.lrange(f"{PREFIX}aside", 0, -1)]
 
     def events(self, count: int = 100) -> list[dict[str, str]]:
         """The latest events, newest first."""

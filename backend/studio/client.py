@@ -158,7 +158,7 @@ class LabelStudio:
                 "under Account & Settings > Personal Access Token",
                 status=401,
             )
-        user = self._json("GET", "/api/current-user/whoami")
+        user = self._object("GET", "/api/current-user/whoami")
         return f"{self._kind_in_words()} of {user.get('email') or user.get('username')}"
 
     def _kind_in_words(self) -> str:
@@ -207,7 +207,7 @@ class LabelStudio:
 
     def project(self, project_id: int) -> dict[str, Any]:
         """A project with its `label_config`, `title` and `created_at`."""
-        return self._json("GET", f"/api/projects/{project_id}/")
+        return self._object("GET", f"/api/projects/{project_id}/")
 
     def tasks(self, project_id: int, page_size: int = 200) -> Iterator[StudioTask]:
         """Every task of a project in the order of its id, page by page, without annotations and predictions.
@@ -290,7 +290,7 @@ class LabelStudio:
         page = 1
         while True:
             params = {"fields": "task_only", "resolve_uri": "false", "query": json.dumps(query)}
-            answer = self._json(
+            answer = self._object(
                 "GET", "/api/tasks/", params={**params, "project": project_id, "page": page, "page_size": page_size}
             )
             tasks = answer.get("tasks", [])
@@ -306,7 +306,7 @@ class LabelStudio:
 
     def create_prediction(self, task_id: int, prediction: dict[str, Any]) -> int:
         """Stores a prediction (`result`, `score`, `model_version`) and returns its id."""
-        return int(self._json("POST", "/api/predictions/", json={"task": task_id, **prediction})["id"])
+        return int(self._object("POST", "/api/predictions/", json={"task": task_id, **prediction})["id"])
 
     def delete_prediction(self, prediction_id: int) -> None:
         """Removes a prediction; one that is gone already is fine."""
@@ -329,6 +329,17 @@ class LabelStudio:
 
     def _json(self, method: str, path: str, **arguments: Any) -> Any:
         return self._decoded(self._request(method, path, **arguments), f"{method} {path}")
+
+    def _object(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        """As `_json`, of an answer that is a JSON object. Raises LabelStudioError for anything else."""
+        answer = self._json(method, path, **arguments)
+        if not isinstance(answer, dict):
+            raise LabelStudioError(
+                f"{method} {path}: {self.url} answered with {type(answer).__name__}, not with an object; is that the "
+                "address of Label Studio?",
+                status=400,
+            )
+        return answer
 
     def _request(self, method: str, path: str, **arguments: Any) -> requests.Response:
         response = self._send(method, path, headers=self.authorization(), **arguments)

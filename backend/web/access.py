@@ -6,7 +6,9 @@ What always holds:
 - a webhook may send `webhook_secret` instead, in the header `X-Lasagna-Secret` or as `?secret=...`: Label Studio makes
   its webhook from the backend's address, with the password if that was given as `http://user:password@host:9090`, and
   else without any credentials;
-- without a password the process listens on this machine's own addresses alone, unless `without_password` is set.
+- without a password the process listens on this machine's own addresses alone, unless `without_password` is set;
+- without a password a request must name this machine (a loopback address, localhost, `host` or one of `allowed_hosts`):
+  else a page elsewhere, whose name is made to mean 127.0.0.1 (DNS rebinding), could read what is here.
 
 What a log may hold: `lasagna.logs`.
 """
@@ -15,6 +17,7 @@ import hashlib
 import hmac
 import ipaddress
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from werkzeug.wrappers import Request
 
@@ -26,10 +29,12 @@ SECRET_HEADER = "X-Lasagna-Secret"
 
 @dataclass(frozen=True)
 class Access:
-    """What a request must carry. `password` is USER:PASSWORD; an empty one lets everybody in."""
+    """What a request must carry. `password` is USER:PASSWORD; an empty one lets everybody in who names this machine or
+    one of `hosts`; `hosts` None: any name will do."""
 
     password: str = ""
     webhook_secret: str = ""
+    hosts: frozenset[str] | None = frozenset()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Access":
@@ -40,7 +45,19 @@ class Access:
                 "LASAGNA_WEBHOOK_SECRET is what a webhook may send in place of the password, and there is no password: "
                 "set LASAGNA_BASIC_AUTH=USER:PASSWORD too"
             )
-        return cls(password, secret)
+        names = {name.strip().lower() for name in settings.allowed_hosts.split(",")} | {settings.host.lower()}
+        return cls(password, secret, None if password or settings.without_password else frozenset(names - {""}))
+
+    def knows_host(self, request: Request) -> bool:
+        """Whether the request's Host names this machine, where that matters."""
+        if self.hosts is None:
+            return True
+        try:
+            parts = urlsplit(f"//{request.headers.get('Host', '')}")
+            name, full = (parts.hostname or "").lower(), parts.netloc.lower()
+        except ValueError:
+            return False
+        return name == "localhost" or _is_loopback(name) or bool({name, full} & self.hosts)
 
     def lets_in(self, request: Request, *, webhook: bool = False) -> bool:
         """Whether the request carries the password, or as a webhook the secret."""

@@ -46,6 +46,12 @@ def _refusal(access: Access) -> Response | None:
     g.started = time.monotonic()
     if is_cross_site(request):
         return problem(403, "a page of another site sent this request; open the backend's own page and try there")
+    if not access.knows_host(request):
+        return problem(
+            403,
+            "this backend has no password, so it answers only to this machine's own names; set LASAGNA_ALLOWED_HOSTS "
+            "to the name that you reach it by, or LASAGNA_BASIC_AUTH=USER:PASSWORD",
+        )
     is_webhook = _route() == _WEBHOOK
     if _route() in _OPEN or access.lets_in(request, webhook=is_webhook):
         return None

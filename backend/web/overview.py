@@ -22,7 +22,8 @@ def overview(store: Store, *, limit: int = 20, state: str | None = None) -> dict
 
     Returns:
         `model`, `workers` (living ones: state by name), `queues` (jobs by name), `counts` (tasks by state), `training`
-        (by project, see `backend.loop.trainings.Trainings`), `learning` (by project, see
+        (by project, see `backend.loop.trainings.Trainings`), `aside` (events and jobs that were
+        passed over, with the reason), `learning` (by project, see
         `backend.instant.changes.Changes`), `projects` (whole ones that are pre-labelled now) and
         `tasks`: `state`, `project`, `task`, `image`, `model_version`, `reason`, `kind` (of reason), `attempts`,
         `delivery`, `prediction_id`, `seconds_ago`.
@@ -41,6 +42,7 @@ def overview(store: Store, *, limit: int = 20, state: str | None = None) -> dict
         "queues": {name: queue(connection, name).count for name in QUEUES},
         "counts": store.counts(),
         "training": Trainings(store).overview(),
+        "aside": store.aside(),
         "learning": {
             project_number(uid): {
                 **changes.said(uid),

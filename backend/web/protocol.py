@@ -12,7 +12,7 @@ from flask import Blueprint, g, request
 
 from backend.queue.living_workers import predicting_workers
 from backend.queue.store import Store
-from backend.studio.project_id import number_of
+from backend.studio.project_id import check_project_name, is_project_name, number_of
 from backend.web.predictions import Predictor
 from backend.web.readiness import readiness
 from lasagna.errors import ConfigError
@@ -80,7 +80,7 @@ class Protocol:
         """POST /setup."""
         body = _body()
         version = self._predictor.setup(
-            project=_word(body, "project"),
+            project=check_project_name(_word(body, "project")),
             config=_text(body, "schema"),
             hostname=_word(body, "hostname"),
             token=_word(body, "access_token"),
@@ -109,7 +109,7 @@ class Protocol:
             answer = self._predictor.predict(
                 tasks,
                 _text(body, "label_config"),
-                _word(body, "project"),
+                _project(body),
                 context if isinstance(context, dict) else None,
                 deadline=None if may_wait else 0.0,
             )
@@ -145,7 +145,8 @@ class Protocol:
 
     def versions(self) -> dict[str, Any]:
         """GET /versions. Label Studio does not say which project it asks for."""
-        return {"versions": [self._predictor.model_version(request.args.get("project", ""))], "message": None}
+        project = request.args.get("project", "")
+        return {"versions": [self._predictor.model_version(project and check_project_name(project))], "message": None}
 
 
 def _body() -> dict[str, Any]:
@@ -170,6 +171,12 @@ def _number(project: Any) -> str | None:
     return number_of(str(project or "")) or None
 
 
+def _project(body: dict[str, Any]) -> str:
+    """The project's name; "" where the request has none, as Label Studio's test of a backend."""
+    name = _word(body, "project")
+    return check_project_name(name) if name else ""
+
+
 def _word(body: dict[str, Any], name: str) -> str:
     """A short text without spaces, such as an address or a token; "" where there is none."""
     text = str(body.get(name) or "")
@@ -186,13 +193,14 @@ def _task_name(tasks: list[Any], position: int) -> str:
 def _event(action: str, body: dict[str, Any]) -> dict[str, str]:
     """The part of a webhook's body that is kept: who and what. The annotations are read from Label Studio."""
     project = body.get("project")
+    number = str(project.get("id", "")) if isinstance(project, dict) else ""
     tasks = body.get("tasks") or body.get("task") or []
     if action == "TASKS_CREATED":  # an import: of its tasks those count that came with annotations
         tasks = [task for task in _dicts(tasks) if task.get("total_annotations")]
     annotations = body.get("annotations") or body.get("annotation") or []
     return {
         "action": action,
-        "project": str(project.get("id", "")) if isinstance(project, dict) else "",
+        "project": number if is_project_name(number) else "",
         "tasks": json.dumps(_ids(tasks) or [a["task"] for a in _dicts(annotations) if isinstance(a.get("task"), int)]),
         "annotations": json.dumps(_ids(annotations)),
         "time": f"{time.time():.3f}",
@@ -200,7 +208,9 @@ def _event(action: str, body: dict[str, Any]) -> dict[str, str]:
 
 
 def _ids(entries: Any) -> list[int]:
-    return [entry["id"] for entry in _dicts(entries) if isinstance(entry.get("id"), int)]
+    """Ids, each a number that fits into Label Studio's database."""
+    found = (entry.get("id") for entry in _dicts(entries))
+    return [id for id in found if isinstance(id, int) and not isinstance(id, bool) and 0 < id < 2**63]
 
 
 def _dicts(entries: Any) -> list[dict[str, Any]]:

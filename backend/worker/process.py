@@ -32,7 +32,6 @@ from backend.queue.append_only import mend_append_only_file
 from backend.queue.counters import WAIT_BOUNDS, Meter, note_gpu
 from backend.queue.heartbeat import beating
 from backend.queue.store import PREFIX, Store
-from backend.studio.client import LabelStudio, LabelStudioError
 from backend.worker.delivery import Delivery
 from backend.worker.runtime import Runtime
 from lasagna.errors import ServiceError
@@ -216,23 +215,6 @@ def connect(url: str) -> redis.Redis:
             f"Redis cannot be reached ({error}); start it, or set LASAGNA_REDIS_URL to the address of one that runs"
         ) from error
     return client
-
-
-def check_label_studio(settings: Settings) -> str:
-    """What is known about the way to Label Studio, in words, for the start of a process."""
-    url, token = settings.label_studio_url, settings.label_studio_token
-    if not url:
-        said = "Label Studio: its address and token come with /setup"
-        if token:
-            said += (
-                "; LASAGNA_LABEL_STUDIO_TOKEN is set but LASAGNA_LABEL_STUDIO_URL is not: a token is only sent to an "
-                "address that you configured, so it is not used"
-            )
-        return said
-    try:
-        return f"Label Studio: {url}, {LabelStudio(url, token, timeout=5.0).check()}"
-    except LabelStudioError as error:
-        return f"Label Studio: {error}"
 
 
 def work_until_stopped(make: Callable[[], LasagnaWorker]) -> None:

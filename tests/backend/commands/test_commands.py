@@ -88,7 +88,7 @@ class TestJobs:
         }
         assert by_state["failed"]["reason"] == "the file [a.png] is broken"
         assert by_state["done"]["delivery"] == "answered"
-        assert report["queues"] == {"interactive": 0, "predict": 0, "train": 0}
+        assert report["queues"] == {"interactive": 0, "instant": 0, "predict": 0, "train": 0}
 
     def test_whole_projects(self, store: Store) -> None:
         records = PrelabelJobs(store)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ from click.testing import CliRunner
 
 from backend.app import create_app
 from backend.commands.train import train
-from backend.loop.trainings import Policy, Trainings, Triggers, unfinished_jobs
+from backend.loop.trainings import Policy, Trainings, Triggers, new_job, unfinished_jobs
 from backend.queue.jobs import queue
 from backend.queue.store import Project, Store
 from backend.web.predictions import parse_parameters
 from lasagna.errors import ConfigError, ServiceError
 from lasagna.settings import Settings
-from tests.backend.backend_helpers import CONFIG, PROJECT, wait_until
+from tests.backend.backend_helpers import CONFIG, PROJECT, TOKEN, wait_until
 
 NUMBER = PROJECT.split(".")[0]
 
@@ -303,3 +304,81 @@ def test_the_command(loop: Loop, redis_db: str) -> None:
 def test_the_command_without_a_project_takes_a_recipe() -> None:
     assert "no recipe given" in CliRunner().invoke(train, []).output
     assert "leave RECIPE out" in CliRunner().invoke(train, ["--project", "3", "a.yaml"]).output
+
+
+# --- one bad entry ----------------------------------------------------------------------------------------------------
+
+
+POISON = [
+    {"action": "ANNOTATION_CREATED", "project": "9" * 301, "tasks": "[1]", "annotations": "[1]"},
+    {"action": "ANNOTATION_CREATED", "project": "../../etc", "tasks": "[1]", "annotations": "[1]"},
+    {"action": "ANNOTATION_CREATED", "project": "²", "tasks": "[1]", "annotations": "[1]"},
+    {"action": "ANNOTATION_CREATED", "project": "3", "tasks": "{", "annotations": "[]"},
+    {"action": "ANNOTATION_CREATED", "project": "3", "tasks": "7", "annotations": "[]"},
+    {"action": "START_TRAINING", "project": "9" * 301, "tasks": "[]", "annotations": "[]"},
+]
+
+
+@pytest.mark.parametrize("event", POISON, ids=["301 digits", "a path", "no digit", "half", "no list", "start"])
+def test_one_bad_event_does_not_stop_the_others(loop: Loop, event: dict[str, str]) -> None:
+    loop.store.record_event(event)
+    loop.submit(1, 2, 3)
+    for _ in range(4):
+        with suppress(Exception):
+            loop.triggers.read_events(0.01)
+    assert loop.state()["state"] == "queued"
+
+
+def test_an_event_that_fails_again_and_again_is_named(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = loop.triggers.handle
+
+    def failing(event: Any) -> None:
+        if event["tasks"] == "[66]":
+            raise OSError(36, "File name too long")
+        handle(event)
+
+    monkeypatch.setattr(loop.triggers, "handle", failing)
+    loop.store.record_event({"action": "ANNOTATION_CREATED", "project": "3", "tasks": "[66]", "annotations": "[]"})
+    for _ in range(2):
+        with pytest.raises(OSError, match="too long"):
+            loop.triggers.read_events(0.01)
+    loop.triggers.read_events(0.01)
+    [entry] = loop.store.aside()
+    assert "project 3" in entry["what"]
+    assert "File name too long" in entry["reason"]
+    loop.submit(1, 2, 3)
+    assert loop.state()["state"] == "queued"
+
+
+def test_one_strange_label_studio_does_not_stop_the_others(tmp_path: Path, settings: Settings, store: Store) -> None:
+    store.keep_project("3.1", Project("http://127.0.0.1:1", TOKEN, train="every 2"))
+    store.keep_project("4.1", Project("http://127.0.0.1:1", TOKEN, train="every 2"))
+
+    def changed(project: str) -> set[int]:
+        if project == "3.1":
+            raise AttributeError("'list' object has no attribute 'get'")
+        return {1, 2}
+
+    triggers = Triggers(settings, store, tmp_path / "registry", changed)
+    assert triggers.catch_up() == ["3.1"]
+    assert Trainings(store).of("4")["state"] == "queued"
+
+
+def test_a_damaged_job_on_disk_is_set_aside(loop: Loop) -> None:
+    for name, text in (("20260101-000000-3-aaaa", "{"), ("20260101-000001-3-bbbb", '{"project": "3"}')):
+        folder = loop.folder / "jobs" / name
+        folder.mkdir(parents=True)
+        (folder / "job.json").write_text(text)
+    good = new_job(loop.folder, "3.1", "asked for")
+    loop.triggers.resume()
+    assert loop.state()["job"] == good
+    assert len(loop.store.aside()) == 2
+
+
+@pytest.mark.parametrize(
+    "project", ["abc", "../../etc/passwd", "-1", "[1]", "3.x", "9" * 301, "0", "3.1.2", "²"], ids=lambda text: text[:12]
+)
+def test_setup_refuses_what_is_no_project(loop: Loop, project: str) -> None:
+    body = {"project": project, "schema": CONFIG, "hostname": "", "access_token": ""}
+    assert loop.client.post("/setup", json=body).status_code == 400
+    assert loop.store.projects() == [PROJECT]

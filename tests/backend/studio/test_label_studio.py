@@ -1,6 +1,9 @@
 """The client of Label Studio: tokens of every kind, and errors in words."""
 
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
@@ -117,3 +120,35 @@ def test_predictions_are_made_listed_and_removed(stub: StubLabelStudio) -> None:
 
 def test_project_is_named_as_label_studio_does() -> None:
     assert project_uid({"id": 4, "created_at": "2026-11-23T01:35:20.422601Z"}) == "4.1795397720"
+
+
+def test_another_server_at_the_address_is_named() -> None:
+    """Any web server may stand there: one that answers lists where Label Studio answers objects."""
+
+    class Lists(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b"[1, 2]"
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Lists)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        client = LabelStudio(f"http://127.0.0.1:{server.server_port}", TOKEN)
+        for ask in (
+            lambda: list(client.tasks(3)),
+            lambda: client.annotated(3),
+            lambda: client.project(3),
+            client.check,
+        ):
+            with pytest.raises(LabelStudioError, match="is that the address of Label Studio") as raised:
+                ask()
+            assert not raised.value.is_temporary
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -3,6 +3,7 @@
 import pytest
 from click.testing import CliRunner
 
+from backend.app import create_app
 from backend.commands.serve import serve, worker
 from backend.web.access import check_exposure
 from lasagna.errors import ConfigError
@@ -47,3 +48,30 @@ def test_print_config_shows_no_secret(command: object) -> None:
     assert "LASAGNA_BASIC_AUTH" in result.output
     assert "redis://***@127.0.0.1:1/0" in result.output
     assert [word for word in WORDS if word in result.output] == []
+
+
+@pytest.mark.parametrize(
+    ("host", "given", "code"),
+    [
+        ("127.0.0.1:9090", {}, 200),
+        ("127.7.0.1", {}, 200),
+        ("localhost:9090", {}, 200),
+        ("[::1]:9090", {}, 200),
+        ("evil.example", {}, 403),
+        ("evil.example:9090", {}, 403),
+        ("127.0.0.1.evil.example", {}, 403),
+        ("localhost.evil.example", {}, 403),
+        ("[::1", {}, 403),
+        ("lasagna.lan", {"LASAGNA_ALLOWED_HOSTS": "other, lasagna.lan"}, 200),
+        ("lasagna.lan:80", {"LASAGNA_ALLOWED_HOSTS": "lasagna.lan:90"}, 403),
+        ("evil.example", {"LASAGNA_WITHOUT_PASSWORD": "yes"}, 200),
+    ],
+)
+def test_without_a_password_a_foreign_name_is_refused(
+    redis_url: str, host: str, given: dict[str, str], code: int
+) -> None:
+    """A page whose name is made to mean 127.0.0.1 sends an Origin that equals its Host (DNS rebinding)."""
+    client = create_app(Settings.load({"LASAGNA_REDIS_URL": redis_url, **given})).test_client()
+    headers = {"Host": host, "Origin": f"http://{host}"}
+    assert client.get("/metrics", headers=headers).status_code == code
+    assert client.get("/health", headers=headers).status_code == code

@@ -16,9 +16,10 @@ from rq.worker_registration import clean_worker_registry
 from backend.queue import jobs
 from backend.queue.living_workers import PredictingWorker, alive_here, living_workers, predicting_workers
 from backend.queue.store import Store, Work
+from backend.studio.way import check_label_studio
 from backend.web.overview import overview
 from backend.worker import process as worker
-from backend.worker.process import LasagnaWorker, check_label_studio, recover
+from backend.worker.process import LasagnaWorker, recover
 from lasagna.settings import Settings
 
 
