@@ -9,8 +9,10 @@ from typing import Any
 
 import click
 
-from lasagna.commands.groups import EntryPointGroup
+from lasagna.commands.groups import EntryPointGroup, missing_package
 from lasagna.errors import LasagnaError
+
+_OURS = {"lasagna", "training", "backend", "lab"}
 
 
 class _Commands(EntryPointGroup):
@@ -18,7 +20,13 @@ class _Commands(EntryPointGroup):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except ModuleNotFoundError as error:  # a command imports what it needs when it runs
+                module = str(error.name).partition(".")[0]
+                if module in _OURS:
+                    raise
+                raise missing_package(module) from error
         except LasagnaError as error:
             click.secho(f"error: {error}", fg="red", err=True)
             sys.exit(error.exit_code)

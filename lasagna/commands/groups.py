@@ -37,11 +37,19 @@ class EntryPointGroup(click.Group):
             return _missing(cmd_name, str(error.name))
 
 
+def missing_package(module: str) -> ConfigError:
+    """What is said where a command needs a package that is not installed."""
+    return ConfigError(
+        f"this command needs the package {module}, which is not installed here; use an installation of lasagna-assist "
+        "with all its dependencies"
+    )
+
+
 def _missing(name: str, module: str) -> click.Command:
     words = f"needs the package {module}, which is not installed here"
 
     def refuse() -> None:
-        raise ConfigError(f"this command {words}; use an installation of lasagna-assist with all its dependencies")
+        raise missing_package(module)
 
     settings = {"ignore_unknown_options": True, "allow_extra_args": True}
     return click.Command(name, callback=refuse, help=f"({words})", context_settings=settings, add_help_option=False)
