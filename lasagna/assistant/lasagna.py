@@ -7,11 +7,11 @@ What always holds: one answer per queried class, in query order; an image's answ
 of its batch; masks have the size of the image that was given.
 """
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 from lasagna.assistant.answers import Decided, ImageFeatures
 from lasagna.assistant.corrected import answer_with_head, observe
 from lasagna.assistant.inputs import ImageLike, as_array, check_batch, check_prompt
+from lasagna.assistant.locking import CallLock
 from lasagna.checkpoint.folder import Calibration, checkpoint_version, find_checkpoint, load_calibration
 from lasagna.checkpoint.light import can_share, load_over
 from lasagna.checkpoint.weights import load_model, save_checkpoint
@@ -31,6 +32,7 @@ from lasagna.instant.fit import Learner
 from lasagna.instant.gate import Decision
 from lasagna.instant.head import Head
 from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Mask, Segmentation, class_queries
+from lasagna.network.compat import ensure_torchvision
 from lasagna.network.decoding import best_window, decode_class_lists
 from lasagna.network.generate import TextAnswer, answer_text, generate, question_turn
 from lasagna.network.model import LasagnaModel
@@ -56,6 +58,9 @@ class _Chunk:
 class Lasagna:
     """A loaded checkpoint. Use from several threads is safe, one call runs at a time.
 
+    It can be pickled (weights included), copied and deep-copied, and sent to a process that was spawned. A fork waits
+    until no call runs. What was forked cannot use CUDA, as torch then says: start such processes with "spawn".
+
     Attributes:
         base_version: Name and content of the checkpoint in one word.
         head: The instant head in use, or None (`lasagna.instant`).
@@ -77,7 +82,10 @@ class Lasagna:
         self._heads = 0
         self.prompt = Prompt(format, tokenizer, model.encoder.num_tokens)
         self.folder: Path | None = None
-        self._lock = threading.Lock()
+        self._lock = CallLock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _empty, (type(self),), self.__dict__
 
     @classmethod
     def from_pretrained(
@@ -528,6 +536,12 @@ class Lasagna:
         if exclusive:
             masks &= torch.zeros_like(masks).scatter_(0, logits.argmax(0, keepdim=True), True)
         return [mask.numpy() for mask in masks.cpu()], mask_stability(small).tolist()
+
+
+def _empty(kind: type[Lasagna]) -> Lasagna:
+    """What a pickled model is read into: its parts are of libraries that need torchvision."""
+    ensure_torchvision()
+    return kind.__new__(kind)
 
 
 def _assemble(
