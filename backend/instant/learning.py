@@ -6,7 +6,8 @@ What always holds:
   again, and doing it twice gives the same head.
 - One unusable annotation is set aside with its reason, and the others count. A task that brought the worker down
   `CRASHES` times is set aside too.
-- A champion's answers on photos that it was trained on are no evidence of how good it is.
+- A champion's answers on photos that it was trained on are no evidence of how good it is; where nobody knows which
+  these were (its snapshot is gone), none are.
 - Label Studio is the truth: where Redis or the files are new, every annotation is read again (the newest, as many as a
   store keeps).
 """
@@ -120,6 +121,7 @@ class Learning:
             outcome = batch.run(waiting)
             store.refresh()
         left = self.changes.done(project, {task: waiting[task] for task in batch.handled})
+        self._prune(project, version)
         if left:
             self.changes.queue_job(project)
         head = self.heads.current(project, version)
@@ -143,6 +145,14 @@ class Learning:
         )
         return Outcome(outcome.learnt, outcome.removed, outcome.set_aside, left, head)
 
+    def _prune(self, project: str, version: str) -> None:
+        """Stores beside versions to which the project can neither go back nor on are removed."""
+        aliases = self._registry.aliases(project)
+        kept = {version, self._own_version, aliases.champion, aliases.candidate, *aliases.former[-1:]}
+        if gone := self.heads.prune(project, kept):
+            logger.info("project %s: the heads of former versions were removed: %s", project, ", ".join(gone))
+            self._stores = {folder: store for folder, store in self._stores.items() if folder.name not in gone}
+
     def look_after(self) -> None:
         """Queues the jobs that were lost, and has every annotation read again where another version serves since."""
         for project in self.changes.projects():
@@ -163,14 +173,14 @@ class Learning:
             self._stores[folder] = HeadStore(folder)
         return self._stores[folder]
 
-    def _trained(self, project: str, version: str) -> set[str]:
-        """Hashes of the photos that a version was trained on."""
+    def _trained(self, project: str, version: str) -> set[str] | None:
+        """Hashes of the photos that a version was trained on; None where that is not known any more."""
         if version == self._own_version:
             return set()
         snapshot = self._registry.version(version).snapshot
         if not snapshot:
             return set()
-        return trained_photos(self._registry.folder / "snapshots" / project_number(project) / snapshot) or set()
+        return trained_photos(self._registry.folder / "snapshots" / project_number(project) / snapshot)
 
 
 class _Batch:
@@ -184,7 +194,7 @@ class _Batch:
         label_studio: LabelStudio,
         known_as: str,
         store: HeadStore,
-        trained: set[str],
+        trained: set[str] | None,
     ) -> None:
         self._learning, self._project, self._model = learning, project, model
         self._label_studio, self._known_as, self._store, self._trained = label_studio, known_as, store, trained
@@ -248,7 +258,7 @@ class _Batch:
                 name,
                 classes=annotated.classes,
                 undecided=annotated.undecided,
-                is_evidence=photo_key not in self._trained,
+                is_evidence=self._trained is not None and photo_key not in self._trained,
             )
         except LabelStudioError as error:
             if error.is_temporary:

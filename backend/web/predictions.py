@@ -23,7 +23,7 @@ from backend.registry.registry import Registry
 from backend.studio.client import normalise_url
 from backend.studio.images import image_address
 from lasagna.checkpoint.folder import checkpoint_version, shipped_checkpoints
-from lasagna.errors import CheckpointError, ConfigError, ImageError, ServiceError
+from lasagna.errors import CheckpointError, ConfigError, ImageError, RegistryError, ServiceError
 from lasagna.labels.configuration import LabelConfig, parse_label_config
 from lasagna.settings import Settings, registry_folder
 
@@ -164,7 +164,11 @@ class Predictor:
         version = self._model_version(project)
         if not project or not learns_at_once(self.settings, self.store.project(project)):
             return version
-        head = self.heads.current(project, version)
+        try:
+            head = self.heads.current(project, version)
+        except RegistryError as error:  # the worker answers without a head too
+            logger.warning("%s", error)
+            head = None
         return version if head is None else head.full_version
 
     def _model_version(self, project: str) -> str:

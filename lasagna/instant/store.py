@@ -57,6 +57,8 @@ class HeadStore:
         """Waits until no other process or thread holds it."""
         import fcntl
 
+        for each in (self._corrections, self._heads):  # it may have been removed, to begin anew
+            each.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield

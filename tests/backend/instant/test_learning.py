@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -240,7 +241,9 @@ class TestWeb:
         predictor.corrected({"action": "ANNOTATION_CREATED", "project": "3", "tasks": "[7]", "annotations": "[1]"})
         assert not changes.waiting(PROJECT)
 
-    def test_a_damaged_pointer_is_named(self, runtime: Runtime, stub: StubLabelStudio, changes: Changes) -> None:
+    def test_a_damaged_pointer_is_named_and_predictions_go_on(
+        self, runtime: Runtime, settings: Settings, store: Store, stub: StubLabelStudio, changes: Changes
+    ) -> None:
         changes.note(PROJECT, correct(stub, 2))
         learn_all(runtime)
         heads = ProjectHeads(runtime.learning.heads._root.parent)
@@ -248,6 +251,27 @@ class TestWeb:
         with pytest.raises(RegistryError, match="made again from Label Studio"):
             heads.current(PROJECT, runtime.model.version)
         assert runtime._serving(PROJECT, runtime.model.version).version == runtime.model.version
+        store.publish_model({"version": runtime.model.version})
+        assert Predictor(settings, store).model_version(PROJECT) == runtime.model.version
+
+    def test_a_removed_folder_is_made_again_by_a_running_worker(
+        self, runtime: Runtime, stub: StubLabelStudio, changes: Changes
+    ) -> None:
+        changes.note(PROJECT, correct(stub, 2))
+        learn_all(runtime)
+        shutil.rmtree(runtime.learning.heads.folder(PROJECT, runtime.model.version))
+        changes.note(PROJECT, [EVERYTHING])
+        learn_all(runtime)
+        assert learnt(runtime) == {"1", "2"}
+
+    def test_heads_of_versions_that_are_gone_are_removed(
+        self, runtime: Runtime, stub: StubLabelStudio, changes: Changes
+    ) -> None:
+        old = runtime.learning.heads.folder(PROJECT, "nano-00000000")
+        (old / "corrections").mkdir(parents=True)
+        changes.note(PROJECT, correct(stub, 1))
+        learn_all(runtime)
+        assert runtime.learning.heads.versions(PROJECT) == [runtime.model.version]
 
 
 class TestRenewal:
