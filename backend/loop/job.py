@@ -19,17 +19,19 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from backend.loop.snapshot import Snapshot, Snapshots
+from backend.loop.access import StudioAccess, snapshots_of
+from backend.loop.finetune import describe_sets, for_what_is_known, make_recipe, replay_records
+from backend.loop.recheck import judge_again, new_to, photo_hash, refused_version
+from backend.loop.snapshot import Snapshot
 from backend.registry.records import project_number
 from backend.registry.registry import Registry, name_after
 from backend.registry.trained import trained_photos
-from backend.studio.client import LabelStudio, LabelStudioError
-from backend.studio.images import ImageLimits
+from backend.studio.client import LabelStudioError
+from lasagna import Lasagna
 from lasagna.checkpoint.folder import (
     checkpoint_version,
     find_checkpoint,
@@ -40,12 +42,17 @@ from lasagna.checkpoint.folder import (
 from lasagna.errors import DataError, TrainingError
 from lasagna.files import write_atomically
 from lasagna.settings import Settings
+from training.data.sources.label_studio import LabelStudioExport
+from training.data.spread import spread
+from training.engine.run import train
 from training.engine.run_report import Reporter
-
-if TYPE_CHECKING:
-    from lasagna import Lasagna
-    from training.evaluation.scores import ImageScore
-    from training.recipe.values import Recipe
+from training.evaluation.calibrate import answers_by_class, fit_calibration, fit_class_offsets
+from training.evaluation.gate import Limits, judge
+from training.evaluation.gate_report import choose_samples, make_samples, write_report
+from training.evaluation.paired import Pair
+from training.evaluation.scores import ImageScore, Latency, measure_latency, score_images
+from training.recipe.files import recipe_from_values, to_values
+from training.recipe.values import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -64,27 +71,6 @@ Say = Callable[[str, int, int, float | None], None]
 
 class StoppedError(Exception):
     """The process was told to end; the job goes on when it is run again."""
-
-
-@dataclass(frozen=True)
-class StudioAccess:
-    """The way to a project in Label Studio; `known_as` as for `fetch_image`."""
-
-    label_studio: LabelStudio
-    known_as: str = ""
-
-
-def snapshots_of(settings: Settings, registry: Path, project: str, access: StudioAccess) -> Snapshots:
-    """The snapshots of a project."""
-    number = project_number(project)
-    return Snapshots(
-        registry / "snapshots" / number,
-        access.label_studio,
-        int(number),
-        ImageLimits.from_settings(settings),
-        settings.max_image_pixels,
-        access.known_as,
-    )
 
 
 class TrainingJob:
@@ -195,9 +181,6 @@ class TrainingJob:
     def _recheck(self) -> dict[str, Any]:
         """Judges the project's candidate again, on what was held out and on corrections that came since: nothing was
         trained on those yet, and few held-out photos refuse much that is better."""
-        from backend.loop.finetune import make_recipe, replay_records
-        from backend.loop.recheck import judge_again, new_to, refused_version
-
         if (self.folder / "recipe.json").exists():  # begun by a release that had no such stage
             return {}
         waiting = refused_version(self._registry, self.project, self._origin["parent"], self._snapshot.classes)
@@ -243,9 +226,6 @@ class TrainingJob:
                     time.sleep(1)
 
     def _train(self) -> dict[str, Any]:
-        from backend.loop.finetune import describe_sets, for_what_is_known, make_recipe
-        from training.engine.run import train
-
         plan = self.folder / "recipe.json"
         if not plan.exists():  # an attempt that goes on must not see other settings
             recipe, notes = make_recipe(self._settings, self._start, self._snapshot.folder, self.folder / "run")
@@ -262,12 +242,6 @@ class TrainingJob:
     def _miou_before(self) -> float:
         """The champion's mean IoU on photos that are to be trained on, without those that it was trained on itself, if
         there are others: it knows those by heart."""
-        from backend.loop.recheck import photo_hash
-        from training.data.spread import spread
-        from training.evaluation.gate import Limits
-        from training.evaluation.paired import Pair
-        from training.evaluation.scores import score_images
-
         every, by_heart = self._to_train_on(), self._champions_photos()
         new = [one for one in every if photo_hash(one) not in by_heart] or every
         records = [new[i] for i in spread(len(new), _PHOTOS_BEFORE)]
@@ -275,9 +249,6 @@ class TrainingJob:
         return Pair(scores, scores, Limits(), "trained").miou.champion or 0.0
 
     def _calibrate(self) -> dict[str, Any]:
-        from training.evaluation.calibrate import answers_by_class, fit_calibration, fit_class_offsets
-        from training.evaluation.scores import score_images
-
         before = load_calibration(self._start)
         beside = self.folder / "checkpoint.new"
         shutil.rmtree(beside, ignore_errors=True)
@@ -299,9 +270,6 @@ class TrainingJob:
         return {"temperature": fitted.temperature, "offset": fitted.offset, "class_offsets": fitted.class_offsets}
 
     def _score(self) -> dict[str, Any]:
-        from backend.loop.finetune import replay_records
-        from training.evaluation.scores import measure_latency, score_images
-
         sets = {"holdout": self._held_out, "replay": replay_records(self._recipe)}
         advance = self._counter("score", 2 * sum(map(len, sets.values())))
         found: dict[str, Any] = {}
@@ -312,10 +280,6 @@ class TrainingJob:
         return {**found, "latency": [latency.champion, latency.candidate]}
 
     def _judge(self) -> dict[str, Any]:
-        from training.evaluation.gate import judge
-        from training.evaluation.gate_report import choose_samples, make_samples, write_report
-        from training.evaluation.scores import Latency
-
         scores, snapshot, trained = self.result("score"), self._snapshot, self.result("train")
         champion, candidate = (_scores(scores[f"holdout_{side}"]) for side in ("champion", "candidate"))
         verdict = judge(
@@ -408,8 +372,6 @@ class TrainingJob:
         return (serving.id if serving else "") == (origin["parent"] if origin["is_champion"] else "")
 
     def _to_train_on(self) -> list[Any]:
-        from training.data.sources.label_studio import LabelStudioExport
-
         source = LabelStudioExport(self._snapshot.folder, "train")
         return [source[i] for i in range(len(source))]
 
@@ -422,24 +384,20 @@ class TrainingJob:
         return trained_photos(self._snapshot.folder.parent / version.snapshot) or set()
 
     @cached_property
-    def _recipe(self) -> "Recipe":
-        from training.recipe.files import recipe_from_values
-
+    def _recipe(self) -> Recipe:
         return recipe_from_values(json.loads((self.folder / "recipe.json").read_text(encoding="utf-8"))["values"])
 
     @cached_property
     def _held_out(self) -> list[Any]:
-        from training.data.sources.label_studio import LabelStudioExport
-
         source = LabelStudioExport(self._snapshot.folder, "holdout")
         return [source[i] for i in range(len(source))]
 
     @cached_property
-    def _champion(self) -> "Lasagna":
+    def _champion(self) -> Lasagna:
         return self._load(self._start)
 
     @cached_property
-    def _candidate(self) -> "Lasagna":
+    def _candidate(self) -> Lasagna:
         return self._load(self._checkpoint)
 
     @property
@@ -447,9 +405,7 @@ class TrainingJob:
         """The calibrated candidate, under the name that the registry gives it: its version is the later one's id."""
         return self.folder / "checkpoint" / name_after(self._origin["parent"])
 
-    def _load(self, folder: Path) -> "Lasagna":
-        from lasagna import Lasagna
-
+    def _load(self, folder: Path) -> Lasagna:
         return Lasagna.from_pretrained(folder, device=_device(self._settings), dtype=self._settings.dtype)
 
     def _counter(self, stage: str, total: int) -> Callable[[], None]:
@@ -481,15 +437,11 @@ class _Progress(Reporter):
         self._say("train", step, self._steps, per_step * (self._steps - step))
 
 
-def _scores(values: list[dict[str, Any]]) -> "list[ImageScore]":
-    from training.evaluation.scores import ImageScore
-
+def _scores(values: list[dict[str, Any]]) -> list[ImageScore]:
     return [ImageScore.from_dict(one) for one in values]
 
 
-def _recipe_values(recipe: "Recipe") -> dict[str, Any]:
-    from training.recipe.files import to_values
-
+def _recipe_values(recipe: Recipe) -> dict[str, Any]:
     return to_values(recipe)
 
 

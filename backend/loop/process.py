@@ -22,6 +22,7 @@ from typing import Any
 import redis
 from rq.exceptions import StopRequested
 
+from backend.loop.access import StudioAccess, snapshots_of
 from backend.loop.trainings import Triggers
 from backend.queue.connections import Connections
 from backend.queue.services import Service, state_dir
@@ -57,8 +58,6 @@ class TrainingRuntime:
 
     def changed(self, project: str) -> set[int]:
         """The tasks of a project (uid) that were corrected since its newest snapshot."""
-        from backend.loop.job import StudioAccess, snapshots_of
-
         label_studio, known = self._connections.of(project)
         return snapshots_of(self._settings, self._registry, project, StudioAccess(label_studio, known.url)).changed()
 
@@ -68,7 +67,7 @@ class TrainingRuntime:
             return self._run(number, id)
 
     def _run(self, number: str, id: str) -> dict[str, Any]:
-        from backend.loop.job import StoppedError, StudioAccess, TrainingJob
+        from backend.loop.job import StoppedError, TrainingJob  # torch
 
         def access() -> StudioAccess:
             label_studio, known = self._connections.of(job.project)

@@ -4,7 +4,8 @@ import os
 import signal
 from pathlib import Path
 
-from backend.loop.job import StudioAccess, TrainingJob
+from backend.loop.access import StudioAccess
+from backend.loop.job import TrainingJob
 from backend.studio.client import LabelStudio
 from lasagna.settings import Settings
 from tests.forked import forks

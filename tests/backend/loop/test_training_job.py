@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from backend.loop.job import GIVEN_UP_AFTER, STAGES, StoppedError, StudioAccess, TrainingJob
+from backend.loop.access import StudioAccess
+from backend.loop.job import GIVEN_UP_AFTER, STAGES, StoppedError, TrainingJob
 from backend.loop.trainings import new_job
 from backend.registry.registry import Registry, project_number
 from backend.studio.client import LabelStudio
@@ -81,7 +82,7 @@ def test_what_the_champion_learnt_by_heart_is_not_what_it_knows(
         raise StoppedError
 
     job = project.job(project.new())
-    monkeypatch.setattr("training.evaluation.scores.score_images", score_images)
+    monkeypatch.setattr("backend.loop.job.score_images", score_images)
     with pytest.raises(StoppedError):
         job.run()
     assert set(asked) <= set(after)

@@ -1,0 +1,31 @@
+"""The way from a project to its snapshots. No torch: the process that decides when to train looks without it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend.loop.snapshot import Snapshots
+from backend.registry.records import project_number
+from backend.studio.client import LabelStudio
+from backend.studio.images import ImageLimits
+from lasagna.settings import Settings
+
+
+@dataclass(frozen=True)
+class StudioAccess:
+    """The way to a project in Label Studio; `known_as` as for `fetch_image`."""
+
+    label_studio: LabelStudio
+    known_as: str = ""
+
+
+def snapshots_of(settings: Settings, registry: Path, project: str, access: StudioAccess) -> Snapshots:
+    """The snapshots of a project."""
+    number = project_number(project)
+    return Snapshots(
+        registry / "snapshots" / number,
+        access.label_studio,
+        int(number),
+        ImageLimits.from_settings(settings),
+        settings.max_image_pixels,
+        access.known_as,
+    )
