@@ -22,12 +22,16 @@ TORCH_FREE = (
     "backend.registry",
     "backend.studio",
     "backend.web",
-    "backend.worker",
+    "backend.app",
+    "backend.loop.process",  # until its first job
+    "backend.loop.trainings",
+    "backend.worker.rq_worker",
 )
 
 
 def modules_of(room: str) -> list[str]:
-    files = sorted((ROOT / room.replace(".", "/")).rglob("*.py"))
+    folder = ROOT / room.replace(".", "/")
+    files = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
     return [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in files]
 
 

@@ -27,7 +27,7 @@ from backend.loop.trainings import Triggers
 from backend.queue.connections import Connections
 from backend.queue.services import Service, state_dir
 from backend.queue.store import Store
-from backend.worker.process import LasagnaWorker, connect, work_until_stopped
+from backend.worker.rq_worker import LasagnaWorker, connect, work_until_stopped
 from lasagna.errors import LasagnaError
 from lasagna.logs import logged
 from lasagna.settings import Settings, registry_folder, variable

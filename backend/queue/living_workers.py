@@ -16,7 +16,7 @@ from backend.queue.store import Store
 
 SILENT_AFTER = 30.0
 """Seconds without a sign of life after which a worker counts as gone; it gives one every few seconds, also during a
-job (`backend.worker.process`)."""
+job (`backend.worker.rq_worker`)."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from backend.app import create_app
 from backend.queue import jobs
 from backend.queue.store import Project, Store, connect
-from backend.worker.process import LasagnaWorker
+from backend.worker.rq_worker import LasagnaWorker
 from lasagna.checkpoint.folder import checkpoint_version
 from lasagna.errors import ConfigError
 from lasagna.settings import Settings

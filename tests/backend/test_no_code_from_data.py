@@ -13,7 +13,7 @@ import torch
 
 from backend.queue import jobs
 from backend.queue.store import Store
-from backend.worker.process import LasagnaWorker
+from backend.worker.rq_worker import LasagnaWorker
 from lasagna import Lasagna
 from lasagna.checkpoint.convert.source import open_weights
 from lasagna.errors import CheckpointError

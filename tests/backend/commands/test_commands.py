@@ -15,7 +15,7 @@ from backend.queue.counters import Meter
 from backend.queue.store import Project, Store, Work
 from backend.web.prelabel import ProjectRun
 from backend.web.prelabel_jobs import PrelabelJobs
-from backend.worker.process import LasagnaWorker
+from backend.worker.rq_worker import LasagnaWorker
 from lasagna.errors import ServiceError
 from lasagna.settings import Settings
 from tests.backend.backend_helpers import CONFIG, PREDICTION, PROJECT, TOKEN, StubLabelStudio, wait_until

@@ -28,7 +28,7 @@ from backend.queue.services import free_port
 from backend.queue.store import Store, connect
 from backend.registry.registry import Registry
 from backend.studio.client import LabelStudioError
-from backend.worker.process import LasagnaWorker
+from backend.worker.rq_worker import LasagnaWorker
 from lasagna.settings import Settings
 from tests.backend.backend_helpers import StubLabelStudio, browser_session, make_jwt, png
 from tests.backend.doctor.doctor_world import CONFIG, World

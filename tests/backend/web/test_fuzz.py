@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from backend.app import create_app
 from backend.queue import jobs
 from backend.queue.store import Store
-from backend.worker.process import LasagnaWorker
+from backend.worker.rq_worker import LasagnaWorker
 from backend.worker.runtime import Runtime
 from lasagna import Lasagna
 from lasagna.settings import Settings

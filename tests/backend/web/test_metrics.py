@@ -22,7 +22,7 @@ from backend.registry.registry import Registry
 from backend.studio.client import LabelStudioError
 from backend.web.metrics import METRICS, MetricRow
 from backend.worker.delivery import Delivery
-from backend.worker.process import LasagnaWorker
+from backend.worker.rq_worker import LasagnaWorker
 from backend.worker.runtime import Runtime
 from lasagna import Lasagna
 from lasagna.errors import CheckpointError, ConfigError, ImageError, QueryError, RegistryError

@@ -17,7 +17,7 @@ from backend.registry.registry import Registry
 from backend.web.cross_site import is_cross_site
 from backend.web.prelabel_jobs import PrelabelJobs
 from backend.web.status_page import _KINDS
-from backend.worker.process import LasagnaWorker
+from backend.worker.rq_worker import LasagnaWorker
 from lasagna.settings import Settings
 from tests.backend.backend_helpers import PREDICTION, PROJECT, TOKEN
 

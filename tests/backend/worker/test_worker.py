@@ -18,8 +18,8 @@ from backend.queue.living_workers import PredictingWorker, alive_here, living_wo
 from backend.queue.store import Store, Work
 from backend.studio.way import check_label_studio
 from backend.web.overview import overview
-from backend.worker import process as worker
-from backend.worker.process import LasagnaWorker, recover
+from backend.worker import rq_worker as worker
+from backend.worker.rq_worker import LasagnaWorker, recover
 from lasagna.settings import Settings
 
 
