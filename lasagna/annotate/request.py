@@ -61,7 +61,14 @@ class AnnotateRequest:
     def output_key(self, results: Results) -> str:
         """Identifies what pieces of the output depend on besides the images."""
         job = self.job
-        parts = [list(self.formats), self.gallery, asdict(job.hygiene), job.label_config_xml, repr(job.addresses)]
+        parts = [
+            list(self.formats),
+            self.gallery,
+            job.parts,
+            asdict(job.hygiene),
+            job.label_config_xml,
+            repr(job.addresses),
+        ]
         return content_hash(json.dumps([results.folder.name, *parts]))
 
     def export(self) -> Export:

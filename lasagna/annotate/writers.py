@@ -36,7 +36,12 @@ from lasagna.masks.segmentation import Segmentation
 
 @dataclass(frozen=True)
 class Job:
-    """What an image is encoded by, wherever that is done. Can be pickled."""
+    """What an image is encoded by, wherever that is done. Can be pickled.
+
+    Attributes:
+        parts: Whether each connected part of a class is an object of its own in every format that has objects; else
+            each format does as its readers expect.
+    """
 
     out: Path
     class_names: Sequence[str]
@@ -45,6 +50,7 @@ class Job:
     label_config_xml: str
     addresses: Addresses
     hygiene: Hygiene
+    parts: bool = False
 
     def stage(self, name: str, data: bytes | str) -> str:
         """Writes what will be OUT/name. Returns the hash of its content."""
@@ -94,7 +100,9 @@ class LabelStudioWriter(Writer):
 
     def encode(self, image: ImageFile, content: str, segmentation: Segmentation) -> Any:
         config, job = self._job.label_config, self._job
-        prediction = segmentation_to_label_studio(segmentation, config, f"{content} {image.name}", job.model_version)
+        prediction = segmentation_to_label_studio(
+            segmentation, config, f"{content} {image.name}", job.model_version, parts=job.parts
+        )
         prediction, counts = limit_region_bytes(prediction, config, job.hygiene.max_region_bytes)
         task = {"data": {config.image_variable: job.addresses.of(image)}, "predictions": [prediction]}
         return {"task": json.dumps(task, ensure_ascii=False, separators=(",", ":")), "left_out": asdict(counts)}
@@ -131,7 +139,7 @@ class CocoWriter(Writer):
         ids = coco_category_ids(self._job.class_names)
         piece: dict[str, Any] = {"size": list(segmentation.size)}
         for variant, _ in self._VARIANTS:
-            annotations = segmentation_to_coco(segmentation, ids, 0, variant=variant)
+            annotations = segmentation_to_coco(segmentation, ids, 0, variant=variant, parts=self._job.parts)
             for annotation in annotations:
                 del annotation["id"], annotation["image_id"]
             piece[variant] = [json.dumps(annotation, ensure_ascii=False)[1:] for annotation in annotations]
@@ -201,7 +209,7 @@ class InstancesWriter(Writer):
         return FileSet("instances", ("instances",), meaning, is_data=_is_png)
 
     def encode(self, image: ImageFile, content: str, segmentation: Segmentation) -> Any:
-        numbers, table = segmentation_to_instances(segmentation)
+        numbers, table = segmentation_to_instances(segmentation, covered=self._job.parts)
         return [self._job.stage(f"instances/{image.stem}.png", png_bytes(Image.fromarray(numbers))), table]
 
     def begin(self, out: OutputFolder, images: ImageSet) -> None:

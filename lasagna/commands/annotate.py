@@ -90,6 +90,9 @@ could be started, 130 interrupted."""
                    "[default: one per GPU of the cluster, else one for two cores]")  # fmt: skip
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
               help="ray: the machines of the Ray cluster at RAY_ADDRESS, else this one (docs/corpora.md).")  # fmt: skip
+@click.option("--instances", type=click.Choice(["usual", "parts"]), default="usual", show_default=True,
+              help="parts: each connected part of a class is an object of its own in every format. usual: a class is "
+                   "one in COCO and as a brush region, elsewhere each part is.")  # fmt: skip
 @click.option("--min-area", type=click.IntRange(min=0), metavar="PIXELS",
               help="Leave out parts of masks with fewer pixels.  [default: 0]")  # fmt: skip
 @click.option("--min-width", type=click.FloatRange(min=0), metavar="PIXELS",
@@ -122,6 +125,7 @@ def annotate(
     formats: list[str],
     threshold: float | None,
     exclusive: bool,
+    instances: str,
     workers: int | None,
     engine: Literal["local", "ray"],
     gallery: bool,
@@ -160,6 +164,7 @@ def annotate(
             label_config_xml=config_xml,
             addresses=_addresses(found, image_root, image_url_prefix),
             hygiene=Hygiene.of(settings),
+            parts=instances == "parts",
         )
         request = AnnotateRequest(job, formats, Asked(queries, threshold, exclusive), settings, gallery)
         run = AnnotateRun(request, found, Execution(engine, workers, max_failures, overwrite))

@@ -1,6 +1,7 @@
 """COCO instances JSON (https://cocodataset.org/#format-data), readable by pycocotools.
 
-One annotation per present class and image: LaSagnA answers classes, not single objects. `iscrowd` is 0 in both
+One annotation per present class and image, for LaSagnA answers classes, not single objects; or one per connected part
+of each. `iscrowd` is 0 in both
 variants, so that tools which skip crowds do not skip everything. `area` and `bbox` are of the mask, in pixels; `score`
 is the probability, a field that COCO results have and that readers of annotations ignore.
 """
@@ -8,7 +9,7 @@ is the probability, a field that COCO results have and that readers of annotatio
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from lasagna.masks.conversions import mask_to_box, mask_to_coco_rle, mask_to_polygons
+from lasagna.masks.conversions import mask_to_box, mask_to_coco_rle, mask_to_parts, mask_to_polygons
 from lasagna.masks.segmentation import Segmentation
 
 Variant = Literal["rle", "polygons"]
@@ -22,6 +23,7 @@ def segmentation_to_coco(
     *,
     variant: Variant = "rle",
     tolerance: float = 1.0,
+    parts: bool = False,
 ) -> list[dict[str, Any]]:
     """The annotations of one image, with ids from `first_id` on.
 
@@ -32,30 +34,30 @@ def segmentation_to_coco(
         first_id: Id of the first annotation.
         variant: "rle" is exact; "polygons" follow the mask within `tolerance` pixels, holes by a bridge.
         tolerance: See `mask_to_polygons`.
+        parts: Whether each connected part of a class is an annotation of its own.
     """
     annotations: list[dict[str, Any]] = []
     for answer in segmentation.present:
-        box = None if answer.mask is None else mask_to_box(answer.mask)
-        if answer.mask is None or box is None:
-            continue
-        shape: Any
-        if variant == "rle":
-            shape = mask_to_coco_rle(answer.mask)
-        else:
-            shape = [ring.ravel().tolist() for ring in mask_to_polygons(answer.mask, tolerance)]
-        x0, y0, x1, y1 = box
-        annotations.append(
-            {
-                "id": first_id + len(annotations),
-                "image_id": image_id,
-                "category_id": category_ids[answer.name],
-                "segmentation": shape,
-                "area": answer.area,
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "iscrowd": 0,
-                "score": round(float(answer.probability), 6),
-            }
-        )
+        whole = () if answer.mask is None or not answer.mask.any() else (answer.mask,)
+        for mask in (part for each in whole for part in (mask_to_parts(each) if parts else [each])):
+            x0, y0, x1, y1 = mask_to_box(mask) or (0, 0, 0, 0)
+            shape: Any
+            if variant == "rle":
+                shape = mask_to_coco_rle(mask)
+            else:
+                shape = [ring.ravel().tolist() for ring in mask_to_polygons(mask, tolerance)]
+            annotations.append(
+                {
+                    "id": first_id + len(annotations),
+                    "image_id": image_id,
+                    "category_id": category_ids[answer.name],
+                    "segmentation": shape,
+                    "area": int(mask.sum()),
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "iscrowd": 0,
+                    "score": round(float(answer.probability), 6),
+                }
+            )
     return annotations
 
 

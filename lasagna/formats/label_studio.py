@@ -8,7 +8,7 @@ import hashlib
 from typing import Any
 
 from lasagna.labels.configuration import Control, Label, LabelConfig
-from lasagna.masks.conversions import drop_specks, mask_to_boxes, mask_to_brush_rle, mask_to_polygons
+from lasagna.masks.conversions import drop_specks, mask_to_boxes, mask_to_brush_rle, mask_to_parts, mask_to_polygons
 from lasagna.masks.ordering import task_score
 from lasagna.masks.segmentation import Mask, Segmentation
 
@@ -27,6 +27,7 @@ def segmentation_to_label_studio(
     *,
     tolerance: float = TOLERANCE,
     min_part: float = MIN_PART,
+    parts: bool = False,
 ) -> dict[str, Any]:
     """One prediction, as `/predict`, the import of tasks and the predictions API take it.
 
@@ -38,13 +39,14 @@ def segmentation_to_label_studio(
         tolerance: Of polygons, in pixels; see `mask_to_polygons`.
         min_part: Share of the image's pixels below which a connected part is dropped and a hole filled; the largest
             part of a class stays whatever its size.
+        parts: Whether each connected part of a class, whatever its size, is a brush region of its own, too.
 
     Returns:
         `{"model_version", "score", "result": [region, ...]}`. A region's score is the probability of its class; the
         prediction's is `task_score`: tasks with a low score need work first.
     """
     height, width = segmentation.size
-    min_area = min_part * height * width
+    min_area = 0.0 if parts else min_part * height * width
     regions: list[dict[str, Any]] = []
     drawn: set[str] = set()
     for answer in segmentation.present:
@@ -52,7 +54,7 @@ def segmentation_to_label_studio(
             continue
         drawn.add(answer.name)
         for control, label in label_config.controls_for(answer.name):
-            for part, value in enumerate(_values(answer.mask, control, tolerance, min_area)):
+            for part, value in enumerate(_values(answer.mask, control, tolerance, min_area, parts)):
                 regions.append(
                     {
                         "id": _region_id(key, control.name, answer.name, part),
@@ -96,11 +98,15 @@ def region_to_label(region: dict[str, Any], label_config: LabelConfig) -> tuple[
     return (control, label) if control and label else None
 
 
-def _values(mask: Mask | None, control: Control, tolerance: float, min_area: float) -> list[dict[str, Any]]:
+def _values(
+    mask: Mask | None, control: Control, tolerance: float, min_area: float, parts: bool
+) -> list[dict[str, Any]]:
     """The `value` of each region of one class in one control, without the label. Coordinates are percent."""
     if mask is None or not mask.any():
         return []
     height, width = mask.shape
+    if control.kind == "brush" and parts:
+        return [{"format": "rle", "rle": mask_to_brush_rle(part)} for part in mask_to_parts(mask)]
     if control.kind == "brush":
         return [{"format": "rle", "rle": mask_to_brush_rle(drop_specks(mask, min_area))}]
     if control.kind == "polygon":

@@ -13,6 +13,7 @@ LaSagnA answers classes, so objects of one class that touch are one part.
 """
 
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 import cv2
@@ -38,12 +39,14 @@ def segmentation_to_indices(segmentation: Segmentation) -> NDArray[np.uint16]:
     return indices
 
 
-def segmentation_to_instances(segmentation: Segmentation) -> tuple[NDArray[np.uint16], list[dict[str, Any]]]:
+def segmentation_to_instances(
+    segmentation: Segmentation, *, covered: bool = False
+) -> tuple[NDArray[np.uint16], list[dict[str, Any]]]:
     """(height, width): 0 where there is nothing, else the number of a part; and a row per part.
 
     Parts are painted from the largest to the smallest, as classes are, and numbered in this order; beyond 65535 they
     are left out. A row: `id`, `class`, `probability`, and of what is seen of it `area` in pixels and `bbox` (x, y,
-    width, height); a part that is wholly covered has no row.
+    width, height). A part that is wholly covered has no row, or, with `covered`, one with area 0.
     """
     found: list[tuple[int, int, int, list[int], NDArray[np.integer]]] = []
     for i, answer in enumerate(segmentation.classes):
@@ -68,6 +71,13 @@ def segmentation_to_instances(segmentation: Segmentation) -> tuple[NDArray[np.ui
                 "bbox": [across.start, down.start, across.stop - across.start, down.stop - down.start],
             }
         )
+    if covered:
+        seen = {row["id"] for row in table}
+        for number, (_, i, _, (left, top, _, _), _) in enumerate(found[:_MOST_INSTANCES], start=1):
+            answer = segmentation.classes[i]
+            row = {"id": number, "class": answer.name, "probability": round(float(answer.probability), 6)}
+            table += [] if number in seen else [{**row, "area": 0, "bbox": [left, top, 0, 0]}]
+        table.sort(key=itemgetter("id"))
     return numbers, table
 
 

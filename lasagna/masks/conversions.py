@@ -5,7 +5,7 @@ column x and row y covers [x, x + 1] x [y, y + 1], so a mask of the whole image 
 height).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -109,6 +109,18 @@ def mask_to_boxes(mask: Mask, min_area: float = 0.0) -> list[Box]:
         if area >= min_area or not boxes:
             boxes.append((int(left), int(top), int(left + width), int(top + height)))
     return boxes
+
+
+def mask_to_parts(mask: Mask) -> Iterator[Mask]:
+    """Each 8-connected part of the mask as a mask of the same size, largest part first, then in reading order."""
+    _, labels, rows, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+    order = np.lexsort((rows[1:, 0], rows[1:, 1], -rows[1:, 4])) + 1  # the first is the background
+    for number in order.tolist():
+        left, top, width, height = rows[number, :4].tolist()
+        box = slice(top, top + height), slice(left, left + width)
+        part = np.zeros(mask.shape, np.bool_)
+        part[box] = labels[box] == number
+        yield part
 
 
 def drop_specks(mask: Mask, min_area: float) -> Mask:

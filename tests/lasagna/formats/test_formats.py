@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -39,6 +40,7 @@ from lasagna.formats.png import class_table
 from lasagna.formats.yolo import yolo_data_yaml
 from lasagna.labels.classes import make_label_config
 from lasagna.labels.configuration import parse_label_config
+from lasagna.masks.conversions import coco_rle_to_mask
 from lasagna.masks.ordering import task_score
 from lasagna.masks.palette import palette
 from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Mask, Segmentation
@@ -371,3 +373,64 @@ def test_records_come_back_exactly(data: st.DataObject) -> None:
     for one, other in zip(found.classes, segmentation.classes, strict=True):
         assert (one.name, one.probability, one.is_present) == (other.name, other.probability, other.is_present)
         assert one.mask is None or (other.mask is not None and np.array_equal(one.mask, other.mask))
+
+
+# --- Parts ------------------------------------------------------------------------------------------------------------
+
+
+def test_one_object_per_part_in_every_format_alike() -> None:
+    """Two cars apart, one of them with a hole, a third that touches the second by a corner, and a cat under a car."""
+    cars = np.zeros((40, 60), np.bool_)
+    cars[2:12, 2:20] = cars[20:34, 30:50] = cars[34:36, 50:52] = True
+    cars[25:28, 35:40] = False
+    cat = np.zeros((40, 60), np.bool_)
+    cat[3:6, 3:8] = cat[38, 59] = True
+    nothing = np.zeros((40, 60), np.bool_)  # present, and not a pixel of it
+    answers = (ClassAnswer("car", 0.9, cars), ClassAnswer("cat", 0.8, cat), ClassAnswer("road", 0.7, nothing))
+    scene = Segmentation((40, 60), (*answers, ClassAnswer("dog", 0.1, None)))
+    ids = {"car": 1, "cat": 2, "road": 3, "dog": 4}
+    expected = {"car": 2, "cat": 2}
+
+    assert [a["category_id"] for a in segmentation_to_coco(scene, ids, 1)] == [1, 2]
+    for variant in ("rle", "polygons"):
+        annotations = segmentation_to_coco(scene, ids, 1, variant=variant, parts=True)  # type: ignore[arg-type]
+        assert [a["category_id"] for a in annotations] == [1, 1, 2, 2]
+        assert [a["id"] for a in annotations] == [1, 2, 3, 4]
+        assert [a["bbox"] for a in annotations] == [[30, 20, 22, 16], [2, 2, 18, 10], [3, 3, 5, 3], [59, 38, 1, 1]]
+        assert sum(a["area"] for a in annotations[:2]) == cars.sum()
+    masks = [coco_rle_to_mask(a["segmentation"]) for a in segmentation_to_coco(scene, ids, 1, parts=True)]
+    assert (masks[0] | masks[1] == cars).all()
+    assert not (masks[0] & masks[1]).any()
+
+    config = parse_label_config(
+        '<View><Image name="i" value="$i"/>'
+        + "".join(
+            f'<{kind}Labels name="{kind}" toName="i">'
+            + "".join(f'<Label value="{name}"/>' for name in ids)
+            + f"</{kind}Labels>"
+            for kind in ("Brush", "Polygon", "Rectangle")
+        )
+        + "</View>"
+    )
+    regions = segmentation_to_label_studio(scene, config, "k", "v", parts=True)["result"]
+    found = Counter((region["from_name"], region["value"][region["type"]][0]) for region in regions)
+    assert found == {(kind, name): 2 for kind in ("Brush", "Polygon", "Rectangle") for name in expected}
+    assert len({region["id"] for region in regions}) == len(regions)
+
+    rows = Counter(int(line.split()[0]) for line in segmentation_to_yolo(scene, ids).splitlines())
+    assert {name: rows[ids[name]] for name in expected} == expected
+    voc = ElementTree.fromstring(segmentation_to_voc(scene, "x"))
+    assert Counter(item.findtext("name") for item in voc.iter("object")) == expected
+    numbers, table = segmentation_to_instances(scene, covered=True)
+    assert Counter(row["class"] for row in table) == expected
+    assert [row["id"] for row in table] == [1, 2, 3, 4]
+    assert {row["id"] for row in table if row["area"]} == set(np.unique(numbers)) - {0}
+
+
+def test_a_part_that_is_wholly_covered() -> None:
+    below, above = np.zeros((8, 8), np.bool_), np.zeros((8, 8), np.bool_)
+    below[2:5, 2:5] = above[2:5, 2:5] = True  # of the same size: painted in the order of the classes
+    scene = Segmentation((8, 8), (ClassAnswer("cat", 0.8, below), ClassAnswer("dog", 0.7, above)))
+    assert [row["class"] for row in segmentation_to_instances(scene)[1]] == ["dog"]
+    rows = segmentation_to_instances(scene, covered=True)[1]
+    assert [(row["class"], row["area"]) for row in rows] == [("cat", 0), ("dog", 9)]
