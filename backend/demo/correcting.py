@@ -37,7 +37,7 @@ _PAPER, _INK, _SOFT, _ADDED, _WRONG = "#ffffff", "#1d1d1f", "#6e6e73", (31, 122,
 
 
 @dataclass(frozen=True)
-class Piece:
+class CoinPiece:
     """A photo with its truth.
 
     Attributes:
@@ -70,7 +70,7 @@ class Step:
     learnt: float | None
 
 
-def coin_pieces(folder: Path) -> list[Piece]:
+def coin_pieces(folder: Path) -> list[CoinPiece]:
     """Writes the pieces as PNG into a folder, in an order that mixes the photo's bright and dark parts."""
     from scipy import ndimage
     from skimage import data, filters, segmentation
@@ -92,11 +92,11 @@ def coin_pieces(folder: Path) -> list[Piece]:
         ]
         path = folder / f"coins-{place + 1:02}.png"
         Image.fromarray(photo[part]).convert("RGB").save(path)
-        pieces.append(Piece(path, coins[part]))
+        pieces.append(CoinPiece(path, coins[part]))
     return pieces
 
 
-def correct_one_by_one(parts: "Demo", project: int, pieces: Sequence[Piece], timeout: float) -> list[Step]:
+def correct_one_by_one(parts: "Demo", project: int, pieces: Sequence[CoinPiece], timeout: float) -> list[Step]:
     """Opens, corrects and submits every task.
 
     Raises:
@@ -159,7 +159,7 @@ def _mask(result: Sequence[dict[str, Any]], size: tuple[int, ...]) -> Mask:
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def write_film(pieces: Sequence[Piece], steps: Sequence[Step], folder: Path) -> tuple[Path, Path]:
+def write_film(pieces: Sequence[CoinPiece], steps: Sequence[Step], folder: Path) -> tuple[Path, Path]:
     """A film strip (PNG) and a moving picture (GIF) of what the annotator saw; returns both files."""
     frames = [_frame(piece, step, number) for number, (piece, step) in enumerate(zip(pieces, steps, strict=True))]
     width, height = frames[0].size
@@ -175,7 +175,7 @@ def write_film(pieces: Sequence[Piece], steps: Sequence[Step], folder: Path) -> 
     return still, moving
 
 
-def _frame(piece: Piece, step: Step, number: int) -> Image.Image:
+def _frame(piece: CoinPiece, step: Step, number: int) -> Image.Image:
     """A photo with the predicted mask in one colour, and what had to be changed in another, under a line of words."""
     scale, margin, line = 3, 8, 34
     photo = np.asarray(Image.open(piece.path).convert("RGB")).astype(np.float32)

@@ -49,7 +49,7 @@ _SEEN = "seen.json"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class LearnOutcome:
     """What a job did: numbers of tasks, and the head that the project uses now."""
 
     learnt: int = 0
@@ -93,7 +93,7 @@ class Learning:
         champion = self._registry.champion(project)
         return champion.id if champion is not None else self._own_version
 
-    def learn(self, project: str) -> Outcome:
+    def learn(self, project: str) -> LearnOutcome:
         """Learns from what has changed in a project.
 
         Raises:
@@ -103,7 +103,7 @@ class Learning:
         self.changes.begin(project)
         waiting = self.changes.waiting(project)
         if not waiting:
-            return Outcome()
+            return LearnOutcome()
         version = self.version(project)
         model = self._model_of(project, version)
         if model.version != version:
@@ -143,7 +143,7 @@ class Learning:
             seconds,
             head.words if head else "no head",
         )
-        return Outcome(outcome.learnt, outcome.removed, outcome.set_aside, left, head)
+        return LearnOutcome(outcome.learnt, outcome.removed, outcome.set_aside, left, head)
 
     def _prune(self, project: str, version: str) -> None:
         """Stores beside versions to which the project can neither go back nor on are removed."""
@@ -210,7 +210,7 @@ class _Batch:
         newest = sorted(now, key=lambda task: now[task])[-self._store.limit :]
         return gone + [str(task) for task in newest]
 
-    def run(self, waiting: Mapping[str, str]) -> Outcome:
+    def run(self, waiting: Mapping[str, str]) -> LearnOutcome:
         chunk = [int(task) for task in waiting][:AT_ONCE]
         exported = {int(task["id"]): task for task in self._label_studio.export(self._number, chunk)} if chunk else {}
         chosen = {
@@ -236,7 +236,7 @@ class _Batch:
                 counts[ended] += 1
             self.handled.append(task)
         write_atomically(self._store.folder / _SEEN, json.dumps(self._seen))
-        return Outcome(counts["learnt"], counts["removed"], counts["set_aside"])
+        return LearnOutcome(counts["learnt"], counts["removed"], counts["set_aside"])
 
     def _is_known(self, task: str, annotation: Mapping[str, Any]) -> bool:
         return self._seen.get(task) == _identity(annotation)

@@ -20,7 +20,7 @@ from training.data.sources.label_studio import LabelStudioExport
 
 
 @dataclass(frozen=True)
-class Annotated:
+class AnnotatedPhoto:
     """What somebody decided about a photo.
 
     Attributes:
@@ -34,7 +34,7 @@ class Annotated:
     undecided: Mask | None
 
 
-def read_annotation(task: Mapping[str, Any], photo: bytes, kind: str, xml: str, plan: LabelConfig) -> Annotated:
+def read_annotation(task: Mapping[str, Any], photo: bytes, kind: str, xml: str, plan: LabelConfig) -> AnnotatedPhoto:
     """Reads the annotation that counts of a task.
 
     Args:
@@ -68,4 +68,4 @@ def read_annotation(task: Mapping[str, Any], photo: bytes, kind: str, xml: str, 
         if mask.any():
             masks[query.name] = mask
     void = (layers == UNKNOWN).any(axis=0)
-    return Annotated(masks, classes, np.asarray(void) if void.any() else None)
+    return AnnotatedPhoto(masks, classes, np.asarray(void) if void.any() else None)

@@ -40,7 +40,7 @@ from backend.studio.images import DoubtfulImageError, ImageLimits, fetch_image
 from backend.worker.clicks import parse_prompt, to_pixels, without_prompts
 from backend.worker.loaded_models import LoadedModels
 from backend.worker.questions import answer_question, parse_question
-from backend.worker.serving import Serving, ServingHeads
+from backend.worker.serving import ServingHeads, ServingModel
 from lasagna.errors import ConfigError, LasagnaError
 from lasagna.formats.hygiene import Hygiene, clean_segmentation, limit_region_bytes
 from lasagna.formats.label_studio import segmentation_to_label_studio
@@ -188,11 +188,11 @@ class Runtime:
         if counts["predicted"] > before:
             self.meter.pace(base_version(model.version), counts["predicted"] - before, time.monotonic() - started)
 
-    def _serving(self, project: str, version: str) -> Serving:
+    def _serving(self, project: str, version: str) -> ServingModel:
         """A version's model, with the head that the project uses beside it."""
         model = self.models.of(project, base_version(version))
         if not learns_at_once(self._settings, self.store.project(project)):
-            return Serving(model)
+            return ServingModel(model)
         return self._heads.beside(model, project)
 
     def _fetch(
@@ -249,7 +249,7 @@ class Runtime:
                 counts["cached"] += 1
         return fresh
 
-    def _compute(self, pieces: Sequence[_Piece], model: Serving, counts: dict[str, int]) -> None:
+    def _compute(self, pieces: Sequence[_Piece], model: ServingModel, counts: dict[str, int]) -> None:
         """Runs the model on each different image, query and parameters once."""
         groups: OrderedDict[str, list[_Piece]] = OrderedDict()
         for piece in pieces:
@@ -272,7 +272,7 @@ class Runtime:
         self,
         images: Mapping[str, Image.Image],
         groups: Mapping[str, list[_Piece]],
-        model: Serving,
+        model: ServingModel,
         counts: dict[str, int],
     ) -> None:
         """One model batch; where it fails, each image by itself."""

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Serving:
+class ServingModel:
     """A model and a head, or none."""
 
     model: "Lasagna"
@@ -52,7 +52,7 @@ class ServingHeads:
         self._heads = heads
         self._loaded: dict[tuple[str, str], tuple[str, Head | None]] = {}
 
-    def beside(self, model: "Lasagna", project: str) -> Serving:
+    def beside(self, model: "Lasagna", project: str) -> ServingModel:
         """The model with the head that a project uses beside it now."""
         try:
             state = self._heads.current(project, model.version)
@@ -60,13 +60,13 @@ class ServingHeads:
             logger.warning("%s", error)
             state = None
         if state is None:
-            return Serving(model)
+            return ServingModel(model)
         key = (project, model.version)
         file, head = self._loaded.get(key, ("", None))
         if file != state.file:
             head = self._load(model, project, state)
             self._loaded[key] = (state.file, head)
-        return Serving(model, head)
+        return ServingModel(model, head)
 
     def _load(self, model: "Lasagna", project: str, state: HeadState) -> "Head | None":
         from lasagna.instant.head import Head
