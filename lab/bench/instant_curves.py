@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lasagna.assistant.answers import Decided, ImageFeatures
+from lasagna.assistant.answers import Decided, ImageFeatures, grey
 from lasagna.assistant.corrected import answer_with_head
 from lasagna.assistant.lasagna import Lasagna
 from lasagna.instant.correction import Correction, make_correction
@@ -39,13 +39,11 @@ class Photo:
     """An annotated photo that was encoded.
 
     Attributes:
-        image: uint8 (H, W, 3).
         truth: int16 (H, W): index of the class, `OTHER` or `UNKNOWN`.
         features: What the encoder gave.
         found: What the model says of each class, where there is one.
     """
 
-    image: NDArray[np.uint8]
     truth: NDArray[np.int16]
     features: ImageFeatures
     found: dict[str, Decided]
@@ -79,7 +77,7 @@ class ModelEyes:
     def answer(self, head: Head | None, photo: Photo, classes: Sequence[str]) -> Segmentation:
         queries = class_queries(classes)
         if head is not None:
-            return answer_with_head(self.model, head, photo.image, photo.features, queries, photo.found, None, True)
+            return answer_with_head(self.model, head, photo.features, queries, photo.found, None, True)
         found = [photo.found[self.model.format.read_text(name)] for name in classes]
         masks, steady = self.model.draw(photo.features, [each.hidden for each in found if each.present], True)
         drawn = iter(zip(masks, steady, strict=True))
@@ -102,7 +100,8 @@ class BackboneEyes:
     @torch.inference_mode()
     def encode(self, image: NDArray[np.uint8], classes: Sequence[str]) -> tuple[ImageFeatures, dict[str, Decided]]:
         prepared = self.encoder.prepare(image)
-        return ImageFeatures(self.encoder({"image": prepared.pixels["image"][None]}), prepared), {}
+        encoded = self.encoder({"image": prepared.pixels["image"][None]})
+        return ImageFeatures(encoded, prepared, grey(image)), {}
 
     @torch.inference_mode()
     def observe(self, photo: Photo, masks: dict[str, Mask | None], undecided: Mask, id: str) -> Correction:
@@ -116,7 +115,7 @@ class BackboneEyes:
         if head is None:
             return Segmentation(prepared.original_size, tuple(ClassAnswer(name, 0.0, None) for name in classes))
         judged = head.judge(feature_maps(self.encoder, prepared, photo.features.encoded), list(classes), None, None)
-        masks = paint(head.scores(judged, None, None), photo.image, prepared.input_size, prepared.content_size)
+        masks = paint(head.scores(judged, None, None), photo.features.grey, prepared.input_size, prepared.content_size)
         drawn = iter(masks)
         answers = [
             ClassAnswer(name, float(p), next(drawn) if there else None)
@@ -128,8 +127,7 @@ class BackboneEyes:
 def encode_photo(eyes: Eyes, data: Folder, index: int) -> Photo:
     """Reads and encodes one photo of a set."""
     opened, labels = read_photo(data[index])
-    image = np.asarray(opened)
-    return Photo(image, labels[0], *eyes.encode(image, data.classes))
+    return Photo(labels[0], *eyes.encode(np.asarray(opened), data.classes))
 
 
 def observe_photo(eyes: Eyes, photo: Photo, classes: Sequence[str], id: str) -> Correction:

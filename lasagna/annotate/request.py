@@ -6,6 +6,7 @@ Can be pickled: a worker on another machine makes its stages of an `AnnotateRequ
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lasagna.annotate.export import Export
@@ -38,6 +39,7 @@ class AnnotateRequest:
         asked: What the model is asked.
         settings: Of the model, of hygiene and of limits on images.
         gallery: Whether pages to look at are made.
+        head: The file of an instant head, or None; the job's model version names it.
     """
 
     job: Job
@@ -45,6 +47,7 @@ class AnnotateRequest:
     asked: Asked
     settings: Settings
     gallery: bool = True
+    head: Path | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -56,6 +59,7 @@ class AnnotateRequest:
             "exclusive": self.asked.exclusive,
             "dtype": self.settings.dtype,
             "quantise": self.settings.quantise,
+            **({} if self.head is None else {"head": content_hash(self.head.read_bytes())}),
         }
 
     def output_key(self, results: Results) -> str:
@@ -90,7 +94,11 @@ class AnnotateRequest:
 
         settings = self.settings
         return Lasagna.from_pretrained(
-            settings.model, device=settings.device, dtype=settings.dtype, quantise=settings.quantise
+            settings.model,
+            device=settings.device,
+            dtype=settings.dtype,
+            quantise=settings.quantise,
+            head=self.head,
         )
 
 

@@ -1,4 +1,4 @@
-"""What a model says of one image, before it is put together: its features, and its decisions.
+"""What a photo is to `Lasagna`, and what is said of it before it is put together: its features, and the decisions.
 
 What always holds: `ClassDecider` is all that an instant head needs of the model that it stands beside.
 """
@@ -6,6 +6,9 @@ What always holds: `ClassDecider` is all that an instant head needs of the model
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lasagna.masks.segmentation import Mask
@@ -14,10 +17,17 @@ from lasagna.network.vision import EncodedImages, PreparedImage
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """One encoded image: everything that does not depend on what is asked."""
+    """One encoded image: everything that does not depend on what is asked.
+
+    Attributes:
+        encoded: A batch of one.
+        prepared: How it was brought to the encoder's input.
+        grey: uint8 (H, W), the image in grey: its edges are what masks of an instant head are drawn along.
+    """
 
     encoded: EncodedImages
     prepared: PreparedImage
+    grey: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -54,3 +64,8 @@ class ClassDecider(Protocol):
         self, features: ImageFeatures, hidden: list[Tensor], exclusive: bool = False
     ) -> tuple[list[Mask], list[float]]:
         """Masks and their stability."""
+
+
+def grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3) to (H, W)."""
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY), np.uint8)

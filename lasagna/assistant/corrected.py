@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lasagna.assistant.answers import ClassDecider, Decided, ImageFeatures
@@ -31,6 +30,7 @@ def observe(
     classes: Sequence[str | ClassQuery] | None = None,
     undecided: Mask | None = None,
     is_evidence: bool = True,
+    source: str = "",
 ) -> Correction:
     """Reduces a corrected photo to a `Correction`; see `Lasagna.observe`. Call it under the model's lock."""
     queries = {query.name: query for query in class_queries(list(masks) if classes is None else classes)}
@@ -49,6 +49,7 @@ def observe(
             undecided=undecided,
             answer=answer,
             is_evidence=is_evidence,
+            source=source,
         )
 
 
@@ -74,7 +75,6 @@ def _model_answer(
 def answer_with_head(
     model: ClassDecider,
     head: Head,
-    image: NDArray[np.uint8],
     features: ImageFeatures,
     queries: list[ClassQuery],
     found: dict[str, Decided],
@@ -102,7 +102,7 @@ def answer_with_head(
         if logits is None and head.reads_masks:
             logits = judged.scores.new_zeros((0, *maps.grid))
         scores = head.scores(judged, probability, logits)
-        masks = paint(scores, image, prepared.input_size, prepared.content_size)
+        masks = paint(scores, features.grey, prepared.input_size, prepared.content_size)
         steady = stability(scores).tolist()
     else:
         masks, steady = model.draw(features, hidden, exclusive)

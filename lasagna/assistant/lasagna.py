@@ -7,9 +7,8 @@ What always holds: one answer per queried class, in query order; an image's answ
 of its batch; masks have the size of the image that was given.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lasagna.assistant.answers import Decided, ImageFeatures
-from lasagna.assistant.corrected import answer_with_head, observe
+from lasagna.assistant.answers import Decided, ImageFeatures, grey
+from lasagna.assistant.corrected import answer_with_head
 from lasagna.assistant.inputs import ImageLike, as_array, check_batch, check_prompt
-from lasagna.assistant.locking import CallLock
+from lasagna.assistant.learning import Learning
 from lasagna.checkpoint.folder import Calibration, checkpoint_version, find_checkpoint, load_calibration
 from lasagna.checkpoint.light import can_share, load_over
 from lasagna.checkpoint.weights import load_model, save_checkpoint
 from lasagna.errors import ConfigError, QueryError
-from lasagna.instant.correction import Correction
-from lasagna.instant.features import encoder_fingerprint
-from lasagna.instant.fit import Learner
-from lasagna.instant.gate import Decision
 from lasagna.instant.head import Head
+from lasagna.instant.store import HeadStore
 from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Mask, Segmentation, class_queries
 from lasagna.network.compat import ensure_torchvision
 from lasagna.network.decoding import best_window, decode_class_lists
@@ -55,7 +51,7 @@ class _Chunk:
     offsets: Tensor
 
 
-class Lasagna:
+class Lasagna(Learning):
     """A loaded checkpoint. Use from several threads is safe, one call runs at a time.
 
     It can be pickled (weights included), copied and deep-copied, and sent to a process that was spawned. A fork waits
@@ -75,14 +71,10 @@ class Lasagna:
         calibration: Calibration,
         version: str,
     ) -> None:
-        self.model = model.eval()
-        self.tokenizer, self.format, self.calibration, self.base_version = tokenizer, format, calibration, version
-        self.head: Head | None = None
-        self._learner = Learner()
-        self._heads = 0
+        super().__init__(model, version)
+        self.tokenizer, self.format, self.calibration = tokenizer, format, calibration
         self.prompt = Prompt(format, tokenizer, model.encoder.num_tokens)
         self.folder: Path | None = None
-        self._lock = CallLock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _empty, (type(self),), self.__dict__
@@ -96,7 +88,7 @@ class Lasagna:
         dtype: str = "auto",
         quantise: str = "none",
         base: "Lasagna | None" = None,
-        head: "Head | Path | str | None" = None,
+        head: "Head | HeadStore | Path | str | None" = None,
     ) -> "Lasagna":
         """Loads a checkpoint.
 
@@ -107,7 +99,8 @@ class Lasagna:
             quantise: "none", or "int8" or "int4" for the language model's matrices (`lasagna.network.quantise`).
             base: A loaded checkpoint. One that is laid over it shares its equal weights, device and type, and takes
                 only the memory of what differs; not where matrices are quantised.
-            head: An instant head or the file of one (`lasagna learn`), used from the start.
+            head: An instant head, the file of one (`lasagna learn`), or the folder of its corrections, which can learn
+                more; used from the start.
 
         Raises:
             CheckpointError: The checkpoint is unknown, incomplete, or does not fit its configuration; or the head is
@@ -132,7 +125,9 @@ class Lasagna:
         )
         loaded.folder = folder
         if head is not None:
-            loaded.use_head(head if isinstance(head, Head) else Head.load(head))
+            if isinstance(head, Path | str):
+                head = HeadStore(head) if Path(head).is_dir() else Head.load(head)
+            loaded.use_head(head)
         return loaded
 
     @property
@@ -140,16 +135,6 @@ class Lasagna:
         """What the weights are computed in: their number format and how the language model's matrices are quantised,
         such as "float32, none" or "bfloat16, int4". Two models of one version differ in their answers if in this."""
         return f"{str(self.model.dtype).removeprefix('torch.')}, {quantisation_of(self.model)}"
-
-    @property
-    def version(self) -> str:
-        """Name and content of the checkpoint in one word, and the number of the head in use: "nano-ec805b63+h12"."""
-        return self.base_version if self.head is None else f"{self.base_version}+{self.head.suffix}"
-
-    @cached_property
-    def encoder_fingerprint(self) -> str:
-        """Which encoder corrections and heads of this model must be of."""
-        return encoder_fingerprint(self.model.encoder)
 
     @classmethod
     def random(cls, seed: int = 0, dialect: str = "paper") -> "Lasagna":
@@ -179,7 +164,7 @@ class Lasagna:
 
     def segment(
         self,
-        image: ImageLike,
+        image: ImageLike | ImageFeatures,
         classes: Sequence[str | ClassQuery],
         *,
         threshold: float | None = None,
@@ -199,7 +184,7 @@ class Lasagna:
 
     def segment_batch(
         self,
-        images: Sequence[ImageLike],
+        images: Sequence[ImageLike | ImageFeatures],
         class_lists: Sequence[Sequence[str | ClassQuery]],
         *,
         threshold: float | None = None,
@@ -213,9 +198,9 @@ class Lasagna:
         case) are asked once and each get the answer.
 
         Args:
-            images: Files (paths, or their content as bytes), PIL images or uint8 (H, W, 3) arrays, of any sizes. Files
-                and PIL images are read as `lasagna.load_image` does: EXIF orientation is applied, more than 8 bits are
-                scaled. Arrays are taken as they are.
+            images: Files (paths, or their content as bytes), PIL images or uint8 (H, W, 3) arrays, of any sizes, or
+                what `encode_image` gave of one. Files and PIL images are read as `lasagna.load_image` does: EXIF
+                orientation is applied, more than 8 bits are scaled. Arrays are taken as they are.
             class_lists: One list per image.
             threshold: Probability from which on a class is present, in (0, 1); None is 0.5.
             exclusive: Whether a pixel belongs to at most one class, the one with the largest logit. Otherwise each
@@ -231,125 +216,45 @@ class Lasagna:
             ImageError: An image cannot be read, or is none.
         """
         queries = check_batch(images, class_lists, threshold, chunk_size)
-        pixels = [as_array(image) for image in images]
-        if not pixels:
+        if not images:
             return []
         if head is not None:
             head.check(self.encoder_fingerprint, self.base_version)
         head = self.head if head is None else head
         with self._lock, torch.inference_mode():
-            prepared = [self.model.encoder.prepare(image) for image in pixels]
-            encoded = self._encode(prepared)
+            features = self._features(images)
             texts = [[self.format.read_text(query.text) for query in each] for each in queries]
-            found = self._decide([e.tokens for e in encoded], texts, threshold, chunk_size)
+            found = self._decide([each.encoded.tokens for each in features], texts, threshold, chunk_size)
             if head is not None:
                 return [
-                    answer_with_head(
-                        self,
-                        head,
-                        pixels[i],
-                        ImageFeatures(encoded[i], prepared[i]),
-                        queries[i],
-                        found[i],
-                        threshold,
-                        exclusive,
-                    )
-                    for i in range(len(pixels))
+                    answer_with_head(self, head, photo, asked, answers, threshold, exclusive)
+                    for photo, asked, answers in zip(features, queries, found, strict=True)
                 ]
             masks = [
-                self._masks(e, p, [answer.hidden for answer in answers.values() if answer.present], exclusive)
-                for e, p, answers in zip(encoded, prepared, found, strict=True)
+                self.draw(photo, [answer.hidden for answer in answers.values() if answer.present], exclusive)
+                for photo, answers in zip(features, found, strict=True)
             ]
-        return [
-            _assemble(prepared[i].original_size, texts[i], queries[i], found[i], masks[i]) for i in range(len(pixels))
-        ]
-
-    def use_head(self, head: Head | None) -> None:
-        """Answers with an instant head from now on; None: as the checkpoint does.
-
-        What was learnt before by `learn` is not part of it.
-
-        Raises:
-            CheckpointError: The head is of another encoder, or was made beside another model.
-        """
-        if head is not None:
-            head.check(self.encoder_fingerprint, self.base_version)
-        self.head, self._learner = head, Learner()
-
-    def learn(
-        self,
-        image: "ImageLike | ImageFeatures",
-        masks: Mapping[str, Mask | None],
-        *,
-        id: str | None = None,
-        classes: Sequence[str | ClassQuery] | None = None,
-        undecided: Mask | None = None,
-    ) -> Decision:
-        """Learns from one corrected photo, at once: the next answer is of the new head.
-
-        Args:
-            image: The photo, or what `encode_image` gave of it.
-            masks: Every class that the photo has, with its mask, bool (H, W); None: the class is absent. Where masks
-                overlap the smaller one counts. Pixels of no mask are of no class.
-            id: What the correction is replaced or forgotten by; None: the next number.
-            classes: All classes about which the masks decide, as they are asked: those without a mask are absent. None:
-                those of `masks` alone. Classes of other corrections are undecided here, never absent.
-            undecided: bool (H, W): pixels about which nothing is known; they leave no trace.
-
-        Returns:
-            Whether the head draws now, and why, in words (`reason`).
-
-        Raises:
-            DataError: No class, or a mask of another size.
-            QueryError: A class is blank.
-        """
-        name = str(self._learner.next_order) if id is None else id
-        correction = self.observe(image, masks, name, classes=classes, undecided=undecided)
-        with self._lock:
-            self._learner.put(correction.numbered(self._learner.next_order))
-            self._fit()
-            assert self.head is not None
-            return self.head.decision
-
-    def forget(self, id: str) -> bool:
-        """Takes one correction away, as if it had never been; whether there was one of that id."""
-        with self._lock:
-            known = self._learner.remove(id)
-            if known:
-                self._fit()
-        return known
-
-    def _fit(self) -> None:
-        before = self.head
-        self._heads = max(self._heads, 0 if before is None else before.number) + 1
-        self.head = None
-        if len(self._learner):
-            self.head = self._learner.fit(number=self._heads, previous=None if before is None else before.decision)
-
-    def observe(
-        self,
-        image: "ImageLike | ImageFeatures",
-        masks: Mapping[str, Mask | None],
-        id: str,
-        *,
-        classes: Sequence[str | ClassQuery] | None = None,
-        undecided: Mask | None = None,
-        is_evidence: bool = True,
-    ) -> Correction:
-        """What `learn` keeps of a corrected photo, for a `lasagna.instant.store.HeadStore`.
-
-        Args:
-            is_evidence: Whether the model's answer says how good it is: not on a photo that it was trained on.
-        """
-        features = image if isinstance(image, ImageFeatures) else self.encode_image(image)
-        with self._lock:
-            return observe(self, features, masks, id, classes=classes, undecided=undecided, is_evidence=is_evidence)
+        sizes = [photo.prepared.original_size for photo in features]
+        return [_assemble(*parts) for parts in zip(sizes, texts, queries, found, masks, strict=True)]
 
     def encode_image(self, image: ImageLike) -> ImageFeatures:
-        """Encodes an image once for several calls of `segment_prompt`."""
-        prepared = self.model.encoder.prepare(as_array(image))
+        """Encodes an image once for several calls: `segment_prompt`, `segment`, `learn`."""
+        return self.encode_images([image])[0]
+
+    def encode_images(self, images: Sequence[ImageLike]) -> list[ImageFeatures]:
+        """Encodes images, those of one shape together. Raises ImageError where an array is not an image."""
         with self._lock, torch.inference_mode():
-            return ImageFeatures(self._encode([prepared])[0], prepared)
+            return self._features(images)
+
+    def _features(self, images: Sequence[ImageLike | ImageFeatures]) -> list[ImageFeatures]:
+        """What was encoded as it is, the others encoded now."""
+        arrays = {i: as_array(image) for i, image in enumerate(images) if not isinstance(image, ImageFeatures)}
+        prepared = {i: self.model.encoder.prepare(array) for i, array in arrays.items()}
+        encoded = dict(zip(prepared, self._encode(list(prepared.values())), strict=True))
+        return [
+            image if isinstance(image, ImageFeatures) else ImageFeatures(encoded[i], prepared[i], grey(arrays[i]))
+            for i, image in enumerate(images)
+        ]
 
     def segment_prompt(
         self,

@@ -11,6 +11,8 @@ What always holds:
 - A file that cannot be annotated fails alone, is listed with its reason, and makes the exit code 1.
 """
 
+from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,9 +25,10 @@ from lasagna.annotate.output import MOST_SHOWN, Written
 from lasagna.annotate.request import AnnotateRequest, Asked, Execution
 from lasagna.annotate.run import AnnotateRun
 from lasagna.annotate.writers import OUTPUT_FOLDERS, WRITERS, Job
+from lasagna.commands.classes import choose_classes
+from lasagna.errors import ConfigError
 from lasagna.formats.hygiene import Hygiene
-from lasagna.labels.classes import describe_classes, make_label_config, read_labels, read_labels_file
-from lasagna.labels.configuration import LabelConfig, parse_label_config, read_label_config
+from lasagna.labels.classes import describe_classes
 from lasagna.masks.segmentation import ClassQuery
 from lasagna.settings import Settings
 
@@ -44,6 +47,7 @@ Examples:
   lasagna annotate photos --labels sky,road,cat --out out
   lasagna annotate 'photos/**/*.jpg' extra.png --labels-file names.txt --out out --format coco,masks
   lasagna annotate photos --label-config project.xml --out out --format label-studio
+  lasagna annotate photos --labels sky,road,cat --corrected out/masks --out better
   lasagna annotate s3://bucket/photos/ photos.zip --list more.txt --labels sky,road --out out
 
 \b
@@ -81,6 +85,10 @@ could be started, 130 interrupted."""
 @click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
 @click.option("--quantise", help="none, int8 or int4: the language model in fewer bits.  [default: none]")
+@click.option("--head", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="FILE",
+              help="Use what `lasagna learn` learnt from corrected photos.")  # fmt: skip
+@click.option("--corrected", type=click.Path(path_type=Path, exists=True), metavar="PATH",
+              help="Learn from these corrected photos first; what they can be: lasagna learn --help.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images per model batch.  [default: 4]")
 @click.option("--threshold", type=click.FloatRange(0, 1, min_open=True, max_open=True),
               help="Probability from which a class is present.  [default: as calibrated]")  # fmt: skip
@@ -129,6 +137,8 @@ def annotate(
     workers: int | None,
     engine: Literal["local", "ray"],
     gallery: bool,
+    head: Path | None,
+    corrected: Path | None,
     max_failures: int | None,
     overwrite: bool,
     image_root: Path | None,
@@ -141,9 +151,15 @@ def annotate(
     if not images and not lists:
         raise click.UsageError("Missing argument 'IMAGES...': name images, or give a --list of them")
     settings = Settings.load(**chosen)
-    queries, config, config_xml = _classes(labels, labels_file, label_config)
+    queries, config, config_xml = choose_classes(labels, labels_file, label_config)
+    if head is not None and corrected is not None:
+        raise click.UsageError("--head and --corrected: a head is learnt from the corrections, so give one of them")
     click.echo(describe_classes(queries), err=True)
     version = checkpoint_version(settings.model)
+    if corrected is not None:
+        head = _learn(corrected, [Path(name) for name in images if Path(name).is_dir()], queries, settings, out)
+    if head is not None:
+        version = f"{version}+{_suffix(head)}"
     try:
         listed = [line for path in lists for line in read_list(path)]
         before = Written.load(out / ".results" / "written.json")
@@ -166,7 +182,7 @@ def annotate(
             hygiene=Hygiene.of(settings),
             parts=instances == "parts",
         )
-        request = AnnotateRequest(job, formats, Asked(queries, threshold, exclusive), settings, gallery)
+        request = AnnotateRequest(job, formats, Asked(queries, threshold, exclusive), settings, gallery, head)
         run = AnnotateRun(request, found, Execution(engine, workers, max_failures, overwrite))
         report = _uninterrupted(run)
     finally:
@@ -186,22 +202,19 @@ def _uninterrupted(run: AnnotateRun) -> dict[str, Any]:
         raise SystemExit(130) from None
 
 
-def _classes(
-    labels: str | None, labels_file: Path | None, label_config: Path | None
-) -> tuple[list[ClassQuery], LabelConfig, str]:
-    """The class list, and a labelling configuration that fits it: the user's, or one made for the list."""
-    given = [option for option in (labels, labels_file, label_config) if option is not None]
-    if len(given) != 1:
-        raise click.UsageError(
-            f"{'no classes' if not given else 'classes in several ways'}: give one of --labels, --labels-file and "
-            "--label-config"
-        )
-    if label_config is not None:
-        config = read_label_config(label_config)
-        return list(config.classes), config, label_config.read_text(encoding="utf-8-sig")
-    queries = read_labels(labels) if labels is not None else read_labels_file(labels_file or "")
-    xml = make_label_config(queries)
-    return queries, parse_label_config(xml), xml
+def _learn(corrected: Path, photos: list[Path], queries: list[ClassQuery], settings: Settings, out: Path) -> Path:
+    """The file of a head that was learnt from corrected photos; corrections are kept in OUT for the next run."""
+    points = list(entry_points(group="lasagna.corrections"))
+    if not points:
+        raise ConfigError("--corrected needs the package training, which is not installed here")
+    learn: Callable[..., Path] = points[0].load()
+    return learn(corrected, photos, queries, settings, out / ".corrected")
+
+
+def _suffix(head: Path) -> str:
+    from lasagna.instant.head import Head
+
+    return Head.load(head).suffix
 
 
 def _addresses(images: ImageSet, root: Path | None, prefix: str | None) -> Addresses:

@@ -71,6 +71,8 @@ class Correction:
         present: bool (C,): classes that the annotation has.
         answer: The model's, at the sampled cells; None: the head is to work alone.
         is_evidence: Whether that answer says how good the model is: not where the model was trained on this photo.
+        source: The caller's name for what it was made of (an annotation's id and time, a hash), so that it need not be
+            made again.
     """
 
     id: str
@@ -84,6 +86,7 @@ class Correction:
     present: Tensor
     answer: ModelAnswer | None = None
     is_evidence: bool = True
+    source: str = ""
 
     @property
     def version(self) -> str:
@@ -93,7 +96,7 @@ class Correction:
     @property
     def summary(self) -> "Summary":
         counts = dict(zip(self.statistics.names, self.statistics.counts.tolist(), strict=True))
-        return Summary(self.id, self.order, self.encoder, self.version, self.digest, counts)
+        return Summary(self.id, self.order, self.encoder, self.version, self.digest, self.source, counts)
 
     def numbered(self, order: int) -> "Correction":
         return replace(self, order=order)
@@ -117,6 +120,7 @@ class Correction:
             "classes": self.classes,
             "names": self.statistics.names,
             "is_evidence": self.is_evidence,
+            "source": self.source,
             "version": None,
         }
         if self.answer is not None:
@@ -153,6 +157,7 @@ class Correction:
                 tensors["present"],
                 answer,
                 bool(notes["is_evidence"]),
+                str(notes["source"]),
             )
         except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise DataError(f"{where} cannot be read ({error}); remove it and learn from the photo again") from error
@@ -168,7 +173,7 @@ class Summary:
     """What is kept in memory of every correction.
 
     Attributes:
-        id, order, encoder, version, digest: As of `Correction`.
+        id, order, encoder, version, digest, source: As of `Correction`.
         counts: Cells by class, "none" among them.
     """
 
@@ -177,6 +182,7 @@ class Summary:
     encoder: str
     version: str
     digest: str
+    source: str
     counts: Mapping[str, float]
 
 
@@ -206,6 +212,7 @@ def make_correction(
     answer: ModelAnswer | None = None,
     is_evidence: bool = True,
     order: int = 0,
+    source: str = "",
 ) -> Correction:
     """Reduces a corrected photo.
 
@@ -217,6 +224,7 @@ def make_correction(
         size: (height, width) of the photo.
         undecided: bool (height, width): pixels that leave no trace. Other pixels without a class are "none".
         answer: The model's, of the classes in the order of `masks`, with mask logits (C, height, width) on the grid.
+        encoder, is_evidence, order, source: See `Correction`.
 
     Raises:
         DataError: No class, or a mask of another size.
@@ -250,6 +258,7 @@ def make_correction(
         present,
         answer,
         is_evidence,
+        source,
     )
 
 

@@ -30,7 +30,7 @@ Map = NDArray[Any]
 
 def paint(
     scores: Tensor,
-    image: NDArray[np.uint8],
+    grey: NDArray[np.uint8],
     input_size: tuple[int, int],
     inside: tuple[int, int],
 ) -> list[Mask]:
@@ -38,7 +38,7 @@ def paint(
 
     Args:
         scores: float32 (C + 1, h, w) log scores on the grid, padding included; the last is "none".
-        image: uint8 (H, W, 3), the photo.
+        grey: uint8 (H, W), the photo in grey.
         input_size: (height, width) of the encoder's input, which the grid covers.
         inside: (height, width) of the part of it that holds the photo.
 
@@ -46,9 +46,9 @@ def paint(
         C masks, bool (H, W).
     """
     probabilities = scores.softmax(0).float().cpu().numpy()
-    guide = _Guide(image)
-    best = np.full(image.shape[:2], -np.inf, np.float32)
-    owner = np.full(image.shape[:2], -1, np.int16)
+    guide = _Guide(grey)
+    best = np.full(grey.shape, -np.inf, np.float32)
+    owner = np.full(grey.shape, -1, np.int16)
     for index in [len(probabilities) - 1, *range(len(probabilities) - 1)]:
         filtered = guide.filter(_to_working(probabilities[index], guide.size, input_size, inside))
         better = filtered > best
@@ -60,8 +60,8 @@ def paint(
 class _Guide:
     """The grey photo, and its box statistics at the working size."""
 
-    def __init__(self, image: NDArray[np.uint8]) -> None:
-        self._grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    def __init__(self, grey: NDArray[np.uint8]) -> None:
+        self._grey = grey.astype(np.float32) / 255
         height, width = self._grey.shape
         shrink = min(1.0, WORKING / max(height, width))
         self.size = (max(1, round(height * shrink)), max(1, round(width * shrink)))

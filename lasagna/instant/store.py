@@ -68,6 +68,10 @@ class HeadStore:
         """In order of time."""
         return self._load().corrections
 
+    def has(self, id: str, source: str) -> bool:
+        """Whether there is a correction of that id, made of that source."""
+        return any((known.id, known.source) == (id, source) for known in self._load().corrections)
+
     def read(self, id: str) -> Correction:
         """Raises DataError where it is damaged or not there."""
         path = self._path(id)
@@ -152,6 +156,11 @@ class HeadStore:
             there = ", ".join(f"h{n}" for n in sorted(self._numbers())) or "none"
             raise CheckpointError(f"there is no head h{number} in {self.folder}; there are: {there}")
         return Head.load(path)
+
+    def path(self, number: int) -> Path:
+        """The file of a head. Raises CheckpointError."""
+        self.head(number)
+        return self._numbers()[number]
 
     def rollback(self, number: int) -> Head:
         """Uses an earlier head again, until corrections change. Raises CheckpointError."""

@@ -13,6 +13,7 @@ many that were not outlined one by one): its pixels are void, so it is neither p
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class _Coco(ABC):
     """
 
     kind: str
+    _name: Callable[[str], str] = staticmethod(plain_name)
 
     def __init__(self, root: Path, split: str) -> None:
         """Reads the annotations of a split.
@@ -57,19 +59,28 @@ class _Coco(ABC):
         what = f"COCO's {self.kind} annotations (annotations/{self.kind}_SPLIT.json and the photos in SPLIT/)"
         path = self._path(root, split)
         own = path.stem.removeprefix(f"{self.kind}_")
+        self._read(path, what, root, lambda name: root / own / name)
+
+    def _read(self, path: Path, what: str, root: Path, photo: Callable[[str], Path]) -> None:
+        """Reads a file of annotations.
+
+        Args:
+            what, root: What it is of, for messages.
+            photo: The file of a `file_name`.
+        """
         content = read_json(path)
         self._json, self._categories, self._masks = path, {}, path.with_suffix("")
         records: list[Record] = []
         try:
-            categories = content["categories"]
-            self.classes: tuple[str, ...] = tuple(dict.fromkeys(plain_name(c["name"]) for c in categories))
-            self._categories = {c["id"]: self.classes.index(plain_name(c["name"])) for c in categories}
+            categories = [(c["id"], self._name(c["name"])) for c in content["categories"]]
+            self.classes: tuple[str, ...] = tuple(dict.fromkeys(name for _, name in categories))
+            self._categories = {key: self.classes.index(name) for key, name in categories}
             grouped: dict[Any, list[dict[str, Any]]] = {}
             for annotation in content["annotations"]:
                 grouped.setdefault(annotation["image_id"], []).append(annotation)
             for image in content["images"]:
                 found = grouped.get(image["id"], [])
-                records.append(self._record(root / own / image["file_name"], image, found))
+                records.append(self._record(photo(image["file_name"]), image, found))
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise DataError(f"{path}: not in COCO's {self.kind} format ({error!r}); download it again") from error
         if not records:
@@ -134,6 +145,24 @@ class CocoInstances(_Coco):
             labels=partial(_instance_labels, parts, crowds, size, f"{self._json}: photo {image['id']}"),
             size=size,
         )
+
+
+class CocoFile(CocoInstances):
+    """One file of instances, wherever it lies, whose categories are called as they are written.
+
+    Photos are found by their `file_name`, or by its last part, below one of the folders.
+    """
+
+    _name = staticmethod(str)
+
+    def __init__(self, path: Path, photos: Sequence[Path]) -> None:
+        """Raises DataError where the file is damaged, or photos are not found."""
+
+        def find(name: str) -> Path:
+            places = [folder / part for folder in photos for part in (name, Path(name).name)]
+            return next((place for place in places if place.is_file()), places[0])
+
+        self._read(path, f"the photos of {path.name}, looked for in {', '.join(map(str, photos))}", path.parent, find)
 
 
 def _instance_labels(parts: list[tuple[int, Any]], crowds: list[Any], size: tuple[int, int], where: str) -> LabelMap:

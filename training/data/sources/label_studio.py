@@ -46,15 +46,17 @@ class LabelStudioExport:
         skipped: Task id -> why it is left out.
     """
 
-    def __init__(self, root: Path, split: str, *, label_config: Path | None = None, photos: Path | None = None) -> None:
+    def __init__(
+        self, root: Path, split: str, *, label_config: Path | None = None, photos: Path | Sequence[Path] | None = None
+    ) -> None:
         """Reads the export and finds its photos.
 
         Args:
             root: Folder of the export.
             split: Name of the export without `.json`.
             label_config: The labelling configuration; default: `label_config.xml` in the root.
-            photos: Folder of the photos: Label Studio's own `media`, the root of its local files, or any folder that
-                holds them by name. Default: `images` in the root, and the root.
+            photos: Folder of the photos, or several: Label Studio's own `media`, the root of its local files, or any
+                folder that holds them by name. Default: `images` in the root, and the root.
 
         Raises:
             DataError: Files are missing or not what they should be, or no task can be used.
@@ -65,9 +67,9 @@ class LabelStudioExport:
         if not export.exists():
             known = ", ".join(sorted(path.stem for path in root.glob("*.json"))) or "none"
             raise DataError(f"{root}: there is no export {export.name}; the splits are the exports there: {known}")
-        require_files(_WHAT, root, [config_path, *([photos] if photos else [])])
+        folders = [photos] if isinstance(photos, Path) else list(photos or (root / "images", root))
+        require_files(_WHAT, root, [config_path, *([photos] if isinstance(photos, Path) else [])])
         config = read_label_config(config_path)
-        folders = [photos] if photos else [root / "images", root]
         names = _Names.of(config)
         self.classes: tuple[str, ...] = names.classes
         self.skipped: dict[str, str] = {}
