@@ -57,7 +57,8 @@ FLOORS = (
         "training",
         ("from data sets to weights",),
         (
-            ("commands", "train, evaluate, data, ..."),
+            ("commands", "train, learn, evaluate, ..."),
+            ("instant", "reads corrected photos"),
             ("engine", "trainer, losses"),
             ("evaluation", "scores, the gate"),
             ("examples", "questions and batches"),
