@@ -6,7 +6,7 @@ there. One logistic regression is fitted to all sets, each with the same weight.
 are read; a set's left-out figures are also given for weights that were fitted to the *other* sets alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,19 +56,28 @@ def gather(eyes: Eyes, folder: Path, photos: int, advance: Callable[[], None] = 
     return Answers(data.name, features, truth)
 
 
-def fit_defaults(sets: Sequence[Answers]) -> Presence:
-    """One regression for all sets, each counting as much as a project of the median number of answers."""
+def fit_defaults(sets: Sequence[Answers], unseen: Collection[str] = ()) -> Presence:
+    """One regression for all sets, each counting as much as a project of the median number of answers.
+
+    Args:
+        unseen: Sets that the model was not trained on: together they count as much as the others, for the model's
+            answer is worth less there, and a head is for such sets.
+    """
     size = float(np.median([len(each.truth) for each in sets]))
-    weights = np.concatenate([np.full(len(each.truth), size / len(each.truth)) for each in sets])
+    new = sum(each.name in unseen for each in sets)
+    boost = (len(sets) - new) / new if 0 < new < len(sets) else 1.0
+    weights = np.concatenate(
+        [np.full(len(each.truth), (boost if each.name in unseen else 1) * size / len(each.truth)) for each in sets]
+    )
     features, truth = (np.concatenate([getattr(each, key) for each in sets]) for key in ("features", "truth"))
     return fit_presence(features, truth, weights)
 
 
-def left_out_figures(sets: Sequence[Answers]) -> list[dict[str, float | str | None]]:
+def left_out_figures(sets: Sequence[Answers], unseen: Collection[str] = ()) -> list[dict[str, float | str | None]]:
     """Of each set, with weights fitted to the others: average precision, calibration error, as fitted and as shown."""
     rows: list[dict[str, float | str | None]] = []
     for each in sets:
-        others = fit_defaults([other for other in sets if other is not each])
+        others = fit_defaults([other for other in sets if other is not each], unseen)
         p = others.probability(each.features)
         rows.append(
             {

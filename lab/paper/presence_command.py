@@ -15,7 +15,7 @@ _SHIPPED = Path(__file__).parents[2] / "lasagna" / "instant" / "presence.json"
     epilog="""\b
 Examples:
   lasagna experiment presence --data ../shared/data/ccp --data ../shared/data/voc
-  lasagna experiment presence --data ../shared/data/ccp --data ../shared/data/voc --write
+  lasagna experiment presence --data ../shared/data/ccp --data ../shared/data/animals --unseen animals --write
 """
 )
 @click.option(
@@ -26,10 +26,11 @@ Examples:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Data set folder (docs/data.md). Repeatable; at least two.",
 )
+@click.option("--unseen", multiple=True, metavar="NAME", help="A set that the model was not trained on. Repeatable.")
 @click.option("--model", "model_name", default="nano", show_default=True, help="Shipped name, folder, hub id.")
 @click.option("--photos", default=40, show_default=True, type=click.IntRange(5), help="Corrections of each set.")
 @click.option("--write", is_flag=True, help=f"Put the weights into {_SHIPPED.name}.")
-def presence(folders: tuple[Path, ...], model_name: str, photos: int, write: bool) -> None:
+def presence(folders: tuple[Path, ...], unseen: tuple[str, ...], model_name: str, photos: int, write: bool) -> None:
     """Fit the default weights by which the instant head says that a class is present.
 
     Of each set, photos of the train split are taken as corrections and left out in turn: once beside the model, once
@@ -48,7 +49,8 @@ def presence(folders: tuple[Path, ...], model_name: str, photos: int, write: boo
         seen: Eyes = eyes
         with progress_bar(Console(stderr=True), key, len(folders) * photos) as advance:
             sets = [gather(seen, folder, photos, advance) for folder in folders]
-        rows = left_out_figures(sets)
+        new = unseen if key == "with_model" else ()
+        rows = left_out_figures(sets, new)
         header = ["set", "answers", "present", "AP", "ECE", "ECE as shown"]
         cells: list[list[Cell]] = [
             [str(row["set"]), row["answers"], *(row[name] for name in ("present", "ap", "ece", "ece_shown"))]
@@ -56,7 +58,7 @@ def presence(folders: tuple[Path, ...], model_name: str, photos: int, write: boo
         ]
         click.echo(f"{key}: weights fitted to the other sets\n")
         click.echo(markdown_table(header, cells))
-        fitted[key] = fit_defaults(sets).to_dict()
+        fitted[key] = fit_defaults(sets, new).to_dict()
     text = json.dumps(fitted, indent=1) + "\n"
     if write:
         _SHIPPED.write_text(text, encoding="utf-8")

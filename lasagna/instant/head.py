@@ -127,7 +127,7 @@ class Head:
         has = seen[:-1].numpy()
         if has.any():
             down, across = maps.covered
-            own = known[:, :down, :across].flatten(1).softmax(0)
+            own = known[:, :down, :across].flatten(1)
             features[has] = map_features(own)[: int(has.sum())]
         if probability is not None:
             features = np.column_stack([features, model_logit(probability)])

@@ -233,7 +233,7 @@ def _rows(discriminant: Discriminant, classes: Sequence[str]) -> tuple[Tensor, T
 def _presence_features(correction: Correction, seen: Tensor, scores: Tensor) -> Figures:
     features: Figures = np.zeros((len(correction.classes), HEAD_FEATURES))
     if bool(seen.any()) and scores.shape[1]:
-        own = sample_features(scores[seen].softmax(0), correction.weight)
+        own = sample_features(scores[seen], correction.weight)
         known = seen[:-1].numpy()
         features[known] = own[: int(known.sum())]
     if correction.answer is None:

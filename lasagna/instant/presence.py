@@ -1,8 +1,12 @@
 """Is the class in the photo at all? One logistic regression for all classes, on what the head and the model say.
 
-Of a class in a photo, with the head's softmax over its pixels:
+Of a class in a photo, with the head's softmax p over its pixels and its logit l = log p - log(1 - p):
 
-    the logits of the 0.999, the 0.98 and the 0.9 quantile; the log of the mean; the logit of the model's probability
+    4 asinh(l / 4) of the 0.999, the 0.98 and the 0.9 quantile of l; the log of the mean of p; the logit of the model's
+    probability
+
+The logit is computed from the scores, where it does not saturate: discriminants of a few photos are sure of everything,
+and only how sure tells classes apart. asinh keeps their order and bounds their reach.
 
 Because one regression serves all classes, a handful of photos is enough to refine it. Its default weights
 (`presence.json`, made by `lasagna experiment presence`) come from other data sets' left-out answers; from
@@ -30,7 +34,8 @@ REFINED_FROM = 5
 PRESENT_FROM = 0.3
 QUANTILES = (0.999, 0.98, 0.9)
 HEAD_FEATURES = len(QUANTILES) + 1
-_LARGEST_LOGIT = 12.0
+_LINEAR = 4.0
+"""Logits up to about this are features as they are; beyond, their logarithm is."""
 _THINNED = 4096
 """Cells that are enough for all but the highest quantile."""
 
@@ -123,48 +128,63 @@ def model_logit(probability: Figures) -> Figures:
     return logit
 
 
-def map_features(probability: Tensor) -> Figures:
+def map_features(scores: Tensor) -> Figures:
     """The head's features of a whole photo.
 
     Args:
-        probability: float32 (K, cells): the head's softmax of each class.
+        scores: float32 (K, cells): the discriminant's, of all classes that compete ("none" is one of them).
 
     Returns:
         float64 (K, 4).
     """
-    cells = probability.shape[1]
-    step = max(1, cells // _THINNED)
-    thin = probability[:, ::step]
+    logits = class_logits(scores)
+    step = max(1, scores.shape[1] // _THINNED)
+    thin = logits[:, ::step]
     picks = []
     for quantile in QUANTILES:
-        values = probability if quantile == QUANTILES[0] else thin
+        values = logits if quantile == QUANTILES[0] else thin
         rank = max(1, round((1 - quantile) * values.shape[1]))
         picks.append(values.topk(rank, dim=1).values[:, -1])
-    return _features(torch.stack(picks, 1).double().cpu().numpy(), probability.mean(1).double().cpu().numpy())
+    return _features(torch.stack(picks, 1), scores.softmax(0).mean(1))
 
 
-def sample_features(probability: Tensor, weights: Tensor) -> Figures:
+def sample_features(scores: Tensor, weights: Tensor) -> Figures:
     """The same from weighted samples.
 
     Args:
-        probability: float32 (K, n).
+        scores: float32 (K, n).
         weights: float32 (n,): cells that each sample stands for.
     """
     share = weights / weights.sum()
-    values, order = probability.sort(dim=1, descending=True)
+    values, order = class_logits(scores).sort(dim=1, descending=True)
     reached = share[order].cumsum(1)
     picks = []
     for quantile in QUANTILES:
         rank = (reached < (1 - quantile)).sum(1, keepdim=True).clamp(max=values.shape[1] - 1)
         picks.append(values.gather(1, rank)[:, 0])
-    return _features(torch.stack(picks, 1).double().numpy(), (probability @ share).double().numpy())
+    return _features(torch.stack(picks, 1), scores.softmax(0) @ share)
 
 
-def _features(quantiles: Figures, mean: Figures) -> Figures:
-    near = 1e-7
-    p = quantiles.clip(near, 1 - near)
-    logits = np.log(p / (1 - p)).clip(-_LARGEST_LOGIT, _LARGEST_LOGIT)
-    return np.column_stack([logits, np.log(mean.clip(1e-6))])
+def class_logits(scores: Tensor) -> Tensor:
+    """log p - log(1 - p) of the softmax p of (K, n) scores, exact also where p rounds to 0 or 1.
+
+    1 - p of the likeliest class is the sum of the others; of every other class p is at most one half. Of one class
+    alone: 1000, as sure as can be.
+    """
+    if len(scores) == 1:
+        return torch.full_like(scores, 1000.0)
+    total = scores.logsumexp(0)
+    log_p = scores - total
+    top = scores.argmax(0, keepdim=True)
+    others = scores.scatter(0, top, -torch.inf).logsumexp(0, keepdim=True)
+    log_rest = torch.log1p(-log_p.exp().clamp(max=0.5)).scatter(0, top, others - total)
+    return log_p - log_rest
+
+
+def _features(quantiles: Tensor, mean: Tensor) -> Figures:
+    squashed = _LINEAR * torch.asinh(quantiles.double() / _LINEAR)
+    columns = torch.cat([squashed, mean.double().clamp_min(1e-6).log()[:, None]], 1)
+    return columns.cpu().numpy()
 
 
 def _fit(x: Figures, truth: Figures, start: Figures, ridge: Figures, weights: Figures | None = None) -> Figures:

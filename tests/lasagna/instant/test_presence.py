@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from lasagna.instant.painting import paint, stability
 from lasagna.instant.presence import (
     PRESENT_FROM,
+    class_logits,
     default_presence,
     fit_presence,
     map_features,
@@ -18,7 +19,10 @@ from lasagna.instant.presence import (
 )
 from lasagna.instant.stacking import CANDIDATES, HEAD, Stacking, combine, head_log, model_log
 from lasagna.instant.tally import Tally, tally
+from lasagna.masks.segmentation import ClassAnswer, Segmentation
+from training.data.records import OTHER
 from training.evaluation.metrics import SegmentationMetrics
+from training.evaluation.scoring import score_photo
 
 
 def answers(seed: int, count: int = 400) -> tuple[np.ndarray, np.ndarray]:
@@ -67,14 +71,27 @@ def test_the_shipped_weights_know_a_class_that_is_there(with_model: bool) -> Non
 
 def test_samples_tell_what_the_map_tells() -> None:
     torch.manual_seed(0)
-    p = torch.randn(5, 20_000).sigmoid() ** 3
-    whole = map_features(p)
-    sampled = sample_features(p, torch.ones(20_000))
-    np.testing.assert_allclose(sampled, whole, atol=0.4)
+    scores = torch.randn(5, 20_000) * 5
+    np.testing.assert_allclose(sample_features(scores, torch.ones(20_000)), map_features(scores), atol=0.4)
     # A sample that stands for many cells counts as they do.
-    few = sample_features(torch.tensor([[0.9, 0.1]]), torch.tensor([1.0, 999.0]))
-    many = sample_features(torch.cat([torch.full((1, 1), 0.9), torch.full((1, 999), 0.1)], 1), torch.ones(1000))
-    np.testing.assert_allclose(few, many, rtol=1e-5)
+    few = sample_features(torch.tensor([[2.0, -2.0], [0.0, 0.0]]), torch.tensor([1.0, 999.0]))
+    many = torch.cat([torch.tensor([[2.0], [0.0]]), torch.tensor([[-2.0], [0.0]]).expand(2, 999)], 1)
+    np.testing.assert_allclose(few, sample_features(many, torch.ones(1000)), rtol=1e-4)
+
+
+@given(st.lists(st.floats(-300, 300, width=32), min_size=2, max_size=5))
+@settings(deadline=None)
+def test_logits_are_exact_where_probabilities_round_to_one(values) -> None:
+    scores = torch.tensor(values, dtype=torch.float64)
+    others = torch.stack([torch.cat([scores[:i], scores[i + 1 :]]).logsumexp(0) for i in range(len(scores))])
+    torch.testing.assert_close(
+        class_logits(scores[:, None].float())[:, 0].double(), scores - others, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_one_class_alone_is_sure() -> None:
+    assert np.isfinite(map_features(torch.zeros(1, 50))).all()
+    assert (map_features(torch.zeros(1, 50))[:, :3] > 10).all()
 
 
 logits = st.lists(st.floats(-20, 20, width=32), min_size=4, max_size=4)
@@ -121,8 +138,9 @@ def test_tallies_give_the_figures_of_the_evaluation(seed, classes, photos) -> No
     metrics, tallies = SegmentationMetrics(classes), []
     for _ in range(photos):
         truth, said = (rng.integers(0, classes + 1, 30) for _ in range(2))
-        known = [np.where(labels == classes, -1, labels).astype(np.int16) for labels in (truth, said)]
-        metrics.update(known[0].reshape(1, 5, 6), known[1].reshape(5, 6))
+        labels = np.where(truth == classes, OTHER, truth).astype(np.int16).reshape(1, 5, 6)
+        drawn = [ClassAnswer(str(i), 0.5, (said == i).reshape(5, 6)) for i in range(classes)]
+        metrics.update(score_photo(labels, Segmentation((5, 6), tuple(drawn))))
         tallies.append(tally(truth, said, np.ones(30), classes))
     every = Tally.of(tallies)
     found = every.miou()[0]
