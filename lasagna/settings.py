@@ -104,6 +104,9 @@ class Settings(BaseSettings):
     cache: Text = Field(
         "", description="folder of what was fetched (models, Label Studio); empty: ~/.cache/lasagna-assist"
     )
+    data: Text = Field(
+        "data", description="folder of data sets, where a recipe, a suite or a command of training names none"
+    )
     registry: Text = Field("", description="folder of the fine-tuned versions; empty: registry in the state folder")
     loaded_versions: Count = Field(
         3, description="fine-tuned versions that a worker keeps in memory beside its own model"
@@ -264,6 +267,11 @@ def cache_folder(settings: Settings | None = None) -> Path:
     """Folder of what was fetched or installed: the setting `cache`."""
     chosen = (settings or Settings.load()).cache
     return Path(chosen or Path.home() / ".cache" / "lasagna-assist").expanduser()
+
+
+def data_folder(settings: Settings | None = None) -> Path:
+    """Folder of data sets (docs/data.md): the setting `data`."""
+    return Path((settings or Settings.load()).data).expanduser()
 
 
 def state_folder(settings: Settings | None = None) -> Path:

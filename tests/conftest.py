@@ -96,10 +96,10 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of annotated photos beside the checkout (see its README.md); skips where it is not there."""
-    folder = ROOT.parent / "shared" / "data"
+    """Folder of annotated photos: LASAGNA_DATA, else beside the checkout; skips where it is not there."""
+    folder = Path(os.environ.get("LASAGNA_DATA") or ROOT.parent / "shared" / "data")
     if not folder.is_dir():
-        pytest.skip(f"needs the annotated photos in {folder}")
+        pytest.skip(f"needs the annotated photos in {folder}, or in the folder that LASAGNA_DATA names")
     return folder
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 IMPORTED = (
     "pytest",
     "training.engine.trainer",
-    "training.commands.train",
+    "backend.commands.train",
     "backend.loop.job",
     "backend.worker.process",
     "segment_anything",

@@ -29,7 +29,7 @@ LABORATORY = ("bench", "experiment")
 _SETTINGS = {
     "Model": ("model", "device", "dtype", "quantise", "batch_size", "loaded_versions"),
     "Label Studio": ("label_studio_url", "label_studio_token", "delivery_timeout"),
-    "Redis and folders": ("redis_url", "state_dir", "cache", "registry"),
+    "Redis and folders": ("redis_url", "state_dir", "cache", "registry", "data"),
     "Web process": (
         *(
             "host",

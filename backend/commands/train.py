@@ -1,55 +1,138 @@
-"""The command `lasagna train`: by a recipe (`training.commands.train`), or of a project of Label Studio.
+"""The command `lasagna train`: by a recipe, or of a project of Label Studio."""
 
-`training` knows nothing of projects, so the second form is added here.
-"""
-
-import copy
-from typing import Any
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lasagna.errors import ConfigError
-from training.commands.train import train as by_recipe
+
+if TYPE_CHECKING:
+    from training.recipe.files import RecipeFile
 
 
-def _train(project: int | None, again: bool, redis_url: str | None, **options: Any) -> None:
-    if project is None:
-        assert by_recipe.callback is not None, "a command that runs"
-        by_recipe.callback(**options)
+@click.command(
+    epilog="""\b
+Examples:
+  lasagna train finetune 'tasks.semantic.sets={mine: {rate: 1, reader: folder, path: FOLDER, split: train}}'
+  lasagna train nano output=/tmp/run optimiser.steps=200
+  lasagna train my-recipe.yaml --smoke
+  lasagna train --validate nano finetune my-recipe.yaml
+  lasagna train --print-config nano sequence.preset=lisa
+  OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 --no-python lasagna train nano
+  lasagna train --project 3
+"""
+)
+@click.argument("arguments", metavar="RECIPE [KEY=VALUE ...]", nargs=-1)
+@click.option("--project", type=click.IntRange(min=1), help="Fine-tune on this project's corrections instead.")
+@click.option("--again", is_flag=True, help="With --project: also where nothing was corrected since.")
+@click.option("--redis-url", metavar="URL", help="With --project: Redis, as for `lasagna worker`.")
+@click.option("--device", default="auto", help="auto, cpu or cuda")
+@click.option("--smoke", is_flag=True, help="A short run with what the recipe's section `smoke` changes.")
+@click.option("--restart", is_flag=True, help="Delete what an earlier run left in the output folder.")
+@click.option("--validate", is_flag=True, help="Check recipes and the files that they need; train nothing.")
+@click.option("--print-config", is_flag=True, help="Print every value and where it is from; train nothing.")
+def train(
+    arguments: tuple[str, ...],
+    project: int | None,
+    again: bool,
+    redis_url: str | None,
+    device: str,
+    smoke: bool,
+    restart: bool,
+    validate: bool,
+    print_config: bool,
+) -> None:
+    """Train a model by a RECIPE, a file or the name of a shipped one; a run that was killed goes on where it was.
+
+    --validate ends with 0 where all is well, 2 where a recipe is wrong, and 3 where recipes are right but need files
+    that are not on this machine.
+
+    With --project, ask `lasagna worker` to fine-tune on what was corrected there.
+    """
+    if project is not None:
+        if arguments:
+            raise click.UsageError(
+                "--project trains by the project's own recipe (LASAGNA_TRAIN_RECIPE); leave RECIPE out"
+            )
+        _ask_for_fine_tune(project, again, redis_url)
         return
-    if options["arguments"]:
-        raise click.UsageError("--project trains by the project's own recipe (LASAGNA_TRAIN_RECIPE); leave RECIPE out")
+    paths = [Path(argument) for argument in arguments if "=" not in argument or Path(argument).is_file()]
+    changes = [argument for argument in arguments if Path(argument) not in paths]
+    if not paths:
+        raise click.UsageError("no recipe given; one is nano")
+    if validate:
+        raise SystemExit(_validate(paths, changes, smoke))
+    if len(paths) > 1:
+        raise click.UsageError(f"one recipe at a time is trained or printed; found {', '.join(map(str, paths))}")
+    from training.recipe.files import read_recipe
+
+    file = read_recipe(paths[0], changes, smoke)
+    if print_config:
+        _print_config(file)
+        return
+    from training.engine.run import train as run
+    from training.engine.run_report import TerminalReporter
+
+    first = int(os.environ.get("RANK", "0")) == 0
+    if not smoke:
+        with TerminalReporter(file.recipe, quiet=not first) as reporter:
+            folder = run(file.recipe, device, reporter, restart)
+        reporter.console.print(f"done: {folder}")
+        return
+    from training.engine.smoke import run_smoke
+
+    run_smoke(file.recipe, device, restart)
+
+
+def _ask_for_fine_tune(project: int, again: bool, redis_url: str | None) -> None:
     from backend.commands.redis import open_store
     from backend.loop.trainings import Trainings
     from backend.queue.living_workers import living_workers
     from lasagna.settings import Settings
 
-    settings = Settings.load(redis_url=redis_url)
-    store = open_store(settings)
+    store = open_store(Settings.load(redis_url=redis_url))
     Trainings(store).ask(str(project), again=again)
     click.echo(f"asked for a fine-tune of project {project}; `lasagna jobs` shows how far it is")
     if not living_workers(store, "train"):
         raise ConfigError("no training process is running: the wish is noted, start `lasagna worker`")
 
 
-def _command() -> click.Command:
-    command = copy.copy(by_recipe)
-    recipe, *others = by_recipe.params
-    recipe = copy.copy(recipe)
-    recipe.required = False
-    command.params = [
-        recipe,
-        click.Option(
-            ["--project"], type=click.IntRange(min=1), help="Fine-tune on this project's corrections instead."
-        ),
-        click.Option(["--again"], is_flag=True, help="With --project: also where nothing was corrected since."),
-        click.Option(["--redis-url"], metavar="URL", help="With --project: Redis, as for `lasagna worker`."),
-        *others,
-    ]
-    command.callback = _train
-    command.help = f"{by_recipe.help}\n\nWith --project, ask `lasagna worker` to fine-tune on what was corrected there."
-    command.epilog = f"{(by_recipe.epilog or '').rstrip()}\n  lasagna train --project 3\n"
-    return command
+def _validate(paths: list[Path], changes: list[str], smoke: bool) -> int:
+    from rich.console import Console
+
+    from training.data.sets import missing_files
+    from training.recipe.files import read_recipe
+
+    console, result = Console(highlight=False, soft_wrap=True), 0
+    for path in paths:
+        try:
+            recipe = read_recipe(path, changes, smoke).recipe
+            if recipe.smoke:
+                read_recipe(path, changes, smoke=True)
+        except ConfigError as error:
+            console.print(f"[red]{error}", markup=True)
+            result = 2
+            continue
+        missing = missing_files(recipe)
+        console.print(f"{path}: a valid recipe" + ("; not on this machine:" if missing else ""))
+        for problem in missing:
+            console.print("  " + problem.replace("\n", "\n  "), markup=False)
+        result = result or (3 if missing else 0)
+    return result
 
 
-train = _command()
+def _print_config(file: "RecipeFile") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("key", "value", "from"):
+        table.add_column(heading, no_wrap=True)
+    for row in file.describe():
+        table.add_row(*row)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)

@@ -29,6 +29,7 @@ from backend.studio.project_id import project_uid
 from lab.loop.annotator import Habits, SimulatedAnnotator
 from lasagna.errors import DataError, ServiceError
 from lasagna.masks.image import load_image
+from training.commands.options import DATA_HELP, DataSetFolder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,14 +65,14 @@ class Shown:
 @click.command(
     epilog="""\b
 Examples:
-  lasagna bench loop --data ../shared/data/atwork --corrections 20 --json
-  lasagna bench loop --data ../shared/data/cwfid --corrections 10 --rounds 1 --model ./my-checkpoint --out runs/loop"""
+  lasagna bench loop --data atwork --corrections 20 --json
+  lasagna bench loop --data cwfid --corrections 10 --rounds 1 --model ./my-checkpoint --out runs/loop"""
 )
 @click.option(
     "--data",
     required=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Data set folder (docs/data.md): the train split is corrected, the val split stays untouched.",
+    type=DataSetFolder(),
+    help=f"Its train split is corrected, its val split stays untouched: {DATA_HELP}.",
 )
 @click.option("--corrections", default=20, show_default=True, type=click.IntRange(1), help="Photos in each round.")
 @click.option("--rounds", default=2, show_default=True, type=click.IntRange(1), help="Fine-tunes, one after another.")

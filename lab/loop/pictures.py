@@ -1,6 +1,6 @@
 """The pictures of docs/loop.md, from the folder of a finished benchmark of the learning loop.
 
-    lasagna bench loop --data ../shared/data/cwfid --corrections 16 --out runs/loop
+    lasagna bench loop --data cwfid --corrections 16 --out runs/loop
     python -m lab.loop.pictures runs/loop docs
 
 Its Label Studio is started again, and a real browser takes `loop-before.png` and `loop-after.png`: an untouched photo

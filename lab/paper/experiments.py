@@ -15,13 +15,12 @@ import click
 from lab.paper.ablation_command import ablation, unseen
 from lab.paper.presence_command import presence
 from lasagna.progress import progress_bar
+from training.commands.options import DATA_HELP, DataSetFolder
 from training.data.sets import divide
 from training.data.sources import Source
 from training.data.sources.folder import Folder
 from training.evaluation.chunks import ChunkSize
 from training.evaluation.tables import Cell, markdown_table, percent, replace_block
-
-FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
 @click.group()
@@ -40,8 +39,8 @@ def _data(command: Callable[..., None]) -> Callable[..., None]:
         "folders",
         multiple=True,
         required=True,
-        type=FOLDER,
-        help="Data set folder (docs/data.md). Repeatable.",
+        type=DataSetFolder(),
+        help=f"Repeatable: {DATA_HELP}.",
     )
     return option(command)
 
@@ -81,8 +80,8 @@ def _evaluate(model: Any, dataset: Folder, what: str) -> dict[str, Any]:
 @experiment.command(
     epilog="""\b
 Examples:
-  lasagna experiment specialist --data ../shared/data/camvid --steps 400 --out runs/specialist
-  lasagna experiment specialist --data ../shared/data/camvid --data ../shared/data/msrc --steps 400 \\
+  lasagna experiment specialist --data camvid --steps 400 --out runs/specialist
+  lasagna experiment specialist --data camvid --data msrc --steps 400 \\
       --out runs/specialist --against nano --json
 """
 )
@@ -174,8 +173,8 @@ def _specialist_table(report: dict[str, Any]) -> str:
 @experiment.command(
     epilog="""\b
 Examples:
-  lasagna experiment probe --data ../shared/data/coco_panoptic
-  lasagna experiment probe --data ../shared/data/msrc --data ../shared/data/ccp --against nano --json
+  lasagna experiment probe --data coco_panoptic
+  lasagna experiment probe --data msrc --data ccp --against nano --json
 """
 )
 @_data
@@ -241,7 +240,7 @@ def probe(
 @experiment.command(
     epilog="""\b
 Examples:
-  lasagna experiment order --data ../shared/data/msrc --data ../shared/data/atwork --document docs/lab/results.md
+  lasagna experiment order --data msrc --data atwork --document docs/lab/results.md
 """
 )
 @_data
@@ -279,11 +278,11 @@ def order(
 @experiment.command(
     epilog="""\b
 Examples:
-  lasagna experiment chunks --data ../shared/data/coco_panoptic --limit 50 --document docs/lab/results.md
-  lasagna experiment chunks --data ../shared/data/ccp --chunk-size N/2 --json
+  lasagna experiment chunks --data coco_panoptic --limit 50 --document docs/lab/results.md
+  lasagna experiment chunks --data ccp --chunk-size N/2 --json
 """
 )
-@click.option("--data", "folder", required=True, type=FOLDER, help="Data set folder (docs/data.md).")
+@click.option("--data", "folder", required=True, type=DataSetFolder(), help=f"What is asked: {DATA_HELP}.")
 @click.option("--chunk-size", "size", default="N/4", show_default=True, help="Classes of one list: N/2, or a number.")
 @click.option("--model", "checkpoint", default="nano", show_default=True, help="The checkpoint that is asked.")
 @click.option("--split", default="val", show_default=True, help="The split that is scored.")

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from lasagna.progress import progress_bar
+from training.commands.options import DATA_HELP, DataSetFolder
 from training.evaluation.tables import Cell, markdown_table
 
 _SHIPPED = Path(__file__).parents[2] / "lasagna" / "instant" / "presence.json"
@@ -14,8 +15,8 @@ _SHIPPED = Path(__file__).parents[2] / "lasagna" / "instant" / "presence.json"
 @click.command(
     epilog="""\b
 Examples:
-  lasagna experiment presence --data ../shared/data/ccp --data ../shared/data/voc
-  lasagna experiment presence --data ../shared/data/ccp --data ../shared/data/animals --unseen animals --write
+  lasagna experiment presence --data ccp --data voc
+  lasagna experiment presence --data ccp --data animals --unseen animals --write
 """
 )
 @click.option(
@@ -23,8 +24,8 @@ Examples:
     "folders",
     multiple=True,
     required=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Data set folder (docs/data.md). Repeatable; at least two.",
+    type=DataSetFolder(),
+    help=f"Repeatable, at least two: {DATA_HELP}.",
 )
 @click.option("--unseen", multiple=True, metavar="NAME", help="A set that the model was not trained on. Repeatable.")
 @click.option("--model", "model_name", default="nano", show_default=True, help="Shipped name, folder, hub id.")

@@ -8,18 +8,18 @@ chunk size are never taken for those that are asked.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass as checked
 
 from lasagna.checkpoint.folder import checkpoint_version
 from lasagna.errors import ConfigError, LasagnaError
+from lasagna.settings import data_folder
 from training.data.sources import SOURCES, LocatedSource, Source, find_source
 from training.data.sources.expressions import Expressions
 from training.data.spread import spread
@@ -27,10 +27,10 @@ from training.evaluation.chunks import ChunkSize, count_forwards
 from training.evaluation.evaluate import choose_distractors, evaluate_dataset, read_names
 from training.evaluation.tables import save_text
 from training.evaluation.texts import evaluate_texts, text_segmenter
+from training.recipe.checked_yaml import YamlFile
+from training.recipe.fields import STRICT, Count
 
-STRICT = ConfigDict(extra="forbid")
 SEMANTIC, TEXTS = ("closed_set", "open_set", "chunk_sizes"), ("referring", "generalised")
-Count = Annotated[int, Field(strict=True, ge=1)]
 
 
 @checked(frozen=True, config=STRICT)
@@ -106,7 +106,7 @@ class Suite:
 
     Attributes:
         output: Folder of the figures and tables.
-        data: Root of the data sets.
+        data: Root of the data sets; by default the setting `data` (LASAGNA_DATA).
         models: By the name that the tables give them.
         limit: Of every data set that has none of its own.
         batch_size: Images per call of a model.
@@ -118,7 +118,7 @@ class Suite:
 
     output: Path
     models: Annotated[dict[str, Annotated[Model, BeforeValidator(_checkpoint_alone)]], Field(min_length=1)]
-    data: Path = Path("../shared/data")
+    data: Path = field(default_factory=data_folder)
     limit: Count | None = None
     batch_size: Count = 4
     closed_set: Sets = field(default_factory=dict)
@@ -133,17 +133,12 @@ class Suite:
         return found if table == "chunk_sizes" else getattr(self, table)
 
 
-def read_suite(path: Path, changes: Mapping[str, str] | None = None) -> Suite:
-    """Reads a suite. `changes` replace top-level values, read as YAML. Raises ConfigError that lists all errors."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        values = {**values, **{key: yaml.safe_load(text) for key, text in (changes or {}).items()}}
-        return TypeAdapter(Suite).validate_python(values)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
-        raise ConfigError(f"{path}: not readable as YAML with keys and values ({error})") from error
-    except ValidationError as error:
-        problems = [f"{'.'.join(str(key) for key in item['loc'])}: {item['msg']}" for item in error.errors()]
-        raise ConfigError(f"{path}: {len(problems)} errors\n  " + "\n  ".join(problems)) from error
+def read_suite(path: Path, changes: Sequence[str] = ()) -> Suite:
+    """Reads a suite, with changes of its values as of a recipe (`key=value`). Raises ConfigError that lists all
+    errors."""
+    file = YamlFile(path, "a suite is a list of keys and values; lab/paper/evaluations/nano.yaml is one")
+    file.change(changes)
+    return file.checked(Suite)
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING
 import click
 
 from lasagna.errors import ConfigError, DataError, LasagnaError
+from lasagna.settings import data_folder
 from training.data.sources import SOURCES, Source, open_source
 
 if TYPE_CHECKING:
     from lasagna.annotate.gallery import Card
     from lasagna.masks.segmentation import Segmentation
     from training.data.records import Record
-
-_OWN = ("folder", "expressions", "label_studio")
-"""Their root is the data set itself, so they are looked for only when named."""
 
 
 @dataclass(frozen=True)
@@ -37,19 +35,23 @@ class Found:
 @click.command(
     epilog="""\b
 Examples:
-  lasagna data --root dataset
-  lasagna data ade20k refcoco --root dataset --show page.html
-  lasagna data folder --root ../shared/data/camvid --split val --check
+  lasagna data --root datasets
+  LASAGNA_DATA=datasets lasagna data ade20k refcoco --show page.html
+  lasagna data folder --root datasets/photos --split val --check
 """
 )
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--root", required=True, type=click.Path(path_type=Path), help="Folder that holds the data sets.")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    help="Folder of data sets; of a format of one's own, the data set. Default: the setting `data` (LASAGNA_DATA).",
+)
 @click.option("--split", "splits", multiple=True, help="Only this split; repeatable. Default: all that are published.")
 @click.option("--check", is_flag=True, help="Read every mask, and list those that cannot be read.")
 @click.option("--show", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with a few photos of each.")
 @click.option("--samples", type=click.IntRange(1), default=4, show_default=True, help="Photos of each on that page.")
 def data(
-    names: tuple[str, ...], root: Path, splits: tuple[str, ...], check: bool, show: Path | None, samples: int
+    names: tuple[str, ...], root: Path | None, splits: tuple[str, ...], check: bool, show: Path | None, samples: int
 ) -> None:
     """List the data sets under a root, by NAME (default: all published ones), and check that they are complete.
 
@@ -60,7 +62,9 @@ def data(
         raise ConfigError(f"unknown data set {unknown[0]!r}; known are {', '.join(sorted(SOURCES))}")
     if show is not None and not show.parent.is_dir():
         raise DataError(f"{show}: the folder {show.parent} does not exist")
-    wanted = names or tuple(name for name in SOURCES if name not in _OWN)
+    root = root or data_folder()
+    # The root of one's own formats is the data set itself, so they are looked for only when named.
+    wanted = names or tuple(name for name, entry in SOURCES.items() if not entry.own)
     found = []
     for name in wanted:
         for split in splits or SOURCES[name].splits:

@@ -3,17 +3,23 @@ data set or of a whole suite."""
 
 import json
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lasagna.errors import DataError
+from lasagna.errors import ConfigError, DataError
 from lasagna.progress import progress_bar
+from training.commands.options import DATA_HELP, DataSetFolder
 from training.data.sources.folder import Folder
 from training.data.spread import spread
 from training.evaluation.chunks import ChunkSize, chunk_table, evaluate_chunk_sizes
 from training.evaluation.evaluate import choose_distractors, evaluate_dataset, read_names
+
+if TYPE_CHECKING:
+    from lasagna import Lasagna
 
 
 class ChunkSizeList(click.ParamType):
@@ -33,26 +39,22 @@ class ChunkSizeList(click.ParamType):
 @click.command(
     epilog="""\b
 Examples:
-  lasagna evaluate --data ../shared/data/camvid --split val
-  lasagna evaluate --data ../shared/data/camvid --classes-from ../shared/data/coco_panoptic --json
+  lasagna evaluate --data photos --split val
+  LASAGNA_DATA=../datasets lasagna evaluate --data camvid --classes-from coco_panoptic --json
   lasagna evaluate --model my-checkpoint --data photos --limit 50 --out report.json
-  lasagna evaluate --data ../shared/data/coco_panoptic --chunk-sizes N,N/2,N/3,N/4,1
+  lasagna evaluate --data coco_panoptic --chunk-sizes N,N/2,N/3,N/4,1
   lasagna evaluate lab/paper/evaluations/nano.yaml --document docs/lab/results.md
 """
 )
 @click.argument("suite", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--model", "model_name", help="Shipped name, folder or hub id; default: nano.")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Folder with classes.json, images/, masks/ and lists of ids.",
-)
+@click.option("--data", type=DataSetFolder(), help=f"What is scored: {DATA_HELP}.")
 @click.option("--split", default="val", show_default=True, help="The list of ids: SPLIT.txt in the folder.")
 @click.option(
     "--classes-from",
     "others",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=DataSetFolder(file_okay=True),
     metavar="OTHER",
     help="Ask this set's names too, as distractors: a data set folder or a text file, one name per line. Repeatable. "
     "Names that mean the same as a class of the data, or may be in its photos unannotated, are skipped and reported.",
@@ -105,51 +107,27 @@ def evaluate(
                 "a suite file says what is evaluated; of the options only --device, --dtype, --json "
                 "and --document go with it"
             )
-        from lab.paper.suite_command import run_suite
-
-        sys.exit(1 if run_suite(suite, device, dtype, document, as_json) else 0)
+        sys.exit(1 if _suite_runner()(suite, device, dtype, document, as_json) else 0)
     if data is None or document is not None:
         raise click.UsageError("give a suite file, with --document if you like, or --data and no --document")
-    model_name = model_name or "nano"
-    dataset = Folder(data, split)  # before the model is loaded: a wrong path should fail at once
-    names = [name for other in others for name in read_names(other)]
-    distractors = choose_distractors(dataset.name, dataset.classes, names)
     if chunk_size and chunk_sizes:
         raise click.UsageError("--chunk-size is for one evaluation, --chunk-sizes for a table of several; give one")
     if out is not None and not out.parent.is_dir():
         raise DataError(f"{out}: the folder {out.parent} does not exist")
-
-    from rich.console import Console
-
-    from lasagna import Lasagna
-    from lasagna.environment import describe_environment
-
-    model = Lasagna.from_pretrained(model_name, device=device, dtype=dtype)
-    report: dict[str, Any] = {
-        "data": str(data),
-        "split": split,
-        "model": model_name,
-        "model_version": model.version,
-        "batch_size": batch_size,
-        "chunk_size": chunk_size,
-        "threshold": threshold,
-        "environment": describe_environment(str(model.model.device)),
-    }
-    options: dict[str, Any] = {
-        "distractors": distractors,
+    source = Folder(data, split)  # before the model is loaded: a wrong path should fail at once
+    names = [name for other in others for name in read_names(other)]
+    options = {
+        "distractors": choose_distractors(source.name, source.classes, names),
         "limit": limit,
         "batch_size": batch_size,
         "threshold": threshold,
     }
-    total = len(spread(len(dataset), limit)) * len(chunk_sizes or (None,))
-    with progress_bar(Console(stderr=True), f"{dataset.name} {split}", total) as advance:
-        if chunk_sizes:
-            rows = evaluate_chunk_sizes(model, dataset, chunk_sizes, on_image=advance, **options)
-            report["chunk_sizes"], failures = rows, rows[0]["failures"]
-        else:
-            result = evaluate_dataset(model, dataset, chunk_size=chunk_size, on_image=advance, **options)
-            report.update(result.as_dict())
-            failures = result.failures
+
+    from lasagna import Lasagna
+
+    model = Lasagna.from_pretrained(model_name or "nano", device=device, dtype=dtype)
+    report = _described(model, model_name or "nano", source, options, chunk_size)
+    failures = _measure(model, source, options, chunk_size, chunk_sizes, report)
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
@@ -163,6 +141,57 @@ def evaluate(
         click.secho(f"not scored: {image_id}: {reason}", fg="red", err=True)
     if failures:
         sys.exit(1)
+
+
+def _suite_runner() -> Callable[..., int]:
+    """What runs suite files: the laboratory's, where it is installed."""
+    for entry in entry_points(group="lasagna.suites"):
+        runner: Callable[..., int] = entry.load()
+        return runner
+    raise ConfigError(
+        "suite files are run by the laboratory (lab/), which is no part of the package; in a checkout, `make setup` "
+        "installs it beside. Without it, --data evaluates one data set"
+    )
+
+
+def _described(
+    model: "Lasagna", name: str, source: Folder, options: Mapping[str, Any], chunk_size: int | None
+) -> dict[str, Any]:
+    """The report's heading: what is measured, on what, and where."""
+    from lasagna.environment import describe_environment
+
+    return {
+        "data": str(source.root),
+        "split": source.split,
+        "model": name,
+        "model_version": model.version,
+        "batch_size": options["batch_size"],
+        "chunk_size": chunk_size,
+        "threshold": options["threshold"],
+        "environment": describe_environment(str(model.model.device)),
+    }
+
+
+def _measure(
+    model: "Lasagna",
+    source: Folder,
+    options: Mapping[str, Any],
+    chunk_size: int | None,
+    chunk_sizes: Sequence[ChunkSize] | None,
+    report: dict[str, Any],
+) -> dict[str, str]:
+    """Adds the figures to the report; returns what could not be scored."""
+    from rich.console import Console
+
+    total = len(spread(len(source), options["limit"])) * len(chunk_sizes or (None,))
+    with progress_bar(Console(stderr=True), f"{source.name} {source.split}", total) as advance:
+        if chunk_sizes:
+            rows = evaluate_chunk_sizes(model, source, chunk_sizes, on_image=advance, **options)
+            report["chunk_sizes"] = rows
+            return dict(rows[0]["failures"])
+        result = evaluate_dataset(model, source, chunk_size=chunk_size, on_image=advance, **options)
+        report.update(result.as_dict())
+        return result.failures
 
 
 def _print_tables(report: dict[str, Any]) -> None:

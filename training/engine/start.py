@@ -148,8 +148,8 @@ def _draw(recipe: Recipe, prompt: Prompt, photos: list[Photos], image_size: int,
 
 
 def _new_tokenizer(recipe: Recipe, names: Sequence[str]) -> LabelTokenizer:
-    captions = recipe.data / "coco_things" / "captions.json"
-    texts = [t for ts in json.loads(captions.read_text()).values() for t in ts] if captions.exists() else []
+    captions = [recipe.data / path for path in _shape(recipe).captions]
+    texts = [t for path in captions if path.exists() for ts in json.loads(path.read_text()).values() for t in ts]
     form = PromptFormat()
     asked = [f"{form.user}{form.image}{wording}{form.assistant}" for wording in QUESTIONS["classes"]]
     return build_tokenizer(sorted({*names, *CONCEPTS}), [*texts, *asked * 100], _shape(recipe).vocabulary)

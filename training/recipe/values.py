@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from lasagna.network.config import DecoderConfig, ModelConfig, VisionConfig
+from lasagna.settings import data_folder
 from training.recipe.fields import STRICT, Count, CountOrZero, Positive, PositiveOrZero, Share, Switch
 from training.recipe.sequence import PRESETS, SequenceOptions
 
@@ -27,6 +28,8 @@ class NewModel:
 
     Attributes:
         vocabulary: Tokens of the tokenizer that is trained for it, on the names of the data sets.
+        captions: Files of other text for that tokenizer, below the recipe's `data`: {image id: [sentences]} each. What
+            is not there is left out.
     """
 
     text: dict[str, Any]
@@ -34,6 +37,7 @@ class NewModel:
     decoder: DecoderConfig
     projector: Literal["linear", "mlp2x_gelu"] = "linear"
     vocabulary: Annotated[int, Field(strict=True, ge=300)] = 2048
+    captions: tuple[Path, ...] = ()
 
     def config(self, vocabulary: int) -> ModelConfig:
         return ModelConfig({**self.text, "vocab_size": vocabulary}, self.vision, self.decoder, self.projector)
@@ -282,7 +286,7 @@ class Recipe:
         output: Folder of the run: checkpoint, log, states to go on from.
         tasks: By name, one of `TASKS`.
         optimiser, losses, sequence, trained: See there.
-        data: Folder under which the data sets lie.
+        data: Folder under which the data sets lie; by default the setting `data` (LASAGNA_DATA).
         start: A checkpoint to start from, or None: `model` is made anew.
         dialect: How questions and answers are worded: as the checkpoint that it starts from has it, or as in the paper
             (which a model that is made anew always speaks).
@@ -299,7 +303,7 @@ class Recipe:
     output: Path
     tasks: Annotated[dict[Literal["semantic", "referring", "reasoning", "vqa"], RecipeTask], Field(min_length=1)]
     optimiser: Optimiser
-    data: Path = Path("data")
+    data: Path = field(default_factory=data_folder)
     start: str | None = None
     dialect: Literal["checkpoint", "paper"] = "checkpoint"
     model: NewModel | None = None

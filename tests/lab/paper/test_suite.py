@@ -84,30 +84,39 @@ def test_a_part_is_computed_once_and_again_when_what_it_depends_on_changes(
     monkeypatch.setattr(again, "_load", lambda part: pytest.fail("a finished part loads no model"))
     assert again.finished(part) == figures
     assert list(again.results()) == [(part, figures)]
-    assert Runner(read_suite(suite_file, {"limit": "2"})).finished(part) is None
-    assert Runner(read_suite(suite_file, {"closed_set": "{farm: {limit: 2}}"})).finished(part) is None
-    other = "{tiny: {checkpoint: nano}}"
-    assert Runner(read_suite(suite_file, {"models": other})).finished(part) is None
+    assert Runner(read_suite(suite_file, ["limit=2"])).finished(part) is None
+    assert Runner(read_suite(suite_file, ["closed_set={farm: {limit: 2}}"])).finished(part) is None
+    other = "models={tiny: {checkpoint: nano}}"
+    assert Runner(read_suite(suite_file, [other])).finished(part) is None
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("change", "words"),
     [
-        ({"models": "{}"}, "models: Dictionary should have at least 1 item"),
-        ({"modles": "1"}, "modles: Unexpected keyword argument"),
-        ({"limit": "0"}, "limit: Input should be greater than or equal to 1"),
-        ({"closed_set": "{farm: {spilt: val}}"}, r"closed_set\.farm\.spilt"),
-        ({"chunk_sizes": "{sets: [farm], sizes: [N/0]}"}, "'N/0' is no chunk size"),
-        ({"models": "{a: {checkpoint: nano, kind: magic}}"}, r"models\.a\.kind"),
+        ("models={}", "models: dictionary should have at least 1 item"),
+        ("modles=1", r"modles: unknown key; did you mean models\?"),
+        ("limit=0", "limit: should be greater than or equal to 1, found 0"),
+        ("closed_set={farm: {spilt: val}}", r"closed_set\.farm\.spilt: unknown key; did you mean split\?"),
+        ("chunk_sizes={sets: [farm], sizes: [N/0]}", "'N/0' is no chunk size"),
+        ("models={a: {checkpoint: nano, kind: magic}}", r"models\.a\.kind: should be 'lasagna', "),
+        ("seeds", "changes nothing: write key=value"),
     ],
 )
-def test_a_suite_that_is_wrong_says_where(suite_file: Path, changes: dict[str, str], words: str) -> None:
+def test_a_suite_that_is_wrong_says_where(suite_file: Path, change: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        read_suite(suite_file, changes)
+        read_suite(suite_file, [change])
+
+
+def test_all_errors_of_a_suite_come_at_once_with_their_lines(suite_file: Path) -> None:
+    suite_file.write_text(suite_file.read_text() + "limit: 0\nlimit: -1\nclosed: [farm]\n")
+    with pytest.raises(ConfigError, match=r"suite\.yaml: 3 errors") as error:
+        read_suite(suite_file)
+    for words in ("limit: written twice", "limit: should be greater", "closed: unknown key; did you mean closed_set?"):
+        assert any(words in line and line.startswith("  suite.yaml:") for line in str(error.value).splitlines())
 
 
 def test_all_that_is_missing_is_listed_before_anything_runs(suite_file: Path) -> None:
-    changes = {"models": "{a: nowhere}", "closed_set": "[farm, elsewhere]", "open_set": "{ade20k: }"}
+    changes = ["models={a: nowhere}", "closed_set=[farm, elsewhere]", "open_set={ade20k: }"]
     with pytest.raises(ConfigError) as error:
         Runner(read_suite(suite_file, changes)).check()
     text = str(error.value)
@@ -117,7 +126,7 @@ def test_all_that_is_missing_is_listed_before_anything_runs(suite_file: Path) ->
 
 
 def test_a_specialist_is_measured_on_its_own_classes_alone(suite_file: Path, tmp_path: Path) -> None:
-    changes = {"models": f"{{spec: {{checkpoint: {tmp_path}/specialist, kind: specialist}}}}"}
+    changes = [f"models={{spec: {{checkpoint: {tmp_path}/specialist, kind: specialist}}}}"]
     runner = Runner(read_suite(suite_file, changes))
     assert runner.parts == [SuitePart("closed_set", "spec", "farm")]
     with pytest.raises(ConfigError, match=r"specialist/farm/specialist\.pt is missing"):
@@ -166,7 +175,7 @@ def test_the_command_writes_tables_figures_and_plots(suite_file: Path, tmp_path:
     assert {path.name: path.read_bytes() for path in out.glob("*.svg")} == plots  # they depend on the figures alone
 
 
-@pytest.mark.parametrize("options", [["--data", "x"], ["--limit", "3"], ["--model", "nano"], ["--chunk-size", "2"]])
+@pytest.mark.parametrize("options", [["--data", "."], ["--limit", "3"], ["--model", "nano"], ["--chunk-size", "2"]])
 def test_options_of_one_data_set_do_not_go_with_a_suite(suite_file: Path, options: list[str]) -> None:
     result = run(suite_file, *options)
     assert result.exit_code == 2
@@ -205,7 +214,7 @@ def test_the_numbers_are_the_papers(shared_data: Path) -> None:
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
 def test_shipped_suites_are_valid_and_name_data_that_is_there(path: Path, shared_data: Path) -> None:
-    suite = read_suite(path, {"data": str(shared_data)})
+    suite = read_suite(path, [f"data={shared_data}"])
     parts = Runner(suite).parts
     assert len(parts) >= 5
     assert all((shared_data / part.data / "val.txt").exists() for part in parts)

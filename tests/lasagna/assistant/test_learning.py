@@ -1,6 +1,5 @@
 """`Lasagna.learn`, `forget` and `use_head`: a model with an instant head, on real photos where there are any."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from lasagna.masks.image import load_image
 from training.data.records import UNKNOWN
 from training.data.sources.folder import Folder
 
-DATA = Path(os.environ.get("LASAGNA_DATA", "../shared/data"))
 NAMES = ["disc", "ground", "nothing"]
 
 
@@ -168,12 +166,9 @@ def test_masks_of_another_size_are_refused(taught: Lasagna) -> None:
     assert len(taught._learner) == 8
 
 
-def test_swapped_classes_do_not_get_in_on_real_photos() -> None:
+def test_swapped_classes_do_not_get_in_on_real_photos(shared_data: Path) -> None:
     """Of ten corrected street photos, those of a careless annotator have road and building exchanged."""
-    folder = DATA / "camvid"
-    if not folder.exists():
-        pytest.skip(f"no real photos at {folder}")
-    data, model = Folder(folder, "train"), Lasagna.from_pretrained("nano")
+    data, model = Folder(shared_data / "camvid", "train"), Lasagna.from_pretrained("nano")
     swap = {"road": "building", "building": "road"}
     for number, index in enumerate(range(0, 360, 36)):
         photo = data[index]

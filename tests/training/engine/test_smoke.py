@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from backend.commands.train import train
 from lasagna.errors import ConfigError
-from training.commands.train import train
 from training.engine.smoke import run_smoke
 from training.engine.start import prepare
 from training.recipe.values import Recipe

@@ -244,6 +244,29 @@ def test_an_incomplete_data_set_says_what_was_looked_for(data: Path, missing: st
     assert str(path) in result.stderr
 
 
+def test_a_data_set_has_a_name_below_the_folder_of_all(
+    checkpoint: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LASAGNA_DATA", str(data.parent))
+    (data.parent / "names.txt").write_text("zebra\n")
+    result = run("--model", checkpoint, "--data", data.name, "--classes-from", "names.txt", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert (report["data"], report["distractors"]["names"]) == (str(data), ["zebra"])
+    result = run("--data", "nowhere")
+    assert result.exit_code == 2
+    assert f"nowhere is no folder, nor is {data.parent / 'nowhere'}" in " ".join(result.stderr.split())
+
+
+def test_a_suite_needs_the_laboratory(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = data / "suite.yaml"
+    suite.write_text("output: out\n")
+    monkeypatch.setattr("training.commands.evaluate.entry_points", lambda group: ())
+    result = run(suite)
+    assert result.exit_code == 2
+    assert "suite files are run by the laboratory (lab/), which is no part of the package" in result.stderr
+
+
 def test_background_is_a_class_of_nobody(data: Path) -> None:
     dataset = Folder(data, "val")
     assert dataset.classes == ("sky", "cat", "car")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from backend.commands.train import train
 from lasagna.errors import ConfigError
-from training.commands.train import train
 from training.recipe.files import read_recipe, recipe_from_values, shipped_recipes, to_values
 from training.recipe.sequence import PRESETS
 from training.recipe.values import TASKS, Recipe
@@ -152,6 +152,14 @@ def test_weights_that_earlier_versions_wrote_unused_are_forgotten(tiny: Callable
     assert recipe_from_values(before) == recipe_from_values(values)
     views = to_values(tiny("losses.clicks=0"))
     assert recipe_from_values(views).losses.clicks == 0
+
+
+def test_data_sets_are_where_the_setting_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LASAGNA_DATA", raising=False)
+    assert read_recipe(NANO).recipe.data == Path("data")
+    monkeypatch.setenv("LASAGNA_DATA", "/datasets")
+    assert read_recipe(NANO).recipe.data == Path("/datasets")
+    assert read_recipe(NANO, ["data=mine"]).recipe.data == Path("mine")
 
 
 def test_how_a_step_is_shared() -> None:

@@ -122,7 +122,8 @@ def find_source(
             near = difflib.get_close_matches(name, SOURCES, n=1)
             raise ConfigError(
                 f"{own} is no data set in the folder layout (it has no classes.json), and no reader is called {name!r}"
-                f"{f' (did you mean {near[0]}?)' if near else ''}; give `path` or `reader`"
+                f"{f' (did you mean {near[0]}?)' if near else ''}; give `path` or `reader`, or another folder of all "
+                "data sets (`data`, or LASAGNA_DATA)"
             )
     if reader not in SOURCES:
         raise ConfigError(f"unknown data set {reader!r}; known are {', '.join(sorted(SOURCES))}")
