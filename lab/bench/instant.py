@@ -25,7 +25,7 @@ Examples:
 """
 )
 @click.option("--root", type=click.Path(path_type=Path, exists=True, file_okay=False),
-              help="Folder of the data sets, each in the folder layout (docs/data.md). Default: LASAGNA_DATA.")  # fmt: skip
+              help="Folder of the data sets (docs/data.md). Default: LASAGNA_DATA.")  # fmt: skip
 @click.option("--set", "names", multiple=True, help=f"A data set. Repeatable.  [default: {', '.join(KNOWN)}]")
 @click.option("--counts", type=Numbers(), default="1,2,5,10,20,40", show_default=True, help="Numbers of corrections.")
 @click.option("--choices", default=2, show_default=True, type=click.IntRange(1), help="Choices of photos.")

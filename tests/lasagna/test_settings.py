@@ -47,6 +47,7 @@ BAD: dict[str, list[str]] = {
     "allowed_hosts": ["http://a.example.org", "a b", "a/b"],
     "delivery_timeout": ["-1", *NAN_AND_INFINITE],
     "train_when": ["every 0", "every", "every -1", "cron", "cron 0 3 * *", "cron 0 3 * * * *", "daily", "often"],
+    "instant": ["perhaps", "2"],
     "train_recipe": ["mine.yaml\r"],
     "train_changes": ["optimiser.steps", "=3", "a = 3", "optimiser.steps=3 fast"],
     "train_gpu_share": ["0", "1.1", "-0.5", *NAN_AND_INFINITE],
