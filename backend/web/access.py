@@ -94,7 +94,10 @@ def _equal(given: str, expected: str) -> bool:
 
 
 def _is_loopback(host: str) -> bool:
+    """A number alone is an address too, in the URL standard: 2130706433 is 127.0.0.1."""
     try:
+        if host.isdecimal() and host.isascii():
+            return ipaddress.IPv4Address(int(host)).is_loopback
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"

@@ -10,7 +10,6 @@ import click
 from lab.bench.command import Numbers, Row, report
 from lasagna.errors import DataError
 from lasagna.progress import progress_bar
-from lasagna.settings import data_folder
 
 FIGURES = ("miou", "ap", "f1", "fpr", "ece", "change", "update_seconds", "extra_seconds")
 KNOWN = ("cwfid", "msrc", "atwork", "circuit", "potholes", "mushrooms", "idd", "animals", "camvid")
@@ -24,8 +23,8 @@ Examples:
   lasagna bench instant --json --out instant.json --plot docs/lab/instant.svg
 """
 )
-@click.option("--root", type=click.Path(path_type=Path, exists=True, file_okay=False),
-              help="Folder of the data sets (docs/data.md). Default: LASAGNA_DATA.")  # fmt: skip
+@click.option("--root", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True,
+              envvar="LASAGNA_DATA", show_envvar=True, help="Folder of the data sets (docs/data.md).")  # fmt: skip
 @click.option("--set", "names", multiple=True, help=f"A data set. Repeatable.  [default: {', '.join(KNOWN)}]")
 @click.option("--counts", type=Numbers(), default="1,2,5,10,20,40", show_default=True, help="Numbers of corrections.")
 @click.option("--choices", default=2, show_default=True, type=click.IntRange(1), help="Choices of photos.")
@@ -37,7 +36,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the JSON to a file too.")
 def instant(
-    root: Path | None,
+    root: Path,
     names: tuple[str, ...],
     counts: tuple[int, ...],
     choices: int,
@@ -61,7 +60,6 @@ def instant(
     from training.data.sources.folder import Folder
 
     chosen = list(names or KNOWN)
-    root = root or data_folder()
     missing = [name for name in chosen if not (root / name).is_dir()]
     if missing:
         raise DataError(f"{root} has no data set {', '.join(missing)}; name those that it has with --set")

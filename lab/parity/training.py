@@ -48,7 +48,8 @@ def training(vectors: "Vectors") -> Iterator[ParityRow]:
         masks = _targets(tensors, of, owners, conversations)
         batch = ConversationBatch(images, conversations, owners, masks)
         losses = conversation_losses(model, batch)
-        weights = ConversationWeights(**values["weights"])
+        given = values["weights"]  # the released code calls the text's cross-entropy "ce"
+        weights = ConversationWeights(text=given["ce"], bce=given["bce"], dice=given["dice"])
         total = losses.total(weights)
         # The released code reports terms with their weights.
         found = {

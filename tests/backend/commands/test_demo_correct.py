@@ -13,6 +13,7 @@ from PIL import Image
 
 from backend.commands.demo import demo
 from backend.demo.correcting import Step, coin_pieces, write_film
+from backend.queue.services import free_port
 
 PROGRAM = [sys.executable, "-c", "from lasagna.commands.cli import main; main()", "demo"]
 
@@ -52,7 +53,7 @@ def test_the_next_photo_is_better(tmp_path: Path) -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LASAGNA_")}
     environ |= {name: os.environ[name] for name in ("LASAGNA_CACHE",) if name in os.environ}
     done = subprocess.run(
-        [*PROGRAM, "--correct", "--exit", "--json", str(report)],
+        [*PROGRAM, "--correct", "--exit", "--port", str(free_port()), "--json", str(report)],
         env={**environ, "LASAGNA_STATE_DIR": str(tmp_path / "state")},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

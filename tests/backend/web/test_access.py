@@ -57,6 +57,8 @@ def test_print_config_shows_no_secret(command: object) -> None:
         ("127.7.0.1", {}, 200),
         ("localhost:9090", {}, 200),
         ("[::1]:9090", {}, 200),
+        ("2130706433:9090", {}, 200),
+        ("134744072:9090", {}, 403),
         ("evil.example", {}, 403),
         ("evil.example:9090", {}, 403),
         ("127.0.0.1.evil.example", {}, 403),

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -185,16 +186,18 @@ def test_kills_lose_nothing_and_count_nothing_twice(tmp_path: Path) -> None:
             starter.stdin.flush()
             return int(starter.stdout.readline())
 
+        kills = 0
         for _ in range(20):
             writer = start()
-            time.sleep(rng.uniform(0.01, 0.6))
-            os.kill(writer, signal.SIGKILL)
-            status = int(starter.stdout.readline())
-            assert os.WIFSIGNALED(status)
+            time.sleep(rng.uniform(0.01, 0.3))
+            with suppress(ProcessLookupError):  # a quick machine may be through
+                os.kill(writer, signal.SIGKILL)
+            kills += os.WIFSIGNALED(int(starter.stdout.readline()))
             acknowledged = set(written.read_text().split("\n")[:-1]) if written.exists() else set()
             known = [each.id for each in HeadStore(folder).corrections]
             assert acknowledged <= set(known)
-            assert len(known) == len(set(known)) < 40
+            assert len(known) == len(set(known)) <= 40
+        assert kills >= 5
         start()
         assert int(starter.stdout.readline()) == 0
         starter.stdin.close()
