@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.loop.snapshot import Snapshot, Snapshots
+from backend.registry.label_histories import LabelHistories
 from backend.registry.records import project_number
 from backend.registry.registry import Registry, name_after
 from backend.registry.trained import trained_photos
@@ -84,6 +85,7 @@ def snapshots_of(settings: Settings, registry: Path, project: str, access: Studi
         ImageLimits.from_settings(settings),
         settings.max_image_pixels,
         access.known_as,
+        LabelHistories(registry).of(project),
     )
 
 
@@ -338,6 +340,9 @@ class TrainingJob:
         if skipped:
             shown = "; ".join(f"task {task}: {why}" for task, why in list(skipped.items())[:20])
             about["could not be used"] = f"{len(skipped)} tasks: {shown}"
+        if snapshot.left_out:
+            shown = "; ".join(f"task {task}: {', '.join(why)}" for task, why in list(snapshot.left_out.items())[:20])
+            about["undecided in part"] = f"{len(snapshot.left_out)} tasks: {shown}"
         if self._rechecked():
             about["the candidate before"] = self._rechecked()
         if trained["notes"]:

@@ -19,9 +19,10 @@ from backend.instant.policy import learns_at_once
 from backend.loop.trainings import CHANGES, Policy
 from backend.queue.jobs import enqueue_click, enqueue_works
 from backend.queue.store import Project, Registration, Store, Work
+from backend.queue.works import task_number, work_of
+from backend.registry.label_histories import LabelHistories
 from backend.registry.registry import Registry
 from backend.studio.client import normalise_url
-from backend.studio.images import image_address
 from lasagna.checkpoint.folder import checkpoint_version, shipped_checkpoints
 from lasagna.errors import CheckpointError, ConfigError, ImageError, ServiceError
 from lasagna.labels.configuration import LabelConfig, parse_label_config
@@ -99,6 +100,21 @@ def parse_parameters(extra: Any) -> dict[str, Any]:
     return found
 
 
+@dataclass(frozen=True)
+class SetUp:
+    """An answer to `/setup`.
+
+    Attributes:
+        model_version: That serves the project.
+        not_served: Parts of the labelling configuration that no prediction is made for, in words.
+        by_people: Names of the tags that people fill in.
+    """
+
+    model_version: str
+    not_served: tuple[str, ...]
+    by_people: tuple[str, ...]
+
+
 @functools.lru_cache(maxsize=256)
 def label_config(xml: str) -> LabelConfig:
     """`parse_label_config`, remembered: every request carries the whole configuration."""
@@ -117,30 +133,33 @@ class Predictor:
         self.settings = settings
         self.store = store
         self.registry = Registry(registry_folder(settings))
+        self.histories = LabelHistories(self.registry.folder)
         self.heads = ProjectHeads(self.registry.folder)
         self.changes = Changes(store)
         self._checkpoint_version: str | None = None
 
     # --- /setup -------------------------------------------------------------------------------------------------------
 
-    def setup(self, project: str, config: str, hostname: str, token: str, extra: Any = None) -> str:
-        """Notes how to reach a project and returns the model version.
+    def setup(self, project: str, config: str, hostname: str, token: str, extra: Any = None) -> SetUp:
+        """Notes how to reach a project, and says what it is served by.
 
         Raises:
             ConfigError: The labelling configuration or the parameters cannot be used.
             ServiceError: There is no model version yet.
         """
-        self._plan(config)
+        plan = self._plan(config)
         params = parse_parameters(extra)
         url = normalise_url(hostname) if hostname else ""
         before = self.store.project(project)
         given = before.given_token if before.url == url else ""
         train, instant = str(params.pop(TRAIN_WHEN, "")), params.pop(INSTANT, None)
-        known = Project(url, token, given, params, train, instant)
+        self.histories.note(project, plan.images)
+        not_served = tuple(map(str, plan.not_served))
+        known = Project(url, token, given, params, train, instant, not_served)
         self.store.keep_project(project, known)
         if learns_at_once(self.settings, known):
             self.changes.note(project, [EVERYTHING])  # what was annotated before it was connected
-        return self.model_version(project)
+        return SetUp(self.model_version(project), not_served, plan.by_people)
 
     def _plan(self, config: str) -> LabelConfig:
         plan = label_config(config)
@@ -189,6 +208,16 @@ class Predictor:
 
     # --- /webhook -----------------------------------------------------------------------------------------------------
 
+    def project_updated(self, project: Any) -> None:
+        """A project as Label Studio's webhook has it: notes the labels that stand in its configuration now."""
+        if not isinstance(project, Mapping) or not isinstance(project.get("id"), int):
+            return
+        try:
+            plan = label_config(str(project.get("label_config") or ""))
+        except ConfigError:
+            return  # said at the next /setup
+        self.histories.note(str(project["id"]), plan.images)
+
     def corrected(self, event: Mapping[str, str]) -> None:
         """An event of Label Studio (`Store.record_event`): what was annotated is learnt from at once, by the worker."""
         if event.get("action") not in CHANGES or not event.get("project"):
@@ -216,6 +245,8 @@ class Predictor:
             redis.RedisError: Redis is gone.
         """
         plan = self._plan(config)
+        if project:
+            self.histories.note(project, plan.images)
         seconds = self.settings.predict_deadline if deadline is None else deadline
         if context and context.get("result"):
             if not isinstance(context["result"], list):
@@ -234,11 +265,10 @@ class Predictor:
         refused: list[Work] = []
         for position, task in enumerate(tasks):
             try:
-                image = image_address(task, plan.image_variable)
-                works[position] = Work(project, _task_id(task), image, config_key, version)
+                works[position] = work_of(plan, task, project, config_key, version)
             except ImageError as error:
                 answer.errors[position] = str(error)
-                refused.append(Work(project, _task_id(task), "", config_key, version))
+                refused.append(Work(project, task_number(task), "", config_key, version))
         self._refuse(refused, list(answer.errors.values()))
 
         positions, registrations = list(works), self.ask(list(works.values()), lease=seconds, urgent=len(tasks) == 1)
@@ -284,15 +314,15 @@ class Predictor:
         nothing = {"model_version": version, "score": 0.0, "result": []}
         answer = PredictReply([nothing, *([] for _ in tasks[1:])], version)
         try:
-            image = image_address(tasks[0] if tasks else None, label_config(config).image_variable)
+            work = work_of(label_config(config), tasks[0] if tasks else None, project, "", version)
         except ImageError as error:
             answer.errors[0] = str(error)
             return answer
         request = {
             "project": project,
             "version": version,
-            "task": _task_id(tasks[0]),
-            "image": image,
+            "task": work.task,
+            "data": work.data,
             "config": self.store.keep_config(config),
             "context": list(context["result"]),
         }
@@ -307,9 +337,3 @@ class Predictor:
         else:
             answer.results[0] = found["prediction"]
         return answer
-
-
-def _task_id(task: Any) -> int | None:
-    """The id of a task, None where it has none that Label Studio could have given."""
-    found = task.get("id") if isinstance(task, Mapping) else None
-    return found if isinstance(found, int) and not isinstance(found, bool) else None

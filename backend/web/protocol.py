@@ -79,7 +79,7 @@ class Protocol:
     def setup(self) -> dict[str, Any]:
         """POST /setup."""
         body = _body()
-        version = self._predictor.setup(
+        found = self._predictor.setup(
             project=_word(body, "project"),
             config=_text(body, "schema"),
             hostname=_word(body, "hostname"),
@@ -87,8 +87,11 @@ class Protocol:
             extra=body.get("extra_params"),
         )
         g.project = _number(body.get("project"))
-        g.said = f"project {body.get('project')}, {version}"
-        return {"model_version": version}
+        g.said = f"project {body.get('project')}, {found.model_version}"
+        for part in found.not_served:
+            with logged(project=g.project):
+                logger.warning("%s", part)
+        return asdict(found)
 
     def predict(self) -> dict[str, Any]:
         """POST /predict."""
@@ -137,6 +140,7 @@ class Protocol:
         try:
             event = _event(action, body)
             self._store.record_event(event)
+            self._predictor.project_updated(body.get("project"))
             self._predictor.corrected(event)
         except redis.RedisError as error:
             # an error would only delay the annotator: Label Studio does not send an event again

@@ -255,8 +255,8 @@ class Bench:
 
     def _shown(self) -> Shown:
         from backend.effort.measure import edit_effort
-        from lasagna.formats.label_studio import region_to_label
-        from lasagna.masks.conversions import brush_rle_to_mask
+        from lasagna.formats.annotations import region_to_mask
+        from lasagna.formats.regions import read_regions
 
         names = self._measured.classes
         position = {name: i for i, name in enumerate(names)}
@@ -270,11 +270,11 @@ class Bench:
             versions.add(newest["model_version"])
             truth, valid = _truth(self._measured, index), _valid(self._measured, index)
             drawn: dict[str, Mask] = {}
-            for region in newest["result"]:
-                found = region_to_label(region, self._config)
-                if found is not None:
+            [found] = read_regions(newest["result"], self._config.images).of_image
+            for region in found:
+                if region.labels:
                     size = (valid.shape[0], valid.shape[1])
-                    drawn[found[1].value] = brush_rle_to_mask(region["value"]["rle"], size) & valid
+                    drawn[region.labels[0].value] = region_to_mask(region, size) & valid
             effort = edit_effort(drawn, truth)
             for name, one in effort.classes.items():
                 union = (one.before + one.after + one.changed) // 2

@@ -80,19 +80,18 @@ def _middle_change(api: Projects, project: int) -> tuple[int, int, int]:
 def _changed(before: dict[str, Any], after: dict[str, Any], config: Any) -> float:
     """Share of the photo that the two predictions draw differently, summed over labels."""
     from backend.effort.measure import edit_effort
-    from lasagna.formats.label_studio import region_to_label
-    from lasagna.masks.conversions import brush_rle_to_mask
+    from lasagna.formats.annotations import region_to_mask
+    from lasagna.formats.regions import read_regions
 
     masks: list[dict[str, Any]] = []
     pixels = 1
     for prediction in (before, after):
         masks.append({})
-        for region in prediction["result"]:
-            label = region_to_label(region, config)
-            if label is not None and "rle" in region["value"]:
-                size = (int(region["original_height"]), int(region["original_width"]))
-                pixels = size[0] * size[1]
-                masks[-1][label[1].value] = brush_rle_to_mask(region["value"]["rle"], size)
+        [regions] = read_regions(prediction["result"], config.images).of_image
+        for region in regions:
+            if region.kind == "brush" and region.labels and region.size:
+                pixels = region.size[0] * region.size[1]
+                masks[-1][region.labels[0].value] = region_to_mask(region, region.size)
     return edit_effort(masks[0], masks[1]).changed / pixels
 
 

@@ -1,43 +1,31 @@
 """What people drew in Label Studio, as masks. The other direction is `lasagna.formats.label_studio`.
 
 What always holds: a mask is bool (height, width) of the upright photo; a region that is damaged raises DataError that
-names it; a rectangle is a mask of its area, unless a brush or polygon region of its class touches it: then it is the
-same object in coarser form, as in projects where the model draws every class with each control.
+names it; a rectangle or an ellipse is a mask of its area, unless a traced region (brush, bitmask, polygon) of its class
+touches it: then it is the same object in coarser form, as in projects where the model draws every class with each
+control.
 
 Source of the format: Label Studio 1.23, measured against a real server.
 """
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lasagna.errors import DataError
+from lasagna.formats.regions import Region
+from lasagna.masks.bitmask import bitmask_to_mask
 from lasagna.masks.conversions import brush_rle_to_mask, polygons_to_mask
+from lasagna.masks.ellipses import Ellipse, ellipse_to_mask
 from lasagna.masks.segmentation import Mask
 
 Key = TypeVar("Key", bound=Hashable)
 
-
-@dataclass(frozen=True)
-class Region(Generic[Key]):
-    """One label of one drawn region.
-
-    Attributes:
-        name: Says in messages which it is.
-        kind: Of its control: "brush", "polygon" or "rectangle" can be drawn (`DRAWN`).
-        key: What it is drawn for: a class.
-        value: Label Studio's.
-    """
-
-    name: str
-    kind: str
-    key: Key
-    value: dict[str, Any]
+_COARSE = ("rectangle", "ellipse")
 
 
 def choose_annotation(annotations: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -46,58 +34,69 @@ def choose_annotation(annotations: Sequence[dict[str, Any]]) -> dict[str, Any]:
     finished = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
     if not finished:
         raise DataError("skipped by the annotator" if annotations else "not annotated")
-    return max(finished, key=lambda a: (bool(a.get("ground_truth")), _changed_at(a), a.get("id") or 0))
+    return max(finished, key=lambda a: (bool(a.get("ground_truth")), changed_at(a), a.get("id") or 0))
 
 
-def _changed_at(annotation: dict[str, Any]) -> datetime:
+def changed_at(annotation: Mapping[str, Any]) -> datetime:
+    """When an annotation was changed last, else made; `datetime.min` where it does not say."""
     try:
         time = datetime.fromisoformat(annotation.get("updated_at") or annotation.get("created_at") or "")
-    except ValueError:
+    except (TypeError, ValueError):
         return datetime.min.replace(tzinfo=UTC)
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def compact_value(value: dict[str, Any]) -> dict[str, Any]:
-    """The value with its run lengths as bytes: as a list of ints they take eight times the memory."""
-    try:
-        return {**value, "rle": bytes(value["rle"])} if isinstance(value.get("rle"), list) else value
-    except (TypeError, ValueError):
-        return value  # whoever reads the mask is told that it is damaged
+def region_to_mask(region: Region, size: tuple[int, int]) -> Mask:
+    """The mask of one region on an image of `size` (height, width).
 
-
-def region_to_mask(region: Region[Any], size: tuple[int, int]) -> Mask:
-    """The mask of one region. Raises DataError that names it where it is damaged."""
+    Raises:
+        DataError: It is damaged, was drawn on an image of another size, or is no area. Names the region.
+    """
+    if region.size not in (None, size):
+        assert region.size is not None
+        raise DataError(
+            f"{region.name} was drawn on {region.size[1]} x {region.size[0]} pixels, but the photo has "
+            f"{size[1]} x {size[0]}"
+        )
+    draw = _DRAW.get(region.kind)
+    if draw is None:
+        raise DataError(f"{region.name} is {_NO_AREA.get(region.kind, 'of a kind that is not known here')}")
     try:
-        return _DRAW[region.kind](region.value, size)
+        return draw(region.value, size)
     except (DataError, KeyError, TypeError, ValueError) as error:
         what = error if isinstance(error, DataError) else f"not what Label Studio writes ({error!r})"
         raise DataError(f"{region.name}: {what}") from error
 
 
-def regions_to_masks(regions: Iterable[Region[Key]], size: tuple[int, int]) -> list[tuple[Key, Mask]]:
-    """The masks of an annotation's regions by key, several for one key where there are several; rectangles last, and
-    without those that a traced region of their key touches. Raises DataError as `region_to_mask`."""
+def regions_to_masks(regions: Iterable[tuple[Key, Region]], size: tuple[int, int]) -> list[tuple[Key, Mask]]:
+    """The masks of an annotation's regions by key (what a region is drawn for: a class), several for one key where
+    there are several; rectangles and ellipses last, and without those that a traced region of their key touches. Raises
+    DataError as `region_to_mask`."""
     masks: list[tuple[Key, Mask]] = []
     traced: dict[Key, Mask] = {}
-    for region in sorted(regions, key=lambda one: one.kind == "rectangle"):
+    for key, region in sorted(regions, key=lambda pair: pair[1].kind in _COARSE):
         mask = region_to_mask(region, size)
-        if region.kind != "rectangle":
-            traced[region.key] = traced.get(region.key, False) | mask
-        elif region.key in traced and (traced[region.key] & mask).any():
+        if region.kind not in _COARSE:
+            traced[key] = traced.get(key, False) | mask
+        elif key in traced and (traced[key] & mask).any():
             continue
-        masks.append((region.key, mask))
+        masks.append((key, mask))
     return masks
 
 
-def _draw_brush(value: dict[str, Any], size: tuple[int, int]) -> Mask:
+def _draw_brush(value: Mapping[str, Any], size: tuple[int, int]) -> Mask:
     return brush_rle_to_mask(value["rle"], size)
 
 
-def _draw_polygon(value: dict[str, Any], size: tuple[int, int]) -> Mask:
+def _draw_bitmask(value: Mapping[str, Any], size: tuple[int, int]) -> Mask:
+    return bitmask_to_mask(value["imageDataURL"], size)
+
+
+def _draw_polygon(value: Mapping[str, Any], size: tuple[int, int]) -> Mask:
     return polygons_to_mask([_pixels(value["points"], size)], size)
 
 
-def _draw_rectangle(value: dict[str, Any], size: tuple[int, int]) -> Mask:
+def _draw_rectangle(value: Mapping[str, Any], size: tuple[int, int]) -> Mask:
     """x and y are the corner that is top left before the rectangle is turned about it, clockwise, by `rotation`."""
     corner, extent = _pixels([[value["x"], value["y"]], [value["width"], value["height"]]], size)
     angle = math.radians(value.get("rotation") or 0)
@@ -106,12 +105,22 @@ def _draw_rectangle(value: dict[str, Any], size: tuple[int, int]) -> Mask:
     return polygons_to_mask([np.stack([corner, corner + along, corner + along + down, corner + down])], size)
 
 
+def _draw_ellipse(value: Mapping[str, Any], size: tuple[int, int]) -> Mask:
+    points = [[value["x"], value["y"]], [value["radiusX"], value["radiusY"]]]
+    (x, y), (radius_x, radius_y) = _pixels(points, size).tolist()
+    return ellipse_to_mask(Ellipse(x, y, radius_x, radius_y, float(value.get("rotation") or 0)), size)
+
+
 def _pixels(percent: Any, size: tuple[int, int]) -> NDArray[np.float64]:
     """Points (n, 2) in percent of the width and height as pixels."""
     return np.asarray(percent, np.float64).reshape(-1, 2) * (size[1] / 100, size[0] / 100)
 
 
-_DRAW = {"brush": _draw_brush, "polygon": _draw_polygon, "rectangle": _draw_rectangle}
-
-DRAWN = frozenset(_DRAW)
-"""The kinds of controls whose regions are masks."""
+_DRAW = {
+    "brush": _draw_brush,
+    "bitmask": _draw_bitmask,
+    "polygon": _draw_polygon,
+    "rectangle": _draw_rectangle,
+    "ellipse": _draw_ellipse,
+}
+_NO_AREA = {"keypoint": "a point and has no area", "line": "a line and has no area"}

@@ -88,7 +88,7 @@ class TestJobs:
         }
         assert by_state["failed"]["reason"] == "the file [a.png] is broken"
         assert by_state["done"]["delivery"] == "answered"
-        assert report["queues"] == {"interactive": 0, "predict": 0, "train": 0}
+        assert report["queues"] == {"interactive": 0, "instant": 0, "predict": 0, "train": 0}
 
     def test_whole_projects(self, store: Store) -> None:
         records = PrelabelJobs(store)
@@ -242,7 +242,7 @@ class TestPrelabel:
         stub.label_config = "<View/>"
         result = run(main, "prelabel", "3", "--url", stub.url, "--token", TOKEN)
         assert result.exit_code == 2
-        assert "has no <Image" in result.output
+        assert "shows no image" in result.output
 
     @pytest.mark.parametrize(
         ("arguments", "words"),

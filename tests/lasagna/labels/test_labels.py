@@ -131,8 +131,8 @@ ALL_AT_ONCE = """
 
 
 def test_all_controls_at_once() -> None:
-    config = parse_label_config(ALL_AT_ONCE)
-    assert (config.image_name, config.image_variable) == ("img", "photo")
+    [config] = parse_label_config(ALL_AT_ONCE).images
+    assert (config.image_name, config.value) == ("img", "$photo")
     assert [(c.name, c.kind, c.to_name, c.smart) for c in config.controls] == [
         ("brush", "brush", "img", False),
         ("poly", "polygon", "img", False),
@@ -148,7 +148,7 @@ def test_all_controls_at_once() -> None:
 
 def test_a_label_with_an_alias_is_written_as_the_alias() -> None:
     """As Label Studio's own validation of predictions demands."""
-    brush = parse_label_config(ALL_AT_ONCE).controls[0]
+    brush = parse_label_config(ALL_AT_ONCE).images[0].controls[0]
     label = brush.label("Auto")
     assert label is not None
     assert label.written == "car"
@@ -170,7 +170,9 @@ def test_the_image_that_is_drawn_on_counts() -> None:
         '<BrushLabels name="x" toName="after"><Label value="cat"/></BrushLabels>'
         '<BrushLabels name="y" toName="nothing"><Label value="dog"/></BrushLabels></View>'
     )
-    assert (config.image_name, config.image_variable, config.classes) == ("after", "b", (ClassQuery("cat"),))
+    [image] = config.images
+    assert (image.image_name, image.value, config.classes) == ("after", "$b", (ClassQuery("cat"),))
+    assert [part.tag for part in config.not_served] == ['<Image name="before">', '<BrushLabels name="y">']
 
 
 @pytest.mark.parametrize(
@@ -179,20 +181,17 @@ def test_the_image_that_is_drawn_on_counts() -> None:
         ("", "not the XML"),
         ("<View>", "not the XML"),
         ('<!DOCTYPE v [<!ENTITY a "b">]><View>&a;</View>', "not the XML"),
-        ("<View/>", r"no <Image .*named tags found: none"),
-        ('<View><Text name="t" value="$t"/></View>', r"no <Image .*found: text"),
-        ('<View><Image name="i" value="$i"/></View>', "no <BrushLabels>"),
-        ('<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i"/></View>', "no <BrushLabels>"),
-        ('<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i" value="$l"/></View>', "from each task"),
+        ("<View/>", r"shows no image \(no tag has a name\)"),
+        ('<View><Text name="t" value="$t"/></View>', r'shows no image \(found <Text name="t">\)'),
+        (
+            '<View><Image name="i" value="$i"/></View>',
+            r'\(found <Image name="i">\): .*no control with labels draws on it',
+        ),
+        ('<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i"/></View>', 'has no <Label value="..."/>'),
         (
             '<View><Image name="i" value="$i"/>'
             '<KeyPointLabels name="k" toName="i"><Label value="c"/></KeyPointLabels></View>',
-            "no <BrushLabels>",
-        ),
-        (
-            '<View><Image name="i" value="http://x/y.jpg"/>'
-            '<BrushLabels name="b" toName="i"><Label value="c"/></BrushLabels></View>',
-            "names no field",
+            'found <Image name="i">, <KeyPointLabels name="k">.*key points only take clicks',
         ),
         (
             '<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i"><Label value="c"/></BrushLabels>'
@@ -214,8 +213,9 @@ def test_made_configuration_holds_the_same_classes() -> None:
     queries = [ClassQuery(name) for name in ODD] + [ClassQuery("Auto", "car, seen from behind")]
     config = parse_label_config(make_label_config(queries))
     assert config.classes == tuple(queries)
-    assert config.absent_values == tuple((query.name, query.name) for query in queries)
-    assert [control.kind for control in config.controls] == ["brush"]
+    [image] = config.images
+    assert image.absent_values == tuple((query.name, query.name) for query in queries)
+    assert [control.kind for control in image.controls] == ["brush"]
 
 
 def test_made_configuration_is_valid_for_label_studio() -> None:
