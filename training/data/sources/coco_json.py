@@ -62,20 +62,29 @@ class _Coco(ABC):
         records: list[Record] = []
         try:
             categories = content["categories"]
-            self.classes: tuple[str, ...] = tuple(dict.fromkeys(plain_name(c["name"]) for c in categories))
-            self._categories = {c["id"]: self.classes.index(plain_name(c["name"])) for c in categories}
+            names = {c["id"]: self._class_name(c["name"]) for c in categories}
+            self.classes: tuple[str, ...] = tuple(dict.fromkeys(names.values()))
+            self._categories = {category: self.classes.index(name) for category, name in names.items()}
             grouped: dict[Any, list[dict[str, Any]]] = {}
             for annotation in content["annotations"]:
                 grouped.setdefault(annotation["image_id"], []).append(annotation)
             for image in content["images"]:
                 found = grouped.get(image["id"], [])
-                records.append(self._record(root / own / image["file_name"], image, found))
+                records.append(self._record(self._photo(root, own, image["file_name"]), image, found))
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise DataError(f"{path}: not in COCO's {self.kind} format ({error!r}); download it again") from error
         if not records:
             raise DataError(f"{path}: lists no photo")
         self._records = records
         require_files(what, root, [r.image_path for r in records if r.image_path] + self._needed(content))
+
+    def _class_name(self, name: str) -> str:
+        """What a category is called."""
+        return plain_name(name)
+
+    def _photo(self, root: Path, own: str, file_name: str) -> Path:
+        """Where a photo is, by the split's own name and the photo's."""
+        return root / own / file_name
 
     def _path(self, root: Path, split: str) -> Path:
         for name in (split, f"{split}2017"):
@@ -120,6 +129,7 @@ class CocoInstances(_Coco):
     """Instances; where those of several categories overlap, they lie in layers."""
 
     kind = "instances"
+    source = "coco_instances"
 
     def _record(self, photo: Path, image: dict[str, Any], annotations: list[dict[str, Any]]) -> Record:
         decided = self._decided(annotations)
@@ -127,7 +137,7 @@ class CocoInstances(_Coco):
         parts = [(decided[a["category_id"]], a["segmentation"]) for a in annotations if not a.get("iscrowd")]
         crowds = [a["segmentation"] for a in annotations if a.get("iscrowd")]
         return Record(
-            "coco_instances",
+            self.source,
             Path(image["file_name"]).with_suffix("").as_posix(),
             photo,
             classes=self._names(decided),
