@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lasagna.instant.statistics import Statistics, lower_half
+from lasagna.instant.statistics import Statistics
 
 SHRINKAGES = (0.1, 0.3, 1.0, 3.0)
 PRIORS = (0.0, 0.5, 1.0)
@@ -72,25 +72,23 @@ def moments(statistics: Statistics) -> Moments:
     total = statistics.counts.sum()
     if not total > 0:
         raise ValueError("a discriminant needs labelled pixels")
-    d = statistics.channels
     mean = statistics.sums.sum(0) / total
-    rows, columns = lower_half(d)
-    second = statistics.moment.new_zeros(d, d)
-    second[rows, columns] = statistics.moment
+    second = statistics.full_moment()
     squares = second.diagonal() / total
     variance = squares - mean**2
     # A channel that does not vary tells nothing: its weight must be 0, not rounding noise over rounding noise.
     varies = variance > _NOISE * squares + _LEAST_VARIANCE
     scale = torch.where(varies, variance.clamp_min(_LEAST_VARIANCE).sqrt(), _HUGE)
     roots = statistics.sums / statistics.counts.sqrt()[:, None]
-    # Only the lower half is read by the Cholesky factorisation.
-    within = (second - roots.T @ roots) / total / scale[:, None] / scale
+    # Only the difference needs double precision.
+    unit = (1 / (scale * total.sqrt())).float()
+    within = (second - roots.T @ roots).float() * unit[:, None] * unit
     means = (statistics.sums / statistics.counts[:, None] - mean) / scale
     return Moments(
         statistics.names,
         mean.float(),
         scale.float(),
-        within.float(),
+        within,
         means.float(),
         (statistics.counts / total).log().float(),
     )

@@ -13,6 +13,7 @@ upsampling is linear and acts on every channel alike.
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -151,6 +152,7 @@ def _clip_part(encoder: Any, prepared: Any, encoded: Any) -> Tensor:
     return F.grid_sample(small, torch.stack([x, y], -1)[None], padding_mode="border", align_corners=False)
 
 
+@lru_cache(maxsize=2)
 def _projection(wide: int, narrow: int) -> Tensor:
     """(wide, narrow) with orthonormal columns, always the same."""
     if wide == narrow:

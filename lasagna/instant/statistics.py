@@ -90,18 +90,22 @@ class Statistics:
 
     def full_moment(self) -> Tensor:
         """float64 (D, D), symmetric."""
-        d = self.channels
-        full = self.moment.new_zeros(d, d)
-        rows, columns = lower_half(d)
-        full[rows, columns] = self.moment
-        return full + full.tril(-1).T
+        return self.moment.double().take(_unpacking(self.channels))
 
 
 @lru_cache(maxsize=8)
-def lower_half(channels: int) -> tuple[Tensor, Tensor]:
+def _lower_half(channels: int) -> tuple[Tensor, Tensor]:
     """Rows and columns of the entries on and below the diagonal, row by row."""
     rows, columns = torch.tril_indices(channels, channels).unbind(0)
     return rows, columns
+
+
+@lru_cache(maxsize=8)
+def _unpacking(channels: int) -> Tensor:
+    """int64 (D, D): where each entry of the symmetric matrix lies in its lower half, row by row."""
+    place = torch.arange(channels)
+    high, low = torch.maximum(place[:, None], place), torch.minimum(place[:, None], place)
+    return high * (high + 1) // 2 + low
 
 
 def collect(features: Tensor, labels: Tensor, names: Sequence[str]) -> Statistics:
@@ -123,7 +127,7 @@ def collect(features: Tensor, labels: Tensor, names: Sequence[str]) -> Statistic
         part, owner = features[first : first + _CHUNK], labels[first : first + _CHUNK]
         moment += (part.T @ part).cpu().double()
         sums.index_add_(0, owner.cpu(), part.cpu().double())
-    rows, columns = lower_half(channels)
+    rows, columns = _lower_half(channels)
     present = [i for i in order if counts[i] > 0]
     return Statistics(
         tuple(names[i] for i in present),
