@@ -6,9 +6,9 @@ stage (stride 2) pooled by mean and by maximum, and every later stage, brought u
 embedding, and CLIP's tokens where CLIP sees the photo, projected to at most 256 channels by a fixed orthonormal matrix
 (Johnson and Lindenstrauss 1984), so that a correction stays small.
 
-What always holds: channels are bounded by `BOUND`, which the exactness of `lasagna.instant.statistics` rests on; a
-linear map of the dense features equals the sum of the maps of the parts, each at its own stride, because bilinear
-upsampling is linear and acts on every channel alike.
+What always holds: channels are bounded by `BOUND`, so that half precision holds them; a linear map of the dense
+features equals the sum of the maps of the parts, each at its own stride, because bilinear upsampling is linear and acts
+on every channel alike.
 """
 
 import hashlib

@@ -31,7 +31,7 @@ from lasagna.instant.leave_out import (
     tally_stacks,
     unseen_share,
 )
-from lasagna.instant.presence import REFINED_FROM, Presence, default_presence, default_unseen
+from lasagna.instant.presence import REFINED_FROM, RIDGE_UNSEEN, Presence, default_presence, default_unseen
 from lasagna.instant.stacking import CANDIDATES, HEAD, Stacking
 from lasagna.instant.statistics import Statistics
 from lasagna.instant.tally import Tally
@@ -178,7 +178,7 @@ def _presence(photos: Sequence[LeftOut], alone: bool, enough: bool) -> tuple[Pre
         # What the model says of photos that it was trained on is no evidence of what it says of others.
         evidence = [photo for photo in photos if photo.correction.is_evidence]
         if unseen is not None and evidence:
-            unseen = unseen.refine(*presence_answers(evidence, unseen=True))
+            unseen = unseen.refine(*presence_answers(evidence, unseen=True), RIDGE_UNSEEN)
     return presence, unseen
 
 

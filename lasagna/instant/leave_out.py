@@ -27,7 +27,7 @@ from lasagna.instant.tally import Tally, tally
 
 MOST = 40
 """Photos that are left out in turn: the newest."""
-_MOST_FOR_SHRINKAGE = 16
+_MOST_FOR_SHRINKAGE = 12
 """Of these, the photos that the shrinkage and the priors are chosen by: each costs four factorisations."""
 LARGEST_UNSEEN, LEAST_UNSEEN = 0.3, 0.005
 

@@ -35,6 +35,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 RIDGE = 30.0
+RIDGE_UNSEEN = 2.0
+"""Of classes without a correction: about as much as two answers."""
 REFINED_FROM = 5
 PRESENT_FROM = 0.3
 QUANTILES = (0.999, 0.98, 0.9)

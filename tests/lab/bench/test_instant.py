@@ -94,7 +94,7 @@ def test_the_command(tmp_path: Path, model: Lasagna) -> None:
     assert report["rows"][2]["update_seconds"] > 0
     assert "<svg" in plot.read_text()
     missing = CliRunner().invoke(main, [str(a) for a in [*arguments, "--set", "other"]])
-    assert "has no data set other" in str(missing.exception)
+    assert "has no data set other" in missing.output
 
 
 def test_times(tmp_path: Path, model: Lasagna, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,11 +159,11 @@ def test_what_no_correction_has_keeps_the_models_probability(corrections):
 
 
 def test_the_models_answer_about_classes_without_a_correction_is_refined() -> None:
-    """Of a name that was asked eight times and never drawn, though the model said 0.8, little is left."""
+    """Of a name that was asked sixteen times and never drawn, though the model said 0.8, little is left."""
     import numpy as np
 
     made = []
-    for seed in range(8):
+    for seed in range(16):
         one = made_correction(seed, skill=0.3)
         answer = one.answer
         extra = ModelAnswer(
