@@ -159,6 +159,7 @@ def annotate(
     if corrected is not None:
         head = _learn(corrected, [Path(name) for name in images if Path(name).is_dir()], queries, settings, out)
     if head is not None:
+        head = head.absolute()  # workers of Ray may have another folder of their own
         version = f"{version}+{_suffix(head)}"
     try:
         listed = [line for path in lists for line in read_list(path)]

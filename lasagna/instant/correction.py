@@ -157,7 +157,7 @@ class Correction:
                 tensors["present"],
                 answer,
                 bool(notes["is_evidence"]),
-                str(notes["source"]),
+                str(notes.get("source", "")),
             )
         except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise DataError(f"{where} cannot be read ({error}); remove it and learn from the photo again") from error

@@ -16,12 +16,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lasagna.instant.statistics import Statistics, lower_half
+from lasagna.instant.statistics import QUANTUM, Statistics
 
 SHRINKAGES = (0.1, 0.3, 1.0, 3.0)
 PRIORS = (0.0, 0.5, 1.0)
-_LEAST_VARIANCE = 1e-8
-_NOISE = 1e-6  # of float32 moments, relative to the mean square
+_NOISE = 1e-4
+"""Share of the mean square below which a variance is rounding noise: moments are float32, and D channels that vary by
+r times less than their mean move the smallest eigenvalue of S by up to 6e-8 r^2 sqrt(D), which lambda must outweigh."""
+_GUARD = 100
+"""The same for the rounding of sums to multiples of `QUANTUM`, which counts where cells are few and features small."""
 _HUGE = 1e6
 
 
@@ -59,12 +62,21 @@ class Moments:
 
     def solve(self, shrinkage: float) -> Discriminant:
         """The discriminant for one lambda."""
-        matrix = self.within.clone()
-        matrix.diagonal().add_(shrinkage)
-        w = torch.cholesky_solve(self.means.T, torch.linalg.cholesky(matrix)).T
+        w = torch.cholesky_solve(self.means.T, self._factor(shrinkage)).T
         weight = w / self.scale
         bias = -0.5 * (self.means * w).sum(1) - weight @ self.mean
         return Discriminant(self.names, weight, bias, self.log_prior)
+
+    def _factor(self, shrinkage: float) -> Tensor:
+        """The Cholesky factor of S + lambda I; with a larger lambda where rounding made S too far from definite."""
+        matrix = self.within.clone()
+        matrix.diagonal().add_(shrinkage)
+        while True:
+            factor, failed = torch.linalg.cholesky_ex(matrix)
+            if not int(failed):
+                return factor
+            matrix.diagonal().add_(shrinkage)
+            shrinkage *= 2
 
 
 def moments(statistics: Statistics) -> Moments:
@@ -72,25 +84,24 @@ def moments(statistics: Statistics) -> Moments:
     total = statistics.counts.sum()
     if not total > 0:
         raise ValueError("a discriminant needs labelled pixels")
-    d = statistics.channels
     mean = statistics.sums.sum(0) / total
-    rows, columns = lower_half(d)
-    second = statistics.moment.new_zeros(d, d)
-    second[rows, columns] = statistics.moment
+    second = statistics.full_moment()
     squares = second.diagonal() / total
     variance = squares - mean**2
     # A channel that does not vary tells nothing: its weight must be 0, not rounding noise over rounding noise.
-    varies = variance > _NOISE * squares + _LEAST_VARIANCE
-    scale = torch.where(varies, variance.clamp_min(_LEAST_VARIANCE).sqrt(), _HUGE)
+    least = _GUARD * QUANTUM * len(mean) ** 0.5 / total
+    varies = variance > _NOISE * squares + least
+    scale = torch.where(varies, variance.clamp_min(1e-12).sqrt(), _HUGE)
     roots = statistics.sums / statistics.counts.sqrt()[:, None]
-    # Only the lower half is read by the Cholesky factorisation.
-    within = (second - roots.T @ roots) / total / scale[:, None] / scale
+    # Only the difference needs double precision.
+    unit = (1 / (scale * total.sqrt())).float()
+    within = (second - roots.T @ roots).float() * unit[:, None] * unit
     means = (statistics.sums / statistics.counts[:, None] - mean) / scale
     return Moments(
         statistics.names,
         mean.float(),
         scale.float(),
-        within.float(),
+        within,
         means.float(),
         (statistics.counts / total).log().float(),
     )

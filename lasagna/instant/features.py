@@ -6,13 +6,14 @@ stage (stride 2) pooled by mean and by maximum, and every later stage, brought u
 embedding, and CLIP's tokens where CLIP sees the photo, projected to at most 256 channels by a fixed orthonormal matrix
 (Johnson and Lindenstrauss 1984), so that a correction stays small.
 
-What always holds: channels are bounded by `BOUND`, which the exactness of `lasagna.instant.statistics` rests on; a
-linear map of the dense features equals the sum of the maps of the parts, each at its own stride, because bilinear
-upsampling is linear and acts on every channel alike.
+What always holds: channels are bounded by `BOUND`, so that half precision holds them; a linear map of the dense
+features equals the sum of the maps of the parts, each at its own stride, because bilinear upsampling is linear and acts
+on every channel alike.
 """
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -151,6 +152,7 @@ def _clip_part(encoder: Any, prepared: Any, encoded: Any) -> Tensor:
     return F.grid_sample(small, torch.stack([x, y], -1)[None], padding_mode="border", align_corners=False)
 
 
+@lru_cache(maxsize=2)
 def _projection(wide: int, narrow: int) -> Tensor:
     """(wide, narrow) with orthonormal columns, always the same."""
     if wide == narrow:

@@ -25,13 +25,13 @@ from lasagna.instant.leave_out import (
     choose_shrinkage,
     class_universe,
     leave_out,
-    photo_presence,
     presence_answers,
+    stacked_presence,
     tally_model,
     tally_stacks,
     unseen_share,
 )
-from lasagna.instant.presence import REFINED_FROM, Presence, default_presence
+from lasagna.instant.presence import REFINED_FROM, RIDGE_UNSEEN, Presence, default_presence, default_unseen
 from lasagna.instant.stacking import CANDIDATES, HEAD, Stacking
 from lasagna.instant.statistics import Statistics
 from lasagna.instant.tally import Tally
@@ -124,10 +124,8 @@ class Learner:
         shrinkage = choose_shrinkage(others) if enough else Shrinkage()
         photos = list(leave_out(others, shrinkage))
         u = unseen_share(every)
-        presence = default_presence(latest[-1].answer is not None)
-        if enough and photos:
-            presence = presence.refine(*presence_answers(photos))
-        stacking, decision = _stack(photos, presence, u, len(every), latest[-1].answer is None, previous)
+        presence, unseen = _presence(photos, latest[-1].answer is None, enough)
+        stacking, decision = _stack(photos, presence, unseen, u, len(every), previous)
         discriminant = moments(self._total).solve(shrinkage.value)
         return Head(
             number,
@@ -140,6 +138,7 @@ class Learner:
             stacking,
             u,
             presence,
+            unseen,
             decision,
             self.digest,
         )
@@ -171,11 +170,28 @@ def _check_same(first: Summary, other: Summary) -> None:
         )
 
 
+def _presence(photos: Sequence[LeftOut], alone: bool, enough: bool) -> tuple[Presence, Presence | None]:
+    """Of classes that corrections have, and of the others, where there is a model."""
+    presence, unseen = default_presence(not alone), None if alone else default_unseen()
+    if enough and photos:
+        presence = presence.refine(*presence_answers(photos))
+        # What the model says of photos that it was trained on is no evidence of what it says of others.
+        evidence = [photo for photo in photos if photo.correction.is_evidence]
+        if unseen is not None and evidence:
+            unseen = unseen.refine(*presence_answers(evidence, unseen=True), RIDGE_UNSEEN)
+    return presence, unseen
+
+
 def _stack(
-    photos: Sequence[LeftOut], presence: Presence, u: float, count: int, alone: bool, previous: Decision | None
+    photos: Sequence[LeftOut],
+    presence: Presence,
+    unseen: Presence | None,
+    u: float,
+    count: int,
+    previous: Decision | None,
 ) -> tuple[Stacking, Decision]:
     """How head and model are combined, and whether the result serves."""
-    if alone:
+    if unseen is None:
         since = previous.since if previous is not None and previous.serves else count
         reason = "the head works alone: there is no model beside it"
         return HEAD, Decision(True, count, since=since, reason=reason)
@@ -184,7 +200,16 @@ def _stack(
     before = [tally_model(photo.correction, universe) for photo in evidence]
     if len(evidence) < REFINED_FROM:
         return CANDIDATES[2], decide(before, before, count, previous)
-    tallies = [tally_stacks(photo, CANDIDATES, photo_presence(photo, presence), u, universe) for photo in evidence]
+    tallies = [
+        tally_stacks(
+            photo,
+            CANDIDATES,
+            stacked_presence(presence, unseen, photo.features, photo.seen[:-1].numpy()),
+            u,
+            universe,
+        )
+        for photo in evidence
+    ]
     by_stacking = {stacking: [each[i] for each in tallies] for i, stacking in enumerate(CANDIDATES)}
     best = max(CANDIDATES, key=lambda stacking: Tally.of(by_stacking[stacking]).score())
     return best, decide(before, by_stacking[best], count, previous)

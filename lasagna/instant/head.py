@@ -31,7 +31,7 @@ from lasagna.instant.presence import HEAD_FEATURES, Figures, Presence, map_featu
 from lasagna.instant.stacking import Stacking, combine, head_log, model_log
 from lasagna.instant.statistics import NONE
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,8 @@ class Head:
         version: Of the model that it stands beside, without a head; "" of a head that works alone.
         names: Classes of corrections, `NONE` among them.
         weight, bias: float32 (K, D) and (K,), in units of raw features, with the prior.
-        shrinkage, stacking, unseen, presence: What leaving photos out chose.
+        shrinkage, stacking, unseen, presence: What leaving photos out chose; `unseen` is u of the stacking.
+        unseen_presence: Of classes that no correction has, on the model's logit; None of a head that works alone.
         decision: The gate's.
         digest: SHA-256 of what it was learnt from: equal corrections give the equal digest.
     """
@@ -76,6 +77,7 @@ class Head:
     stacking: Stacking
     unseen: float
     presence: Presence
+    unseen_presence: Presence | None
     decision: Decision
     digest: str
 
@@ -131,7 +133,7 @@ class Head:
             features[has] = map_features(own)[: int(has.sum())]
         if probability is not None:
             features = np.column_stack([features, model_logit(probability)])
-        stacked = stacked_presence(self.presence, features, has, probability, serves=self.serves)
+        stacked = stacked_presence(self.presence, self.unseen_presence, features, has)
         if self.serves:
             moved = shown(stacked)
             present = moved >= threshold
@@ -181,6 +183,7 @@ class Head:
             "stacking": asdict(self.stacking),
             "unseen": self.unseen,
             "presence": self.presence.to_dict(),
+            "unseen_presence": None if self.unseen_presence is None else self.unseen_presence.to_dict(),
             "decision": self.decision.to_dict(),
             "digest": self.digest,
         }
@@ -204,6 +207,7 @@ class Head:
                 Stacking(**notes["stacking"]),
                 float(notes["unseen"]),
                 Presence.from_dict(notes["presence"]),
+                None if notes["unseen_presence"] is None else Presence.from_dict(notes["unseen_presence"]),
                 Decision.from_dict(notes["decision"]),
                 notes["digest"],
             )

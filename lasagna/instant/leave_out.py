@@ -27,7 +27,7 @@ from lasagna.instant.tally import Tally, tally
 
 MOST = 40
 """Photos that are left out in turn: the newest."""
-_MOST_FOR_SHRINKAGE = 16
+_MOST_FOR_SHRINKAGE = 12
 """Of these, the photos that the shrinkage and the priors are chosen by: each costs four factorisations."""
 LARGEST_UNSEEN, LEAST_UNSEEN = 0.3, 0.005
 
@@ -137,43 +137,34 @@ def class_universe(corrections: Sequence[Correction]) -> dict[str, int]:
     return {name: i for i, name in enumerate(names)}
 
 
-def presence_answers(photos: Sequence[LeftOut]) -> tuple[Figures, NDArray[np.bool_]]:
-    """Features (m, F) and truths (m,) of every class that the others have, photo by photo."""
+def presence_answers(photos: Sequence[LeftOut], *, unseen: bool = False) -> tuple[Figures, NDArray[np.bool_]]:
+    """Features (m, F) and truths (m,) of every class that the others have, photo by photo.
+
+    Args:
+        unseen: Of the classes that the others do *not* have instead, the model's logit alone: (m, 1).
+    """
     features, truth = [], []
     for photo in photos:
-        seen = photo.seen[:-1].numpy()
-        features.append(photo.features[seen])
-        truth.append(photo.correction.present.numpy()[seen])
+        chosen = photo.seen[:-1].numpy() != unseen
+        features.append(photo.features[chosen][:, HEAD_FEATURES if unseen else 0 :])
+        truth.append(photo.correction.present.numpy()[chosen])
     return np.concatenate(features), np.concatenate(truth)
 
 
-def photo_presence(photo: LeftOut, presence: Presence) -> Figures:
-    """(C,) probability of each asked class, as a head that serves would give it."""
-    seen = photo.seen[:-1].numpy()
-    model = photo.correction.answer
-    return stacked_presence(
-        presence, photo.features, seen, None if model is None else model.probability.double().numpy(), serves=True
-    )
-
-
 def stacked_presence(
-    presence: Presence, features: Figures, seen: NDArray[np.bool_], model: Figures | None, *, serves: bool
+    presence: Presence, unseen: Presence | None, features: Figures, seen: NDArray[np.bool_]
 ) -> Figures:
-    """Probabilities of classes.
+    """Probabilities of classes, (C,).
 
     Args:
-        features: (C, F); what stands for unseen classes is not read.
-        seen: bool (C,): classes that a correction has. The others keep the model's probability, its odds halved where
-            the head serves: what was named and never corrected is rarer than the model believes.
-        model: (C,) or None.
+        unseen: Of classes that no correction has, on the model's logit; None: there is no model, and they are absent.
+        features: (C, F); of unseen classes only the model's logit is read.
+        seen: bool (C,): classes that a correction has.
     """
-    if model is None:
-        result = np.full(len(seen), 0.01)
-    else:
-        odds = model.clip(1e-6, 1 - 1e-6) / (1 - model.clip(1e-6, 1 - 1e-6)) * (0.5 if serves else 1.0)
-        result = odds / (1 + odds)
-    if seen.any():
-        result[seen] = presence.probability(features[seen])
+    result: Figures = np.full(len(seen), 0.01)
+    if unseen is not None:
+        result[~seen] = unseen.probability(features[~seen][:, HEAD_FEATURES:])
+    result[seen] = presence.probability(features[seen])
     return result
 
 

@@ -14,11 +14,16 @@ Because one regression serves all classes, a handful of photos is enough to refi
 
     min_w  sum log loss + RIDGE / 2 |w - w_default|^2        (features standardised by the default's constants)
 
+A class that no correction has keeps the model's probability while the model draws. Where the head draws, its odds are
+halved (what was named and never drawn is rarer than the model believes), and that, too, is refined, by the answers of
+the model about classes that no *other* photo has: how often was it right? (As Good 1953 asks of counts.)
+
 What always holds: a class is present from probability `PRESENT_FROM` on; what is *shown* is moved by an offset in the
 logit so that it is one half there, as everywhere in this project.
 """
 
 import json
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +35,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 RIDGE = 30.0
+RIDGE_UNSEEN = 2.0
+"""Of classes without a correction: about as much as two answers."""
 REFINED_FROM = 5
 PRESENT_FROM = 0.3
 QUANTILES = (0.999, 0.98, 0.9)
@@ -111,6 +118,11 @@ def fit_presence(features: Figures, truth: NDArray[np.bool_], weights: Figures) 
     ridge = np.append(np.ones(features.shape[1]), 0.0)
     fitted = _fit(x, truth.astype(np.float64), np.zeros(x.shape[1]), ridge, weights)
     return Presence(fitted[:-1], float(fitted[-1]), center, scale)
+
+
+def default_unseen() -> Presence:
+    """Of classes that no correction has, on the model's logit alone: its odds, halved."""
+    return Presence(np.array([3.0]), -math.log(2), np.zeros(1), np.array([3.0]))
 
 
 def shown(probability: Figures) -> Figures:

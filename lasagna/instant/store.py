@@ -133,9 +133,13 @@ class HeadStore:
             if self._pointer()["head"]:
                 self._point("", "")
             return None
-        digest, before = learner.digest, self.current()
-        if before is not None and self._pointer()["of"] == digest:
-            return before
+        digest, before = learner.digest, None
+        try:
+            before = self.current()
+            if before is not None and self._pointer()["of"] == digest:
+                return before
+        except CheckpointError as error:  # damaged, or of an older version of this package
+            logger.warning("%s; it is made again from the corrections", error)
         numbers = [0, *self._numbers()]
         head = learner.fit(number=max(numbers) + 1, previous=None if before is None else before.decision)
         name = f"{head.suffix}-{digest[:12]}.safetensors"

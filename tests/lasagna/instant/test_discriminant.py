@@ -46,6 +46,16 @@ def test_a_channel_that_does_not_vary_changes_nothing():
     torch.testing.assert_close(scores, with_constant, rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1e-2, 1.0, 30.0])
+def test_few_cells_and_many_channels_are_no_trouble(scale: float) -> None:
+    """Far fewer cells than channels, of any size: S is singular, and rounding makes it indefinite."""
+    rng = np.random.default_rng(0)
+    features = torch.from_numpy(rng.normal(size=(60, 200)) * scale * np.logspace(-3, 0, 200) + scale).float()
+    labels = torch.from_numpy(rng.integers(0, 3, 60))
+    fitted = moments(collect(features, labels, ["a", "b", "c"])).solve(0.1)
+    assert torch.isfinite(features @ fitted.weight.T + fitted.offsets(0.5)).all()
+
+
 def test_one_class_alone_scores_finitely():
     features, _ = pixels()
     fitted = moments(collect(features, torch.zeros(len(features), dtype=torch.long), ["a"])).solve(1.0)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lasagna.errors import CheckpointError, DataError
+from lasagna.instant.correction import ModelAnswer
 from lasagna.instant.fit import Learner, fit_head
 from lasagna.instant.head import Head
 from lasagna.instant.statistics import NONE
@@ -155,6 +156,36 @@ def test_what_no_correction_has_keeps_the_models_probability(corrections):
     assert judged.probability[3] == 0.37
     assert not judged.present.any()
     assert (judged.probability < 0.5).all()
+
+
+def test_the_models_answer_about_classes_without_a_correction_is_refined() -> None:
+    """Of a name that was asked sixteen times and never drawn, though the model said 0.8, little is left."""
+    import numpy as np
+
+    made = []
+    for seed in range(16):
+        one = made_correction(seed, skill=0.3)
+        answer = one.answer
+        extra = ModelAnswer(
+            answer.version,
+            torch.cat([answer.probability, torch.tensor([0.8])]),
+            torch.cat([answer.said, torch.tensor([True])]),
+            torch.cat([answer.mask_logits, torch.full((len(one.truth), 1), 2.0).half()], 1),
+        )
+        made.append(
+            dataclasses.replace(
+                one,
+                classes=(*one.classes, "never drawn"),
+                truth=torch.where(one.truth == 3, 4, one.truth),
+                present=torch.cat([one.present, torch.tensor([False])]),
+                answer=extra,
+            )
+        )
+    head = fit_head(made)
+    assert head.serves
+    judged = head.judge(made_maps(30, made_masks(30)), [*CLASSES, "never drawn"], np.full(4, 0.8), np.ones(4, bool))
+    assert judged.probability[3] < 0.5
+    assert not judged.present[3]
 
 
 def test_weights_apply_to_parts_as_to_dense_features(corrections):

