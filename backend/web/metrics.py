@@ -72,6 +72,13 @@ METRICS = tuple(
         ("lasagna_stage_seconds_total", "counter", ("stage",), "Time that workers spent in a stage."),
         ("lasagna_stage_images_total", "counter", ("stage",), "Images that went through a stage."),
         ("lasagna_clicks_total", "counter", ("outcome",), "Interactive requests that a worker took."),
+        (
+            "lasagna_corrections_total",
+            "counter",
+            ("outcome",),
+            "Corrections of the instant head.",
+        ),
+        ("lasagna_events_aside_total", "counter", (), "Events of Label Studio that could not be handled."),
         ("lasagna_predictions_delivered_total", "counter", ("way",), "In the answer to /predict, or posted later."),
         ("lasagna_failures_total", "counter", ("reason",), "Tasks that failed, by kind of reason."),
         ("lasagna_postponements_total", "counter", (), "Attempts put off because Label Studio did not answer."),
@@ -147,6 +154,8 @@ class _FromRedis(Collector):
         yield counter("lasagna_stage_seconds_total", "seconds", STAGES)
         yield counter("lasagna_stage_images_total", "stage_images", STAGES)
         yield counter("lasagna_clicks_total", "clicks", ("answered", "refused"))
+        yield counter("lasagna_corrections_total", "corrections", ("learnt", "removed", "aside"))
+        yield _counter("lasagna_events_aside_total", {(): numbers.get("events:aside", 0.0)})
         yield counter("lasagna_predictions_delivered_total", "delivered", ("answered", "posted"))
         yield counter("lasagna_failures_total", "failures", REASONS)
         yield counter("lasagna_trainings_ended_total", "trainings", OUTCOMES)

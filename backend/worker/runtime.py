@@ -412,11 +412,16 @@ class Runtime:
             return
         try:
             outcome = self.learning.learn(project)
+            for name, number in (
+                ("learnt", outcome.learnt),
+                ("removed", outcome.removed),
+                ("aside", outcome.set_aside),
+            ):
+                self.meter.count(f"corrections:{name}", number)
             if outcome.head is not None and not outcome.waiting:
                 renew_next(self.store, self.connections.of(project)[0], project, outcome.head)
         except LasagnaError as error:
             logger.warning("what was corrected in project %s waits: %s", project, error)
-        self.meter.count("corrections:jobs")
         self.meter.flush()
 
     def _load(self, data: bytes, name: str) -> Image.Image:

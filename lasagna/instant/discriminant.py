@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lasagna.errors import DataError
 from lasagna.instant.statistics import QUANTUM, Statistics
 
 SHRINKAGES = (0.1, 0.3, 1.0, 3.0)
@@ -26,6 +27,8 @@ r times less than their mean move the smallest eigenvalue of S by up to 6e-8 r^2
 _GUARD = 100
 """The same for the rounding of sums to multiples of `QUANTUM`, which counts where cells are few and features small."""
 _HUGE = 1e6
+_MOST_SHRINKAGES = 40
+"""S is in units of the features' deviations: 2^40 outweighs whatever is finite in it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +74,13 @@ class Moments:
         """The Cholesky factor of S + lambda I; with a larger lambda where rounding made S too far from definite."""
         matrix = self.within.clone()
         matrix.diagonal().add_(shrinkage)
-        while True:
+        for _ in range(_MOST_SHRINKAGES):
             factor, failed = torch.linalg.cholesky_ex(matrix)
             if not int(failed):
                 return factor
             matrix.diagonal().add_(shrinkage)
             shrinkage *= 2
+        raise DataError("the statistics of the corrected photos are not finite; learn from the photos again")
 
 
 def moments(statistics: Statistics) -> Moments:

@@ -102,3 +102,12 @@ def test_it_is_never_over_its_size(channels, classes):
 def test_bad_masks_are_refused(masks, undecided, message):
     with pytest.raises(DataError, match=message):
         make_correction("a", made_maps(0, {}), masks, SIZE, encoder=ENCODER, undecided=undecided)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_teach_nothing(value):
+    masks = made_masks(2)
+    maps = made_maps(2, masks)
+    maps.parts[0][0, 0, 0] = value
+    with pytest.raises(DataError, match="not finite"):
+        make_correction("a", maps, masks, SIZE, encoder=ENCODER)

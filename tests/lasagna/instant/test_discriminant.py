@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
+from lasagna.errors import DataError
 from lasagna.instant.discriminant import moments
 from lasagna.instant.statistics import Statistics, collect
 
@@ -65,3 +66,11 @@ def test_one_class_alone_scores_finitely():
 def test_without_pixels_it_is_refused():
     with pytest.raises(ValueError, match="labelled pixels"):
         moments(Statistics.empty(4))
+
+
+def test_statistics_that_are_not_finite_end_in_words():
+    features, labels = pixels()
+    fitted = moments(collect(features, labels, ["a", "b", "c"]))
+    fitted.within[0, 0] = float("nan")
+    with pytest.raises(DataError, match="learn from the photos again"):
+        fitted.solve(0.1)
