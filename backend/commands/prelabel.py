@@ -108,6 +108,7 @@ def prelabel(
     console.print(
         f"{outcome.done} predicted, {outcome.had_one} had a prediction already, "
         + (f"{outcome.annotated} annotated keep an older one, " if outcome.annotated else "")
+        + (f"{outcome.deleted} deleted meanwhile, " if outcome.deleted else "")
         + f"{len(outcome.failed)} failed",
         highlight=False,
     )

@@ -158,34 +158,56 @@ end
 return {state, redis.call('HGET', key, 'reason') or ''}
 """
 
-TAKE_POST = f"""
+# Several at once are of one project and plain: what replaces older predictions, has no task or was refused among others
+# ('alone') is taken by itself. Of them together no more than so many bytes, and at least one.
+TAKE_POSTS = f"""
+local limit, bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
 local t = now()
 while true do
-  local due = redis.call('ZRANGEBYSCORE', prefix .. 'outbox', '-inf', t, 'LIMIT', 0, 1)
-  if #due == 0 then return false end
-  local id = due[1]
-  local key = prefix .. 'work:' .. id
-  local lease = tonumber(redis.call('HGET', key, 'lease') or '0')
-  if redis.call('HGET', key, 'state') ~= 'ready' then
-    redis.call('ZREM', prefix .. 'outbox', id)
-  elseif redis.call('HGET', key, 'delivery') == '' and lease > t then
-    redis.call('ZADD', prefix .. 'outbox', lease, id)
-  else
-    local before = redis.call('HGET', key, 'tried') or '0'
-    redis.call('HSET', key, 'delivery', 'posting', 'tried', '1')
-    redis.call('ZADD', prefix .. 'outbox', t + {POST_VISIBILITY}, id)
-    return {{id, before}}
+  local due = redis.call('ZRANGEBYSCORE', prefix .. 'outbox', '-inf', t, 'LIMIT', 0, 4 * limit)
+  if #due == 0 then return {{}} end
+  local taken, size, number, project = {{}}, 0, 0, false
+  for _, id in ipairs(due) do
+    local key = prefix .. 'work:' .. id
+    local lease = tonumber(redis.call('HGET', key, 'lease') or '0')
+    if redis.call('HGET', key, 'state') ~= 'ready' then
+      redis.call('ZREM', prefix .. 'outbox', id)
+    elseif redis.call('HGET', key, 'delivery') == '' and lease > t then
+      redis.call('ZADD', prefix .. 'outbox', lease, id)
+    else
+      local of = redis.call('HMGET', key, 'project', 'task', 'replace', 'alone', 'tried')
+      local alone = of[2] == '' or of[3] == '1' or of[4] == '1'
+      local more = redis.call('HSTRLEN', key, 'prediction')
+      if number == 0 or (not alone and of[1] == project and size + more <= bytes) then
+        redis.call('HSET', key, 'delivery', 'posting', 'tried', '1')
+        redis.call('ZADD', prefix .. 'outbox', t + {POST_VISIBILITY}, id)
+        table.insert(taken, id)
+        table.insert(taken, of[5] or '0')
+        number, size, project = number + 1, size + more, of[1]
+        if alone or number == limit then return taken end
+      end
+    end
   end
+  if number > 0 then return taken end
 end
 """
 
-POSTED = """
+POST_ALONE = """
 local id = ARGV[1]
 local key = prefix .. 'work:' .. id
-redis.call('HSET', key, 'delivery', 'posted', 'prediction_id', ARGV[2])
+if redis.call('HGET', key, 'state') ~= 'ready' then return false end
+redis.call('HSET', key, 'alone', '1')
+redis.call('ZADD', prefix .. 'outbox', now(), id)
+return 'ready'
+"""
+
+POSTED = """
+local id, way = ARGV[1], ARGV[3]
+local key = prefix .. 'work:' .. id
+redis.call('HSET', key, 'delivery', way, 'prediction_id', ARGV[2])
 redis.call('HDEL', key, 'prediction', 'reason', 'since', 'doubted', 'attempts')
 redis.call('ZREM', prefix .. 'outbox', id)
-if redis.call('HGET', key, 'state') ~= 'done' then count('delivered:posted') end
+if redis.call('HGET', key, 'state') ~= 'done' then count('delivered:' .. way) end
 move(id, 'done')
 return 'done'
 """
@@ -244,7 +266,8 @@ SCRIPTS = {
         "fail": FAIL,
         "later": LATER,
         "collect": COLLECT,
-        "take_post": TAKE_POST,
+        "take_posts": TAKE_POSTS,
+        "post_alone": POST_ALONE,
         "posted": POSTED,
         "retry": RETRY,
         "requeue": REQUEUE,

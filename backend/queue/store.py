@@ -197,16 +197,38 @@ class Store:
     # --- delivery -----------------------------------------------------------------------------------------------------
 
     def take_post(self) -> Post | None:
-        """The next prediction to post, or None. It is ours for `POST_VISIBILITY` seconds."""
-        taken = self._scripts["take_post"](args=[])
-        if not taken:
-            return None
-        key, was_tried = _text(taken[0]), _text(taken[1]) == "1"
-        fields = self.fields([key])[0]
-        return Post(key, Work.from_fields(fields), json.loads(fields["prediction"]), is_first=not was_tried)
+        """The next prediction to post, or None; as `take_posts`."""
+        return next(iter(self.take_posts()), None)
 
-    def posted(self, key: str, prediction_id: int) -> None:
-        self._scripts["posted"](args=[key, prediction_id])
+    def take_posts(self, limit: int = 1, max_bytes: int = 1 << 22) -> list[Post]:
+        """The next predictions to post, of one project; [] where there is none. Ours for `POST_VISIBILITY` seconds.
+
+        Args:
+            limit: At most so many. A post that replaces others, or was sent back by `post_alone`, comes by itself.
+            max_bytes: Of their JSON together; the first is taken whatever its size.
+        """
+        taken = [_text(one) for one in self._scripts["take_posts"](args=[limit, max_bytes])]
+        keys = taken[::2]
+        return [
+            Post(key, Work.from_fields(fields), json.loads(fields["prediction"]), is_first=tried != "1")
+            for key, tried, fields in zip(keys, taken[1::2], self.fields(keys), strict=True)
+        ]
+
+    def post_alone(self, keys: Sequence[str]) -> None:
+        """Back into the outbox, each to be posted by itself: Label Studio refused them together, or left them out."""
+        self._each("post_alone", [(key,) for key in keys])
+
+    def posted(self, key: str, prediction_id: int | None = None) -> None:
+        """Label Studio has this prediction, under the id if that is known."""
+        self.posted_all([key], prediction_id)
+
+    def posted_all(self, keys: Sequence[str], prediction_id: int | None = None) -> None:
+        """As `posted`, of several in one round trip."""
+        self._each("posted", [(key, "" if prediction_id is None else prediction_id, "posted") for key in keys])
+
+    def gone(self, key: str) -> None:
+        """The task was deleted meanwhile: nothing is left to do, and nothing failed."""
+        self._each("posted", [(key, "", "gone")])
 
     def retry(self, key: str) -> str | None:
         """Failed work once more: "ready" (only the post), "queued" (the caller enqueues it), or None if not failed."""

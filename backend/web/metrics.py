@@ -79,7 +79,12 @@ METRICS = tuple(
             "Corrections of the instant head.",
         ),
         ("lasagna_events_aside_total", "counter", (), "Events of Label Studio that could not be handled."),
-        ("lasagna_predictions_delivered_total", "counter", ("way",), "In the answer to /predict, or posted later."),
+        (
+            "lasagna_predictions_delivered_total",
+            "counter",
+            ("way",),
+            "In the answer to /predict, posted later, or its task gone.",
+        ),
         ("lasagna_failures_total", "counter", ("reason",), "Tasks that failed, by kind of reason."),
         ("lasagna_postponements_total", "counter", (), "Attempts put off because Label Studio did not answer."),
         ("lasagna_gpu_memory_used_bytes", "gauge", ("host", "gpu"), "Memory of a worker's GPU in use, by anything."),
@@ -156,7 +161,7 @@ class _FromRedis(Collector):
         yield counter("lasagna_clicks_total", "clicks", ("answered", "refused"))
         yield counter("lasagna_corrections_total", "corrections", ("learnt", "removed", "aside"))
         yield _counter("lasagna_events_aside_total", {(): numbers.get("events:aside", 0.0)})
-        yield counter("lasagna_predictions_delivered_total", "delivered", ("answered", "posted"))
+        yield counter("lasagna_predictions_delivered_total", "delivered", ("answered", "posted", "gone"))
         yield counter("lasagna_failures_total", "failures", REASONS)
         yield counter("lasagna_trainings_ended_total", "trainings", OUTCOMES)
         yield _counter("lasagna_postponements_total", {(): numbers.get("postponed", 0.0)})

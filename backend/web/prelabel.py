@@ -50,12 +50,14 @@ class Outcome:
         done: Tasks that have a prediction now.
         had_one: Tasks that had one of the version before.
         annotated: Tasks that are annotated and were left with the prediction that they had.
+        deleted: Tasks that somebody deleted meanwhile.
         failed: The reason of each that failed, by the task.
     """
 
     done: int = 0
     had_one: int = 0
     annotated: int = 0
+    deleted: int = 0
     failed: dict[int, str] = field(default_factory=dict)
 
 
@@ -223,8 +225,9 @@ class ProjectRun:
         listed = {task.id: task for task in self._tasks() if task.id in answered}
         for number, since in list(answered.items()):
             task = listed.get(number)
-            if task is None or self.version in task.model_versions:  # or it was deleted meanwhile
-                outcome.done += 1
+            if task is None or self.version in task.model_versions:
+                outcome.deleted += task is None
+                outcome.done += task is not None
                 advance("")
             elif time_there - since > _STORED_WITHIN:
                 missing.append(task)
@@ -248,7 +251,8 @@ class ProjectRun:
             if fields.get("state") == "done" and fields.get("delivery") == "answered":
                 answered[task] = float(fields["changed"])
             elif fields.get("state") == "done":
-                outcome.done += 1
+                outcome.deleted += fields.get("delivery") == "gone"
+                outcome.done += fields.get("delivery") != "gone"
                 advance("")
             else:
                 outcome.failed[task] = fields.get("reason") or "its record is gone from Redis"

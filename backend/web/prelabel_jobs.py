@@ -47,7 +47,7 @@ _AT_ONCE = 4
 """Jobs that one process runs at the same time; more wait."""
 _MAX_FAILURES = 100
 """Failed tasks that a record names; `lasagna jobs --state failed` lists all."""
-_NUMBERS = ("project", "tab", "total", "predicted", "had_one", "annotated", "failed")
+_NUMBERS = ("project", "tab", "total", "predicted", "had_one", "annotated", "deleted", "failed")
 _TIMES = ("created", "started", "ended")
 
 
@@ -97,6 +97,7 @@ class PrelabelJobs:
         """How far it is, with a sign of life."""
         self.keep_claim(id, owner)
         counts = {"predicted": outcome.done, "had_one": outcome.had_one, "annotated": outcome.annotated}
+        counts["deleted"] = outcome.deleted
         failures = {str(task): reason for task, reason in list(outcome.failed.items())[:_MAX_FAILURES]}
         self.note(id, **counts, failed=len(outcome.failed), failures=json.dumps(failures), seen=self._store.now())
 
@@ -155,7 +156,7 @@ def _key(id: str) -> str:
 def _pace(job: Mapping[str, Any], seen: float) -> dict[str, Any]:
     """Tasks that are through, how many of them workers did per second, and the seconds that are left at that rate."""
     worked = (job["predicted"] or 0) + (job["failed"] or 0)
-    through = worked + (job["had_one"] or 0) + (job["annotated"] or 0)
+    through = worked + sum(job[name] or 0 for name in ("had_one", "annotated", "deleted"))
     seconds = seen - (job["started"] or seen)
     rate = worked / seconds if worked and seconds > 0 else None
     left = max(0, (job["total"] or 0) - through)

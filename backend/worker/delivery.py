@@ -1,14 +1,17 @@
 """Posting predictions that no `/predict` answer carried: a thread of the worker, beside the model.
 
-It empties the outbox of `backend.queue.store` through Label Studio's API. While Label Studio is gone it tries again
-with growing pauses, for `delivery_timeout` seconds; then the task has failed with the reason, and `lasagna jobs retry`
-puts it back. No prediction is posted twice: where an earlier attempt is in doubt (the connection broke, the process was
-killed), Label Studio is asked first whether it has it.
+It empties the outbox of `backend.queue.store` through Label Studio's API, as many at once as wait there. While Label
+Studio is gone it tries again with growing pauses, for `delivery_timeout` seconds; then the task has failed with the
+reason, and `lasagna jobs retry` puts it back. A task that was deleted meanwhile is no failure.
+
+No prediction is posted twice: where an earlier attempt is in doubt (the connection broke, the process was killed),
+Label Studio is asked first whether it has it. That holds for several in one request too, which is many times faster
+than one by one; what was refused together, or left out, is posted by itself (`deliver_together`).
 """
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import redis
 
@@ -27,6 +30,11 @@ logger = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 0.3
 _GONE_SECONDS = 2.0
+AT_ONCE = 50
+"""Predictions in one request: enough that the request's own cost no longer counts, and few enough that Label Studio has
+stored them within a second or two, and that all of them together are stored or refused (see `import_predictions`)."""
+_BYTES_AT_ONCE = 1 << 22
+"""Of JSON: gateways in front of Label Studio refuse large requests."""
 
 
 class Delivery(threading.Thread):
@@ -66,44 +74,117 @@ class Delivery(threading.Thread):
         """Puts what waited for Label Studio back into the queue, and posts one prediction. False: nothing to do."""
         due = self._store.due_later()
         enqueue_works(self._store, due, self._settings.batch_size)
-        post = self._store.take_post()
-        if post is None:
+        posts = self._store.take_posts(AT_ONCE, _BYTES_AT_ONCE)
+        if not posts:
             return bool(due)
         try:
-            with logged(project=number_of(post.work.project), task=post.work.task):
-                self._deliver(post)
+            if len(posts) == 1:
+                with logged(project=number_of(posts[0].work.project), task=posts[0].work.task):
+                    self._deliver(posts[0])
+            else:
+                with logged(project=number_of(posts[0].work.project)):
+                    self._deliver_together(posts)
         finally:
             self._meter.flush()
         return True
 
     def _deliver(self, post: Post) -> None:
-        if post.work.task is None:
+        task = post.work.task
+        if task is None:
             self._store.fail(post.key, "the task has no id, so its prediction cannot be posted; ask for it again")
             return
         try:
             label_studio, _ = self._connections.of(post.work.project)
             with self._meter.stage("post", 1):
-                prediction_id = deliver(label_studio, post.work.task, post)
-        except LabelStudioError as error:
-            if not error.is_temporary:
-                self._store.fail(post.key, _refusal(post.work.task, error), reason_of(error))
-                logger.warning("task %s: %s", post.work.task, error)
-                return
-            state = self._store.try_later(post.key, str(error), self._settings.delivery_timeout)
-            logger.warning("task %s: %s; %s", post.work.task, error, "tried again" if state == "later" else "given up")
+                prediction_id = deliver(label_studio, task, post)
         except LasagnaError as error:
-            self._store.fail(post.key, str(error), reason_of(error))
+            self._not_delivered([post], error)
         else:
+            if prediction_id is None:
+                self._store.gone(post.key)
+                logger.info("task %s was deleted in Label Studio: its prediction is not needed any more", task)
+                return
             self._store.posted(post.key, prediction_id)
-            logger.info("task %s: prediction %d posted", post.work.task, prediction_id)
+            logger.info("task %s: prediction %d posted", task, prediction_id)
+
+    def _deliver_together(self, posts: Sequence[Post]) -> None:
+        try:
+            label_studio, _ = self._connections.of(posts[0].work.project)
+            with self._meter.stage("post", len(posts)):
+                there = deliver_together(label_studio, posts)
+        except LasagnaError as error:
+            self._not_delivered(posts, error)
+            return
+        self._store.posted_all([post.key for post in posts if post.key in there])
+        self._store.post_alone([post.key for post in posts if post.key not in there])
+        logger.info("%d predictions posted together, %d are posted one by one", len(there), len(posts) - len(there))
+
+    def _not_delivered(self, posts: Sequence[Post], error: LasagnaError) -> None:
+        for post in posts:
+            task = post.work.task
+            if isinstance(error, LabelStudioError) and error.is_temporary:
+                state = self._store.try_later(post.key, str(error), self._settings.delivery_timeout)
+                what_next = "tried again" if state == "later" else "given up"
+                logger.warning("task %s: %s; %s", task, error, what_next)
+                continue
+            self._store.fail(post.key, str(error), reason_of(error))
+            logger.warning("task %s: %s", task, error)
 
 
-def deliver(label_studio: LabelStudio, task: int, post: Post) -> int:
+def deliver_together(label_studio: LabelStudio, posts: Sequence[Post]) -> set[str]:
+    """Posts predictions of one project in one request: the keys of those that Label Studio has now.
+
+    The others it refused together, or left out: they are to be posted by themselves, where each gets an answer of its
+    own. Label Studio is asked which predictions it has before, about those whose earlier attempt is in doubt, and after
+    an answer that does not say that all were stored.
+
+    Raises:
+        LabelStudioError: Label Studio cannot be reached, or is overloaded: each of them is in doubt.
+    """
+    project = _number(posts[0])
+    doubtful = [post for post in posts if not post.is_first]
+    there = _stored(label_studio, project, doubtful) if doubtful else set()
+    rest = [post for post in posts if post.key not in there]
+    if not rest:
+        return there
+    try:
+        stored = label_studio.import_predictions(
+            project, [{"task": post.work.task, **post.prediction} for post in rest]
+        )
+    except LabelStudioError as error:
+        if error.is_temporary:
+            raise
+        logger.info("%d predictions are not taken together (%s)", len(rest), error)
+        stored = 0
+    if stored == len(rest):
+        return there | {post.key for post in rest}
+    return there | _stored(label_studio, project, rest)
+
+
+def _stored(label_studio: LabelStudio, project: int, posts: Sequence[Post]) -> set[str]:
+    """The keys of those that Label Studio has a prediction of the same version for."""
+    versions = label_studio.model_versions(project, [post.work.task for post in posts if post.work.task is not None])
+    return {post.key for post in posts if post.prediction["model_version"] in versions.get(post.work.task or 0, ())}
+
+
+def deliver(label_studio: LabelStudio, task: int, post: Post) -> int | None:
     """Posts a prediction and returns its id; finds it instead where an earlier attempt may have got through.
+
+    None: the task was deleted in Label Studio, while its project is still there.
 
     Raises:
         LabelStudioError: Label Studio cannot be reached or refuses it.
     """
+    try:
+        return _post(label_studio, task, post)
+    except LabelStudioError as error:
+        # for a task that is gone it answers 400, for that and for other things
+        if error.status in (400, 404) and task not in label_studio.model_versions(_number(post), [task]):
+            return None
+        raise
+
+
+def _post(label_studio: LabelStudio, task: int, post: Post) -> int:
     version = post.prediction["model_version"]
     before: list[int] = []
     if post.work.replace or not post.is_first:
@@ -133,7 +214,5 @@ def _remove(delete: Callable[[int], None], ids: list[int]) -> None:
         delete(prediction_id)
 
 
-def _refusal(task: int, error: LabelStudioError) -> str:
-    if error.status == 404:
-        return f"Label Studio does not know task {task} any more"
-    return str(error)
+def _number(post: Post) -> int:
+    return int(number_of(post.work.project))

@@ -6,8 +6,12 @@ Meanwhile Label Studio is asked every second what a person's browser asks: the f
 opened task, the same as before the run. One task is annotated beforehand, on a prediction of another version. What
 always holds: what is counted at the end is what Label Studio has, asked task by task, and the command exits with 1
 unless every task has exactly one prediction of the version and the annotated one is as it was.
+
+After that, predictions that the model made are stored in another project through the two ways of
+`backend.worker.delivery`, one by one and many in one request, in turn, so that both meet the same Label Studio.
 """
 
+import itertools
 import json
 import sys
 import threading
@@ -22,13 +26,17 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from backend.queue.store import Post, Work
+from backend.worker.delivery import AT_ONCE, deliver, deliver_together
 from lab.bench.load import small_photos
+from lasagna.errors import ServiceError
 
 if TYPE_CHECKING:
     from backend.demo.parts import Demo
 
 _ASK_EVERY = 1.0
 _CLASSES = 8
+_STORE_ROUNDS = 4
 _QUIET = 20.0
 """Seconds for which Label Studio is asked before the run."""
 
@@ -73,6 +81,8 @@ def prelabel(photos: int, kills: int, model: str | None, as_json: bool, out: Pat
         with console.status("counting ..."):
             found = Counter(sum(one["model_version"] == version for one in api.predictions(task)) for task in tasks[1:])
         untouched = _human_work(parts, project, tasks[0]) == before
+        with console.status("storing one by one and together ..."):
+            stored = _stored_per_second(parts, config, tasks[1 : 1 + _STORE_ROUNDS])
     setting = {
         "model": version,
         "tasks": photos,
@@ -83,6 +93,7 @@ def prelabel(photos: int, kills: int, model: str | None, as_json: bool, out: Pat
         "several": sum(count for number, count in found.items() if number > 1),
         "failed": len(outcome["failed"]),
         "annotated task as it was": untouched,
+        **stored,
     }
     rows = [{"Label Studio": "before the run", **alone.row()}, {"Label Studio": "during it", **meanwhile.row()}]
     report("prelabel", setting, rows, device="cpu", as_json=as_json, out=out)
@@ -114,6 +125,40 @@ def _run(parts: "Demo", project: int, photos: int, kills: int) -> dict[str, Any]
     said = command.log.read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(said[said.rindex('{\n "version"') :].partition("\n}")[0] + "\n}")
     return found
+
+
+def _stored_per_second(parts: "Demo", config: str, predicted: list[int]) -> dict[str, float]:
+    """Predictions per second that Label Studio takes one by one and together, and the ratio: median and range."""
+    project = parts.api.create_project("bench prelabel: stored", config)
+    parts.api.import_tasks(project, [{"data": {"image": "/data/upload/none.png"}}] * (_STORE_ROUNDS * 2 * AT_ONCE))
+    tasks = iter([task.id for task in parts.api.tasks(project)])
+    made = [parts.api.predictions(task)[0] for task in predicted]
+    singly: list[float] = []
+    together: list[float] = []
+    for number in range(_STORE_ROUNDS):
+        prediction = {name: made[number % len(made)][name] for name in ("result", "score", "model_version")}
+        posts = []
+        for task in itertools.islice(tasks, 2 * AT_ONCE):
+            work = Work(f"{project}.1", task, "{}", "config", prediction["model_version"])
+            posts.append(Post(work.key, work, prediction, is_first=True))
+        ways: list[tuple[list[float], Callable[[list[Post]], object]]] = [
+            (singly, lambda some: [deliver(parts.api, post.work.task or 0, post) for post in some]),
+            (together, lambda some: deliver_together(parts.api, some)),
+        ]
+        for place, (rates, way) in enumerate(ways if number % 2 else ways[::-1]):
+            began = time.perf_counter()
+            way(posts[place * AT_ONCE : (place + 1) * AT_ONCE])
+            rates.append(AT_ONCE / (time.perf_counter() - began))
+    if missing := sum(not parts.api.predictions(task) for task in [post.work.task or 0 for post in posts]):
+        raise ServiceError(f"{missing} of the last {len(posts)} predictions were not stored")
+    ratios = np.array(together) / np.array(singly)
+    return {
+        "stored/s one by one": round(float(np.median(singly)), 2),
+        "stored/s together": round(float(np.median(together)), 2),
+        "times as many": round(float(np.median(ratios)), 1),
+        "times at least": round(float(ratios.min()), 1),
+        "times at most": round(float(ratios.max()), 1),
+    }
 
 
 def _kill(service: Any) -> None:

@@ -120,6 +120,8 @@ class StubLabelStudio:
         delay: Seconds to wait before an answer, in the same way.
         drop_after_store: Store a posted prediction, then break the connection before the answer.
         predictions: What was posted: dicts with id, task, model_version, result.
+        deleted: Tasks that are gone: what is posted for one is refused, alone and together with others.
+        left_out: Tasks whose predictions an import of several leaves out without a word.
         requests: Every request: (method, path with query, Authorization header).
     """
 
@@ -130,6 +132,8 @@ class StubLabelStudio:
         self.delay: dict[str, float] = {}
         self.drop_after_store = 0
         self.predictions: list[dict[str, Any]] = []
+        self.deleted: set[int] = set()
+        self.left_out: set[int] = set()
         self.requests: list[tuple[str, str, str]] = []
         self.tasks: list[dict[str, Any]] = []
         self.label_config = CONFIG
@@ -235,15 +239,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, stub.images[full])
         elif path == "/api/current-user/whoami":
             self._send(200, {"id": 1, "email": "ann@example.org"})
-        elif path == "/api/predictions/" and self.command == "POST":
-            prediction = {"id": len(stub.predictions) + 101, **json.loads(body)}
-            stub.predictions.append(prediction)
-            if stub.drop_after_store:
-                stub.drop_after_store -= 1
-                self.close_connection = True
-                self.connection.close()
-                return
-            self._send(201, prediction)
+        elif path in ("/api/predictions/", "/api/projects/3/import/predictions") and self.command == "POST":
+            self._store(stub, json.loads(body))
         elif path == "/api/predictions/":
             self._send(200, stub.posted(int(query["task"][0])))
         elif path.startswith("/api/predictions/") and self.command == "DELETE":
@@ -259,6 +256,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, [])
         elif path == "/api/tasks/":
             page, size = int(query["page"][0]), int(query["page_size"][0])
+            if chosen := json.loads(query.get("query", ["{}"])[0]).get("selectedItems"):
+                there = [task for task in chosen["included"] if task not in stub.deleted]
+                versions = {task: ", ".join({p["model_version"] for p in stub.posted(task)}) for task in there}
+                tasks = [{"id": task, "data": {}, "predictions_model_versions": versions[task]} for task in there]
+                self._send(200, {"tasks": tasks, "total": len(tasks)})
+                return
             if "cancelled_annotations" in query["query"][0]:
                 untouched = [{**t, "predictions": stub.posted(t["id"])} for t in stub.tasks if not t["annotations"]]
                 self._send(200, {"tasks": untouched[(page - 1) * size : page * size], "total": len(untouched)})
@@ -278,6 +281,22 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, {"tasks": tasks, "total": len(stub.tasks)})
         else:
             self._send(404, {"detail": "Not found."})
+
+    def _store(self, stub: StubLabelStudio, given: Any) -> None:
+        """One prediction, or the list of an import of several."""
+        several = given if isinstance(given, list) else [given]
+        if gone := [one["task"] for one in several if one["task"] in stub.deleted]:
+            refusal = f'Invalid pk "{gone[0]}" - object does not exist.'
+            return self._send(400, {"validation_errors": {"task": [refusal]}})
+        kept = [one for one in several if one is given or one["task"] not in stub.left_out]
+        made = [{"id": len(stub.predictions) + 101 + number, **one} for number, one in enumerate(kept)]
+        stub.predictions += made
+        if stub.drop_after_store:
+            stub.drop_after_store -= 1
+            self.close_connection = True
+            self.connection.close()
+            return None
+        return self._send(201, made[0] if isinstance(given, dict) else {"created": len(made)})
 
     def _send(self, status: int, body: Any) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()

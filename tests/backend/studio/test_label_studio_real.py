@@ -11,9 +11,11 @@ import requests
 from click.testing import CliRunner
 
 from backend.commands.prelabel import prelabel
+from backend.queue.store import Post, Work
 from backend.studio.client import LabelStudio, LabelStudioError
 from backend.studio.images import ImageLimits, fetch_image
 from backend.studio.project_id import project_uid
+from backend.worker.delivery import deliver, deliver_together
 from lasagna.errors import ImageError
 from lasagna.labels.configuration import parse_label_config
 from lasagna.masks.image import load_image
@@ -94,6 +96,82 @@ def test_predictions_are_made_listed_and_removed(label_studio: Any) -> None:
     client.delete_prediction(number)
     assert client.predictions(tasks[0].id) == []
     assert project_uid(client.project(project)).startswith(f"{project}.")
+
+
+class TestSeveralAtOnce:
+    """What `import_predictions` says of Label Studio, in the real one; the single call is the measure."""
+
+    @pytest.fixture
+    def tasks(self, label_studio: Any) -> list[int]:
+        api = label_studio.api()
+        project = api.create_project("several", shipped("rectangle"))
+        api.import_tasks(project, [{"data": {"image": f"/data/upload/{number}.png"}} for number in range(6)])
+        return [task.id for task in api.tasks(project)]
+
+    @pytest.fixture
+    def project(self, label_studio: Any, tasks: list[int]) -> int:
+        return int(label_studio.api()._object("GET", f"/api/tasks/{tasks[0]}/")["project"])
+
+    def prediction(self, label: str = "Animal", version: str = "tiny-1") -> dict[str, Any]:
+        value = {"x": 10, "y": 10, "width": 20, "height": 20, "rotation": 0, "rectanglelabels": [label]}
+        region = {"id": "a", "from_name": "rectangle", "to_name": "image", "type": "rectanglelabels", "value": value}
+        region |= {"original_width": 64, "original_height": 48, "image_rotation": 0, "score": 0.9}
+        return {"model_version": version, "score": 0.5, "result": [region]}
+
+    def post(self, project: int, task: int, prediction: dict[str, Any], is_first: bool = True) -> Post:
+        work = Work(f"{project}.1", task, "{}", "config", prediction["model_version"])
+        return Post(work.key, work, prediction, is_first)
+
+    def counted(self, label_studio: Any, project: int) -> dict[int, int]:
+        """As the data manager counts them."""
+        answer = label_studio.api()._object("GET", "/api/tasks/", params={"project": project, "fields": "task_only"})
+        return {task["id"]: task["total_predictions"] for task in answer["tasks"]}
+
+    def test_as_the_single_call_stores_them(self, label_studio: Any, project: int, tasks: list[int]) -> None:
+        api = label_studio.api()
+        api.create_prediction(tasks[0], self.prediction())
+        assert api.import_predictions(project, [{"task": task, **self.prediction()} for task in tasks[1:]]) == 5
+        own = ("id", "task", "created_at", "updated_at", "created_ago")
+        stored = [{k: v for k, v in api.predictions(task)[0].items() if k not in own} for task in tasks]
+        assert all(one == stored[0] for one in stored)
+        assert set(self.counted(label_studio, project).values()) == {1}
+        assert api.model_versions(project, tasks[:2]) == {task: {"tiny-1"} for task in tasks[:2]}
+
+    def test_a_task_that_is_gone(self, label_studio: Any, project: int, tasks: list[int]) -> None:
+        api = label_studio.api()
+        api._request("DELETE", f"/api/tasks/{tasks[1]}/")
+        posts = [self.post(project, task, self.prediction()) for task in tasks[:3]]
+        assert deliver_together(api, posts) == set()
+        assert api.predictions(tasks[0]) == []  # nothing was stored
+        assert deliver(api, tasks[1], posts[1]) is None
+        assert deliver(api, tasks[0], posts[0])
+        assert deliver(api, tasks[1], posts[1]._replace(is_first=False)) is None
+
+    def test_what_does_not_fit_the_configuration_is_left_out(
+        self, label_studio: Any, project: int, tasks: list[int]
+    ) -> None:
+        api = label_studio.api()
+        posts = [self.post(project, tasks[0], self.prediction("no such label"))]
+        posts += [self.post(project, task, self.prediction()) for task in tasks[1:3]]
+        assert deliver_together(api, posts) == {post.key for post in posts[1:]}
+        assert deliver(api, tasks[0], posts[0])  # by itself it is stored, as before
+
+    def test_what_is_there_is_not_stored_again(self, label_studio: Any, project: int, tasks: list[int]) -> None:
+        api = label_studio.api()
+        posts = [self.post(project, task, self.prediction(), is_first=False) for task in tasks]
+        api.create_prediction(tasks[0], self.prediction())
+        api.create_prediction(tasks[1], self.prediction(version="tiny-0"))
+        assert deliver_together(api, posts) == {post.key for post in posts}
+        assert list(self.counted(label_studio, project).values()) == [1, 2, 1, 1, 1, 1]
+
+    def test_a_project_that_is_gone(self, label_studio: Any, project: int, tasks: list[int]) -> None:
+        api = label_studio.api()
+        api.delete_project(project)
+        posts = [self.post(project, task, self.prediction()) for task in tasks[:2]]
+        with pytest.raises(LabelStudioError, match=f"does not know project {project}"):
+            deliver_together(api, posts)
+        with pytest.raises(LabelStudioError, match=f"does not know project {project}"):
+            deliver(api, tasks[0], posts[0])
 
 
 def test_everything_together(
