@@ -139,6 +139,7 @@ class Settings(BaseSettings):
     image_timeout: Duration = Field(30.0, description="seconds to fetch one image")
     max_image_bytes: Count = Field(64 * 1024 * 1024, description="largest image file that is read")
     max_image_pixels: Count = Field(178_956_970, description="largest image that is decoded, in pixels")
+    max_image_memory: Count = Field(2 * 1024**3, description="bytes that decoding one image may take")
     image_hosts: Hosts = Field(
         "", description="other hosts that images may come from: host or host:port, separated by commas"
     )

@@ -43,6 +43,7 @@ def _image(case: Case) -> str:
             data,
             max_bytes=case.settings.max_image_bytes,
             max_pixels=case.settings.max_image_pixels,
+            max_memory=case.settings.max_image_memory,
             name=address,
         )
     except ImageError as error:

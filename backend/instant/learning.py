@@ -12,7 +12,6 @@ What always holds:
   store keeps).
 """
 
-import io
 import json
 import logging
 import time
@@ -20,8 +19,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from PIL import Image
 
 from backend.instant.changes import CRASHES, EVERYTHING, Changes
 from backend.instant.heads import HeadState, ProjectHeads
@@ -37,6 +34,7 @@ from lasagna.files import write_atomically
 from lasagna.formats.annotations import choose_annotation
 from lasagna.instant.store import HeadStore
 from lasagna.labels.configuration import LabelConfig, parse_label_config
+from lasagna.masks.image import image_format
 
 if TYPE_CHECKING:
     from lasagna.assistant.lasagna import Lasagna
@@ -250,7 +248,7 @@ class _Batch:
             limits = self._learning._limits
             data = fetch_image(self._label_studio, address, int(name), limits, known_as=self._known_as)
             features, photo_key = self._learning._features_of(self._model, data, address)
-            kind = Image.open(io.BytesIO(data)).format or "image"
+            kind = image_format(data)
             annotated = read_annotation({**task, "annotations": [annotation]}, data, kind, xml, plan)
             correction = self._model.observe(
                 features,

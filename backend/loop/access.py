@@ -26,6 +26,6 @@ def snapshots_of(settings: Settings, registry: Path, project: str, access: Studi
         access.label_studio,
         int(number),
         ImageLimits.from_settings(settings),
-        settings.max_image_pixels,
+        {"max_pixels": settings.max_image_pixels, "max_memory": settings.max_image_memory},
         access.known_as,
     )

@@ -15,7 +15,6 @@ Studio being gone ends the attempt instead, since a snapshot with holes must not
 """
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -28,8 +27,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from backend.loop.holdout import PhotoPlace, Sides, difference_hash
 from backend.studio.client import LabelStudio, LabelStudioError
 from backend.studio.images import ImageLimits, fetch_image, image_address
@@ -37,7 +34,7 @@ from lasagna.errors import DataError, ImageError
 from lasagna.files import write_atomically
 from lasagna.formats.annotations import choose_annotation
 from lasagna.labels.configuration import parse_label_config
-from lasagna.masks.image import load_image
+from lasagna.masks.image import image_format, load_image
 from training.data.sources.label_studio import LabelStudioExport
 
 _REGION = ("id", "from_name", "to_name", "type", "value", "original_width", "original_height", "image_rotation")
@@ -92,7 +89,7 @@ class Snapshots:
         label_studio: The project's.
         project: Its number there.
         limits: On fetching a photo.
-        max_pixels: Of a photo.
+        most: What decoding a photo may take: `max_pixels` and `max_memory` of `load_image`.
         known_as: The address that Label Studio calls itself, where that is another than ours for it.
     """
 
@@ -102,11 +99,11 @@ class Snapshots:
         label_studio: LabelStudio,
         project: int,
         limits: ImageLimits,
-        max_pixels: int,
+        most: Mapping[str, int],
         known_as: str = "",
     ) -> None:
         self._folder, self._label_studio, self._project = folder, label_studio, project
-        self._limits, self._max_pixels, self._known_as = limits, max_pixels, known_as
+        self._limits, self._most, self._known_as = limits, most, known_as
 
     def changed(self) -> set[int]:
         """The tasks whose annotation that counts is another than in the newest snapshot, is new, or is gone.
@@ -188,8 +185,8 @@ class Snapshots:
                 old = before / "images" / name if before and name else None
                 # an upload never changes under its address
                 data = old.read_bytes() if old and old.exists() else self._fetch(address, number)
-                limits = {"max_bytes": self._limits.max_bytes, "max_pixels": self._max_pixels}
-                looks = difference_hash(load_image(data, name=address, **limits))
+                photo = load_image(data, name=address, max_bytes=self._limits.max_bytes, **self._most)
+                looks = difference_hash(photo)
                 with writing:
                     name = _keep(data, images, before)
             except ImageError as reason:
@@ -275,8 +272,7 @@ def _nothing_to_use(skipped: Mapping[str, str]) -> str:
 
 def _keep(data: bytes, images: Path, before: Path | None) -> str:
     """Writes a photo under its hash, as a link to the same file of an older snapshot where there is one."""
-    kind = (Image.open(io.BytesIO(data)).format or "image").lower()
-    name = f"{hashlib.sha256(data).hexdigest()}.{kind}"
+    name = f"{hashlib.sha256(data).hexdigest()}.{image_format(data)}"
     path = images / name
     if before is not None and not path.exists():
         with suppress(OSError):  # not there, or a file system without links

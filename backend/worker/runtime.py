@@ -429,6 +429,7 @@ class Runtime:
             data,
             max_bytes=self._settings.max_image_bytes,
             max_pixels=self._settings.max_image_pixels,
+            max_memory=self._settings.max_image_memory,
             name=name,
         )
 

@@ -31,6 +31,7 @@ from lasagna.errors import CheckpointError, ConfigError, LasagnaError, QueryErro
 from lasagna.files import write_atomically
 from lasagna.formats.record import record_to_segmentation, segmentation_to_record
 from lasagna.masks.image import load_image
+from lasagna.masks.image_memory import DEFAULT_MAX_MEMORY
 from lasagna.masks.segmentation import ClassQuery, Segmentation
 
 if TYPE_CHECKING:
@@ -88,13 +89,14 @@ class Reader:
 
     Attributes:
         results: What is known already.
-        max_bytes, max_pixels: As of `load_image`.
+        max_bytes, max_pixels, max_memory: As of `load_image`.
         thumbnails: The folder that they go to; None: none are made.
     """
 
     results: Results
     max_bytes: int
     max_pixels: int
+    max_memory: int = DEFAULT_MAX_MEMORY
     thumbnails: Path | None = None
 
     def __call__(self, file: ImageFile) -> Prepared:
@@ -107,7 +109,12 @@ class Reader:
             thumbnail = self.thumbnails and self.thumbnails / thumbnail_name(prepared.content)
             wants_thumbnail = thumbnail is not None and not thumbnail.exists()
             if prepared.record is None or wants_thumbnail:
-                image = load_image(data, max_bytes=self.max_bytes, max_pixels=self.max_pixels, name=file.name)
+                limits = {
+                    "max_bytes": self.max_bytes,
+                    "max_pixels": self.max_pixels,
+                    "max_memory": self.max_memory,
+                }
+                image = load_image(data, name=file.name, **limits)
                 if thumbnail is not None and wants_thumbnail:
                     write_atomically(thumbnail, image_to_thumbnail(image))
                 prepared.image = image if prepared.record is None else None

@@ -81,7 +81,8 @@ class AnnotateRequest:
 
     def reader(self, results: Results) -> Reader:
         """The first stage of the pipeline, which reads photos."""
-        limits = self.settings.max_image_bytes, self.settings.max_image_pixels
+        settings = self.settings
+        limits = settings.max_image_bytes, settings.max_image_pixels, settings.max_image_memory
         return Reader(results, *limits, thumbnails=self.job.out if self.gallery else None)
 
     def encoder(self, results: Results) -> PieceEncoder:

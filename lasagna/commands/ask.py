@@ -59,7 +59,12 @@ def ask(
     from lasagna.assistant.lasagna import Lasagna
     from lasagna.masks.image import load_image
 
-    pixels = load_image(image, max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+    pixels = load_image(
+        image,
+        max_bytes=settings.max_image_bytes,
+        max_pixels=settings.max_image_pixels,
+        max_memory=settings.max_image_memory,
+    )
     assistant = Lasagna.from_pretrained(
         settings.model, device=settings.device, dtype=settings.dtype, quantise=settings.quantise
     )

@@ -4,7 +4,8 @@ What always holds for the image that `load_image` returns:
 
 - mode RGB, 8 bits, at least 1 x 1, and fully decoded: nothing is read from the file later;
 - EXIF orientation is applied, so its size is the one that a browser (and Label Studio's editor) shows;
-- it came from a file within the limits on bytes and pixels; both are checked before anything of that size is allocated;
+- it came from a file within the limits on bytes, pixels and memory for decoding (`lasagna.masks.image_memory`); all are
+  checked from the header, before anything of that size is allocated;
 - a file that is not an image, is cut short or cannot be opened has raised `ImageError` instead.
 
 Odd modes: transparency is composited on white; of an animation or a multi-page file the first frame counts; samples of
@@ -15,7 +16,7 @@ import io
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
@@ -25,22 +26,28 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from lasagna.errors import ImageError
+from lasagna.masks.image_memory import (
+    DEFAULT_MAX_MEMORY,
+    READ_FORMATS,
+    check_memory,
+    check_pixels,
+    decoding_bytes,
+    header_size,
+)
 
 DEFAULT_MAX_BYTES = 64 * 1024 * 1024
 DEFAULT_MAX_PIXELS = 178_956_970
 
-# Pillow also opens EPS (by running Ghostscript), fonts, PDF-like and scientific containers: none of them is a photo.
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
-
 IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".ppm", ".pgm",
-    ".pbm", ".pnm", ".jp2", ".j2k", ".avif", ".tga",
+    ".pbm", ".pnm", ".avif", ".tga",
 })  # fmt: skip
 """File name endings (lower case) that count as images when a folder is searched."""
 
 UNREAD_SUFFIXES = frozenset({
-    ".3fr", ".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".exr", ".hdr", ".iiq", ".jxl", ".jxr", ".nef", ".nrw",
-    ".orf", ".pef", ".psd", ".raf", ".raw", ".rw2", ".sr2", ".srw", ".svg", ".x3f", ".xcf",
+    ".3fr", ".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".exr", ".hdr", ".ico", ".iiq", ".j2c", ".j2k", ".jp2",
+    ".jpf", ".jpx", ".jxl", ".jxr", ".nef", ".nrw", ".orf", ".pef", ".psd", ".raf", ".raw", ".rw2", ".sr2", ".srw",
+    ".svg", ".x3f", ".xcf",
 })  # fmt: skip
 """Endings (lower case) of pictures that are not read: a search names what it passes over."""
 
@@ -54,6 +61,7 @@ def load_image(
     *,
     max_bytes: int = DEFAULT_MAX_BYTES,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    max_memory: int = DEFAULT_MAX_MEMORY,
     name: str | None = None,
 ) -> Image.Image:
     """The image as RGB, upright, fully decoded.
@@ -64,6 +72,7 @@ def load_image(
             was loaded before; give the path.)
         max_bytes: Largest file.
         max_pixels: Largest width * height.
+        max_memory: Most bytes that decoding may take, as far as the header tells.
         name: What to call the image in errors; default: the path, or the file object's name.
 
     Raises:
@@ -74,25 +83,22 @@ def load_image(
     if isinstance(source, Image.Image):
         file = _deep_file(source)
         if file is not None:
-            return load_image(file, max_bytes=max_bytes, max_pixels=max_pixels, name=name)
+            return load_image(file, max_bytes=max_bytes, max_pixels=max_pixels, max_memory=max_memory, name=name)
     else:
         data = source if isinstance(source, bytes) else read_image_bytes(source, max_bytes=max_bytes, name=name)
         check_bytes(len(data), max_bytes, name)
     # Decoders raise what they please on damaged data (OSError, SyntaxError, ValueError, struct.error, zlib.error, ...),
     # so everything but our own errors is the file's fault here.
     try:
+        if (size := header_size(data)) is not None:
+            check_pixels(size, max_pixels, name)
         with nullcontext(source) if isinstance(source, Image.Image) else _open(data) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise ImageError(
-                    f"{name} is {width} x {height} = {width * height} pixels; the limit is {max_pixels} "
-                    "(LASAGNA_MAX_IMAGE_PIXELS); scale it down or raise the limit"
-                )
-            if width * height == 0:
-                raise ImageError(f"{name} has no pixel: it is {width} x {height}")
+            check_pixels(image.size, max_pixels, name)
+            check_memory(_needed(image), max_memory, name)
             deep = _deep_colours(image, data)
-            rgb = _to_rgb(image) if deep is None else deep
-            return _turned(rgb, _orientation(image))  # of a TIFF 1 now: Pillow and OpenCV turn those themselves
+            image.load()
+            orientation = _orientation(image)  # of a TIFF 1 now: Pillow and OpenCV turn those themselves
+            return _turned(_to_rgb(image, is_ours=image is not source) if deep is None else deep, orientation)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -104,6 +110,15 @@ def load_image(
             f"{name} is damaged or incomplete: decoding it failed with {str(error) or type(error).__name__!r}; "
             "copy or export it again"
         ) from error
+
+
+def image_format(data: bytes) -> str:
+    """What a file that was loaded is, as Pillow calls it in lower case: "jpeg", "png", ...; else "image"."""
+    try:
+        with _open(data) as image:
+            return (image.format or "image").lower()
+    except Exception:  # as in `load_image`
+        return "image"
 
 
 def read_image_bytes(
@@ -162,7 +177,7 @@ def _open(data: bytes) -> Iterator[Image.Image]:
         Image.MAX_IMAGE_PIXELS = None
         try:
             Image.init()  # a build of Pillow may lack a format, and naming that one would fail
-            image = Image.open(io.BytesIO(data), formats=[name for name in _FORMATS if name in Image.OPEN])
+            image = Image.open(io.BytesIO(data), formats=[name for name in READ_FORMATS if name in Image.OPEN])
         finally:
             Image.MAX_IMAGE_PIXELS = limit
     with image:
@@ -189,6 +204,9 @@ _SIGNATURES = (
     (b"MM\0*", 0, _TIFF),
     (b"II+\0", 0, _TIFF),
     (b"MM\0+", 0, _TIFF),
+    (b"\0\0\1\0", 0, "an icon (ICO)"),
+    (b"\0\0\0\x0cjP  ", 0, "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", 0, "JPEG 2000"),
     (b"ftyphe", 4, "HEIC"),
     (b"ftypmif1", 4, "HEIF"),
     (b"\xff\x0a", 0, "JPEG XL"),
@@ -236,10 +254,14 @@ def _deep_colours(image: Image.Image, data: bytes) -> Image.Image | None:
     image.load()
     if samples.shape[:2] != image.size[::-1]:
         return None
-    colours = Image.fromarray(np.ascontiguousarray(_to_8_bits(samples[..., :3])[..., ::-1]))
-    if samples.shape[2] == 4:
-        colours.putalpha(Image.fromarray((samples[..., 3] // 256).astype(np.uint8)))
-    return _to_rgb(colours)
+    scale = _scale_of([samples[..., :3]])
+    colours = Image.new("RGB", image.size, "white")
+    for top in range(0, image.height, rows := _rows(image.width)):
+        part = samples[top : top + rows]
+        strip = Image.fromarray(np.ascontiguousarray(scale(part[..., :3])[..., ::-1]))
+        alpha = Image.fromarray((part[..., 3] // 256).astype(np.uint8)) if samples.shape[2] == 4 else None
+        colours.paste(strip, (0, top), alpha)
+    return colours
 
 
 def _orientation(image: Image.Image) -> int:
@@ -267,36 +289,74 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB, of any mode; the image itself is left as it is. Orientation and colour profile were for the file."""
-    image.load()
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        background = Image.new("RGB", image.size, "white")
-        background.paste(rgba, mask=rgba.getchannel("A"))
-        return background
-    rgb = image.copy() if image.mode == "RGB" else image.convert("RGB")
-    rgb.info = {}
+def _needed(image: Image.Image) -> int:
+    """Bytes that decoding takes at most; for what is decoded already, none."""
+    if getattr(image, "fp", None) is None:
+        return 0
+    # A PNG may say it behind its pixels, and Pillow would decode them to look.
+    may_turn = image.format == "PNG" or _orientation(image) != 1
+    return decoding_bytes(image, is_deep=_has_deep_colours(image), may_turn=may_turn)
+
+
+def _to_rgb(image: Image.Image, *, is_ours: bool) -> Image.Image:
+    """RGB, of any mode, made in strips; the image itself is left as it is, unless it is ours and RGB already.
+    Orientation and colour profile were for the file."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        rgb = image if is_ours else image.copy()
+        rgb.info = {}
+        return rgb
+    strips = [(0, top, image.width, min(top + _rows(image.width), image.height)) for top in _tops(image)]
+    is_deep = image.mode.startswith("I") or image.mode == "F"
+    scale = _scale_of(np.asarray(image.crop(box)) for box in strips) if is_deep else None
+    rgb = Image.new("RGB", image.size, "white")
+    for box in strips:
+        strip = image.crop(box)
+        if scale is not None:
+            rgb.paste(Image.fromarray(scale(np.asarray(strip))).convert("RGB"), box)
+        elif image.has_transparency_data:
+            rgba = strip.convert("RGBA")
+            rgb.paste(rgba, box, rgba.getchannel("A"))
+        else:
+            rgb.paste(strip.convert("RGB"), box)
     return rgb
 
 
-def _to_8_bits(samples: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Samples of more than 8 bits, of any shape, as uint8.
+_STRIP_PIXELS = 1 << 20
+
+
+def _rows(width: int) -> int:
+    return max(1, _STRIP_PIXELS // width)
+
+
+def _tops(image: Image.Image) -> range:
+    return range(0, image.height, _rows(image.width))
+
+
+def _scale_of(strips: Iterable[NDArray[np.generic]]) -> Callable[[NDArray[np.generic]], NDArray[np.uint8]]:
+    """What turns samples of more than 8 bits, of any shape, into uint8.
 
     Integers are divided by the full scale of the smallest bit depth of at least 8 that holds the largest sample, so
     that 10-, 12- and 14-bit camera data in a 16-bit file is neither black nor clipped, and 8-bit values stay as they
     are. Floats in [0, 1] are scaled by 255. Anything else (negative or larger floats) is stretched from its minimum
     to its maximum. NaN and infinities become black.
+
+    Args:
+        strips: All samples of the image.
     """
-    values = np.nan_to_num(samples.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or (samples.dtype.kind == "f" and high > 255):
-        scaled = (values - low) * 255 / (high - low) if high > low else np.zeros_like(values)
-    elif samples.dtype.kind == "f":
-        scaled = values * 255 if high <= 1 else values
+    low, high, kind = math.inf, -math.inf, "u"
+    for strip in strips:
+        kind = strip.dtype.kind
+        values = strip if kind in "ui" else _finite(strip)
+        low, high = min(low, float(values.min())), max(high, float(values.max()))
+    shift, times, over = 0.0, 255.0, 1.0
+    if low < 0 or (kind == "f" and high > 255):
+        shift, over = low, (high - low if high > low else 1.0)
+    elif kind == "f":
+        times = 255.0 if high <= 1 else 1.0
     else:
-        bits = max(8, math.ceil(math.log2(high + 1)))
-        scaled = values * 255 / (2**bits - 1)
-    return np.rint(scaled).clip(0, 255).astype(np.uint8)
+        over = 2.0 ** max(8, math.ceil(math.log2(high + 1))) - 1
+    return lambda samples: np.rint((_finite(samples) - shift) * times / over).clip(0, 255).astype(np.uint8)
+
+
+def _finite(samples: NDArray[np.generic]) -> NDArray[np.float64]:
+    return np.nan_to_num(samples.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)

@@ -43,6 +43,7 @@ BAD: dict[str, list[str]] = {
     "image_timeout": ["0", "-1", *NAN_AND_INFINITE],
     "max_image_bytes": ["0", "-1", "64M"],
     "max_image_pixels": ["0", "-1"],
+    "max_image_memory": ["0", "-1"],
     "image_hosts": ["http://a.example.org", "a b", ",a", "a/b"],
     "allowed_hosts": ["http://a.example.org", "a b", "a/b"],
     "delivery_timeout": ["-1", *NAN_AND_INFINITE],

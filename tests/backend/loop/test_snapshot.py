@@ -18,7 +18,7 @@ from training.data.sources.label_studio import LabelStudioExport
 @pytest.fixture
 def snapshots(tmp_path: Path, stub: StubLabelStudio) -> Snapshots:
     client = LabelStudio(stub.url, TOKEN, timeout=5.0)
-    return Snapshots(tmp_path / "3", client, 3, ImageLimits(5.0, 10_000_000), 10_000_000)
+    return Snapshots(tmp_path / "3", client, 3, ImageLimits(5.0, 10_000_000), {"max_pixels": 10_000_000})
 
 
 def records(snapshot: Snapshot) -> dict[str, tuple[str, ...]]:
