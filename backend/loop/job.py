@@ -59,7 +59,7 @@ logger = logging.getLogger(__name__)
 STAGES = ("snapshot", "recheck", "train", "calibrate", "score", "judge", "register")
 GIVEN_UP_AFTER = 10
 """Attempts that began at the same place: the next would end as they did."""
-_LATENCY_PHOTOS = 5
+_LATENCY_PHOTOS = 6
 _PHOTOS_BEFORE = 24
 """Photos that are trained on, and that the champion is asked about before."""
 _PAUSE = 15.0
@@ -277,7 +277,7 @@ class TrainingJob:
             for name, records in sets.items():
                 found[f"{name}_{side}"] = [score.as_dict() for score in score_images(model, records, advance)]
         latency = measure_latency(self._champion, self._candidate, self._held_out, _LATENCY_PHOTOS)
-        return {**found, "latency": [latency.champion, latency.candidate]}
+        return {**found, "latency": latency.as_json()}
 
     def _judge(self) -> dict[str, Any]:
         scores, snapshot, trained = self.result("score"), self._snapshot, self.result("train")
@@ -287,7 +287,7 @@ class TrainingJob:
             candidate,
             _scores(scores["replay_champion"]),
             _scores(scores["replay_candidate"]),
-            Latency(*scores["latency"]),
+            Latency.from_json(scores["latency"]),
         )
         chosen = choose_samples(champion, candidate)
         samples = make_samples(self._held_out, chosen, self._champion, self._candidate)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lasagna.bootstrap import bootstrap_counts, percentile_interval
 from lasagna.errors import DataError
 from training.evaluation.paired import Change, ClassChange, Flip, Pair, sign_test
 from training.evaluation.scores import ImageScore, Latency
@@ -40,8 +41,9 @@ class Limits:
         replay_tolerance: mIoU that may be lost on the replay photos.
         replay_presence_tolerance: F1 of presence that may be lost there. Wider, as a calibration that fits the
             project moves decisions elsewhere, and a decision is all or nothing.
-        latency_factor: Times the champion's median seconds that the candidate may take.
-        latency_seconds: Seconds per photo that it may take in any case; None: no such limit.
+        latency_factor: Times the champion's seconds for the same work that the candidate may take.
+        latency_seconds: Seconds per photo that it may take in any case; None: no such limit. Both are exceeded where
+            the whole interval lies above them.
     """
 
     resamples: int = 2000
@@ -238,16 +240,16 @@ def _replay(replay: Pair, limits: Limits) -> list[Reason]:
 def _latency(latency: Latency | None, limits: Limits) -> Reason:
     if latency is None:
         return Reason("latency", True, "Latency was not measured.")
-    budget = limits.latency_factor * latency.champion
-    words = f"{limits.latency_factor:g} times the champion's"
-    if limits.latency_seconds is not None and limits.latency_seconds < budget:
-        budget, words = limits.latency_seconds, "the limit"
-    within = latency.candidate <= budget
-    said = "within" if within else "over"
-    text = (
-        f"{latency.champion:.3f} s → {latency.candidate:.3f} s per photo, {said} the budget of {budget:.3f} s ({words})"
-    )
-    return Reason("latency", within, f"{text}.")
+    draws = bootstrap_counts(len(latency.pairs), limits.resamples, limits.seed)
+    low, high = percentile_interval(latency.factor(draws), limits.confidence) or (0.0, 0.0)
+    times = f"{latency.factor()[0]:.2f} times (interval {low:.2f} to {high:.2f})"
+    text = f"{latency.champion:.3f} s → {latency.candidate:.3f} s per photo, {times}"
+    if low > limits.latency_factor:
+        return Reason("latency", False, f"{text}: over the budget of {limits.latency_factor:g} times the champion's.")
+    least, _ = percentile_interval(latency.seconds(draws), limits.confidence) or (0.0, 0.0)
+    if limits.latency_seconds is not None and least > limits.latency_seconds:
+        return Reason("latency", False, f"{text}: over the limit of {limits.latency_seconds:g} s.")
+    return Reason("latency", True, f"{text}: within the budget of {limits.latency_factor:g} times the champion's.")
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

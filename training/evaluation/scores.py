@@ -5,12 +5,18 @@ checkpoint's own thresholds, masks that may overlap. What always holds: the scor
 JSON unchanged, so a job that was killed reads them back.
 """
 
+import math
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from lasagna.errors import DataError
 from training.data.records import Record
@@ -35,10 +41,44 @@ class ImageScore:
 
 @dataclass(frozen=True)
 class Latency:
-    """Median seconds per photo of two models."""
+    """Seconds of two models for the same work, again and again: (champion, candidate) of each pair, asked one right
+    after the other."""
 
-    champion: float
-    candidate: float
+    pairs: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        if not self.pairs or not all(0 < seconds < math.inf for pair in self.pairs for seconds in pair):
+            raise ValueError(f"latency is of pairs of positive seconds, not {self.pairs[:3]}")
+
+    @property
+    def champion(self) -> float:
+        """Median seconds per photo."""
+        return statistics.median(champion for champion, _ in self.pairs)
+
+    @property
+    def candidate(self) -> float:
+        return statistics.median(candidate for _, candidate in self.pairs)
+
+    def factor(self, draws: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """How many times the champion's seconds the candidate takes: the geometric mean over the pairs, of each draw
+        (draws, pairs) of them (`lasagna.bootstrap`); None: of all, as one row."""
+        weights = np.ones((1, len(self.pairs))) if draws is None else draws
+        logs = np.log([candidate / champion for champion, candidate in self.pairs])
+        return np.asarray(np.exp(weights @ logs / weights.sum(1)))
+
+    def seconds(self, draws: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """Seconds per photo of the candidate, in the same way."""
+        weights = np.ones((1, len(self.pairs))) if draws is None else draws
+        return np.asarray(np.exp(weights @ np.log([candidate for _, candidate in self.pairs]) / weights.sum(1)))
+
+    def as_json(self) -> list[list[float]]:
+        return [list(pair) for pair in self.pairs]
+
+    @classmethod
+    def from_json(cls, values: Any) -> "Latency":
+        """Of `as_json`, or of the two medians that jobs wrote before there were pairs."""
+        rows = values if isinstance(values[0], list) else [values]
+        return cls(tuple((float(champion), float(candidate)) for champion, candidate in rows))
 
 
 def score_images(
@@ -81,26 +121,56 @@ _EVERYTHING = 1e-30
 
 
 def measure_latency(
-    champion: ClassListModel, candidate: ClassListModel, records: Iterable[Record], photos: int = 8
+    champion: ClassListModel,
+    candidate: ClassListModel,
+    records: Iterable[Record],
+    photos: int = 6,
+    *,
+    clock: Callable[[], float] | None = None,
 ) -> Latency:
     """Seconds of both models for the same work: a photo, its first 8 classes, each of them drawn.
 
     As they decide for themselves, one that finds two classes where the other finds none would look slow for being
-    better: a mask of SAM's decoder can take as long as half an answer. They are asked one photo at a time and in turn,
-    so that other load on the machine meets both.
+    better: a mask of SAM's decoder can take as long as half an answer. They are asked one photo at a time, one right
+    after the other, and each photo twice, in either order, so that other load on the machine meets both.
+
+    Args:
+        champion: The one model.
+        candidate: The other.
+        records: Photos with their classes.
+        photos: So many of them: twice as many pairs.
+        clock: Seconds; None: of the processor in this process, which other programs take nothing from, or of the
+            wall where a GPU computes.
 
     Raises:
         DataError: No photo can be read.
     """
-    seconds: dict[str, list[float]] = {"champion": [], "candidate": []}
+    clock = clock or _clock()
+
+    def timed(model: ClassListModel, image: Image.Image, asked: Sequence[str]) -> float:
+        began = clock()
+        model.segment_batch([image], [asked], threshold=_EVERYTHING)
+        return max(clock() - began, _SHORTEST)
+
+    pairs = []
     for number, [(record, image, _)] in enumerate(islice(read_batches(records, 1), photos)):
-        for name, model in (("champion", champion), ("candidate", candidate)):
-            asked = record.classes[:_DRAWN]
-            if not number:  # the first call of a model is not typical of the rest
-                model.segment_batch([image], [asked], threshold=_EVERYTHING)
-            began = time.perf_counter()
-            model.segment_batch([image], [asked], threshold=_EVERYTHING)
-            seconds[name].append(time.perf_counter() - began)
-    if not seconds["champion"]:
+        asked = record.classes[:_DRAWN]
+        if not number:  # the first call of a model is not typical of the rest
+            timed(champion, image, asked)
+            timed(candidate, image, asked)
+        first = timed(champion, image, asked)
+        second, third = timed(candidate, image, asked), timed(candidate, image, asked)
+        pairs += [(first, second), (timed(champion, image, asked), third)]
+    if not pairs:
         raise DataError("no photo can be read to measure the time of the models on")
-    return Latency(**{name: statistics.median(values) for name, values in seconds.items()})
+    return Latency(tuple(pairs))
+
+
+_SHORTEST = 1e-6
+"""Seconds; a clock may not have gone on."""
+
+
+def _clock() -> Callable[[], float]:
+    torch = sys.modules.get("torch")
+    on_gpu = torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized()
+    return time.perf_counter if on_gpu else time.process_time
