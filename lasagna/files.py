@@ -1,9 +1,11 @@
 """Writing files so that a reader, a crash or a power failure never meets half of one; and naming their content."""
 
 import hashlib
+import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, data: bytes | str, *, durable: bool = False) -> None:
@@ -14,7 +16,8 @@ def write_atomically(path: Path, data: bytes | str, *, durable: bool = False) ->
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # its own for each thread, for two may write the same file
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}-{threading.get_ident():x}.tmp")
+    beginning = os.fsdecode(os.fsencode(path.name)[:100])
+    temporary = path.with_name(f".{beginning}.{os.getpid()}-{threading.get_ident():x}.tmp")
     temporary.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8"))
     if durable:
         flush_to_disk(temporary)
@@ -36,3 +39,11 @@ def file_digest(path: Path) -> bytes:
     """SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
+
+
+def parse_json(text: bytes | str) -> Any:
+    """What JSON says. Raises ValueError, also where it is nested deeper than Python can follow."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error

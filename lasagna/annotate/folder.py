@@ -198,7 +198,10 @@ class _Search:
             archive = match if is_address(match) else os.path.abspath(match)
             place = archive_parts(archive)
         elif is_address(match):
-            place = tuple(part for part in address_parts(match) if part)
+            try:
+                place = tuple(part for part in address_parts(match) if part)
+            except ValueError:  # no address at all
+                return False
         else:
             place = Path(os.path.abspath(match)).parts
         below = [source for source in self._known if source.parts[: len(place)] == place]
@@ -306,7 +309,20 @@ class _Search:
         folder_path = (Path(*next(iter(roots.values()))) if roots else Path.cwd()) if local else None
         root = printable(folder_path) if folder_path else ", ".join("/".join(root) for root in roots.values())
         archives = tuple(without_query(archive) for archive in self._archives)
-        return ImageSet(root, folder_path, self._named(names), self.unreadable, archives, self.notes)
+        files = tuple(file for file in self._named(names) if self._fits(file))
+        return ImageSet(root, folder_path, files, self.unreadable, archives, self.notes)
+
+    def _fits(self, file: ImageFile) -> bool:
+        """Whether files that are made from an image can have its name."""
+        longest = max(map(len, _STEM_ENDINGS))
+        *folders, last = (len(part.encode()) for part in file.stem.split("/"))
+        if max([last + longest, *folders]) <= _LONGEST_PART and len(file.stem.encode()) <= _LONGEST_NAME:
+            return True
+        self.unreadable[file.name] = (
+            f"{file.name[:80]}...: files that are made from it would have a name of more than {_LONGEST_PART} bytes, "
+            f"or {_LONGEST_NAME} with its folders; give it a shorter one"
+        )
+        return False
 
     def _named(self, names: dict[tuple[str, ...], PurePosixPath]) -> tuple[ImageFile, ...]:
         stems = unique_stems([str(name) for name in names.values()])
@@ -323,6 +339,10 @@ class _Search:
 
 _STEM_ENDINGS = (".png", ".txt", ".xml")
 """What is put behind a stem: a file of this name must not be a folder of other images."""
+
+
+_LONGEST_PART, _LONGEST_NAME = 255, 3000
+"""Bytes of a file's name, and of a path below the output folder (Linux: NAME_MAX, and PATH_MAX with some room)."""
 
 
 def unique_stems(names: Sequence[str]) -> dict[str, str]:

@@ -24,9 +24,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lasagna.annotate.results import content_hash
+from lasagna.annotate.sources import leaves_its_folder
 from lasagna.annotate.swap import files_below, replace_files, swap_folder, uninterrupted
 from lasagna.errors import LasagnaError
-from lasagna.files import file_digest, write_atomically
+from lasagna.files import file_digest, parse_json, write_atomically
 
 MOST_SHOWN = 20
 """Files that a message lists."""
@@ -115,19 +116,30 @@ class Written:
     def load(cls, path: Path) -> "Written":
         """Of a file; a missing or damaged one says that nothing was written."""
         try:
-            found = json.loads(path.read_bytes())
+            found = parse_json(path.read_bytes())
         except (OSError, ValueError):
             return cls()
         if isinstance(found, list):  # before there were hashes
-            return cls(files={str(name): [] for name in found})
+            found = {"layout": _LAYOUT, "files": {str(n): [] for n in found}, "sets": {}, "images": {}, "root": None}
         if not isinstance(found, dict) or found.get("layout") != _LAYOUT:
             return cls()
-        images = {name: (content, place) for name, (content, place) in found["images"].items()}
-        return cls(found["files"], found["sets"], images, found["root"])
+        try:
+            images = {str(name): (content, place) for name, (content, place) in found["images"].items()}
+            written = cls(_noted(found["files"]), _noted(found["sets"]), images, found["root"])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return cls()
+        # The folder may be somebody else's: what it names is replaced and removed, so it has to lie in here.
+        written.files = {n: known for n, known in written.files.items() if not leaves_its_folder(("", *n.split("/")))}
+        return written
 
     def save(self, path: Path) -> None:
         """Writes the file, as a whole."""
         write_atomically(path, json.dumps({"layout": _LAYOUT, **vars(self)}))
+
+
+def _noted(found: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Names with hashes, of a file. Raises AttributeError or TypeError where it is anything else."""
+    return {str(name): [str(content) for content in known] for name, known in found.items()}
 
 
 class PartFile:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lasagna.errors import ConfigError
-from lasagna.files import write_atomically
+from lasagna.files import parse_json, write_atomically
 
 _LAYOUT = 1  # part of every key: raise it when the records change
 
@@ -34,7 +34,7 @@ class Results:
     def get(self, content: str) -> dict[str, Any] | None:
         """The record of an image content, or None. A file that is not a whole record counts as none."""
         try:
-            record = json.loads((self.folder / f"{content}.json").read_bytes())
+            record = parse_json((self.folder / f"{content}.json").read_bytes())
         except (OSError, ValueError):
             return None
         return record if isinstance(record, dict) else None
@@ -92,7 +92,7 @@ class ResultStore:
         """The names of the options that differ from those of the last run into this folder; then remembers these."""
         path = self._root / "options.json"
         try:
-            last = json.loads(path.read_bytes())
+            last = parse_json(path.read_bytes())
         except (OSError, ValueError):
             last = None
         write_atomically(path, json.dumps(self._options, indent=1))

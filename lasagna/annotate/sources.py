@@ -129,16 +129,21 @@ def filesystem(address: str) -> tuple[Any, str]:
     """fsspec's file system of an address, and the address as that file system calls it.
 
     Raises:
-        ConfigError: There is no file system for the scheme, or its package is not installed.
+        ConfigError: The package of the scheme's file system is not installed.
+        DataError: There is no file system for the scheme, or this is no address.
     """
     scheme = address.partition("://")[0].lower()
     if scheme not in EXTRAS:
         known = ", ".join(f"{name}://" for name in EXTRAS)
-        raise ConfigError(f"{without_query(address)!r} cannot be read: {scheme}:// is none of {known}")
+        raise DataError(f"{without_query(address)!r} cannot be read: {scheme}:// is none of {known}")
     package, extra = EXTRAS[scheme]
     load_extra(package, extra, f"{scheme}://")
     fsspec = load_extra("fsspec", extra, f"{scheme}://")
-    found: tuple[Any, str] = fsspec.core.url_to_fs(address)
+    try:
+        found: tuple[Any, str] = fsspec.core.url_to_fs(address)
+        urlsplit(address).port  # noqa: B018 - raises where it is none
+    except Exception as error:  # every file system has exceptions of its own
+        raise DataError(f"{without_query(address)!r} is no address: {reason_of(error)}") from error
     return found
 
 

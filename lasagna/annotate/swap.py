@@ -106,7 +106,8 @@ def _move_files(source: Path, target: Path, names: Collection[str]) -> None:
         try:
             os.replace(source / name, target / name)
         except OSError:  # another file system, behind a link
-            beside = (target / name).with_name(f".{(target / name).name[:100]}.tmp")
+            beginning = os.fsdecode(os.fsencode((target / name).name)[:100])
+            beside = (target / name).with_name(f".{beginning}.tmp")
             beside.unlink(missing_ok=True)
             shutil.copy2(source / name, beside, follow_symlinks=False)
             os.replace(beside, target / name)

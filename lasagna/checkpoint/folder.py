@@ -29,7 +29,7 @@ from pathlib import Path
 
 from lasagna.checkpoint.hub import download, download_weights
 from lasagna.errors import CheckpointError
-from lasagna.files import file_digest
+from lasagna.files import file_digest, parse_json
 from lasagna.network.config import ModelConfig
 from lasagna.settings import cache_folder
 
@@ -65,9 +65,9 @@ def shipped_checkpoints() -> list[str]:
     return sorted(path.name for path in SHIPPED.glob("*") if (path / "config.json").exists())
 
 
-def find_checkpoint(name: str | Path) -> Path:
+def find_checkpoint(name: str | Path, *, fetch: bool = True) -> Path:
     """The folder of a shipped name, of a path, of a fine-tuned version's id, of a checkpoint that was pulled, or of a
-    hub id (downloaded, or from the local cache).
+    hub id (from the local cache or, with `fetch`, downloaded).
 
     Raises CheckpointError that says what was looked for.
     """
@@ -87,9 +87,9 @@ def find_checkpoint(name: str | Path) -> Path:
                 "nor a version nor one that was pulled (`lasagna models list`), nor a folder, nor a hub id (owner/name)"
             )
         # The small files first: a foreign checkpoint is refused before its weights are fetched.
-        folder = download(str(name), ["*.json"])
+        folder = download(str(name), ["*.json"], fetch=fetch)
         _refuse_foreign(folder, f"pull {name}", name)
-        folder = download_weights(str(name))
+        folder = download_weights(str(name), fetch=fetch)
     _refuse_foreign(folder, f"convert {shlex.quote(str(name))} NEW_FOLDER", name)
     missing = [file for file in REQUIRED if not (folder / file).exists()]
     if not any((folder / file).exists() for file in TOKENIZERS):
@@ -119,7 +119,7 @@ def pulled_folder() -> Path:
 def foreign_layout(folder: Path) -> str:
     """What a folder holds that `lasagna models convert` could read, in words; empty for anything else."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
         architecture = str((config.get("architectures") or [""])[0]).lower()
         known = config.get("model_type") in ("llava", "llava_llama") or "llava" in architecture
     except (OSError, ValueError, AttributeError, TypeError):
@@ -170,19 +170,36 @@ def checkpoint_digest(folder: Path) -> str:
 def base_checkpoint(folder: Path) -> Path | None:
     """The folder of the checkpoint that a folder's weights and adapter are laid over, or None where it is complete.
 
-    Raises CheckpointError where that is not here.
+    Nothing is downloaded: a file must not decide what comes from the network.
+
+    Raises CheckpointError where that is not here, or one is laid over itself.
     """
+    base = below = _base_of(folder)
+    seen = [folder.resolve()]
+    while below is not None:
+        if below.resolve() in seen or len(seen) > _MOST_LAYERS:
+            chain = " over ".join(map(str, [*seen, below.resolve()][:_MOST_LAYERS]))
+            raise CheckpointError(f"{folder / BASE}: the checkpoint is laid over itself, or too deep: {chain}")
+        seen.append(below.resolve())
+        below = _base_of(below)
+    return base
+
+
+_MOST_LAYERS = 16
+
+
+def _base_of(folder: Path) -> Path | None:
     path = folder / BASE
     if not path.exists():
         return None
     try:
-        name = json.loads(path.read_text(encoding="utf-8"))["base"]
+        name = parse_json(path.read_text(encoding="utf-8"))["base"]
         if name.startswith(("./", "../")):
             name = str(folder.resolve() / name)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f'{path}: not readable as {{"base": name}} ({error!r})') from error
     try:
-        return find_checkpoint(name)
+        return find_checkpoint(name, fetch=False)
     except CheckpointError as error:
         raise CheckpointError(f"{folder} is laid over another checkpoint, which is not here: {error}") from error
 
@@ -193,7 +210,7 @@ def load_labels(folder: Path) -> tuple[str, ...]:
     if not path.exists():
         return ()
     try:
-        labels = json.loads(path.read_text(encoding="utf-8"))
+        labels = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path}: not a list of names ({error})") from error
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
@@ -213,7 +230,7 @@ def load_calibration(folder: Path) -> Calibration:
     if not path.exists():
         return Calibration()
     try:
-        return Calibration(**json.loads(path.read_text(encoding="utf-8")))
+        return Calibration(**parse_json(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: not a calibration ({error})") from error
 
@@ -234,7 +251,7 @@ def write_checksums(folder: Path) -> None:
 def _read_checksums(folder: Path) -> dict[str, bytes]:
     """Noted digests of the files that have not been touched since."""
     try:
-        noted = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        noted = parse_json((folder / CHECKSUMS).read_text(encoding="utf-8"))
         kept = {}
         for name, row in noted.items():
             stat = (folder / name).stat()

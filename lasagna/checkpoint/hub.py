@@ -21,27 +21,44 @@ def is_hub_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None and not text.startswith(".")
 
 
-def download(hub_id: str, patterns: Sequence[str]) -> Path:
+def download(hub_id: str, patterns: Sequence[str], *, fetch: bool = True) -> Path:
     """The folder of a repository's newest version with the files that match; from the cache where they are there.
+
+    Args:
+        hub_id: owner/name.
+        patterns: Of names of files.
+        fetch: Whether what is not in the cache may be downloaded.
 
     Raises CheckpointError.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
-    except Exception as error:  # network, authentication, unknown id, full disk: a dozen unrelated classes
+        return Path(snapshot_download(hub_id, allow_patterns=list(patterns), local_files_only=not fetch))
+    except LocalEntryNotFoundError as error:
+        if fetch:
+            raise CheckpointError(_unreachable(hub_id, error)) from error
         raise CheckpointError(
-            f"{hub_id}: cannot be fetched from the hub ({type(error).__name__}: {error}); check the spelling and the "
-            "network, or give a folder; a download that was cut off goes on where it was"
+            f"{hub_id}: is not in the cache of the hub; fetch it first: `lasagna models pull {hub_id}`"
         ) from error
+    except Exception as error:  # network, authentication, unknown id, full disk: a dozen unrelated classes
+        raise CheckpointError(_unreachable(hub_id, error)) from error
 
 
-def download_weights(hub_id: str) -> Path:
-    """A repository's configuration and weights: safetensors where it has them, else `.bin`. Raises CheckpointError."""
-    folder = download(hub_id, [*_CONFIGS, "*.safetensors"])
+def _unreachable(hub_id: str, error: Exception) -> str:
+    return (
+        f"{hub_id}: cannot be fetched from the hub ({type(error).__name__}: {error}); check the spelling and the "
+        "network, or give a folder; a download that was cut off goes on where it was"
+    )
+
+
+def download_weights(hub_id: str, *, fetch: bool = True) -> Path:
+    """A repository's configuration and weights: safetensors where it has them, else `.bin`; `fetch` as of `download`.
+    Raises CheckpointError."""
+    folder = download(hub_id, [*_CONFIGS, "*.safetensors"], fetch=fetch)
     if not list(folder.glob("*.safetensors")):
-        folder = download(hub_id, [*_CONFIGS, "pytorch_model*.bin"])
+        folder = download(hub_id, [*_CONFIGS, "pytorch_model*.bin"], fetch=fetch)
     return folder
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from lasagna import Lasagna
-from lasagna.checkpoint.folder import checkpoint_layers
+from lasagna.checkpoint.folder import checkpoint_layers, checkpoint_version
 from lasagna.checkpoint.light import can_share, load_over
 from lasagna.checkpoint.weights import LayeredWeights, load_model
 from lasagna.errors import CheckpointError
@@ -113,3 +114,28 @@ def test_weights_without_a_network(whole: Path, tmp_path: Path) -> None:
         differs = {key for key in weights.shapes() if weights.origin(key) != base.origin(key)}
     statistic = next(key for key in sorted(expected) if key.endswith(BUFFER))
     assert differs == {statistic, f"language_model.{ADAPTED}", REPLACED}
+
+
+@pytest.mark.parametrize("names", [["./"], ["../b", "../a"], ["../b", "../c", "../b"]], ids=["itself", "two", "later"])
+def test_a_checkpoint_that_is_laid_over_itself_is_named(names: list[str], whole: Path, tmp_path: Path) -> None:
+    for letter, base in zip("abc", names, strict=False):
+        lay_over(whole, tmp_path / letter, 0)
+        (tmp_path / letter / "base.json").write_text(json.dumps({"base": base}))
+    for use in (checkpoint_version, checkpoint_layers, load_model):
+        with pytest.raises(CheckpointError, match="laid over itself"):
+            use(tmp_path / "a")
+
+
+def test_a_base_is_never_downloaded(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def download(hub_id: str, *, local_files_only: bool = False, **_: object) -> str:
+        asked.append(not local_files_only)
+        raise LocalEntryNotFoundError(hub_id)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    folder = lay_over(whole, tmp_path / "light", 0)
+    (folder / "base.json").write_text('{"base": "somebody/enormous"}')
+    with pytest.raises(CheckpointError, match="lasagna models pull somebody/enormous"):
+        checkpoint_version(folder)
+    assert asked == [False]
