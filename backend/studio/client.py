@@ -10,7 +10,9 @@ Images are fetched by `backend.studio.images`, on top of `LabelStudio.get_stream
 """
 
 import base64
+import http.client
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,8 +22,10 @@ from urllib.parse import urlsplit
 
 import requests
 
+from backend.studio.networks import CheckedAdapter, is_metadata
 from lasagna.errors import ConfigError, ServiceError
 from lasagna.logs import keep_secret
+from lasagna.settings import hide_password
 
 TokenKind = Literal["personal", "access", "legacy"]
 
@@ -108,21 +112,37 @@ def token_kind(token: str) -> TokenKind:
     return "personal" if claims.get("token_type") == "refresh" else "access"
 
 
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_.])?|[0-9A-Fa-f:.]+")
+_USER = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%-]+")
+_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*")
+"""A path below which Label Studio is served: plain names, none of them "." or ".."."""
+
+
 def normalise_url(url: str) -> str:
-    """An address without a trailing slash.
+    """An address, made anew of its parts: scheme, perhaps a user, host, perhaps a port, and a path of plain names.
+
+    So nothing that is put behind it can become a part of something else ("?" and "#" would swallow the path).
 
     Raises:
-        ConfigError: It is not an http(s) address with a host.
+        ConfigError: It is not an http(s) address with a host, or has more to it: a query, a fragment, "..".
     """
     text = url.strip().rstrip("/")
     try:
         parts = urlsplit(text)
-        _ = parts.port  # raises ValueError where it is no number
+        host, port = parts.hostname or "", parts.port  # raises ValueError where it is no number
     except ValueError as error:
-        raise ConfigError(f"the address of Label Studio, {url!r}, cannot be read: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ConfigError(f"the address of Label Studio is {url!r}; expected something like http://127.0.0.1:8080")
-    return text
+        raise ConfigError(f"the address of Label Studio, {text[:200]!r}, cannot be read: {error}") from error
+    user, at, _ = parts.netloc.rpartition("@")
+    is_plain = not {"?", "#", "\\"} & set(text) and _HOST.fullmatch(host) and _PREFIX.fullmatch(parts.path)
+    is_plain = is_plain and (not at or _USER.fullmatch(user))
+    if parts.scheme not in ("http", "https") or not is_plain:
+        shown = hide_password(text[:200])
+        raise ConfigError(
+            f"the address of Label Studio is {shown!r}; expected a scheme, a host, perhaps a port and a path of plain "
+            "names, such as http://127.0.0.1:8080 or https://label.example.org/studio"
+        )
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{user}{at}{host}{'' if port is None else f':{port}'}{parts.path}"
 
 
 class LabelStudio:
@@ -397,6 +417,8 @@ class LabelStudio:
         if session is None:
             session = requests.Session()
             session.auth = lambda request: request  # else requests would put what ~/.netrc has in place of the token
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, CheckedAdapter(lambda found: not is_metadata(found), _refused_address))
             self._local.session = session
         return session
 
@@ -416,8 +438,8 @@ class LabelStudio:
             raise LabelStudioError(message, status, error_detail(response))
         if status < 400:
             raise LabelStudioError(
-                f"{what}: Label Studio at {self.url} redirects to {response.headers.get('Location')!r}; give the "
-                "address that it redirects to as LASAGNA_LABEL_STUDIO_URL",
+                f"{what}: Label Studio at {self.url} redirects{_target(response)}; give the address that it redirects "
+                "to as LASAGNA_LABEL_STUDIO_URL",
                 status,
             )
         detail = error_detail(response)
@@ -426,10 +448,9 @@ class LabelStudio:
     def _decoded(self, response: requests.Response, what: str) -> Any:
         try:
             return response.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise LabelStudioError(
-                f"{what}: {self.url} answered with something else than JSON ({response.text[:80]!r}); is that the "
-                "address of Label Studio?",
+                f"{what}: {self.url} answered with something else than JSON; is that the address of Label Studio?",
                 status=400,
             ) from error
 
@@ -452,15 +473,40 @@ def token_claims(token: str) -> dict[str, Any] | None:
 
 
 def error_detail(response: requests.Response) -> str:
-    """The reason that Label Studio gives in an error's body, in one line."""
+    """The reason that Label Studio gives in an error's body, in one line.
+
+    Of an answer in another form nothing is said but what its status means: whoever names an address as Label Studio
+    would else read through us what that address answers.
+    """
     try:
         body = response.json()
-    except ValueError:
-        return " ".join(response.text.split())[:200] or str(response.reason)
+    except (ValueError, RecursionError):
+        body = None
     if isinstance(body, dict):
-        errors = body.get("validation_errors")
-        body = errors or body.get("detail") or body.get("error") or body
-    return (body if isinstance(body, str) else json.dumps(body, ensure_ascii=False))[:300]
+        found = body.get("validation_errors") or body.get("detail") or body.get("error")
+        if found:
+            return " ".join((found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)).split())[:300]
+    return http.client.responses.get(response.status_code, "no reason that is Label Studio's")
+
+
+def _refused_address(scheme: str, host: str) -> LabelStudioError:
+    return LabelStudioError(
+        f"{scheme}://{host} is not asked: it leads to an address at which a cloud tells a machine its secrets, and no "
+        "Label Studio is there; correct the address",
+        status=400,
+    )
+
+
+def _target(response: requests.Response) -> str:
+    """Where a redirect leads, scheme and host alone; "" where that cannot be told."""
+    try:
+        parts = urlsplit(response.headers.get("Location") or "")
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return ""
+    if parts.scheme not in ("http", "https") or not _HOST.fullmatch(host):
+        return ""
+    return f" to {parts.scheme}://{host}{'' if port is None else f':{port}'}"
 
 
 def connection_fault(error: requests.RequestException) -> str:

@@ -13,23 +13,18 @@ in time and bytes; the limit on pixels is `lasagna.masks.image.load_image`'s.
 """
 
 import base64
-import ipaddress
 import re
-import socket
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 import requests
 import urllib3.exceptions
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from backend.studio.client import LabelStudio, LabelStudioError
+from backend.studio.networks import CheckedAdapter, is_public
 from lasagna.errors import ImageError
 from lasagna.settings import Settings
 
@@ -41,11 +36,6 @@ _MAX_REDIRECTS = 3
 _UNKNOWN_UPLOAD = b"object has no attribute 'has_permission'"
 """What Label Studio 1.23 says, with a status of 500, where an uploaded file is not known (any more)."""
 _CHUNK = 256 * 1024
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-"""IPv4 behind a translator (RFC 6052)."""
-_NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "::/96", "64:ff9b:1::/48")))
-"""Networks that Python takes for public, at least in part, and that are not: for protocols (RFC 6890), the old way of
-IPv4 in IPv6 (RFC 4291), IPv4 behind a translator of one's own (RFC 8215)."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +160,7 @@ def _open_elsewhere(address: str, limits: ImageLimits, public_only: bool) -> req
     session.auth = lambda request: request  # adds nothing: else requests would add what ~/.netrc has for that host
     if public_only:
         for scheme in ("http://", "https://"):
-            session.mount(scheme, _PublicOnly())
+            session.mount(scheme, CheckedAdapter(lambda found: is_public(found), _refused_redirect))
     try:
         return session.get(address, timeout=min(limits.seconds, 10.0), stream=True, allow_redirects=False)
     except requests.RequestException as error:
@@ -227,7 +217,7 @@ def _check_status(label_studio: LabelStudio, response: requests.Response, addres
         raise ImageError(f"Label Studio has no uploaded file {_shown(address)}; import the image again")
     if status >= 500 or status == 429:
         raise LabelStudioError(f"{_shown(address)}: the server answered {status}", status)
-    raise ImageError(f"{_shown(address)} cannot be fetched: the server answered {status} {response.reason}")
+    raise ImageError(f"{_shown(address)} cannot be fetched: the server answered {status}")
 
 
 def _read(response: requests.Response, address: str, limits: ImageLimits, deadline: float) -> bytes:
@@ -282,63 +272,6 @@ def _is_listed(parts: SplitResult, limits: ImageLimits) -> bool:
         return False
     default = port == {"http": 80, "https": 443}[scheme]
     return f"{host}:{port}" in limits.hosts or (default and host in limits.hosts)
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public internet, also where an IPv6 address wraps an IPv4 one."""
-    ip = ipaddress.ip_address(address.split("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        wrapped = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
-        if wrapped is None and ip in _NAT64:
-            wrapped = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if wrapped is not None:
-            return is_public(str(wrapped))
-        if ip.is_site_local:
-            return False
-    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_PUBLIC)
-
-
-class _OnlyToPublic(HTTPConnection):
-    """A connection that looks its host up once, and goes to what was found, where all of that is public."""
-
-    def _new_conn(self) -> socket.socket:
-        name = self._dns_host
-        try:
-            found = socket.getaddrinfo(name, self.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise urllib3.exceptions.NewConnectionError(self, "its name cannot be looked up") from error
-        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-        if not all(map(is_public, addresses)):
-            raise _refused_redirect("https" if isinstance(self, HTTPSConnection) else "http", self.host)
-        try:
-            for address in addresses[:-1]:
-                self._dns_host = address
-                with suppress(urllib3.exceptions.HTTPError):
-                    return super()._new_conn()
-            self._dns_host = addresses[-1]
-            return super()._new_conn()
-        finally:
-            self._dns_host = name  # what the certificate is checked against
-
-
-class _OnlyToPublicTls(_OnlyToPublic, HTTPSConnection):
-    pass
-
-
-class _HttpPool(HTTPConnectionPool):
-    ConnectionCls = _OnlyToPublic
-
-
-class _HttpsPool(HTTPSConnectionPool):
-    ConnectionCls = _OnlyToPublicTls
-
-
-class _PublicOnly(HTTPAdapter):
-    """requests over such connections. A proxy that the environment names looks names up itself and is trusted to."""
-
-    def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        super().init_poolmanager(*args, **options)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
 
 
 def _shown(address: str) -> str:

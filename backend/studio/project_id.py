@@ -8,6 +8,7 @@ of Redis.
 """
 
 import re
+import time
 from datetime import datetime
 from typing import Any, NewType
 
@@ -18,6 +19,8 @@ ProjectUid = NewType("ProjectUid", str)
 
 _NAME = re.compile(r"[1-9][0-9]{0,17}(\.[0-9]{1,18})?")
 """At most 18 digits, then the second of the creation."""
+_CLOCKS_DIFFER = 2 * 24 * 3600.0
+"""Seconds."""
 
 
 def number_of(project: str) -> ProjectNumber:
@@ -32,8 +35,11 @@ def project_uid(project: dict[str, Any]) -> ProjectUid:
 
 
 def is_project_name(name: str) -> bool:
-    """Whether Label Studio could call a project so."""
-    return _NAME.fullmatch(name) is not None
+    """Whether Label Studio could call a project so. One that is made in the future is none: of two of a number the
+    later counts, for ever."""
+    if _NAME.fullmatch(name) is None:
+        return False
+    return int(name.partition(".")[2] or 0) <= time.time() + _CLOCKS_DIFFER
 
 
 def check_project_name(name: str) -> str:

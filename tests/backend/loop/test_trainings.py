@@ -376,7 +376,9 @@ def test_a_damaged_job_on_disk_is_set_aside(loop: Loop) -> None:
 
 
 @pytest.mark.parametrize(
-    "project", ["abc", "../../etc/passwd", "-1", "[1]", "3.x", "9" * 301, "0", "3.1.2", "²"], ids=lambda text: text[:12]
+    "project",
+    ["3.9999999999", "abc", "../../etc/passwd", "-1", "[1]", "3.x", "9" * 301, "0", "3.1.2", "²"],
+    ids=lambda text: text[:12],
 )
 def test_setup_refuses_what_is_no_project(loop: Loop, project: str) -> None:
     body = {"project": project, "schema": CONFIG, "hostname": "", "access_token": ""}

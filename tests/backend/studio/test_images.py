@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from backend.studio.client import LabelStudio, LabelStudioError
-from backend.studio.images import DoubtfulImageError, ImageLimits, fetch_image, image_address, is_public
+from backend.studio.images import DoubtfulImageError, ImageLimits, fetch_image, image_address
+from backend.studio.networks import is_public
 from lasagna.errors import ImageError
 from lasagna.settings import Settings
 from tests.backend.backend_helpers import TOKEN, StubLabelStudio, png
@@ -227,6 +228,11 @@ def names(monkeypatch: pytest.MonkeyPatch, meaning: dict[str, list[list[str]]]) 
         ("64:ff9b:1::a00:1", False),
         ("::127.0.0.1", False),
         ("2001:0:4136:e378:8000:63bf:f5ff:fffe", False),
+        ("192.88.99.1", False),
+        ("5f00::1", False),
+        ("3fff::1", False),
+        ("::ffff:0:7f00:1", False),
+        ("::ffff:0:808:808", True),
     ],
 )
 def test_public_addresses(address: str, is_public_one: bool) -> None:
@@ -289,7 +295,7 @@ class TestCloud:
     def test_a_name_that_changes_its_meaning_gains_nothing(
         self, stub: StubLabelStudio, client: LabelStudio, other: Any, monkeypatch: pytest.MonkeyPatch, scheme: str
     ) -> None:
-        lookups = names(monkeypatch, {"rebind.example.org": [["192.88.99.1"], ["127.0.0.1"]]})
+        lookups = names(monkeypatch, {"rebind.example.org": [["192.31.196.1"], ["127.0.0.1"]]})
         stub.redirects[self.RESOLVE] = f"{scheme}://rebind.example.org:{other.server_port}/a.png"
         with pytest.raises(LabelStudioError, match="cannot be reached"):  # nobody is at the public address
             fetch_image(client, "s3://bucket/a.png", 7, ImageLimits(0.3, 1_000_000))

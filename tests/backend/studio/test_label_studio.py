@@ -2,7 +2,7 @@
 
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -90,10 +90,58 @@ class TestErrors:
         with pytest.raises(LabelStudioError, match="answered 404"):
             LabelStudio(stub.url, TOKEN).project(99)
 
-    @pytest.mark.parametrize("url", ["", "label.example.org", "ftp://x", "http://", "http://x:port", "http://x/?q=1"])
+    @pytest.mark.parametrize(
+        "url",
+        [
+            *("", "label.example.org", "ftp://x", "http://", "http://x:port", "http://x/?q=1"),
+            *("http://127.0.0.1:1/latest/meta-data/secret#", "http://127.0.0.1:1/secret?", "http://x/a/../b"),
+            *(
+                "http://x/%2e%2e/b",
+                "http://user:w@rd@x",
+                "http://x#@y",
+                "http://x/a\\b",
+                "http://x//y",
+                "http://x;y",
+                "http://-x",
+            ),
+        ],
+    )
     def test_bad_address(self, url: str) -> None:
-        with pytest.raises(ConfigError, match="address of Label Studio"):
+        with pytest.raises(ConfigError, match="address of Label Studio") as caught:
             LabelStudio(url, TOKEN)
+        assert "w@rd" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("status", "body"),
+        [
+            (404, b"the secret of an inner server"),
+            (500, b'{"secret": "of an inner server"}'),
+            (200, b"the secret of an inner server"),
+            (200, b'["the secret of an inner server"]'),
+            (404, b"[" * 100_000),
+        ],
+    )
+    def test_what_a_stranger_answers_is_not_repeated(self, status: int, body: bytes) -> None:
+        class Stranger(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status, "a secret phrase")
+                self.end_headers()
+                self.wfile.write(body)
+
+        server = HTTPServer(("127.0.0.1", 0), Stranger)
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with pytest.raises(LabelStudioError) as caught:
+            LabelStudio(f"http://127.0.0.1:{server.server_port}", TOKEN).project(3)
+        thread.join()
+        server.server_close()
+        assert "secret" not in str(caught.value)
+        assert "[[[" not in str(caught.value)
+
+    @pytest.mark.parametrize("host", ["169.254.169.254", "[fd00:ec2::254]", "[::ffff:169.254.169.254]"])
+    def test_where_clouds_keep_secrets_nobody_is_asked(self, host: str) -> None:
+        with pytest.raises(LabelStudioError, match="a cloud tells a machine its secrets"):
+            LabelStudio(f"http://{host}", TOKEN).project(3)
 
     def test_address_without_trailing_slash(self) -> None:
         assert normalise_url(" https://label.example.org/studio/ ") == "https://label.example.org/studio"
