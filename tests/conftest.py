@@ -66,7 +66,7 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first, so that the processes end at about the same time."""
     for item in items:
-        if item.get_closest_marker("label_studio"):
+        if item.get_closest_marker("label_studio") and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("label_studio"))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (not item.get_closest_marker("label_studio"), item.path not in slow))
@@ -95,12 +95,29 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """Folder of annotated photos: LASAGNA_DATA, else beside the checkout; skips where it is not there."""
-    folder = Path(os.environ.get("LASAGNA_DATA") or ROOT.parent / "shared" / "data")
-    if not folder.is_dir():
-        pytest.skip(f"needs the annotated photos in {folder}, or in the folder that LASAGNA_DATA names")
-    return folder
+def shared() -> Callable[[str], Path]:
+    """A function from a path to that file or folder in `shared` beside the checkout (no part of the repository).
+
+    The test is skipped where it is not there, with the same words for all, so that the summary has one line of them.
+    """
+
+    def find(path: str) -> Path:
+        found = ROOT.parent / "shared" / path
+        if not found.exists():
+            pytest.skip(
+                "needs ../shared, which is not beside this checkout: annotated photos, the paper's text, what the "
+                "released code computed, what Label Studio sent"
+            )
+        return found
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def shared_data(shared: Callable[[str], Path]) -> Path:
+    """Folder of annotated photos: LASAGNA_DATA, else beside the checkout."""
+    given = os.environ.get("LASAGNA_DATA")
+    return Path(given) if given else shared("data")
 
 
 @pytest.fixture(scope="session")

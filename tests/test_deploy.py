@@ -310,6 +310,7 @@ def started(compose: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
         yield found
 
 
+@pytest.mark.slow
 class TestCommands:
     def test_redis_wants_its_password(self, started: Started) -> None:
         import redis

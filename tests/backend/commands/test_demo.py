@@ -17,7 +17,11 @@ import requests
 
 from backend.demo.parts import present_classes
 
-pytestmark = [pytest.mark.label_studio, pytest.mark.usefixtures("installed_label_studio")]
+pytestmark = [
+    pytest.mark.label_studio,
+    pytest.mark.xdist_group("demo"),  # each demo has a Label Studio of its own
+    pytest.mark.usefixtures("installed_label_studio"),
+]
 
 PROGRAM = [sys.executable, "-c", "from lasagna.commands.cli import main; main()", "demo"]
 

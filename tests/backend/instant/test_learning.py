@@ -300,6 +300,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_twenty_kills_in_forty_corrections(
     runtime: Runtime, model: Lasagna, settings: Settings, store: Store, stub: StubLabelStudio, changes: Changes

@@ -64,6 +64,7 @@ def project(stub: StubLabelStudio, environ: dict[str, str]) -> Project:
     return Project(stub, environ)
 
 
+@pytest.mark.slow
 def test_what_the_champion_learnt_by_heart_is_not_what_it_knows(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -133,11 +134,9 @@ def test_what_counts(loop: Loop, action: str, body: dict[str, Any], counted: int
     assert loop.state()["changed"] == str(counted)
 
 
-def test_the_recorded_payloads_count(loop: Loop) -> None:
-    """What a real Label Studio sent (facts), where this checkout has it beside it."""
-    folder = Path(__file__).resolve().parents[4] / "shared" / "facts" / "payloads"
-    if not folder.is_dir():
-        pytest.skip(f"needs the recorded requests in {folder}")
+def test_the_recorded_payloads_count(loop: Loop, shared: Callable[[str], Path]) -> None:
+    """What a real Label Studio sent."""
+    folder = shared("facts/payloads")
     loop.store.keep_project("33.1", Project())
     for name in ("ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED", "ANNOTATION_CREATED_skipped", "TASKS_CREATED"):
         body = json.loads((folder / f"webhook_{name}.json").read_text())["body"]

@@ -50,6 +50,7 @@ def eventually(condition, seconds=10.0):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_server_keeps_its_data_and_ends_with_its_only_user(settings):
     with redis.Redis.from_url(ensure_redis(settings)) as client:
         client.set("kept", "yes")
@@ -62,6 +63,7 @@ def test_server_keeps_its_data_and_ends_with_its_only_user(settings):
     eventually(lambda: servers(settings) == [], 2)
 
 
+@pytest.mark.slow
 def test_processes_share_one_server_which_outlives_the_one_that_started_it(settings):
     with using_redis(settings) as first, using_redis(settings) as second:
         urls = {first.stdout.readline().strip(), second.stdout.readline().strip(), ensure_redis(settings)}
@@ -75,6 +77,7 @@ def test_processes_share_one_server_which_outlives_the_one_that_started_it(setti
     eventually(lambda: servers(settings) == [], 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_server_ends_when_its_user_is_ended_in_any_way(settings, number):
     with using_redis(settings) as user:

@@ -297,6 +297,7 @@ registry.add(Path(sys.argv[2]), project="12", parent="random-0", snapshot="", me
     assert not list((registry.folder / "versions").glob(".*"))
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(registry: Registry, make: Any) -> None:
     """Kills a process that adds and promotes without end, after ever longer times; what is left is always whole."""
     code = """

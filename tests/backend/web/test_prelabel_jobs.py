@@ -139,6 +139,7 @@ def of_stub(backend: Backend, stub: StubLabelStudio, store: Store) -> Backend:
     return backend
 
 
+@pytest.mark.slow
 def test_a_job_goes_on_in_the_next_process(
     of_stub: Backend, stub: StubLabelStudio, store: Store, request: pytest.FixtureRequest
 ) -> None:

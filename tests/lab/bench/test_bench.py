@@ -88,6 +88,7 @@ def decode_from_scratch(
     return values, values >= bias
 
 
+@pytest.mark.slow
 @given(count=st.integers(1, 12), seed=st.integers(0, 10_000))
 @settings(deadline=None, max_examples=8)
 def test_references_follow_the_definition(model: LasagnaModel, prompt: Prompt, count: int, seed: int) -> None:

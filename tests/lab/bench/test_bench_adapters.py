@@ -13,6 +13,7 @@ from lasagna.commands.cli import main
 TINY = ("--random-weights", "lasagna-7b-tiny", "--device", "cpu", "--repeats", "1")
 
 
+@pytest.mark.slow
 def test_every_way_decides_as_the_merged_weights_do() -> None:
     result = CliRunner().invoke(
         main, ["bench", "adapters", *TINY, "--versions", "3", "--images", "2", "--classes", "5", "--json"]

@@ -63,6 +63,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_it_learns_and_is_scored_as_the_model_is(data: Path, trained: Path) -> None:
     report = evaluate_dataset(Specialist.load(trained), Folder(data, "val")).as_dict()
     assert report["miou"] > 0.6
@@ -85,6 +86,7 @@ def test_answers_are_of_the_image_and_in_query_order(data: Path, trained: Path) 
         specialist.segment_batch([image], [["sea", "zebra"]])
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_weights(data: Path, tmp_path: Path) -> None:
     photos = Photos(Folder(data, "train"), "shore", 256)
     options = small(12)

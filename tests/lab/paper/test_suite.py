@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -197,11 +198,8 @@ def test_ours_are_in_the_papers_columns_where_the_data_set_is_the_papers() -> No
     assert last == "| ours | nano | – | – | 10.0 | 20.0 | – | – |"
 
 
-def test_the_numbers_are_the_papers(shared_data: Path) -> None:
-    paper = shared_data.parent / "paper.txt"
-    if not paper.exists():
-        pytest.skip(f"needs the text of the paper in {paper}")
-    text = paper.read_text()
+def test_the_numbers_are_the_papers(shared: Callable[[str], Path]) -> None:
+    text = shared("paper.txt").read_text()
     for table in TABLES:
         for _, method, figures in table.rows:
             printed = "\t".join("-" if value is None else str(value) for value in figures)

@@ -1,16 +1,12 @@
 """The vectors of the released code, which lie beside the checkout; without them these tests skip."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
-
 
 @pytest.fixture(scope="session")
-def vectors() -> Path:
+def vectors(shared: Callable[[str], Path]) -> Path:
     """Folder of the vectors (see its README.md)."""
-    folder = ROOT.parent / "shared" / "facts" / "parity"
-    if not folder.is_dir():
-        pytest.skip(f"needs the released code's vectors in {folder}")
-    return folder
+    return shared("facts/parity")

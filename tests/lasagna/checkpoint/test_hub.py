@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from lasagna.checkpoint.hub import is_hub_id, verify
 from lasagna.commands.cli import main
 from lasagna.errors import CheckpointError
 
-VECTORS = Path(__file__).resolve().parents[3].parent / "shared" / "facts" / "parity"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -71,11 +71,10 @@ def test_ours_is_used_from_the_cache(cache: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def released(cache: Path) -> Path:
-    if not VECTORS.is_dir():
-        pytest.skip(f"needs a checkpoint in the released layout: {VECTORS}")
-    put(cache, "openai/clip-vit-large-patch14", VECTORS / "clip-tiny")
-    return put(cache, "weic22/LaSagnA-7B", VECTORS / "checkpoint")
+def released(cache: Path, shared: Callable[[str], Path]) -> Path:
+    """A tiny checkpoint in the released layout."""
+    put(cache, "openai/clip-vit-large-patch14", shared("facts/parity/clip-tiny"))
+    return put(cache, "weic22/LaSagnA-7B", shared("facts/parity/checkpoint"))
 
 
 def test_the_papers_model_by_its_short_name(released: Path, tmp_path: Path) -> None:

@@ -139,6 +139,7 @@ def curve(recipe: Recipe) -> list[dict[str, float]]:
     return [{key: value for key, value in line.items() if key != "seconds_per_step"} for line in lines]
 
 
+@pytest.mark.slow
 def test_adapters_go_on_to_the_same_curve(shrunk: Callable[..., Recipe], tmp_path: Path) -> None:
     straight = shrunk("lasagna-7b.yaml", "optimiser.keep=2")
     train(straight, "cpu")
@@ -151,6 +152,7 @@ def test_adapters_go_on_to_the_same_curve(shrunk: Callable[..., Recipe], tmp_pat
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_checkpointed_gradients_are_the_gradients(shrunk: Callable[..., Recipe], tmp_path: Path) -> None:
     exact = ("optimiser.precision=float32", "optimiser.frozen_precision=float32")
     train(plain := shrunk("lasagna-7b.yaml", *exact, "optimiser.gradient_checkpointing=false"), "cpu")
@@ -160,6 +162,7 @@ def test_checkpointed_gradients_are_the_gradients(shrunk: Callable[..., Recipe],
         assert a == pytest.approx(b, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_kept_features_give_the_same_losses(shrunk: Callable[..., Recipe], tmp_path: Path) -> None:
     """To the rounding of the half precision in which they are kept."""
     exact = ("optimiser.precision=float32", "optimiser.frozen_precision=float32")
@@ -176,6 +179,7 @@ def test_kept_features_of_an_encoder_that_trains_are_refused(shrunk: Callable[..
         shrunk("lasagna-7b.yaml", f"features={{folder: {tmp_path}}}", "trained.parts=[encoder]")
 
 
+@pytest.mark.slow
 def test_a_light_checkpoint_can_be_trained_further(shrunk: Callable[..., Recipe]) -> None:
     first = train(shrunk("lasagna-7b.yaml"), "cpu")
     second = train(shrunk("lasagna-7b.yaml", f"start={first}", f"output={first.parent.parent}/second", "seed=2"), "cpu")

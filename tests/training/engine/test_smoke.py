@@ -24,6 +24,7 @@ smoke:
 """
 
 
+@pytest.mark.slow
 def test_before_and_after(tiny_file: Path) -> None:
     tiny_file.write_text(tiny_file.read_text() + SMOKE)
     result = CliRunner().invoke(train, [str(tiny_file), "--smoke", "--device", "cpu"], env={"COLUMNS": "120"})
@@ -37,6 +38,7 @@ def test_before_and_after(tiny_file: Path) -> None:
     assert [line["step"] for line in whole] == [4, 8, 12, 16, 20, 24]
 
 
+@pytest.mark.slow
 def test_the_same_photos_are_measured_again(tiny: Callable[..., Recipe]) -> None:
     recipe = tiny("optimiser.keep=3")
     (first,) = run_smoke(recipe, "cpu").values()
