@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.support.ui import WebDriverWait
 
 from lasagna.errors import ServiceError
 
@@ -31,8 +33,6 @@ def open_chromium(profile: Path) -> "Chrome":
     Raises:
         ServiceError: Chromium or chromedriver is not installed.
     """
-    from selenium import webdriver
-
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (program and driver):
         raise ServiceError(
@@ -68,7 +68,6 @@ class Editor:
 
     def __init__(self, browser: "Chrome", label_studio: "LocalLabelStudio") -> None:
         from selenium.webdriver.common.by import By
-        from selenium.webdriver.support.ui import WebDriverWait
 
         self.browser, self.url = browser, label_studio.url
         self._by, self._wait = By, WebDriverWait(browser, 90)

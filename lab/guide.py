@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from backend.demo.local_label_studio import LocalLabelStudio
 from backend.demo.photos import demo_photos
@@ -40,15 +42,11 @@ class Guide:
     """The browser of somebody who follows the page, and the folder for the pictures."""
 
     def __init__(self, editor: Editor, pictures: Path) -> None:
-        from selenium.webdriver.support.ui import WebDriverWait
-
         self.editor, self.browser, self.pictures = editor, editor.browser, pictures
         self._wait = WebDriverWait(editor.browser, 60)
 
     def make_project(self) -> int:
         """Projects > Create Project, with photos and labels; returns the project's number."""
-        from selenium.webdriver.common.keys import Keys
-
         self.browser.get(f"{self.editor.url}/projects/")
         self._button("Create Project").click()
         self._find("//input[@name='name']").send_keys(Keys.CONTROL + "a", "First project")

@@ -6,12 +6,15 @@ take the same rows, and what they decide is compared with the merged weights in 
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lab.bench.command import ModelOptions, Row, common_options, report, sample_classes, sample_images, time_interleaved
+from lab.bench.random_weights import random_config
+from lasagna.network.compat import ensure_torchvision
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,28 +117,10 @@ def _measure(model: "Lasagna", dtype: str, versions: int, asked: _Rows, repeats:
     import torch
     from torch import Tensor
 
-    from lab.bench.random_weights import random_config
-    from lasagna.checkpoint.light import shared_copy
-    from lasagna.network.compat import ensure_torchvision
-
-    ensure_torchvision()
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-
     base = model.model.language_model
     made = [_random_adapter(base, seed) for seed in range(versions)]
     merged = [_merged(base, adapter) for adapter in made]
-    config = LoraConfig(r=_RANK, lora_alpha=_ALPHA, target_modules=list(_MODULES))  # type: ignore[arg-type]
-    apart = get_peft_model(shared_copy(base), config, adapter_name="0")
-    for number, adapter in enumerate(made):
-        if number:
-            apart.add_adapter(str(number), config)
-        factors = {
-            f"base_model.model.{key.removesuffix('.weight')}.lora_{letter}.weight": factor
-            for key, pair in adapter.factors.items()
-            for letter, factor in zip("AB", pair, strict=True)
-        }
-        set_peft_model_state_dict(apart, factors, adapter_name=str(number))
-    apart.to(base.embed_tokens.weight.dtype).eval()
+    apart = _kept_apart(base, made)
     owners = [str(version) for version in range(versions) for _ in range(asked.each)]
 
     def alone(version: int) -> tuple[Tensor, Tensor]:
@@ -154,15 +139,10 @@ def _measure(model: "Lasagna", dtype: str, versions: int, asked: _Rows, repeats:
         seconds = time_interleaved(ways, repeats, str(model.model.device))
         seg, neg = model.prompt.seg, model.prompt.neg
         margins = {name: model.model.margins(way()[:, asked.slots], seg, neg) for name, way in ways.items()}
-    size = asked.embeddings.element_size()
-    whole = sum(base.get_parameter(key).numel() for key in made[0].factors)
-    small = sum(factor.numel() for pair in made[0].factors.values() for factor in pair)
-    text = random_config("lasagna-7b").text
-    matrices, width = len(_MODULES) * int(text["num_hidden_layers"]), int(text["hidden_size"])
-    whole_7b, small_7b = matrices * width**2, matrices * 2 * width * _RANK
+    sizes = _sizes(made[0], base, asked.embeddings.element_size())
     rows: list[Row] = []
     for name in ways:
-        own, own_7b = (0, 0) if name == "no adapter" else (whole, whole_7b) if "merged" in name else (small, small_7b)
+        own, own_7b = (0.0, 0.0) if name == "no adapter" else sizes["merged" if "merged" in name else "apart"]
         change, changed = _compare(margins["merged, one by one"], margins[name])
         rows.append(
             {
@@ -170,13 +150,48 @@ def _measure(model: "Lasagna", dtype: str, versions: int, asked: _Rows, repeats:
                 "dtype": dtype,
                 "ms": 1e3 * seconds[name],
                 "ms_per_image": 1e3 * seconds[name] / len(asked.embeddings),
-                "mib_version": own * size / 2**20,
-                "mib_version_7b": own_7b * 2 / 2**20,
+                "mib_version": own,
+                "mib_version_7b": own_7b,
                 "largest_change": None if name == "no adapter" else change,
                 "changed_decisions": None if name == "no adapter" else changed,
             }
         )
     return rows
+
+
+def _kept_apart(base: Any, made: Sequence[Any]) -> Any:
+    """The language model with every adapter beside it, as peft keeps them."""
+    from lasagna.checkpoint.light import shared_copy
+
+    ensure_torchvision()
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+    config = LoraConfig(r=_RANK, lora_alpha=_ALPHA, target_modules=list(_MODULES))  # type: ignore[arg-type]
+    apart = get_peft_model(shared_copy(base), config, adapter_name="0")
+    for number, adapter in enumerate(made):
+        if number:
+            apart.add_adapter(str(number), config)
+        factors = {
+            f"base_model.model.{key.removesuffix('.weight')}.lora_{letter}.weight": factor
+            for key, pair in adapter.factors.items()
+            for letter, factor in zip("AB", pair, strict=True)
+        }
+        set_peft_model_state_dict(apart, factors, adapter_name=str(number))
+    apart.to(base.embed_tokens.weight.dtype).eval()
+    return apart
+
+
+def _sizes(adapter: Any, base: Any, bytes_each: int) -> dict[str, tuple[float, float]]:
+    """MiB of a version whose adapter is merged, and of one that is kept apart: of this model, and of a 7B model in half
+    precision."""
+    whole = sum(base.get_parameter(key).numel() for key in adapter.factors)
+    small = sum(factor.numel() for pair in adapter.factors.values() for factor in pair)
+    text = random_config("lasagna-7b").text
+    matrices, width = len(_MODULES) * int(text["num_hidden_layers"]), int(text["hidden_size"])
+    return {
+        "merged": (whole * bytes_each / 2**20, matrices * width**2 * 2 / 2**20),
+        "apart": (small * bytes_each / 2**20, matrices * 2 * width * _RANK * 2 / 2**20),
+    }
 
 
 def _compare(merged: "Tensor", found: "Tensor") -> tuple[float, int]:

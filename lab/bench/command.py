@@ -18,12 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
+import skimage.data
+from rich.console import Console
+from rich.table import Table
 
+from lab.bench.random_weights import random_lasagna
 from lasagna.commands.groups import EntryPointGroup
+from lasagna.environment import describe_environment
 from lasagna.errors import DataError
+from lasagna.masks.image import load_image
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from lasagna.assistant.lasagna import Lasagna
@@ -103,8 +109,6 @@ class ModelOptions:
             if self.dialect is not None:
                 raise click.UsageError("--dialect is for --random-weights; a checkpoint has its own")
             return Lasagna.from_pretrained(self.model_name, device=self.device, dtype=dtype)
-        from lab.bench.random_weights import random_lasagna
-
         wording = dialect or self.dialect or "released"
         return random_lasagna(self.random_weights, wording, sample_classes(classes), self.device, dtype)
 
@@ -189,8 +193,6 @@ def report(name: str, setting: Row, rows: Sequence[Row], *, device: str, as_json
         rows: At least one, all with the same keys; each is a column of the table, or a line where they are many.
         device: That was measured.
     """
-    from lasagna.environment import describe_environment
-
     environment = describe_environment(device)
     result = {"benchmark": name, "setting": setting, "environment": environment, "rows": list(rows)}
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
@@ -203,9 +205,6 @@ def report(name: str, setting: Row, rows: Sequence[Row], *, device: str, as_json
         if collected is None:
             click.echo(text)
         return
-    from rich.console import Console
-    from rich.table import Table
-
     # Usually a figure per line and a column per row: a terminal of 80 characters has no room for so many figures.
     lines = [[heading.replace("_", " "), *(_figure(row[heading]) for row in rows)] for heading in rows[0]]
     if len(rows) > len(lines):
@@ -240,11 +239,6 @@ def _figure(value: Any) -> str:
 
 def sample_images(count: int) -> "list[NDArray[np.uint8]]":
     """`count` real photos, uint8 (H, W, 3): those that scikit-image ships, then the same shifted sideways."""
-    import numpy as np
-    import skimage.data
-
-    from lasagna.masks.image import load_image
-
     folder = Path(skimage.data.__file__).parent
     photos = [np.asarray(load_image(folder / name)) for name in ("astronaut.png", "coffee.png", "chelsea.png")]
     return [np.roll(photos[i % 3], 24 * (i // 3), axis=1) for i in range(count)]

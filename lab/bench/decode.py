@@ -16,13 +16,18 @@ from lab.bench.command import (
     report,
     sample_classes,
     sample_images,
+    time_interleaved,
 )
+from lab.bench.measure import synchronise
+from lab.bench.peer import peer_ways, sam3
+from lab.bench.plot import plot_times
 from lasagna.errors import QueryError
 
 if TYPE_CHECKING:
     import torch
 
     from lasagna.assistant.lasagna import Lasagna
+    from lasagna.prompt.sequences import Name
 
 CURVES = {
     "generate": "token by token",
@@ -119,8 +124,6 @@ def decode(
 
 def _plot(path: Path, rows: list[Row], batch: int, name: str) -> None:
     """The rows of the first dialect and number format."""
-    from lab.bench.plot import plot_times
-
     first = [row for row in rows if (row["dialect"], row["dtype"]) == (rows[0]["dialect"], rows[0]["dtype"])]
     first.sort(key=lambda row: int(row["classes"]))
     ways = {way: title for way, title in CURVES.items() if f"seconds_{way}" in first[0]}
@@ -130,14 +133,25 @@ def _plot(path: Path, rows: list[Row], batch: int, name: str) -> None:
 
 def _seconds_per_concept(size: str, device: "torch.device", dtype: str) -> float:
     """Seconds that SAM 3 takes for a concept on known vision features, with `_PEER_CONCEPTS` in one forward."""
-    from lab.bench.command import time_interleaved
-    from lab.bench.peer import peer_ways, sam3
     from lasagna.assistant.lasagna import choose_dtype
 
     vision, concepts = peer_ways(sam3(size, device, choose_dtype(dtype, device)), _PEER_CONCEPTS)
     vision()
     ways = {"concepts": lambda: concepts(_PEER_CONCEPTS)}
     return time_interleaved(ways, 1, str(device))["concepts"] / _PEER_CONCEPTS
+
+
+def _names_that_fit(model: "Lasagna", count: int) -> "list[Name]":
+    """So many classes of one sequence. Raises QueryError where it is longer than the model was made for."""
+    prompt = model.prompt
+    names = [prompt.encode_name(name) for name in sample_classes(count)]
+    length = prompt.length(names)
+    if length > prompt.format.max_length:
+        raise QueryError(
+            f"{count} classes make a sequence of {length} tokens, {model.version} was made for "
+            f"{prompt.format.max_length}; ask for fewer classes"
+        )
+    return names
 
 
 def _row(
@@ -147,17 +161,10 @@ def _row(
     import torch
 
     from lab.bench.decoders import bias_for_share, compare_decisions
-    from lab.bench.measure import synchronise
     from lasagna.network.decoding import best_window, decode_class_lists
 
     network, prompt = model.model, model.prompt
-    names = [prompt.encode_name(name) for name in sample_classes(count)]
-    length = prompt.length(names)
-    if length > prompt.format.max_length:
-        raise QueryError(
-            f"{count} classes make a sequence of {length} tokens, {model.version} was made for "
-            f"{prompt.format.max_length}; ask for fewer classes"
-        )
+    names = _names_that_fit(model, count)
     query = prompt.query(names)
     singles = [prompt.query([name]) for name in names]
     plan = prompt.plan_chunks(names, chunk)
@@ -197,7 +204,7 @@ def _row(
         "near_ties": found.near_ties,
         "noise": found.noise,
         "present": float(present.float().mean()),
-        "tokens": length,
+        "tokens": prompt.length(names),
         "passes": decoded.passes,
         "sequential_steps": count,
         "generate_steps": len(query.answer),

@@ -14,11 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import numpy as np
+from PIL import Image
 
 from lab.bench.command import Dtypes, Numbers, Row, report, sample_classes, sample_images, time_interleaved
 from lab.bench.measure import peak_memory
 from lab.bench.random_weights import random_config
+from lasagna.checkpoint.folder import find_checkpoint
+from lasagna.masks.image import load_image
 from lasagna.network.config import ModelConfig
+from lasagna.prompt.dialect import PromptFormat
+from lasagna.prompt.sequences import Prompt
+from training.data.records import UNKNOWN
+from training.examples.sequences import ClassList
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,11 +67,9 @@ def step_loss(
         labels: (B, h, w) int64 at the decoder's resolution (stride 4): index into `names`, -1 none of them, -2 void.
             A name is present where it has a pixel.
     """
-    from training.data.records import UNKNOWN
     from training.engine.losses import mask_losses
     from training.engine.view_losses import answer_questions
     from training.examples.mixture import ViewBatch
-    from training.examples.sequences import ClassList
 
     lists = [
         ClassList(tuple(names), tuple(bool((one == i).any()) for i in range(len(names))), tuple(range(len(names))))
@@ -86,12 +92,8 @@ class _Training:
 
     def __init__(self, config: ModelConfig, photos: int, dtype: str, device: str) -> None:
         import torch
-        from PIL import Image
 
-        from lasagna.checkpoint.folder import find_checkpoint
         from lasagna.network.model import LasagnaModel, cast_weights
-        from lasagna.prompt.dialect import PromptFormat
-        from lasagna.prompt.sequences import Prompt
         from lasagna.prompt.tokenizer import load_tokenizer
 
         torch.manual_seed(0)
@@ -130,10 +132,7 @@ class _Training:
 
     def direct(self) -> float:
         """A step in which the encoders run; returns its loss."""
-        import numpy as np
         import torch
-
-        from lasagna.masks.image import load_image
 
         encoder = self.model.encoder
         prepared = [encoder.prepare(np.asarray(load_image(file))).pixels for file in self.files]

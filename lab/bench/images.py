@@ -16,6 +16,9 @@ from lab.bench.command import (
     sample_classes,
     sample_images,
 )
+from lab.bench.measure import peak_memory, stage_seconds, synchronise
+from lasagna.checkpoint.folder import Calibration
+from lasagna.masks.conversions import mask_to_brush_rle
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +34,6 @@ def set_threshold(model: "Lasagna", classes: list[str], share: float) -> None:
     A model with random weights finds all of them or none, which would make an image's masks cost too much or nothing.
     """
     from lab.bench.decoders import bias_for_share
-    from lasagna.checkpoint.folder import Calibration
 
     query = model.prompt.query([model.prompt.encode_name(name) for name in classes])
     tokens = model.encode_image(sample_images(1)[0]).encoded.tokens
@@ -82,8 +84,6 @@ def images(
 
 
 def _rows(model: "Lasagna", dtype: str, count: int, batches: tuple[int, ...], repeats: int) -> list[Row]:
-    from lab.bench.measure import peak_memory
-
     classes, photos = sample_classes(count), sample_images(max(batches))
     device = str(model.model.device)
     alone = [_presence(model.segment(photo, classes)) for photo in photos]
@@ -124,8 +124,6 @@ def _presence(answer: "Segmentation") -> list[bool]:
 
 
 def _regions(answers: "list[Segmentation]") -> None:
-    from lasagna.masks.conversions import mask_to_brush_rle
-
     for answer in answers:
         for found in answer.classes:
             if found.mask is not None:
@@ -134,8 +132,6 @@ def _regions(answers: "list[Segmentation]") -> None:
 
 def _stages(model: "Lasagna", photos: "list[NDArray[np.uint8]]", classes: list[str]) -> dict[str, float]:
     """Seconds by stage, for all photos together. "rest": reading decisions, masks to the image's size, threads."""
-    from lab.bench.measure import stage_seconds, synchronise
-
     network, device = model.model, str(model.model.device)
     began = time.perf_counter()
     for photo in photos:

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
 from lab.bench.command import Numbers, Row, report
 from lasagna.errors import DataError
 from lasagna.progress import progress_bar
+from training.data.sources.folder import Folder
+from training.evaluation.plots import line_plot
 
 FIGURES = ("miou", "ap", "f1", "fpr", "ece", "change", "update_seconds", "extra_seconds")
 KNOWN = ("cwfid", "msrc", "atwork", "circuit", "potholes", "mushrooms", "idd", "animals", "camvid")
@@ -53,11 +56,8 @@ def instant(
     left to correct, as a share of the pixels; update is from an encoded photo to the new head; extra is what an answer
     takes longer than the model alone. Seconds are of the processor: run it with OMP_NUM_THREADS=1.
     """
-    from rich.console import Console
-
     from lab.bench.instant_curves import BackboneEyes, Eyes, ModelEyes, measure_set, possible_counts
     from lasagna.assistant.lasagna import Lasagna
-    from training.data.sources.folder import Folder
 
     chosen = list(names or KNOWN)
     missing = [name for name in chosen if not (root / name).is_dir()]
@@ -97,8 +97,6 @@ def mean_row(rows: Sequence[Row], name: str, count: int) -> Row:
 
 def draw(path: Path, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
     """mIoU by the number of corrections, a line for each set: the mean over the choices of photos."""
-    from training.evaluation.plots import line_plot
-
     counts = sorted({row["corrections"] for row in rows})
     series = {}
     for name in names:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lab.backbone import make_backbone
 from lasagna.assistant.answers import Decided, ImageFeatures, grey
 from lasagna.assistant.corrected import answer_with_head
 from lasagna.assistant.lasagna import Lasagna
@@ -92,8 +93,6 @@ class BackboneEyes:
     """The backbone with its ImageNet weights: the head works alone, and nothing has seen any of the sets."""
 
     def __init__(self) -> None:
-        from lab.paper.probe import make_backbone
-
         self.encoder = make_backbone()
         self.fingerprint = encoder_fingerprint(self.encoder)
 

@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
+from lab.bench import measure
 from lab.bench.command import Dtypes, Row, report, sample_classes
+from lab.bench.random_weights import random_config, word_tokenizer
+from lasagna.prompt.dialect import RELEASED, PromptFormat
+from lasagna.prompt.sequences import Prompt
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,8 +65,6 @@ def limit(
     """
     import torch
 
-    from lab.bench import measure
-    from lab.bench.random_weights import random_config
     from lasagna.assistant.lasagna import choose_device
 
     if min(x for x in (flops, bandwidth, 1.0) if x is not None) <= 0:
@@ -108,12 +111,8 @@ def limit_rows(
     """
     import torch
 
-    from lab.bench.random_weights import word_tokenizer
     from lasagna.network.llama import KeyValues
     from lasagna.network.model import LasagnaModel
-    from lasagna.network.vision import EncodedImages
-    from lasagna.prompt.dialect import RELEASED, PromptFormat
-    from lasagna.prompt.sequences import Prompt
 
     with torch.device("meta"):
         model = LasagnaModel(config).eval()
@@ -131,28 +130,14 @@ def limit_rows(
         embeddings = torch.empty(batch, length, width, device="meta")
         return lambda: model.run(embeddings, None, _positions(batch, cached, length), cache)
 
-    shapes = {name: value.shape for name, value in model.encoder.prepare(_photo()).pixels.items()}
-    pixels = {name: torch.empty(batch, *shape, device="meta") for name, shape in shapes.items()}
-    encoded = model.encoder(pixels)
-    prompts = torch.empty(present * batch, config.decoder.width, device="meta")
-    owners = torch.zeros(present * batch, dtype=torch.long, device="meta")
-    mine = EncodedImages(encoded.tokens, encoded.embedding, encoded.pixel_embedding, encoded.skips)
     language = model.language_model.layers
-    stages: list[tuple[str, nn.Module, Callable[[], Any], int]] = []
-    if config.vision.kind == "clip-sam":
-        stages += [
-            ("clip", model.encoder.clip, lambda: model.encoder.tokens(pixels["clip"]), 1),
-            ("sam", model.encoder.sam, lambda: model.encoder.sam(pixels["image"]), 1),
-        ]
-    else:
-        stages.append(("encoder", model.encoder, lambda: model.encoder(pixels), 1))
-    stages += [
+    stages = [
+        *_encoders(model, batch),
         ("prefix", language, run(start, 0), 1),
         ("first pass", language, run(first, start), 1),
         ("later passes", language, run(1, start + first - 1), passes - 1),
+        *_masks(model, batch, present),
     ]
-    if present:
-        stages.append(("masks", model.segmenter, lambda: model.segmenter(mine, prompts, owners), 1))
     size = getattr(torch, dtype).itemsize
     rows = [_stage(name, part, way, times, size, dtype, rate, bandwidth) for name, part, way, times in stages]
     rows.append(_sum("all", rows, dtype, rate, bandwidth))
@@ -163,6 +148,43 @@ def limit_rows(
     return rows
 
 
+_Stage = tuple[str, "nn.Module", Callable[[], Any], int]
+"""Name, the part whose weights are read, the work, and how often it is done."""
+
+
+def _pixels(model: Any, batch: int) -> dict[str, Any]:
+    import torch
+
+    shapes = {name: value.shape for name, value in model.encoder.prepare(_photo()).pixels.items()}
+    return {name: torch.empty(batch, *shape, device="meta") for name, shape in shapes.items()}
+
+
+def _encoders(model: Any, batch: int) -> list[_Stage]:
+    """The image encoders on a batch of photos."""
+    pixels, encoder = _pixels(model, batch), model.encoder
+    if model.config.vision.kind != "clip-sam":
+        return [("encoder", encoder, lambda: encoder(pixels), 1)]
+    return [
+        ("clip", encoder.clip, lambda: encoder.tokens(pixels["clip"]), 1),
+        ("sam", encoder.sam, lambda: encoder.sam(pixels["image"]), 1),
+    ]
+
+
+def _masks(model: Any, batch: int, present: int) -> list[_Stage]:
+    """The mask decoder on the present classes of a batch; nothing where there is none."""
+    import torch
+
+    from lasagna.network.vision import EncodedImages
+
+    if not present:
+        return []
+    encoded = model.encoder(_pixels(model, batch))
+    prompts = torch.empty(present * batch, model.config.decoder.width, device="meta")
+    owners = torch.zeros(present * batch, dtype=torch.long, device="meta")
+    mine = EncodedImages(encoded.tokens, encoded.embedding, encoded.pixel_embedding, encoded.skips)
+    return [("masks", model.segmenter, lambda: model.segmenter(mine, prompts, owners), 1)]
+
+
 def _positions(batch: int, start: int, length: int) -> Any:
     import torch
 
@@ -170,8 +192,6 @@ def _positions(batch: int, start: int, length: int) -> Any:
 
 
 def _photo() -> Any:
-    import numpy as np
-
     return np.zeros((768, 1024, 3), np.uint8)
 
 

@@ -20,8 +20,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 import numpy as np
 import requests
+from PIL import Image
+from rich.console import Console
 
+from backend.studio.project_id import project_uid
+from lab.bench.command import report, sample_classes, sample_images
+from lab.loop.product import running_product
 from lasagna.errors import ServiceError
+from lasagna.labels.classes import make_label_config
+from lasagna.masks.segmentation import ClassQuery
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,11 +66,6 @@ Examples:
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the JSON to a file too.")
 def load(photos: int, annotators: int, opened: int, model: str | None, as_json: bool, out: Path | None) -> None:
     """Measure how long annotators wait while a whole project is pre-labelled, in a real Label Studio."""
-    from rich.console import Console
-
-    from lab.bench.command import report
-    from lab.loop.command import running_product
-
     console = Console(stderr=True)
     with running_product(model, None, console) as parts:
         bench = Load(parts, photos, annotators, opened, console)
@@ -115,11 +117,6 @@ class Load:
     """
 
     def __init__(self, parts: "Demo", photos: int, annotators: int, opened: int, console: "Console") -> None:
-        from backend.studio.project_id import project_uid
-        from lab.bench.command import sample_classes
-        from lasagna.labels.classes import make_label_config
-        from lasagna.masks.segmentation import ClassQuery
-
         self._parts, self._console = parts, console
         self._annotators, self._opened = annotators, opened
         self._classes = sample_classes(_CLASSES)
@@ -211,10 +208,6 @@ class Load:
 
 def small_photos(folder: Path, count: int) -> list[Path]:
     """Small JPEG files, each with another content: the real photos of `lab.bench.command.sample_images`, shifted."""
-    from PIL import Image
-
-    from lab.bench.command import sample_images
-
     folder.mkdir(parents=True, exist_ok=True)
     photos = [np.asarray(Image.fromarray(photo).resize(_SIZE)) for photo in sample_images(3)]
     files = []

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import click
 
 from lab.bench.command import ModelOptions, Numbers, Row, common_options, report, sample_classes, sample_images
+from lab.bench.images import set_threshold
+from lab.bench.measure import peak_memory
 
 if TYPE_CHECKING:
     from lasagna.assistant.lasagna import Lasagna
@@ -41,9 +43,6 @@ def memory(
 
 
 def _row(model: "Lasagna", dtype: str, count: int, batch: int, repeats: int) -> Row:
-    from lab.bench.images import set_threshold
-    from lab.bench.measure import peak_memory
-
     classes, photos = sample_classes(count), sample_images(batch)
     set_threshold(model, classes, 0.2)
 

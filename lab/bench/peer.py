@@ -12,6 +12,8 @@ from typing import Any
 import click
 
 from lab.bench.command import Numbers, Row, report, time_interleaved
+from lasagna.errors import ConfigError
+from lasagna.network.compat import ensure_torchvision
 
 _TINY: dict[str, Any] = {
     "vision_config": {
@@ -104,9 +106,6 @@ def peer(
 
 def sam3(size: str, device: Any, dtype: Any) -> Any:
     """The network with random weights, "real" or "tiny". Raises ConfigError where transformers has no SAM 3."""
-    from lasagna.errors import ConfigError
-    from lasagna.network.compat import ensure_torchvision
-
     ensure_torchvision()
     try:
         from transformers import Sam3Config, Sam3Model

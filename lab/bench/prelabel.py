@@ -25,11 +25,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
+from rich.console import Console
 
 from backend.queue.store import Post, Work
 from backend.worker.delivery import AT_ONCE, deliver, deliver_together
+from lab.bench.command import report, sample_classes
 from lab.bench.load import small_photos
+from lab.loop.product import running_product
 from lasagna.errors import ServiceError
+from lasagna.labels.classes import make_label_config
+from lasagna.masks.segmentation import ClassQuery
 
 if TYPE_CHECKING:
     from backend.demo.parts import Demo
@@ -54,13 +59,6 @@ Examples:
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the JSON to a file too.")
 def prelabel(photos: int, kills: int, model: str | None, as_json: bool, out: Path | None) -> None:
     """Kill `lasagna prelabel` in the midst of a project, and count predictions at the end."""
-    from rich.console import Console
-
-    from lab.bench.command import report, sample_classes
-    from lab.loop.command import running_product
-    from lasagna.labels.classes import make_label_config
-    from lasagna.masks.segmentation import ClassQuery
-
     console = Console(stderr=True)
     with running_product(model, None, console) as parts:
         api = parts.api

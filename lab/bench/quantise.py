@@ -4,7 +4,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lab.bench.command import ModelOptions, Numbers, Row, common_options, report, sample_classes, sample_images
+from lab.bench.command import (
+    ModelOptions,
+    Numbers,
+    Row,
+    common_options,
+    report,
+    sample_classes,
+    sample_images,
+    time_interleaved,
+)
+from lab.bench.images import set_threshold
+from lab.bench.random_weights import random_config
 
 if TYPE_CHECKING:
     from lasagna.assistant.lasagna import Lasagna
@@ -50,7 +61,6 @@ def quantise(
 
 
 def _rows(chosen: ModelOptions, dtype: str, classes: int, count: int) -> list[Row]:
-    from lab.bench.images import set_threshold
     from lasagna.network.quantise import KINDS, quantise_layers, weight_bytes
 
     names, photos = sample_classes(classes), sample_images(count)
@@ -84,8 +94,6 @@ def _rows(chosen: ModelOptions, dtype: str, classes: int, count: int) -> list[Ro
 
 
 def _seconds(model: "Lasagna", photo: object, names: list[str]) -> float:
-    from lab.bench.command import time_interleaved
-
     return time_interleaved({"answer": lambda: model.segment(photo, names)}, 1, str(model.model.device))["answer"]  # type: ignore[arg-type]
 
 
@@ -112,7 +120,6 @@ def memory_of_7b(kind: str) -> float:
     """GiB of the 7B's weights in a format, and of the keys and values of 2048 positions, from its shapes alone."""
     import torch
 
-    from lab.bench.random_weights import random_config
     from lasagna.network.model import LasagnaModel, cast_weights
     from lasagna.network.quantise import quantise_layers, weight_bytes
 

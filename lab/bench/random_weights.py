@@ -6,9 +6,13 @@ any time. They are scaled so that activations keep their size, and decisions dep
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import sentencepiece
+
+from lasagna.checkpoint.folder import Calibration
 from lasagna.errors import ConfigError
 from lasagna.network.config import DecoderConfig, ModelConfig, VisionConfig
 from lasagna.prompt.dialect import RELEASED, RELEASED_TOKENS, PromptFormat
@@ -109,8 +113,6 @@ def random_network(config: ModelConfig, device: "torch.device", dtype: "torch.dt
 def word_tokenizer(names: Sequence[str]) -> "SentencePieceTokenizer":
     """A sentencepiece model of Llama's kind that knows these names by about two pieces each, as Llama's own does (which
     cannot be shipped). Its added tokens have the ids of the released checkpoint."""
-    import sentencepiece
-
     from lasagna.prompt.tokenizer import CONTROL_TOKENS, SentencePieceTokenizer
 
     file = io.BytesIO()
@@ -144,10 +146,7 @@ def random_lasagna(
         names: Class names that its tokenizer knows well.
         device, dtype: As for `Lasagna.from_pretrained`.
     """
-    from dataclasses import replace
-
     from lasagna.assistant.lasagna import Lasagna, choose_device, choose_dtype
-    from lasagna.checkpoint.folder import Calibration
 
     if dialect not in DIALECTS:
         raise ConfigError(f"unknown dialect {dialect!r}; it is {' or '.join(DIALECTS)}")

@@ -1,12 +1,17 @@
 """`lasagna bench rle`: brush RLE of Label Studio, ours against label-studio-sdk's."""
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import cv2
+import numpy as np
 
 from lab.bench.command import Row, report, sample_images, time_interleaved
+from lasagna.masks.brush_rle import encode_brush_rle
+from lasagna.masks.conversions import brush_rle_to_mask, mask_to_brush_rle
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,9 +24,6 @@ def rgba_samples(size: tuple[int, int]) -> "dict[str, NDArray[np.uint8]]":
     ellipse: one smooth part. photo: where a photo is brighter than its median, as ragged as an annotation made by
     thresholds. noise: the same of blurred noise, thousands of parts. strokes: anti-aliased lines of a label's colour.
     """
-    import cv2
-    import numpy as np
-
     height, width = size
     y, x = np.ogrid[:height, :width]
     ellipse = ((x / width - 0.5) / 0.35) ** 2 + ((y / height - 0.5) / 0.3) ** 2 < 1
@@ -59,8 +61,6 @@ def rle(size: str, repeats: int, as_json: bool, out: Path | None) -> None:
 
     equal: both write the same bytes, and both read the same mask. Exit code 1 when it is not so.
     """
-    from importlib.metadata import version
-
     try:
         width, height = (int(part) for part in size.split("x"))
     except ValueError as error:
@@ -76,11 +76,7 @@ def rle(size: str, repeats: int, as_json: bool, out: Path | None) -> None:
 
 
 def _row(name: str, picture: "NDArray[np.uint8]", repeats: int) -> Row:
-    import numpy as np
     from label_studio_sdk.converter.brush import decode_rle, encode_rle, mask2rle
-
-    from lasagna.masks.brush_rle import encode_brush_rle
-    from lasagna.masks.conversions import brush_rle_to_mask, mask_to_brush_rle
 
     size = (picture.shape[0], picture.shape[1])
     mask = picture[..., 3] >= 128

@@ -17,8 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+from PIL import Image
 
 from lab.bench.command import Numbers, Row, report, sample_classes, sample_images
+from lasagna.annotate.addresses import Addresses
+from lasagna.annotate.folder import find_images
+from lasagna.annotate.request import AnnotateRequest, Asked, Execution
+from lasagna.annotate.run import AnnotateRun
+from lasagna.annotate.writers import Job
+from lasagna.checkpoint.folder import checkpoint_version
+from lasagna.formats.hygiene import Hygiene
+from lasagna.labels.classes import make_label_config
+from lasagna.labels.configuration import parse_label_config
+from lasagna.masks.segmentation import ClassQuery
+from lasagna.settings import Settings
 
 _FORMATS = ("label-studio", "coco", "masks", "instances", "yolo", "voc")
 
@@ -95,9 +108,6 @@ def _setting(given: dict[str, Any]) -> Row:
 
 def make_photos(folder: Path, count: int, side: int) -> None:
     """`count` different photos `side` pixels wide and high: crops of scikit-image's, resized."""
-    import numpy as np
-    from PIL import Image
-
     photos = [Image.fromarray(photo) for photo in sample_images(3)]
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
@@ -113,18 +123,6 @@ def _soak(
     images: int, side: int, model: str, tiny: bool, classes: int, formats: str, gallery: bool, batch_size: int,
     workers: int,
 ) -> Row:  # fmt: skip
-    from lasagna.annotate.addresses import Addresses
-    from lasagna.annotate.folder import find_images
-    from lasagna.annotate.request import AnnotateRequest, Asked, Execution
-    from lasagna.annotate.run import AnnotateRun
-    from lasagna.annotate.writers import Job
-    from lasagna.checkpoint.folder import checkpoint_version
-    from lasagna.formats.hygiene import Hygiene
-    from lasagna.labels.classes import make_label_config
-    from lasagna.labels.configuration import parse_label_config
-    from lasagna.masks.segmentation import ClassQuery
-    from lasagna.settings import Settings
-
     with tempfile.TemporaryDirectory(prefix="lasagna-soak-") as scratch:
         folder = Path(scratch)
         make_photos(folder / "photos", images, side)

@@ -13,8 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import click
+from PIL import Image
 
 from lab.bench.command import Row, report, sample_classes, sample_images
+from lasagna.annotate.addresses import Addresses
+from lasagna.annotate.export import Export
+from lasagna.annotate.folder import find_images
+from lasagna.annotate.gallery import image_to_thumbnail
+from lasagna.annotate.output import OutputFolder
+from lasagna.annotate.pipeline import Reader
+from lasagna.annotate.results import Results
+from lasagna.annotate.writers import WRITERS, Job
+from lasagna.formats.hygiene import Hygiene
+from lasagna.formats.record import segmentation_to_record
+from lasagna.labels.classes import make_label_config
+from lasagna.labels.configuration import parse_label_config
+from lasagna.masks.segmentation import ClassQuery, Segmentation
 
 
 @click.command(
@@ -42,28 +56,49 @@ def stages(model: str, side: int, classes: int, repeats: int, as_json: bool, out
     report("stages", setting, rows, device="cpu", as_json=as_json, out=out)
 
 
-def _rows(folder: Path, model_name: str, side: int, classes: int, repeats: int) -> list[Row]:
-    from PIL import Image
-
-    from lasagna.annotate.addresses import Addresses
-    from lasagna.annotate.export import Export
-    from lasagna.annotate.folder import find_images
-    from lasagna.annotate.gallery import image_to_thumbnail
-    from lasagna.annotate.output import OutputFolder
-    from lasagna.annotate.pipeline import Reader
-    from lasagna.annotate.results import Results
-    from lasagna.annotate.writers import WRITERS, Job
-    from lasagna.assistant.lasagna import Lasagna
-    from lasagna.formats.hygiene import Hygiene
-    from lasagna.formats.record import segmentation_to_record
-    from lasagna.labels.classes import make_label_config
-    from lasagna.labels.configuration import parse_label_config
-    from lasagna.masks.segmentation import ClassQuery, Segmentation
-
-    (folder / "photos").mkdir()
+def _make_photos(folder: Path, side: int) -> None:
+    folder.mkdir()
     for i, photo in enumerate(sample_images(3)):
         large = Image.fromarray(photo).resize((side, side), Image.Resampling.BICUBIC)
-        large.save(folder / "photos" / f"{i}.jpg", quality=90)
+        large.save(folder / f"{i}.jpg", quality=90)
+
+
+class _Stages:
+    """Processor time and bytes of each stage, photo by photo."""
+
+    def __init__(self) -> None:
+        self._ms: dict[str, list[float]] = {}
+        self._bytes: dict[str, list[int]] = {}
+
+    def timed(self, stage: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        began = time.process_time()
+        value = work(*arguments)
+        self._ms.setdefault(stage, []).append(1000 * (time.process_time() - began))
+        return value
+
+    def add_bytes(self, stage: str, count: int) -> None:
+        self._bytes.setdefault(stage, []).append(count)
+
+    def clear(self) -> None:
+        self._ms.clear()
+        self._bytes.clear()
+
+    def rows(self) -> list[Row]:
+        """The means of each stage."""
+        return [
+            {
+                "stage": stage,
+                "ms": statistics.mean(values),
+                "bytes": round(statistics.mean(self._bytes.get(stage, [0]))),
+            }
+            for stage, values in self._ms.items()
+        ]
+
+
+def _rows(folder: Path, model_name: str, side: int, classes: int, repeats: int) -> list[Row]:
+    from lasagna.assistant.lasagna import Lasagna
+
+    _make_photos(folder / "photos", side)
     model = Lasagna.from_pretrained(model_name, device="cpu")
     queries = [ClassQuery(name) for name in sample_classes(classes)]
     xml = make_label_config(queries)
@@ -72,14 +107,7 @@ def _rows(folder: Path, model_name: str, side: int, classes: int, repeats: int) 
     found = find_images([str(folder / "photos")])
     kept = Results(out / ".results" / "kept")
     reader = Reader(Results(out / ".results" / "empty"), 1 << 30, 1 << 30)
-    ms: dict[str, list[float]] = {}
-    size: dict[str, list[int]] = {}
-
-    def timed(stage: str, work: Callable[..., Any], *arguments: Any) -> Any:
-        began = time.process_time()
-        value = work(*arguments)
-        ms.setdefault(stage, []).append(1000 * (time.process_time() - began))
-        return value
+    stages = _Stages()
 
     def keep(content: str, answer: Segmentation) -> None:
         kept.put(content, segmentation_to_record(answer))
@@ -91,29 +119,25 @@ def _rows(folder: Path, model_name: str, side: int, classes: int, repeats: int) 
     everything.begin(folder_out, found, {})
     for turn in range(repeats + 1):
         if turn == 1:  # the first round loads libraries
-            ms.clear()
-            size.clear()
+            stages.clear()
         for file in found.files:
-            prepared = timed("read", reader, file)
+            prepared = stages.timed("read", reader, file)
             assert prepared.image is not None
-            picture = timed("thumbnail", image_to_thumbnail, prepared.image)
-            answer = timed("model", model.segment, prepared.image, job.class_names)
+            picture = stages.timed("thumbnail", image_to_thumbnail, prepared.image)
+            answer = stages.timed("model", model.segment, prepared.image, job.class_names)
             record = json.dumps(segmentation_to_record(answer))
-            timed("keep", keep, prepared.content, answer)
+            stages.timed("keep", keep, prepared.content, answer)
             _written(out)
             for name, export in {"report": bare, **exports, "gallery": gallery}.items():
-                pieces = timed(f"encode {name}", export.encode, file, prepared.content, answer, 0.1)
-                size.setdefault(f"encode {name}", []).append(_size(pieces.get(name)) + _written(out))
-            size.setdefault("read", []).append(file.path.stat().st_size if file.path else 0)
-            size.setdefault("thumbnail", []).append(len(picture))
-            size.setdefault("keep", []).append(len(record))
+                pieces = stages.timed(f"encode {name}", export.encode, file, prepared.content, answer, 0.1)
+                stages.add_bytes(f"encode {name}", _size(pieces.get(name)) + _written(out))
+            stages.add_bytes("read", file.path.stat().st_size if file.path else 0)
+            stages.add_bytes("thumbnail", len(picture))
+            stages.add_bytes("keep", len(record))
             pieces = everything.encode(file, prepared.content, answer, 0.1)
-            timed("append", everything.append, file, prepared.content, pieces)
+            stages.timed("append", everything.append, file, prepared.content, pieces)
     folder_out.close()
-    return [
-        {"stage": stage, "ms": statistics.mean(values), "bytes": round(statistics.mean(size.get(stage, [0])))}
-        for stage, values in ms.items()
-    ]
+    return stages.rows()
 
 
 def _size(piece: Any) -> int:

@@ -9,43 +9,24 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from lab.faults.command import Rig
-
-_FAKETIME = "*/faketime/libfaketimeMT.so.1"
+from backend.queue.jobs import find_jobs, queue
+from lab.faults.rig import Fault, Rig, faketime
 
 
-@dataclass(frozen=True)
-class Fault:
-    """What is done to the running parts.
-
-    `strike` returns when the fault is over (but for what has to start again); False where it found nothing to strike.
-    """
-
-    name: str
-    words: str
-    strike: Callable[["Rig"], bool | None]
-    needs: Callable[["Rig"], str] = lambda rig: ""
-    """Why it cannot be done here, or "" where it can."""
-
-
-def _kill(part: str) -> Callable[["Rig"], None]:
+def _kill(part: str) -> Callable[[Rig], None]:
     return lambda rig: rig.parts.kill(part)
 
 
-def _one_worker(rig: "Rig") -> str:
+def _one_worker(rig: Rig) -> str:
     return rig.rng.choice(["worker-a", "worker-b"])
 
 
-def _kill_a_worker(rig: "Rig") -> None:
+def _kill_a_worker(rig: Rig) -> None:
     rig.parts.kill(_one_worker(rig))
 
 
-def _hang_a_worker(rig: "Rig") -> None:
+def _hang_a_worker(rig: Rig) -> None:
     """SIGSTOP for longer than a silent worker counts as alive: another takes its job, and then it goes on."""
     process = rig.parts.services[_one_worker(rig)].process
     os.kill(process.pid, signal.SIGSTOP)
@@ -53,10 +34,8 @@ def _hang_a_worker(rig: "Rig") -> None:
     os.kill(process.pid, signal.SIGCONT)
 
 
-def _run_a_job_twice(rig: "Rig") -> bool:
+def _run_a_job_twice(rig: Rig) -> bool:
     """The job that a worker has begun is put into the queue again, under its id: both workers finish it."""
-    from backend.queue.jobs import find_jobs, queue
-
     target = queue(rig.store.redis, "predict")
     end = time.monotonic() + 10
     while time.monotonic() < end:
@@ -70,14 +49,14 @@ def _run_a_job_twice(rig: "Rig") -> bool:
     return False
 
 
-def _fill_memory(rig: "Rig") -> None:
+def _fill_memory(rig: Rig) -> None:
     used = int(rig.store.redis.info("memory")["used_memory"])
     rig.store.redis.config_set("maxmemory", max(1, used // 2))
     rig.wait(rig.rng.uniform(2.0, 8.0))
     rig.store.redis.config_set("maxmemory", 0)
 
 
-def _fill_disk(rig: "Rig") -> None:
+def _fill_disk(rig: Rig) -> None:
     assert rig.disk is not None
     filler = rig.disk / "filler"
     with suppress(OSError), filler.open("wb") as file:
@@ -88,8 +67,8 @@ def _fill_disk(rig: "Rig") -> None:
     filler.unlink()
 
 
-def _through_gateway(mode: str) -> Callable[["Rig"], None]:
-    def strike(rig: "Rig") -> None:
+def _through_gateway(mode: str) -> Callable[[Rig], None]:
+    def strike(rig: Rig) -> None:
         rig.gateway.misbehave(mode, share=0.6, seed=rig.rng.randrange(1 << 30))
         rig.wait(rig.rng.uniform(5.0, 15.0))
         rig.gateway.misbehave("", share=0.0, seed=0)
@@ -97,18 +76,18 @@ def _through_gateway(mode: str) -> Callable[["Rig"], None]:
     return strike
 
 
-def _jump(rig: "Rig") -> None:
+def _jump(rig: Rig) -> None:
     """The clock of one worker goes two hours forward, then as much back, then right again."""
     for offset in ("+7200", "-7200", "+0"):
         (rig.parts.folder / "clock").write_text(offset)
         rig.wait(3.0)
 
 
-def _no_disk(rig: "Rig") -> str:
+def _no_disk(rig: Rig) -> str:
     return "" if rig.disk is not None else "only root can mount the small disk"
 
 
-def _no_clock(rig: "Rig") -> str:
+def _no_clock(rig: Rig) -> str:
     return "" if faketime() else "libfaketime is not installed (apt-get install faketime)"
 
 
@@ -128,8 +107,3 @@ FAULTS = (
     Fault("poison", "an image kills every worker that decodes it", lambda rig: None),
     Fault("clock", "a worker's clock jumps two hours forward and back", _jump, _no_clock),
 )
-
-
-def faketime() -> str:
-    """The library that gives a process another clock; "" where it is not installed."""
-    return next((str(path) for path in Path("/usr/lib").glob(_FAKETIME)), "")

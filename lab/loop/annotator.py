@@ -40,7 +40,7 @@ class Habits:
 
 
 @dataclass(frozen=True)
-class Correction:
+class CorrectedTask:
     """What was done in one task: numbers of regions, and the annotation's id."""
 
     annotation: int
@@ -66,7 +66,7 @@ class SimulatedAnnotator:
         self._label_studio, self._config, self._habits = label_studio, config, habits or Habits()
         self._brushes = {query.name: _brush(config, query.name) for query in config.classes}
 
-    def correct(self, task: int, truth: Mapping[str, Mask]) -> Correction:
+    def correct(self, task: int, truth: Mapping[str, Mask]) -> CorrectedTask:
         """Opens a task, takes its newest prediction, makes the regions right and submits.
 
         Args:
@@ -107,7 +107,7 @@ class SimulatedAnnotator:
         annotation = self._label_studio.create_annotation(
             task, result, lead_time=self._seconds(counts), prediction=int(shown["id"]) if shown else None
         )
-        return Correction(annotation, **counts)
+        return CorrectedTask(annotation, **counts)
 
     def _region(self, task: int, name: str, mask: Mask) -> dict[str, Any]:
         control, label = self._brushes[name]

@@ -9,7 +9,6 @@ and end with the benchmark; the truth of an untouched photo reaches no other par
 
 import hashlib
 import json
-import os
 import random
 import shutil
 import time
@@ -23,13 +22,30 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 import requests
+from rich.console import Console
+from rich.progress import Progress
 
+from backend.demo.parts import Demo
 from backend.loop.holdout import Sides, difference_hash
+from backend.registry.registry import Registry
 from backend.studio.project_id import project_uid
+from backend.web.predictions import Predictor
 from lab.loop.annotator import Habits, SimulatedAnnotator
+from lab.loop.product import running_product
+from lasagna.environment import describe_environment
 from lasagna.errors import DataError, ServiceError
+from lasagna.formats.label_studio import region_to_label
+from lasagna.labels.classes import make_label_config
+from lasagna.labels.configuration import parse_label_config
+from lasagna.masks.conversions import brush_rle_to_mask
 from lasagna.masks.image import load_image
+from lasagna.masks.segmentation import ClassQuery
+from lasagna.settings import registry_folder
 from training.commands.options import DATA_HELP, DataSetFolder
+from training.data.records import UNKNOWN
+from training.data.sets import Subset
+from training.data.sources.folder import Folder
+from training.evaluation.tables import Cell, markdown_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -101,11 +117,6 @@ def loop(
     as_json: bool,
 ) -> None:
     """Correct photos in a real Label Studio, fine-tune, and measure what that spares on photos nobody touched."""
-    from rich.console import Console
-
-    from training.data.sets import Subset
-    from training.data.sources.folder import Folder
-
     console = Console(stderr=True)
     wanted, measured = Folder(data, "train"), Folder(data, "val")
     if len(wanted) < corrections * rounds:
@@ -118,7 +129,13 @@ def loop(
         report = bench.run(corrections, rounds, swap)
         if out is not None:
             bench.keep_pages(out, report)
-    report |= {"data": data.name, "corrections": corrections, "seed": seed, "swapped": swap, "environment": _machine()}
+    report |= {
+        "data": data.name,
+        "corrections": corrections,
+        "seed": seed,
+        "swapped": swap,
+        "environment": describe_environment("cpu"),
+    }
     if out is not None:
         (out / "loop.json").write_text(json.dumps(report, indent=1) + "\n")
     click.echo(json.dumps(report, indent=1) if as_json else table(report))
@@ -140,11 +157,6 @@ class Bench:
         self, parts: "Demo", name: str, wanted: "Source", measured: "Source", console: "Console", timeout: float
     ) -> None:
         from backend.loop.trainings import Trainings
-        from backend.registry.registry import Registry
-        from lasagna.labels.classes import make_label_config
-        from lasagna.labels.configuration import parse_label_config
-        from lasagna.masks.segmentation import ClassQuery
-        from lasagna.settings import registry_folder
 
         self._parts, self._wanted, self._measured = parts, wanted, measured
         self._console, self._timeout = console, timeout
@@ -241,9 +253,6 @@ class Bench:
 
     def _prelabel(self) -> None:
         """`lasagna prelabel` on the project: predictions of the version that serves it for every untouched task."""
-        from rich.progress import Progress
-
-        from backend.web.predictions import Predictor
         from backend.web.prelabel import ProjectRun
 
         run = ProjectRun(Predictor(self._parts.settings, self._parts.store), self._api, self._project)
@@ -256,8 +265,6 @@ class Bench:
 
     def _shown(self) -> Shown:
         from backend.effort.measure import edit_effort
-        from lasagna.formats.label_studio import region_to_label
-        from lasagna.masks.conversions import brush_rle_to_mask
 
         names = self._measured.classes
         position = {name: i for i, name in enumerate(names)}
@@ -310,9 +317,6 @@ class Bench:
         Returns:
             `events`, `webhook_median_ms`, `webhook_worst_ms`, and `prediction_s`: of one photo, asked meanwhile.
         """
-        from lasagna.labels.classes import make_label_config
-        from lasagna.masks.segmentation import ClassQuery
-
         opened = self._api.open_task(self._project, task)
         annotation = {**opened["annotations"][0], "task": task}
         event = {"action": "ANNOTATION_UPDATED", "project": {"id": 0}, "annotation": annotation, "task": {"id": task}}
@@ -376,8 +380,6 @@ class Bench:
 
 def table(report: Mapping[str, Any]) -> str:
     """The report as Markdown: a row before training, and one after each round."""
-    from training.evaluation.tables import Cell, markdown_table
-
     headings = ["corrected", "promoted", "mIoU", "presence F1", "pixels to change", "regions right", "to change",
                 "to add", "to delete", "replay mIoU", "training"]  # fmt: skip
     rows: list[list[Cell]] = []
@@ -397,24 +399,6 @@ def table(report: Mapping[str, Any]) -> str:
     return markdown_table(headings, rows)
 
 
-@contextmanager
-def running_product(model: str | None, out: Path | None, console: "Console") -> "Iterator[Demo]":
-    """The processes of the product, in a state folder of their own: in `out`, else one that is removed."""
-    import tempfile
-    from contextlib import ExitStack
-
-    from backend.demo.parts import Demo
-    from backend.queue.services import free_port
-    from lasagna.settings import Settings
-
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) if out is None else out / "state"
-        folder.mkdir(parents=True, exist_ok=True)
-        os.environ["LASAGNA_TRAIN_WHEN"] = "by hand"  # of the processes that are started: a round is trained once
-        settings = Settings.load(model=model, state_dir=str(folder.resolve()))
-        yield stack.enter_context(Demo(settings, folder.resolve(), console, free_port()))
-
-
 def _photos(source: "Source") -> list[Path]:
     found = [source[index].image_path for index in range(len(source))]
     return [path for path in found if path is not None]
@@ -426,8 +410,6 @@ def _truth(source: "Source", index: int) -> "dict[str, Mask]":
 
 
 def _valid(source: "Source", index: int) -> "Mask":
-    from training.data.records import UNKNOWN
-
     return np.asarray((source[index].read() != UNKNOWN).all(0))
 
 
@@ -435,9 +417,3 @@ def _swapped(truth: "Mapping[str, Mask]", classes: Sequence[str]) -> "dict[str, 
     """Every class under the name of the next one."""
     following = dict(zip(classes, [*classes[1:], classes[0]], strict=True))
     return {following[name]: mask for name, mask in truth.items()}
-
-
-def _machine() -> dict[str, Any]:
-    from lasagna.environment import describe_environment
-
-    return describe_environment("cpu")

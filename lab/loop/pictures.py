@@ -20,8 +20,11 @@ from typing import Any
 from PIL import Image
 
 from backend.demo.local_label_studio import LocalLabelStudio, Projects
+from backend.effort.measure import edit_effort
 from lab.editor import Editor, open_chromium
+from lasagna.formats.label_studio import region_to_label
 from lasagna.labels.configuration import parse_label_config
+from lasagna.masks.conversions import brush_rle_to_mask
 from lasagna.settings import Settings
 
 _COLOURS = 128
@@ -79,10 +82,6 @@ def _middle_change(api: Projects, project: int) -> tuple[int, int, int]:
 
 def _changed(before: dict[str, Any], after: dict[str, Any], config: Any) -> float:
     """Share of the photo that the two predictions draw differently, summed over labels."""
-    from backend.effort.measure import edit_effort
-    from lasagna.formats.label_studio import region_to_label
-    from lasagna.masks.conversions import brush_rle_to_mask
-
     masks: list[dict[str, Any]] = []
     pixels = 1
     for prediction in (before, after):

@@ -21,7 +21,9 @@ import numpy as np
 
 from lab.paper.published import TABLE_5
 from lab.paper.suite import Model, Runner, Suite, SuiteSet
+from lasagna.checkpoint.weights import load_model
 from lasagna.errors import ConfigError
+from training.engine.start import prepare
 from training.evaluation.tables import Cell, figure, markdown_table, percent
 from training.recipe.files import recipe_from_values, to_values
 from training.recipe.sequence import PRESETS
@@ -70,9 +72,6 @@ def vision_start(recipe: Recipe, vision_from: Path, folder: Path) -> Recipe:
 
     Raises ConfigError where the shapes differ.
     """
-    from lasagna.checkpoint.weights import load_model
-    from training.engine.start import prepare
-
     if not (folder / "config.json").exists():
         run = prepare(recipe)
         parts = ("encoder.", "segmenter.")

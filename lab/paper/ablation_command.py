@@ -1,7 +1,7 @@
 """`lasagna experiment ablation` and `lasagna experiment unseen`: experiments that train by a recipe."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.resources import files
@@ -9,9 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
+from lab.paper.machine import describe_machine
+from lab.paper.unseen import HIDDEN, Renamed, evaluate_names, hidden_names, hidden_recipe, synonyms, trained_names
+from lasagna.checkpoint.folder import find_checkpoint
+from lasagna.errors import DataError
 from lasagna.progress import progress_bar
+from training.data.sources import Source
+from training.data.sources.folder import Folder
+from training.data.spread import spread
+from training.engine.run_report import TerminalReporter
+from training.evaluation.plots import bar_plot
 from training.evaluation.tables import Cell, markdown_table, replace_block, save_text
+from training.recipe.files import read_recipe
+from training.recipe.sequence import PRESETS
+from training.recipe.values import Recipe
 
 RECIPE = Path(str(files("training") / "recipes" / "ablation.yaml"))
 LIMIT = click.option("--limit", type=click.IntRange(1), help="Score at most so many images of each set, evenly spread.")
@@ -26,27 +39,16 @@ FROM = click.option(
 
 @contextmanager
 def _watch(what: str, length: int) -> Iterator[Callable[..., None]]:
-    from rich.console import Console
-
     with progress_bar(Console(stderr=True), what, length) as advance:
         yield advance
 
 
 def _train(recipe: Any, device: str) -> None:
     from training.engine.run import train
-    from training.engine.run_report import TerminalReporter
 
     with TerminalReporter(recipe) as reporter:
         reporter.console.print(f"training {recipe.output}")
         train(recipe, device, reporter)
-
-
-def _environment(device: str) -> dict[str, Any]:
-    import torch
-
-    from lasagna.environment import describe_environment
-
-    return describe_environment(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
 
 @click.command(
@@ -85,11 +87,6 @@ def ablation(
 ) -> None:
     """The paper's Table 5: one recipe trained once per strategy and seed, and what each gives."""
     from lab.paper.ablation import EXACT, ROWS, ablation_table, is_finished, run_row, summarise, vision_start
-    from lasagna.checkpoint.folder import find_checkpoint
-    from lasagna.errors import DataError
-    from training.evaluation.plots import bar_plot
-    from training.recipe.files import read_recipe
-    from training.recipe.sequence import PRESETS
 
     wanted = tuple(name.strip() for name in rows.split(",")) if rows else tuple(PRESETS)
     unknown = [name for name in wanted if name not in PRESETS]
@@ -111,7 +108,7 @@ def ablation(
     order = [row.title for row in (*ROWS, *EXACT)]
     summary = summarise(sorted(results, key=lambda one: order.index(one["row"])), sets)
     table = ablation_table(summary, sets)
-    report = {"summary": summary, "runs": results, "limit": limit, "environment": _environment(device)}
+    report = {"summary": summary, "runs": results, "limit": limit, "environment": describe_machine(device)}
     save_text(out / "ablation.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     save_text(out / "ablation.md", table + "\n")
     series = {f"{name} mIoU": [_percent(row["miou"][name]) for row in summary] for name in sets}
@@ -157,54 +154,53 @@ def unseen(
     changes: tuple[str, ...],
 ) -> None:
     """Train without some names and one data set; score names that are seen, their synonyms, and names never seen."""
-    from lab.paper.unseen import (
-        HIDDEN,
-        Renamed,
-        evaluate_names,
-        hidden_names,
-        hidden_recipe,
-        synonyms,
-        trained_names,
-    )
-    from lasagna import Lasagna
-    from training.data.sources import Source
-    from training.data.sources.folder import Folder
-    from training.data.spread import spread
-    from training.recipe.files import read_recipe
-
     base = read_recipe(path, changes).recipe
     hidden = hidden_names(hide or HIDDEN)
     recipe = hidden_recipe(base, hidden, without, out)
     if not (recipe.output / "checkpoint" / "config.json").exists() or (recipe.output / "states").exists():
         _train(recipe, device)  # goes on, or finds itself finished
+    from lasagna import Lasagna
+
     model = Lasagna.from_pretrained(recipe.output / "checkpoint", device=device)
-    trained = trained_names(recipe)
-    report: dict[str, Any] = {
+    sets = _score_names(model, base, ask or tuple(base.semantic), trained_names(recipe), limit)
+    report = {
         "hidden": hidden,
         "without": without,
         "model_version": model.version,
-        "sets": {},
-        "environment": _environment(device),
+        "sets": sets,
+        "environment": describe_machine(device),
     }
-    for name in ask or tuple(base.semantic):
-        folder = Folder(base.data / name, "val")
-        asked: list[tuple[str, Source]] = [(name, folder)]
-        if reworded := synonyms(folder.classes, trained):
-            asked.append((f"{name}, reworded", Renamed(folder, reworded)))
-        for title, source in asked:
-            with _watch(f"{title} val", len(spread(len(source), limit))) as advance:
-                report["sets"][title] = evaluate_names(model, source, trained, advance, limit=limit)
-    figures = ("classes", "miou", "average_precision", "prevalence")
-    rows: list[list[Cell]] = [
-        [title, group, len(found["names"]), *(found[key] for key in figures)]
-        for title, groups in report["sets"].items()
-        for group, found in groups.items()
-    ]
-    headings = ["data set", "names", "asked", "of them in a photo", "mIoU", "presence AP", "AP of guessing"]
-    table = markdown_table(headings, rows)
+    table = _names_table(sets)
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
     save_text(out / "unseen.json", text + "\n")
     save_text(out / "unseen.md", table + "\n")
     click.echo(text if as_json else table)
     if document:
         replace_block(document, "unseen", table)
+
+
+def _score_names(
+    model: Any, base: Recipe, names: Sequence[str], trained: Collection[str], limit: int | None
+) -> dict[str, dict[str, Any]]:
+    """Of each data set, and of each with its names reworded: the figures of the groups of its names."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        folder = Folder(base.data / name, "val")
+        asked: list[tuple[str, Source]] = [(name, folder)]
+        if reworded := synonyms(folder.classes, trained):
+            asked.append((f"{name}, reworded", Renamed(folder, reworded)))
+        for title, source in asked:
+            with _watch(f"{title} val", len(spread(len(source), limit))) as advance:
+                found[title] = evaluate_names(model, source, trained, advance, limit=limit)
+    return found
+
+
+def _names_table(sets: Mapping[str, Mapping[str, Any]]) -> str:
+    figures = ("classes", "miou", "average_precision", "prevalence")
+    rows: list[list[Cell]] = [
+        [title, group, len(found["names"]), *(found[key] for key in figures)]
+        for title, groups in sets.items()
+        for group, found in groups.items()
+    ]
+    headings = ["data set", "names", "asked", "of them in a photo", "mIoU", "presence AP", "AP of guessing"]
+    return markdown_table(headings, rows)

@@ -11,16 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lab.paper.ablation_command import ablation, unseen
+from lab.paper.machine import describe_machine
 from lab.paper.presence_command import presence
 from lasagna.progress import progress_bar
 from training.commands.options import DATA_HELP, DataSetFolder
 from training.data.sets import divide
 from training.data.sources import Source
 from training.data.sources.folder import Folder
+from training.data.spread import spread
 from training.evaluation.chunks import ChunkSize
+from training.evaluation.evaluate import evaluate_dataset
 from training.evaluation.tables import Cell, markdown_table, percent, replace_block
+
+PACKAGES = ("timm", "scikit-learn")
+"""Whose versions a report has besides."""
 
 
 @click.group()
@@ -60,19 +68,7 @@ def _show(name: str, report: dict[str, Any], table: str, as_json: bool, document
         replace_block(document, name, table)
 
 
-def _environment(device: str = "cpu") -> dict[str, Any]:
-    from importlib.metadata import version
-
-    from lasagna.environment import describe_environment
-
-    return {**describe_environment(device), "timm": version("timm"), "scikit-learn": version("scikit-learn")}
-
-
 def _evaluate(model: Any, dataset: Folder, what: str) -> dict[str, Any]:
-    from rich.console import Console
-
-    from training.evaluation.evaluate import evaluate_dataset
-
     with progress_bar(Console(stderr=True), f"{what} on {dataset.name} {dataset.split}", len(dataset)) as advance:
         return evaluate_dataset(model, dataset, on_image=advance).as_dict()
 
@@ -122,7 +118,11 @@ def specialist(
 
     model = Lasagna.from_pretrained(checkpoint, device=device) if checkpoint else None
     options = SpecialistOptions(nano_optimiser(steps, batch_size), width, image_size, (view, view), seed=seed)
-    report: dict[str, Any] = {"options": asdict(options), "sets": {}, "environment": _environment(device)}
+    report: dict[str, Any] = {
+        "options": asdict(options),
+        "sets": {},
+        "environment": describe_machine(device, *PACKAGES),
+    }
     if model:
         report["model_version"] = model.version
     for train, scored in sets:
@@ -135,9 +135,6 @@ def specialist(
 
 
 def _train_specialist(name: str, train: Source, options: Any, out: Path, device: str) -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     from lab.paper.specialist import Specialist, train_specialist
     from training.examples.photos import Photos
 
@@ -193,14 +190,13 @@ def probe(
     """Presence by logistic regression on the frozen backbone's pooled features, chosen and fitted on train alone."""
     sets = [(Folder(folder, "train"), Folder(folder, split)) for folder in folders]
 
-    from rich.console import Console
-
-    from lab.paper.probe import FOLDS, POOLINGS, choose_probe, make_backbone, pool_features, score_probe
+    from lab.backbone import make_backbone
+    from lab.paper.probe import FOLDS, POOLINGS, choose_probe, pool_features, score_probe
     from lasagna import Lasagna
 
     model = Lasagna.from_pretrained(checkpoint, device="cpu") if checkpoint else None
     encoder = make_backbone(image_size)
-    report: dict[str, Any] = {"image_size": image_size, "sets": {}, "environment": _environment()}
+    report: dict[str, Any] = {"image_size": image_size, "sets": {}, "environment": describe_machine("cpu", *PACKAGES)}
     if model:
         report["model_version"] = model.version
     for train, scored in sets:
@@ -254,14 +250,15 @@ def order(
     """Does the score of a prediction put the photos first that need most work? Beside random order and simpler ones."""
     sets = [Folder(folder, split) for folder in folders]
 
-    from rich.console import Console
-
     from lab.paper.review_order import measure_orders
     from lasagna import Lasagna
-    from training.data.spread import spread
 
     model = Lasagna.from_pretrained(checkpoint, device="cpu")
-    report: dict[str, Any] = {"model_version": model.version, "sets": {}, "environment": _environment()}
+    report: dict[str, Any] = {
+        "model_version": model.version,
+        "sets": {},
+        "environment": describe_machine("cpu", *PACKAGES),
+    }
     rows: list[list[Cell]] = []
     for dataset in sets:
         count = len(spread(len(dataset), limit))
@@ -298,11 +295,8 @@ def chunks(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--chunk-size") from error
 
-    from rich.console import Console
-
     from lab.paper.chunk_remedies import ROWS, measure_remedies
     from lasagna import Lasagna
-    from training.data.spread import spread
 
     model = Lasagna.from_pretrained(checkpoint, device="cpu")
     count = len(spread(len(dataset), limit))
@@ -310,7 +304,7 @@ def chunks(
     with progress_bar(Console(stderr=True), what, ROWS * count) as advance:
         found = list(measure_remedies(model, dataset, chunk, limit, advance))
     report = {"model_version": model.version, "data": dataset.name, "images": count, "classes_per_list": chunk}
-    report |= {"rows": [asdict(one) for one in found], "environment": _environment()}
+    report |= {"rows": [asdict(one) for one in found], "environment": describe_machine("cpu", *PACKAGES)}
     headings = [
         f"{dataset.name} {split}, chunks of {chunk}",
         "mIoU",

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import click
+from rich.console import Console
 
 from lasagna.progress import progress_bar
 from training.commands.options import DATA_HELP, DataSetFolder
@@ -37,8 +38,6 @@ def presence(folders: tuple[Path, ...], unseen: tuple[str, ...], model_name: str
     Of each set, photos of the train split are taken as corrections and left out in turn: once beside the model, once
     with the ImageNet backbone alone. The table gives each set's figures with weights fitted to the others.
     """
-    from rich.console import Console
-
     from lab.bench.instant_curves import BackboneEyes, Eyes, ModelEyes
     from lab.paper.presence import fit_defaults, gather, left_out_figures
     from lasagna.assistant.lasagna import Lasagna

@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from lasagna.network.config import DecoderConfig, VisionConfig
 from lasagna.network.pyramid import PyramidEncoder
 from training.data.sources import Source
-from training.engine.start import load_backbone
 from training.evaluation.metrics import PresenceMetrics, average_precision
 from training.evaluation.scoring import read_photo
 
@@ -54,16 +57,6 @@ class Choice:
     pooling: str
     strength: float
     average_precision: float
-
-
-def make_backbone(image_size: int = 512, name: str = "tf_efficientnet_lite0") -> PyramidEncoder:
-    """nano's encoder with the ImageNet weights, of which only the backbone is used."""
-    encoder = PyramidEncoder(
-        VisionConfig(kind="pyramid", image_size=image_size, backbone=name), DecoderConfig(width=16)
-    ).eval()
-    holder: Any = type("Holder", (), {"encoder": encoder})
-    load_backbone(holder)
-    return encoder
 
 
 @torch.inference_mode()
@@ -108,11 +101,6 @@ def fit_probe(features: Features, present: NDArray[np.bool_], strengths: tuple[f
         present: (images, classes).
         strengths: scikit-learn's C.
     """
-    from sklearn.decomposition import PCA
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     # With more channels than images the solution lies in the images' span, and an L2 penalty does not see rotations:
     # all principal components give the same probe from a tenth of the numbers.
     prepare = make_pipeline(StandardScaler(), PCA())
@@ -130,8 +118,6 @@ def fit_probe(features: Features, present: NDArray[np.bool_], strengths: tuple[f
 
 def choose_probe(train: Pooled, on_fit: Callable[[], None] = lambda: None) -> Choice:
     """The pooling and strength that rank the left-out folds of the train split best, all image-class pairs together."""
-    from sklearn.model_selection import KFold
-
     folds = list(KFold(FOLDS, shuffle=True, random_state=0).split(train.present))
     best: Choice | None = None
     for pooling in POOLINGS:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 from lasagna.masks.ordering import expected_edits
 from lasagna.masks.segmentation import Segmentation
@@ -101,8 +102,6 @@ def measure_orders(
 
 
 def _judge(key: NDArray[np.float64], edits: NDArray[np.float64], resamples: int = 1000) -> Ordering:
-    from scipy.stats import spearmanr
-
     rng = np.random.default_rng(1)
     shares = [
         _first_quarter(key[chosen], edits[chosen])

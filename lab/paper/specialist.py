@@ -13,7 +13,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,35 @@ class _Views:
         return torch.stack(pixels), torch.stack(labels)
 
 
+class _State:
+    """What a killed run goes on from: complete, or not there.
+
+    Args:
+        parts: What is kept, by name.
+    """
+
+    def __init__(self, path: Path, options: SpecialistOptions, photos: Photos, parts: Mapping[str, Any]) -> None:
+        self._path, self._parts = path, parts
+        self._run = json.dumps({**asdict(options), "classes": photos.classes}, sort_keys=True)
+
+    def load(self, device: str) -> int:
+        """The step to go on from; 0 where nothing is kept. Raises CheckpointError for a run with other options."""
+        if not self._path.exists():
+            return 0
+        saved = torch.load(self._path, weights_only=True, map_location=device)
+        if saved["run"] != self._run:
+            raise CheckpointError(
+                f"{self._path.parent} holds a run with other options; give another folder, or delete this one"
+            )
+        for name, part in self._parts.items():
+            part.load_state_dict(saved[name])
+        return int(saved["step"])
+
+    def save(self, step: int) -> None:
+        kept = {name: part.state_dict() for name, part in self._parts.items()}
+        _replace({"run": self._run, **kept, "step": step}, self._path)
+
+
 def train_specialist(
     photos: Photos, options: SpecialistOptions, output: Path, device: str = "cpu"
 ) -> Iterator[dict[str, float]]:
@@ -209,16 +238,8 @@ def train_specialist(
     groups = parameter_groups(model, rates)
     peaks = [group["lr"] for group in groups]
     optimiser = torch.optim.AdamW(groups, betas=rates.betas)
-    step, state_path = 0, output / "state.pt"
-    run = json.dumps({**asdict(options), "classes": photos.classes}, sort_keys=True)
-    if state_path.exists():
-        state = torch.load(state_path, weights_only=True, map_location=device)
-        if state["run"] != run:
-            raise CheckpointError(f"{output} holds a run with other options; give another folder, or delete this one")
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        step = int(state["step"])
+    state = _State(output / "state.pt", options, photos, {"model": model, "average": average, "optimiser": optimiser})
+    step = state.load(device)
     dtype = getattr(torch, rates.precision)
     trained = [p for p in model.parameters() if p.requires_grad]
     total, began = 0.0, time.monotonic()
@@ -237,14 +258,7 @@ def train_specialist(
         _average(average, model, min(rates.ema, (1 + step) / (10 + step)))
         total += loss.item()
         if step % rates.save_every == 0 or step == rates.steps:
-            state = {
-                "run": run,
-                "model": model.state_dict(),
-                "average": average.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "step": step,
-            }
-            _replace(state, state_path)
+            state.save(step)
         if step % rates.log_every == 0 or step == rates.steps:
             count, now = (step - 1) % rates.log_every + 1, time.monotonic()
             yield {"step": step, "loss": total / count, "seconds_per_step": (now - began) / count}

@@ -17,6 +17,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass as checked
 
+from lab.paper.answering import answer_as
+from lab.paper.specialist import Specialist
+from lasagna import Lasagna
 from lasagna.checkpoint.folder import checkpoint_version
 from lasagna.errors import ConfigError, LasagnaError
 from lasagna.settings import data_folder
@@ -320,19 +323,13 @@ class Runner:
 
     def _load(self, part: SuitePart) -> Any:
         """The model of a part; the last one is kept."""
-        from lasagna import Lasagna
-
         spec = self.suite.models[part.model]
         key = (part.model, part.data if spec.kind == "specialist" else "")
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # before the next one takes memory
             if spec.kind == "specialist":
-                from lab.paper.specialist import Specialist
-
                 found: Any = Specialist.load(Path(spec.checkpoint) / part.data)
             else:
-                from lab.paper.answering import answer_as
-
                 found = answer_as(
                     spec.kind, Lasagna.from_pretrained(spec.checkpoint, device=self._device, dtype=self._dtype)
                 )

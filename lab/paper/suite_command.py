@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 import numpy as np
+from rich.console import Console
 
+from lab.paper.machine import describe_machine
 from lab.paper.published import TABLE_6
 from lab.paper.suite import Runner, SuitePart, read_suite
 from lab.paper.suite_tables import PAPER, Table, suite_tables
@@ -23,8 +25,6 @@ def run_suite(config: Path, device: str, dtype: str, document: Path | None, as_j
     Returns:
         How many images and records could not be scored.
     """
-    from rich.console import Console
-
     runner = Runner(read_suite(config), device, dtype)
     runner.check()
     console = Console(stderr=True)
@@ -40,7 +40,10 @@ def run_suite(config: Path, device: str, dtype: str, document: Path | None, as_j
         found.append((part, figures))
     tables = suite_tables(runner)
     _write(runner, tables, found)
-    report = {"parts": [_entry(runner, part, figures) for part, figures in found], "environment": _environment(device)}
+    report = {
+        "parts": [_entry(runner, part, figures) for part, figures in found],
+        "environment": describe_machine(device),
+    }
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
     save_text(runner.suite.output / "figures.json", text + "\n")
     if document:
@@ -56,15 +59,6 @@ def run_suite(config: Path, device: str, dtype: str, document: Path | None, as_j
 def _entry(runner: Runner, part: SuitePart, figures: Mapping[str, Any]) -> dict[str, Any]:
     names = {"table": part.table, "model": part.model, "version": runner.version(part), "data": runner.column(part)}
     return {**names, "chunk_size": part.chunk, **figures}
-
-
-def _environment(device: str) -> dict[str, Any]:
-    import torch
-
-    from lasagna.environment import describe_environment
-
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    return describe_environment(place)
 
 
 def _markdown(tables: list[Table]) -> str:

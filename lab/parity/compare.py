@@ -8,7 +8,6 @@ difference is over its tolerance.
 import argparse
 import contextlib
 import hashlib
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,48 +22,15 @@ from torch import Tensor
 
 from lab.parity.rows import ParityRow, apart
 from lab.parity.training import merging, training
-from lasagna import Lasagna
+from lab.parity.vectors import Vectors
 from lasagna.assistant.lasagna import masks_to_image
-from lasagna.checkpoint.convert import convert
 from lasagna.network.decoding import decode_class_lists
 from lasagna.network.generate import generate
-from lasagna.network.model import LasagnaModel
 from lasagna.network.vision import PreparedImage
-from lasagna.prompt.sequences import Prompt, Turn
+from lasagna.prompt.sequences import Turn
 
 HIDDEN, LOGITS, PROMPTS, LOW_RES, MASKS = 4e-5, 7e-5, 1.4e-4, 1.9e-3, 3e-3
 """Ten times the noise of float32."""
-
-
-class Vectors:
-    """A folder of vectors and the converted checkpoint."""
-
-    def __init__(self, folder: Path, converted: Path) -> None:
-        self.folder = folder
-        if not converted.exists():
-            convert(folder / "checkpoint", converted, clip=folder / "clip-tiny")
-        self.converted = converted
-        self.assistant = Lasagna.from_pretrained(converted, device="cpu", dtype="float32")
-        self.text = self.json("text.json")
-        self.inputs = np.load(folder / "inputs.npz")
-        self.images = [name.removesuffix(".image_u8") for name in self.inputs if name.endswith(".image_u8")]
-
-    @property
-    def prompt(self) -> Prompt:
-        return self.assistant.prompt
-
-    @property
-    def model(self) -> LasagnaModel:
-        return self.assistant.model
-
-    def json(self, name: str) -> dict[str, Any]:
-        return dict(json.loads((self.folder / name).read_text(encoding="utf-8")))
-
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        return dict(load_file(self.folder / name))
-
-    def image(self, name: str) -> NDArray[np.uint8]:
-        return self.inputs[f"{name}.image_u8"]
 
 
 Stage = Callable[[Vectors], Iterator[ParityRow]]

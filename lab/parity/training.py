@@ -2,27 +2,23 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lab.parity.rows import ParityRow, apart
+from lab.parity.vectors import Vectors
 from lasagna import Lasagna
 from lasagna.checkpoint.convert.layouts import our_key
 from lasagna.network.adapter import adapter_from_tensors, is_lora
 from lasagna.network.model import LasagnaModel
 from lasagna.prompt.sequences import Conversation, Turn
+from training.engine.conversations import ConversationBatch, conversation_losses
+from training.recipe.values import ConversationWeights
 
-if TYPE_CHECKING:
-    from lab.parity.compare import Vectors
 
-
-def training(vectors: "Vectors") -> Iterator[ParityRow]:
+def training(vectors: Vectors) -> Iterator[ParityRow]:
     """Losses, gradient norms and gradients of the training batches."""
-    from training.engine.conversations import ConversationBatch, conversation_losses
-    from training.recipe.values import ConversationWeights
-
     batches = vectors.json("train.json")
     tensors, gradients = vectors.tensors("train.safetensors"), vectors.tensors("train_grads.safetensors")
     plain = {name: values for name, values in batches.items() if "conversations" in values}
@@ -99,7 +95,7 @@ def _targets(
     return masks
 
 
-def _trainable(vectors: "Vectors", lora: bool) -> LasagnaModel:
+def _trainable(vectors: Vectors, lora: bool) -> LasagnaModel:
     """A fresh model with gradients for what the released code trains; with LoRA, un-merged, through peft."""
     model = Lasagna.from_pretrained(vectors.converted, device="cpu", dtype="float32").model
     model.requires_grad_(False)
@@ -128,7 +124,7 @@ def _trainable(vectors: "Vectors", lora: bool) -> LasagnaModel:
     return model
 
 
-def merging(vectors: "Vectors") -> Iterator[ParityRow]:
+def merging(vectors: Vectors) -> Iterator[ParityRow]:
     """LoRA merged by the conversion: its weights are those of the released code's merged checkpoint."""
     if not (vectors.folder / "lora.safetensors").exists():
         return

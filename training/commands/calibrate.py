@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import click
+from rich.console import Console
+from rich.table import Table
 
 from lasagna.checkpoint.folder import Calibration, find_checkpoint, write_calibration
 from lasagna.errors import DataError
@@ -33,9 +35,6 @@ def calibrate(recipe: Path, changes: tuple[str, ...], name: str | None) -> None:
     sets = {name: source for name, source in held_out_records(checked).items() if len(source)}
     if not sets:
         raise DataError(f"{recipe} holds no photo out; its 'holdout' is {checked.holdout}, a share such as 0.05 does")
-
-    from rich.console import Console
-    from rich.table import Table
 
     from lasagna import Lasagna
 

@@ -11,10 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
 
+from lasagna.annotate.gallery import image_to_thumbnail, make_card, render_gallery, thumbnail_name
 from lasagna.errors import ConfigError, DataError, LasagnaError
+from lasagna.masks.image import load_image
+from lasagna.masks.segmentation import ClassAnswer, Segmentation
+from lasagna.progress import progress_bar
 from lasagna.settings import data_folder
+from training.data.records import UNKNOWN
 from training.data.sources import SOURCES, Source, open_source
+from training.data.spread import spread
 
 if TYPE_CHECKING:
     from lasagna.annotate.gallery import Card
@@ -101,10 +108,6 @@ def _print(found: Found) -> None:
 
 def _check(found: Sequence[Found]) -> dict[str, str]:
     """Reads every mask; returns what could not be read."""
-    from rich.console import Console
-
-    from lasagna.progress import progress_bar
-
     failures: dict[str, str] = {}
     for one in found:
         if one.source is None:
@@ -125,10 +128,6 @@ def _check(found: Sequence[Found]) -> dict[str, str]:
 
 def _cards(found: Found, samples: int, folder: Path) -> "Iterator[Card]":
     """Cards of some records, evenly spread; their thumbnails are written beside the page."""
-    from lasagna.annotate.gallery import image_to_thumbnail, make_card, thumbnail_name
-    from lasagna.masks.image import load_image
-    from training.data.spread import spread
-
     if found.source is None:
         return
     for index in spread(len(found.source), samples):
@@ -157,9 +156,6 @@ def record_to_segmentation(record: "Record", size: tuple[int, int]) -> "Segmenta
     Raises:
         DataError: The masks cannot be read, or are of another size.
     """
-    from lasagna.masks.segmentation import ClassAnswer, Segmentation
-    from training.data.records import UNKNOWN
-
     if record.labels is None:
         return Segmentation(size, tuple(ClassAnswer(f"{ask} – {say}", 0.0, None) for ask, say in record.turns))
     labels = record.read()
@@ -180,7 +176,5 @@ def record_to_segmentation(record: "Record", size: tuple[int, int]) -> "Segmenta
 
 
 def _page(cards: "Sequence[Card]") -> str:
-    from lasagna.annotate.gallery import render_gallery
-
     classes = dict.fromkeys(shape.name for card in cards for shape in [*card.present, *card.absent])
     return render_gallery(cards, [], model_version=None, class_names=list(classes), seconds=0.0)

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
+from rich.table import Table
 
+from lasagna.environment import describe_environment
 from lasagna.errors import ConfigError, DataError
 from lasagna.progress import progress_bar
 from training.commands.options import DATA_HELP, DataSetFolder
@@ -158,8 +161,6 @@ def _described(
     model: "Lasagna", name: str, source: Folder, options: Mapping[str, Any], chunk_size: int | None
 ) -> dict[str, Any]:
     """The report's heading: what is measured, on what, and where."""
-    from lasagna.environment import describe_environment
-
     return {
         "data": str(source.root),
         "split": source.split,
@@ -181,8 +182,6 @@ def _measure(
     report: dict[str, Any],
 ) -> dict[str, str]:
     """Adds the figures to the report; returns what could not be scored."""
-    from rich.console import Console
-
     total = len(spread(len(source), options["limit"])) * len(chunk_sizes or (None,))
     with progress_bar(Console(stderr=True), f"{source.name} {source.split}", total) as advance:
         if chunk_sizes:
@@ -195,9 +194,6 @@ def _measure(
 
 
 def _print_tables(report: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     def figure(value: float | None) -> str:
         return "–" if value is None else f"{value:.3f}"
 

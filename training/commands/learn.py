@@ -1,10 +1,12 @@
 """`lasagna learn`: a head file from corrected photos; and what `lasagna annotate --corrected` does first."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
 
 from lasagna.commands.classes import choose_classes
 from lasagna.errors import ConfigError
@@ -61,8 +63,6 @@ def learn(
     **chosen: Any,
 ) -> None:
     """Learn from CORRECTED photos, at once, and write a head that the model then uses."""
-    import tempfile
-
     from lasagna.instant.store import HeadStore
 
     settings = Settings.load(**chosen)
@@ -102,8 +102,6 @@ def learn_corrected(
     Raises:
         DataError: The path is of no known form, or no photo could be learnt from.
     """
-    from rich.console import Console
-
     from lasagna.assistant.lasagna import Lasagna
     from training.instant.corrected import read_corrected
     from training.instant.learn import learn_from

@@ -27,6 +27,7 @@ from lasagna.errors import ConfigError
 from lasagna.masks.image import load_image, read_image_bytes
 from lasagna.network.model import LasagnaModel
 from lasagna.network.vision import EncodedImages, PreparedImage
+from lasagna.progress import progress_bar
 from training.engine.feature_store import FeatureStore, Stored
 
 if TYPE_CHECKING:
@@ -146,8 +147,6 @@ class FrozenEncoder:
             ConfigError: They do not fit below the store's limit, and would be evicted before they are used, or the
                 disk is full.
         """
-        from lasagna.progress import progress_bar
-
         mine = list(dict.fromkeys(photos))[rank::processes]
         waiting: dict[Size, list[PhotoFeatures]] = {}
         computed = 0

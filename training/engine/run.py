@@ -27,6 +27,7 @@ import torch
 import yaml
 
 from lasagna.errors import ConfigError, TrainingError
+from lasagna.network.compat import ensure_torchvision
 from training.engine.run_report import LogFile, Reporter
 from training.engine.start import prepare
 from training.recipe.files import recipe_from_values, to_values
@@ -126,8 +127,6 @@ def explain_failure(error: BaseException, recipe: Recipe) -> str | None:
 
 
 def _arguments(recipe: Recipe, device: str) -> Any:
-    from lasagna.network.compat import ensure_torchvision
-
     ensure_torchvision()
     from transformers import TrainingArguments
 

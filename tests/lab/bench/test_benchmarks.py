@@ -89,7 +89,7 @@ def test_strokes_are_anti_aliased() -> None:
 
 
 def test_a_wrong_encoder_fails_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lasagna.masks.conversions.mask_to_brush_rle", lambda mask: [0])
+    monkeypatch.setattr("lab.bench.rle.mask_to_brush_rle", lambda mask: [0])
     result = bench("rle", "--size", "64x48", "--repeats", 1)
     assert result.exit_code == 1
     assert "not what label-studio-sdk does" in result.stderr

@@ -7,7 +7,8 @@ import requests
 
 from lab.faults.bad_gateway import BadGateway
 from lab.faults.catalogue import FAULTS
-from lab.faults.command import Round, _is_twice, _report, table
+from lab.faults.command import _report, table
+from lab.faults.rig import Round, _is_twice
 from tests.backend.backend_helpers import TOKEN, StubLabelStudio
 
 HEADERS = {"Authorization": f"Token {TOKEN}"}

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.parity.compare import STAGES, Vectors
+from lab.parity.compare import STAGES
+from lab.parity.vectors import Vectors
 
 
 @pytest.fixture(scope="module")
