@@ -41,3 +41,8 @@ class ServiceError(LasagnaError):
 
 class TrainingError(LasagnaError):
     """A training run that had to stop; its last good state is left as it was."""
+
+
+def in_words(error: BaseException) -> str:
+    """What to tell of an error: the message of ours, which is complete; of any other its type too."""
+    return str(error) if isinstance(error, LasagnaError) else f"{type(error).__name__}: {error}"

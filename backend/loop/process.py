@@ -28,7 +28,7 @@ from backend.queue.connections import Connections
 from backend.queue.services import Service, state_dir
 from backend.queue.store import Store
 from backend.worker.rq_worker import LasagnaWorker, connect, work_until_stopped
-from lasagna.errors import LasagnaError
+from lasagna.errors import LasagnaError, in_words
 from lasagna.logs import logged
 from lasagna.settings import Settings, registry_folder, variable
 
@@ -88,7 +88,7 @@ class TrainingRuntime:
             raise
         except Exception as error:  # whatever a model or a library raises ends this job, not the process
             logger.exception("job %s failed", id)
-            result = {"outcome": "failed", "summary": f"{type(error).__name__}: {error}"}
+            result = {"outcome": "failed", "summary": in_words(error)}
         finally:
             _free_memory()
         logger.info("job %s: %s, %s", id, result["outcome"], result.get("summary", ""))

@@ -33,7 +33,7 @@ from backend.queue.counters import Meter
 from backend.queue.store import KEEP_WORK, PREFIX, Store
 from backend.registry.records import project_number
 from backend.studio.project_id import is_project_name, number_of
-from lasagna.errors import ConfigError, LasagnaError
+from lasagna.errors import ConfigError, LasagnaError, in_words
 from lasagna.files import write_atomically
 from lasagna.settings import Settings
 
@@ -261,7 +261,7 @@ class Triggers:
         self._tries = {}
         what = f"event {event.get('action', '')[:60]} of project {event.get('project', '')[:40]}"
         logger.error("%s is set aside: %s", what, error)
-        self._store.set_aside(what, f"{type(error).__name__}: {error}")
+        self._store.set_aside(what, in_words(error))
         self._meter.count("events:aside")
         self._meter.flush()
 

@@ -31,7 +31,7 @@ from backend.queue.store import KEEP_WORK, PREFIX, Store, connect
 from backend.studio.client import LabelStudioError
 from backend.web.predictions import Predictor
 from backend.web.prelabel import Outcome, ProjectRun
-from lasagna.errors import ConfigError, LasagnaError
+from lasagna.errors import ConfigError, LasagnaError, in_words
 from lasagna.logs import logged
 from lasagna.settings import Settings
 
@@ -272,7 +272,7 @@ class PrelabelRunner(threading.Thread):
                 return
             except Exception as error:  # whatever it is, it is about this job
                 logger.exception("job %s failed", id)
-                self._fail(id, f"{type(error).__name__}: {error}")
+                self._fail(id, in_words(error))
                 return
 
     def _work(self, id: str, advance: Callable[[str], None]) -> None:

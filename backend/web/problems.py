@@ -8,7 +8,7 @@ import redis
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from lasagna.errors import LasagnaError, ServiceError
+from lasagna.errors import LasagnaError, ServiceError, in_words
 
 logger = logging.getLogger(__name__)
 
@@ -54,4 +54,4 @@ def _http_error(error: HTTPException) -> Response:
 
 def _unexpected(error: Exception) -> Response:
     logger.exception("%s %s failed", request.method, request.path)
-    return problem(500, f"{type(error).__name__}: {error}")
+    return problem(500, in_words(error))

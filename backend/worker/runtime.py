@@ -41,7 +41,8 @@ from backend.worker.clicks import parse_prompt, to_pixels, without_prompts
 from backend.worker.loaded_models import LoadedModels
 from backend.worker.questions import answer_question, parse_question
 from backend.worker.serving import ServingHeads, ServingModel
-from lasagna.errors import ConfigError, LasagnaError
+from lasagna.assistant.each import segment_each
+from lasagna.errors import ConfigError, LasagnaError, in_words
 from lasagna.formats.hygiene import Hygiene, clean_segmentation, limit_region_bytes
 from lasagna.formats.label_studio import segmentation_to_label_studio
 from lasagna.labels.configuration import Control, LabelConfig, parse_label_config
@@ -178,7 +179,7 @@ class Runtime:
             # out of memory, a broken file: about this version, not about the worker
             if not isinstance(error, LasagnaError):
                 logger.exception("version %s cannot be loaded", version)
-            reason = str(error) if isinstance(error, LasagnaError) else f"{type(error).__name__}: {error}"
+            reason = in_words(error)
             for key, work in taken:
                 self._failed(key, work, f"version {version} cannot be used: {reason}", "version", counts)
             return
@@ -278,35 +279,33 @@ class Runtime:
         """One model batch; where it fails, each image by itself."""
         firsts = [groups[key][0] for key in images]
         self.meter.observe("batch", "", len(images), BATCH_BOUNDS)
-        try:
-            with self.meter.stage("model", len(images)):
-                answers = model.segment_batch(
-                    list(images.values()), [piece.plan.classes for piece in firsts], **firsts[0].params
-                )
-        except JobTimeoutException:
-            raise
-        except Exception as error:
-            # whatever a model raises (out of memory, a query too long) is about this batch, not about the worker
-            if len(images) > 1:
-                logger.warning("a batch of %d images failed (%s); they are tried one by one", len(images), error)
-                for key, image in images.items():
-                    self._segment({key: image}, groups, model, counts)
-                return
-            if not isinstance(error, LasagnaError):
-                logger.exception("the model failed on %s", firsts[0].work.image)
-            reason = str(error) if isinstance(error, LasagnaError) else f"{type(error).__name__}: {error}"
-            kind = "configuration" if reason_of(error) == "configuration" else "model"
-            for piece in groups[firsts[0].result_key]:
-                self._failed(piece.key, piece.work, f"the model failed: {reason}", kind, counts)
-            return
-        for (key, _), answer, piece in zip(images.items(), answers, firsts, strict=True):
+        with self.meter.stage("model", len(images)):
+            outcomes = segment_each(
+                model.segment_batch,
+                list(images.values()),
+                [piece.plan.classes for piece in firsts],
+                fatal=(JobTimeoutException,),
+                **firsts[0].params,
+            )
+        for (key, _), outcome, piece in zip(images.items(), outcomes, firsts, strict=True):
+            if isinstance(outcome, Exception):
+                self._model_failed(groups[key], outcome, counts)
+                continue
             with self.meter.stage("regions", 1):
-                prediction = self._prediction(answer, piece, model.version)
+                prediction = self._prediction(outcome, piece, model.version)
             self.store.keep_result(key, prediction)
             for each in groups[key]:
                 self.store.finish(each.key, prediction)
             counts["predicted"] += 1
             counts["cached"] += len(groups[key]) - 1
+
+    def _model_failed(self, pieces: Sequence[_Piece], error: Exception, counts: dict[str, int]) -> None:
+        """Fails every work that asked what the model failed on."""
+        if not isinstance(error, LasagnaError):
+            logger.error("the model failed on %s", pieces[0].work.image, exc_info=error)
+        kind = "configuration" if reason_of(error) == "configuration" else "model"
+        for piece in pieces:
+            self._failed(piece.key, piece.work, f"the model failed: {in_words(error)}", kind, counts)
 
     def _prediction(self, answer: Segmentation, piece: _Piece, version: str) -> dict[str, Any]:
         """The prediction of an answer, without what the settings of `Hygiene` leave out."""
@@ -363,7 +362,7 @@ class Runtime:
             raise
         except Exception as error:  # whatever a model raises: the annotator waits for an answer
             logger.exception("the model failed on a click on task %s", request.get("task"))
-            return {"error": f"the model failed: {type(error).__name__}: {error}"}
+            return {"error": f"the model failed: {in_words(error)}"}
         answer = Segmentation((height, width), (ClassAnswer(class_name, float(score), np.asarray(mask, dtype=bool)),))
         narrowed = replace(plan, controls=(control,), absent_choices=None, absent_values=())
         # the id is new each time: a second click must not replace the region of the first

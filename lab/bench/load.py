@@ -26,7 +26,7 @@ from rich.console import Console
 from backend.studio.project_id import project_uid
 from lab.bench.command import report, sample_classes, sample_images
 from lab.loop.product import running_product
-from lasagna.errors import ServiceError
+from lasagna.errors import ServiceError, in_words
 from lasagna.labels.classes import make_label_config
 from lasagna.masks.segmentation import ClassQuery
 
@@ -167,7 +167,7 @@ class Load:
             errors = [str(said.get("error") or ""), *said.get("errors", {}).values()]
             failed = next(filter(None, errors), "" if answer.ok and said["results"][0] else "no prediction in time")
         except (requests.RequestException, ValueError) as error:
-            seconds, failed = time.perf_counter() - began, f"{type(error).__name__}: {error}"
+            seconds, failed = time.perf_counter() - began, in_words(error)
         return Timed(kind, seconds, failed)
 
     def _click(self, number: int) -> dict[str, Any]:

@@ -26,8 +26,9 @@ from PIL import Image
 from lasagna.annotate.folder import ImageFile
 from lasagna.annotate.gallery import image_to_thumbnail, thumbnail_name
 from lasagna.annotate.results import Results, content_hash
+from lasagna.assistant.each import segment_each
 from lasagna.environment import usable_cores
-from lasagna.errors import CheckpointError, ConfigError, LasagnaError, QueryError
+from lasagna.errors import CheckpointError, ConfigError, LasagnaError, QueryError, in_words
 from lasagna.files import write_atomically
 from lasagna.formats.record import record_to_segmentation, segmentation_to_record
 from lasagna.masks.image import load_image
@@ -133,23 +134,26 @@ def answer_batch(
     threshold: float | None,
     exclusive: bool,
 ) -> list[tuple[Segmentation | None, str | None]]:
-    """The answers of images, or the reason why there is none: where a batch fails, its images are tried one by one, so
-    that one of them cannot take the others down.
+    """The answers of images, or the reason why there is none.
 
     Raises:
         QueryError, ConfigError, CheckpointError: What was asked cannot be answered for any image.
     """
     images = [prepared.image for prepared in batch if prepared.image is not None]
-    try:
-        answers = model.segment_batch(images, [list(queries) for _ in images], threshold=threshold, exclusive=exclusive)
-    except (QueryError, ConfigError, CheckpointError):
-        raise
-    except Exception as error:  # whatever a model raises is about this batch
-        if len(images) == 1:
-            said = str(error) if isinstance(error, LasagnaError) else f"{type(error).__name__}: {error}"
-            return [(None, f"{batch[0].file.name}: the model failed on it: {said}")]
-        return [pair for one in batch for pair in answer_batch(model, [one], queries, threshold, exclusive)]
-    return [(answer, None) for answer in answers]
+    outcomes = segment_each(
+        model.segment_batch,
+        images,
+        [list(queries) for _ in images],
+        fatal=(QueryError, ConfigError, CheckpointError),
+        threshold=threshold,
+        exclusive=exclusive,
+    )
+    return [
+        (None, f"{prepared.file.name}: the model failed on it: {in_words(outcome)}")
+        if isinstance(outcome, Exception)
+        else (outcome, None)
+        for prepared, outcome in zip(batch, outcomes, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def test_its_answers_are_those_of_the_sequential_decoder(
     cast_weights(model.model, dtype)
     tokens = torch.cat([model.encode_image(load_image(photos[name])).encoded.tokens for name in ("cat", "motorcycle")])
     query = model.prompt.query([model.prompt.encode_name(name) for name in list(CONCEPTS)[:count]])
-    bias = bias_for_share(model.model, model.prompt, tokens, query, 0.2, rounds=2)
+    bias = bias_for_share(model.model, model.prompt, tokens, query, 0.2)
     found = decode_class_lists(model.model, model.prompt, tokens, [query, query], [0, 1], [bias, bias])
     present = torch.stack([answer.present for answer in found.lists])
     assert 0.05 < present.float().mean() < 0.5

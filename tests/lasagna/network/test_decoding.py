@@ -1,6 +1,7 @@
 """Exact class-list decoding equals the sequential decoder: over random weights, lists, chunks and batches."""
 
 import random
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def test_decisions_feed_back_and_take_several_passes(models: list[Lasagna]) -> N
 
 @pytest.mark.slow
 def test_bfloat16_differs_within_rounding_noise_only(dialect: str) -> None:
-    for seed in range(2):
+    for seed in range(3):
         model = Lasagna.random(seed, dialect)
         cast_weights(model.model, torch.bfloat16)
         tokens = image_tokens(model, 1, seed)
@@ -116,6 +117,31 @@ def test_bfloat16_differs_within_rounding_noise_only(dialect: str) -> None:
         comparison = compare_decisions(model.model, model.prompt, tokens, query, bias, found.lists[0].present[None])
         assert comparison.identical, comparison
         assert comparison.near_ties <= 10
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of torch's threads until the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_several_threads_decide_as_one(models: list[Lasagna], threads: Callable[[int], None]) -> None:
+    """Sums are rounded by the number of threads; decisions hold against the reference with either."""
+    model = models[1]
+    tokens = image_tokens(model, 1, 3)
+    (query,) = queries(model, names(80, 3))
+    bias = bias_for_share(model.model, model.prompt, tokens, query, 0.2)
+    answers = []
+    for number in (1, 3):
+        threads(number)
+        assert torch.get_num_threads() == number
+        found = decode_class_lists(model.model, model.prompt, tokens, [query], [0], [bias])
+        expected = decode_class_by_class(model.model, model.prompt, tokens, query, bias)
+        assert found.lists[0].present.tolist() == expected.present[0].tolist()
+        answers.append(found.lists[0].margins)
+    torch.testing.assert_close(*answers, atol=2e-5, rtol=1e-4)
 
 
 def test_the_two_references_agree(models: list[Lasagna]) -> None:

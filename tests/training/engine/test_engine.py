@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed.run import config_from_args, parse_args
 
 from lasagna import Lasagna
 from lasagna.commands.cli import main
@@ -145,6 +147,14 @@ def test_killed_in_the_middle_and_gone_on_with_is_the_same_curve(
 
 def main_of_one_process(*words: str) -> None:
     main(words, prog_name="lasagna", standalone_mode=False)
+
+
+def test_torchrun_starts_the_command() -> None:
+    """The documented line, as torchrun itself reads it."""
+    words = [*["--standalone", "--nproc-per-node", "2", "-m", "lasagna"], *train_command("tiny.yaml")]
+    config, command, arguments = config_from_args(parse_args(words))
+    assert (config.min_nodes, config.max_nodes, config.nproc_per_node) == (1, 1, 2)
+    assert [command, *arguments] == [sys.executable, "-u", "-m", "lasagna", *train_command("tiny.yaml")]
 
 
 @pytest.mark.slow
