@@ -58,6 +58,69 @@ def best_window(device: torch.device) -> int | None:
     return CPU_WINDOW if device.type == "cpu" else None
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """R chunks as rows of tensors. Questions are padded on the left, so that all answers begin at one position.
+
+    Attributes:
+        question: (R, Q) token ids.
+        answer: (R, A) token ids up to the last decision (nothing is read after it); the slots are still to fill.
+        slots: (R, S) positions of the decisions in the answer; 0 where a row has fewer.
+        valid: (R, S) bool, the row has this slot.
+        fed: (R, S) bool, the decision is read by later ones: all but a row's last.
+        bias: (R, S) float32.
+        mask: (R, start + Q + A) long, 0 for padding; None where there is none.
+        positions: (R, Q + A) of question and answer, after `start` of the image's prefix.
+    """
+
+    question: Tensor
+    answer: Tensor
+    slots: Tensor
+    valid: Tensor
+    fed: Tensor
+    bias: Tensor
+    mask: Tensor | None
+    positions: Tensor
+
+    @classmethod
+    def of(
+        cls, queries: Sequence[Query], biases: Sequence[Tensor], prompt: Prompt, start: int, device: torch.device
+    ) -> "_Rows":
+        rows = len(queries)
+        question_length = max(len(query.question) for query in queries)
+        answer_length = max(query.slots[-1] for query in queries)
+        slot_count = max(len(query.slots) for query in queries)
+        question = torch.full((rows, question_length), prompt.pad)
+        answer = torch.full((rows, answer_length), prompt.pad)
+        slots = torch.zeros((rows, slot_count), dtype=torch.long)
+        valid = torch.zeros((rows, slot_count), dtype=torch.bool)
+        fed = torch.zeros((rows, slot_count), dtype=torch.bool)
+        bias = torch.zeros((rows, slot_count))
+        padding = torch.zeros((rows, 1), dtype=torch.long)
+        for r, query in enumerate(queries):
+            padding[r] = question_length - len(query.question)
+            question[r, padding[r] :] = torch.tensor(query.question)
+            answer[r, : query.slots[-1]] = torch.tensor(query.answer[: query.slots[-1]])
+            slots[r, : len(query.slots)] = torch.tensor(query.slots)
+            valid[r, : len(query.slots)] = True
+            fed[r, : len(query.slots) - 1] = True
+            bias[r, : len(query.slots)] = biases[r]
+        mask = torch.ones((rows, start + question_length + answer_length), dtype=torch.long)
+        mask[:, start : start + question_length] = (torch.arange(question_length) >= padding).long()
+        positions = start + (torch.arange(question_length + answer_length) - padding).clamp(min=0)
+        question, answer, slots, valid, fed, bias, mask, positions = (
+            x.to(device) for x in (question, answer, slots, valid, fed, bias, mask, positions)
+        )
+        return cls(question, answer, slots, valid, fed, bias, mask if bool(padding.any()) else None, positions)
+
+    def filled(self, guess: Tensor, active: Tensor, prompt: Prompt) -> Tensor:
+        """(len(active), A): the answers of these rows with the guesses in their slots."""
+        answer = self.answer[active]
+        places = self.slots[active].clamp(max=answer.shape[1] - 1)
+        chosen = torch.where(guess[active], prompt.seg, prompt.neg)
+        return answer.scatter(1, places, torch.where(self.fed[active], chosen, answer.gather(1, places)))
+
+
 @torch.inference_mode()
 def decode_class_lists(
     model: LasagnaModel,
@@ -90,41 +153,12 @@ def decode_class_lists(
     if list(owners) != list(range(len(tokens))):
         cache.select(torch.as_tensor(list(owners), device=device))
 
-    # Questions are padded on the left, so that all answers begin at one position of the cache.
-    rows = len(queries)
-    question_length = max(len(query.question) for query in queries)
-    answer_length = max(query.slots[-1] for query in queries)  # nothing is read after the last decision
-    slot_count = max(len(query.slots) for query in queries)
+    asked = _Rows.of(queries, biases, prompt, start, device)
+    rows, question_length, answer_length = len(queries), asked.question.shape[1], asked.answer.shape[1]
     cache.capacity = start + question_length + answer_length
-    question = torch.full((rows, question_length), prompt.pad)
-    answer = torch.full((rows, answer_length), prompt.pad)
-    slots = torch.zeros((rows, slot_count), dtype=torch.long)
-    valid = torch.zeros((rows, slot_count), dtype=torch.bool)
-    fed = torch.zeros((rows, slot_count), dtype=torch.bool)  # the last decision feeds no other
-    bias = torch.zeros((rows, slot_count))
-    padding = torch.zeros(rows, dtype=torch.long)
-    for r, query in enumerate(queries):
-        padding[r] = question_length - len(query.question)
-        question[r, padding[r] :] = torch.tensor(query.question)
-        answer[r, : query.slots[-1]] = torch.tensor(query.answer[: query.slots[-1]])
-        slots[r, : len(query.slots)] = torch.tensor(query.slots)
-        valid[r, : len(query.slots)] = True
-        fed[r, : len(query.slots) - 1] = True
-        bias[r, : len(query.slots)] = biases[r]
-    question, answer, slots, valid, fed, bias, padding = (
-        x.to(device) for x in (question, answer, slots, valid, fed, bias, padding)
-    )
-    guess = torch.zeros_like(valid)  # most classes are absent
-    margins = torch.zeros((rows, slot_count), device=device)
-    hidden = torch.zeros((rows, slot_count, prefix.shape[2]), device=device, dtype=prefix.dtype)
-
-    mask = torch.ones((rows, start + question_length + answer_length), dtype=torch.long, device=device)
-    columns = torch.arange(question_length, device=device)
-    mask[:, start : start + question_length] = (columns >= padding[:, None]).long()
-    padded = bool(padding.any())
-    positions = torch.cat([(columns - padding[:, None]).clamp(min=0), columns.new_zeros((rows, answer_length))], dim=1)
-    positions[:, question_length:] = (question_length - padding)[:, None] + torch.arange(answer_length, device=device)
-    positions = positions + start
+    guess = torch.zeros_like(asked.valid)  # most classes are absent
+    margins = torch.zeros(guess.shape, device=device)
+    hidden = torch.zeros((*guess.shape, prefix.shape[2]), device=device, dtype=prefix.dtype)
 
     active = torch.arange(rows, device=device)
     frontier = 0  # answer positions before it are cached and final
@@ -132,35 +166,32 @@ def decode_class_lists(
     passes = 0
     while True:
         # Put the guesses into the slots and run from the frontier on (the first time with the question before it).
-        filled = answer[active]
-        chosen = torch.where(guess[active], prompt.seg, prompt.neg)
-        places = slots[active].clamp(max=answer_length - 1)
-        filled.scatter_(1, places, torch.where(fed[active], chosen, filled.gather(1, places)))
-        filled = filled[:, :stop]
+        slots, valid, fed = asked.slots[active], asked.valid[active], asked.fed[active]
+        filled = asked.filled(guess, active, prompt)[:, :stop]
         ids, first = filled[:, frontier:], question_length + frontier
         if passes == 0:
-            ids, first = torch.cat([question[active], filled], dim=1), 0
+            ids, first = torch.cat([asked.question[active], filled], dim=1), 0
         last = question_length + stop
-        seen = mask[active, : start + last] if padded else None
-        out = model.run(model.embed(ids), seen, positions[active, first:last], cache)
+        seen = None if asked.mask is None else asked.mask[active, : start + last]
+        out = model.run(model.embed(ids), seen, asked.positions[active, first:last], cache)
         out = out[:, question_length:] if passes == 0 else out
         passes += 1
 
         # Read the decisions of the slots whose reading position was run.
-        reading = slots[active] - 1 - frontier
-        fresh = valid[active] & (reading >= 0) & (reading < out.shape[1])
+        reading = slots - 1 - frontier
+        fresh = valid & (reading >= 0) & (reading < out.shape[1])
         states = out.gather(1, reading.clamp(0, out.shape[1] - 1)[..., None].expand(-1, -1, out.shape[2]))
         values = model.margins(states, prompt.seg, prompt.neg)
         margins[active] = torch.where(fresh, values, margins[active])
         hidden[active] = torch.where(fresh[..., None], states.to(hidden.dtype), hidden[active])
-        decided = torch.where(fresh, values >= bias[active], guess[active])
-        changed = (decided != guess[active]) & fed[active] & (slots[active] < stop)
+        decided = torch.where(fresh, values >= asked.bias[active], guess[active])
+        changed = (decided != guess[active]) & fed & (slots < stop)
         guess[active] = decided
 
         going = changed.any(dim=1)
         if going.any():
             # A slot's own decision token is the first position that a change invalidates.
-            frontier = int(torch.where(changed, slots[active], answer_length).min())
+            frontier = int(torch.where(changed, slots, answer_length).min())
             cache.crop(start + question_length + frontier)
             if stop == answer_length and not going.all():  # the other rows are done
                 cache.select(going.nonzero()[:, 0])
