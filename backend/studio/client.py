@@ -133,8 +133,11 @@ def normalise_url(url: str) -> str:
     except ValueError as error:
         raise ConfigError(f"the address of Label Studio, {text[:200]!r}, cannot be read: {error}") from error
     user, at, _ = parts.netloc.rpartition("@")
-    is_plain = not {"?", "#", "\\"} & set(text) and _HOST.fullmatch(host) and _PREFIX.fullmatch(parts.path)
-    is_plain = is_plain and (not at or _USER.fullmatch(user))
+    is_plain = (
+        not {"?", "#", "\\"} & set(text)
+        and bool(_HOST.fullmatch(host) and _PREFIX.fullmatch(parts.path))
+        and (not at or bool(_USER.fullmatch(user)))
+    )
     if parts.scheme not in ("http", "https") or not is_plain:
         shown = hide_password(text[:200])
         raise ConfigError(
