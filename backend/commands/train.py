@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.command(
     epilog="""\b
 Examples:
-  lasagna train finetune 'tasks.semantic.sets={mine: {rate: 1, reader: folder, path: FOLDER, split: train}}'
+  lasagna train finetune tasks.semantic.sets.mine.path=FOLDER
   lasagna train nano output=/tmp/run optimiser.steps=200
   lasagna train my-recipe.yaml --smoke
   lasagna train --validate nano finetune my-recipe.yaml
@@ -72,10 +72,13 @@ def train(
     if print_config:
         _print_config(file)
         return
+    from training.data.sets import what_is_replayed
     from training.engine.run import train as run
     from training.engine.run_report import TerminalReporter
 
     first = int(os.environ.get("RANK", "0")) == 0
+    for line in what_is_replayed(file.recipe) if first else ():
+        click.secho(line, fg="yellow", err=True)
     if not smoke:
         with TerminalReporter(file.recipe, quiet=not first) as reporter:
             folder = run(file.recipe, device, reporter, restart)
@@ -102,7 +105,7 @@ def _ask_for_fine_tune(project: int, again: bool, redis_url: str | None) -> None
 def _validate(paths: list[Path], changes: list[str], smoke: bool) -> int:
     from rich.console import Console
 
-    from training.data.sets import missing_files
+    from training.data.sets import missing_files, what_is_replayed
     from training.recipe.files import read_recipe
 
     console, result = Console(highlight=False, soft_wrap=True), 0
@@ -116,6 +119,8 @@ def _validate(paths: list[Path], changes: list[str], smoke: bool) -> int:
             result = 2
             continue
         missing = missing_files(recipe)
+        for line in what_is_replayed(recipe):
+            console.print(f"{path}: {line}", markup=False)
         console.print(f"{path}: a valid recipe" + ("; not on this machine:" if missing else ""))
         for problem in missing:
             console.print("  " + problem.replace("\n", "\n  "), markup=False)

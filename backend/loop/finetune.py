@@ -6,7 +6,6 @@ since then nothing else keeps the old classes; the less the champion knows of th
 raised (`FASTER`). The report says so.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +15,10 @@ from lasagna.errors import ConfigError, DataError
 from lasagna.network.config import ModelConfig
 from lasagna.settings import Settings
 from training.data.records import Record
-from training.data.sets import open_set
+from training.data.sets import is_here, open_set, with_replay
 from training.data.spread import spread
 from training.recipe.files import read_recipe, recipe_from_values, shipped_recipes, to_values
-from training.recipe.values import DataSet, Recipe
-
-logger = logging.getLogger(__name__)
+from training.recipe.values import Recipe
 
 CORRECTIONS = "mine"
 """The name that a fine-tune's recipe gives to the corrections among its data sets."""
@@ -60,7 +57,7 @@ def make_recipe(settings: Settings, start: Path, snapshot: Path, output: Path) -
     changes = [f"output={output}", f"start={start}", "model=null", "holdout=0.0", *settings.train_changes.split()]
     if settings.replay_data:
         changes.append(f"data={Path(settings.replay_data).expanduser()}")
-    recipe = read_recipe(path, changes).recipe
+    recipe, missing = with_replay(read_recipe(path, changes).recipe)
     if CORRECTIONS not in recipe.semantic:
         raise ConfigError(f"{path}: a fine-tune's recipe has the corrections among its sets, called {CORRECTIONS!r}")
     values, notes = to_values(recipe), []
@@ -71,11 +68,10 @@ def make_recipe(settings: Settings, start: Path, snapshot: Path, output: Path) -
         "path": str(snapshot),
         "split": "train",
     }
-    missing = [
-        name for name, data in recipe.semantic.items() if name != CORRECTIONS and not _is_here(recipe, name, data)
-    ]
-    for name in missing:
+    listed = [name for name, data in recipe.semantic.items() if name != CORRECTIONS and not is_here(recipe, name, data)]
+    for name in listed:  # of a recipe of one's own, that has the old sets among the others
         del sets[name]
+    missing += listed
     if missing:
         notes.append(f"not replayed, since they are not in {recipe.data}: {', '.join(missing)}")
     if len(sets) == 1:
@@ -104,14 +100,6 @@ def for_what_is_known(settings: Settings, recipe: Recipe, miou: float) -> tuple[
         f"photos that were new to it): the learning rate is {values['optimiser']['learning_rate']:.1e} ({times:.1f} "
         "times as high)"
     ]
-
-
-def _is_here(recipe: Recipe, name: str, data: DataSet) -> bool:
-    try:
-        return len(open_set(recipe, name, data)) > 0
-    except (ConfigError, DataError) as error:
-        logger.info("replay set %s: %s", name, error)
-        return False
 
 
 def replay_records(recipe: Recipe) -> list[Record]:

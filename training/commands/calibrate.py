@@ -9,7 +9,7 @@ from rich.table import Table
 from lasagna.checkpoint.folder import Calibration, find_checkpoint, write_calibration
 from lasagna.errors import DataError
 from lasagna.progress import progress_bar
-from training.data.sets import held_out_records
+from training.data.sets import held_out_records, with_replay
 from training.evaluation.calibrate import collect_answers, fit_calibration
 from training.evaluation.metrics import average_precision, expected_calibration_error
 from training.recipe.files import read_recipe
@@ -30,7 +30,7 @@ Examples:
 @click.option("--model", "name", help="Checkpoint to calibrate; default: the one that the recipe wrote.")
 def calibrate(recipe: Path, changes: tuple[str, ...], name: str | None) -> None:
     """Fit the probabilities of a checkpoint on the photos that its RECIPE held out, and store them beside it."""
-    checked = read_recipe(recipe, changes).recipe
+    checked = with_replay(read_recipe(recipe, changes).recipe)[0]
     folder = find_checkpoint(name or checked.output / "checkpoint")
     sets = {name: source for name, source in held_out_records(checked).items() if len(source)}
     if not sets:

@@ -1,7 +1,9 @@
 """The data sets that a recipe names: opened, with the held-out photos kept out, or told what is missing."""
 
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lasagna.checkpoint.folder import find_checkpoint
@@ -10,6 +12,8 @@ from training.data.records import Record
 from training.data.sources import LocatedSource, Source, find_source
 from training.recipe.values import DataSet, Recipe
 from training.recipe.zero import zero_problems
+
+logger = logging.getLogger(__name__)
 
 
 class Subset:
@@ -50,6 +54,44 @@ def locate_set(recipe: Recipe, name: str, data: DataSet) -> LocatedSource:
 def open_set(recipe: Recipe, name: str, data: DataSet) -> Source:
     """A data set of a recipe, held-out photos included. Raises ConfigError or DataError."""
     return locate_set(recipe, name, data).open(data.split)
+
+
+def with_replay(recipe: Recipe) -> tuple[Recipe, list[str]]:
+    """A recipe with those of its sets to replay that are on this machine among its class lists.
+
+    Returns:
+        The recipe, which has nothing more to replay, and the names of the sets that are not here.
+    """
+    if not recipe.replay or not recipe.semantic:
+        return replace(recipe, replay=None), []
+    here = {name: data for name, data in recipe.replay.items() if is_here(recipe, name, data)}
+    task = replace(recipe.tasks["semantic"], sets={**recipe.semantic, **here})
+    tasks = {**recipe.tasks, "semantic": task}
+    return replace(recipe, tasks=tasks, replay=None), [name for name in recipe.replay if name not in here]
+
+
+def is_here(recipe: Recipe, name: str, data: DataSet) -> bool:
+    """Whether a data set is on this machine, and has photos."""
+    try:
+        return len(open_set(recipe, name, data)) > 0
+    except (ConfigError, DataError) as error:
+        logger.info("replay set %s: %s", name, error)
+        return False
+
+
+def what_is_replayed(recipe: Recipe) -> Iterator[str]:
+    """What has to be said about what a recipe replays, in words: a line or none for each thing."""
+    if recipe.start is None or not recipe.semantic:
+        return
+    resolved, missing = with_replay(recipe)
+    if missing:
+        yield f"not replayed, since they are not in {recipe.data}: {', '.join(missing)}"
+    if len(resolved.semantic) == len(recipe.semantic):
+        yield (
+            f"nothing is replayed: what {recipe.start} knows beside the classes of your photos is forgotten, the more "
+            "the longer it is trained (docs/training.md, Your own photos). To keep it, give `replay` sets that it was "
+            "trained on; to lose less, lower optimiser.learning_rate"
+        )
 
 
 def training_records(recipe: Recipe, name: str, data: DataSet) -> Source:

@@ -28,6 +28,7 @@ import yaml
 
 from lasagna.errors import ConfigError, TrainingError
 from lasagna.network.compat import ensure_torchvision
+from training.data.sets import with_replay
 from training.engine.run_report import LogFile, Reporter
 from training.engine.start import prepare
 from training.recipe.files import recipe_from_values, to_values
@@ -54,7 +55,7 @@ def train(recipe: Recipe, device: str = "auto", reporter: Reporter | None = None
         TrainingError: The run had to stop: loss or gradient not finite, out of memory, disk full.
     """
     with cpu_threads(recipe.threads):
-        return _train(recipe, device, reporter or Reporter(), restart)
+        return _train(with_replay(recipe)[0], device, reporter or Reporter(), restart)
 
 
 @contextlib.contextmanager

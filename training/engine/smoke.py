@@ -17,7 +17,7 @@ from lasagna.errors import ConfigError
 from lasagna.network.model import LasagnaModel
 from lasagna.prompt.dialect import PromptFormat
 from lasagna.prompt.tokenizer import LabelTokenizer
-from training.data.sets import Subset
+from training.data.sets import Subset, with_replay
 from training.data.sources import Source
 from training.data.sources.folder import Folder
 from training.data.spread import spread
@@ -45,7 +45,7 @@ class Measured:
 def run_smoke(recipe: Recipe, device: str = "auto", restart: bool = False) -> dict[str, tuple[Measured, Measured]]:
     """Trains and prints what was measured before and after; returns it by data set."""
     with cpu_threads(recipe.threads):
-        return _run(recipe, device, restart)
+        return _run(with_replay(recipe)[0], device, restart)
 
 
 def _run(recipe: Recipe, device: str, restart: bool) -> dict[str, tuple[Measured, Measured]]:

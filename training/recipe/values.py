@@ -293,6 +293,8 @@ class Recipe:
         holdout: Share of the photos of class lists that is kept out of training, for calibration.
         augment: Random views of photos, which are then held in memory; None: photos as they are.
         features: The cache of the frozen encoder's outputs, or None.
+        replay: Sets that a checkpoint was trained on, drawn beside the class lists so that it forgets less of them.
+            Those that are not on this machine are left out, and the run says so; None: nothing is replayed.
         deepspeed: DeepSpeed's configuration (ZeRO 1 or 2), a path relative to the recipe's folder, or None.
         threads: Of each process on a CPU, or None: as torch chooses. Much of a small model's step is operations too
             small to share: several processes of one thread are faster than one of several.
@@ -314,6 +316,7 @@ class Recipe:
     trained: Trained = field(default_factory=Trained)
     augment: Augmentation | None = None
     features: Features | None = None
+    replay: dict[str, Annotated[DataSet, BeforeValidator(_rate_alone)]] | None = None
     deepspeed: Path | None = None
     threads: Count | None = None
     tensorboard: Switch = True

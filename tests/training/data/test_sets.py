@@ -18,6 +18,8 @@ from training.data.sets import (
     missing_files,
     open_set,
     training_records,
+    what_is_replayed,
+    with_replay,
 )
 from training.data.sources.folder import Folder
 from training.engine.run import train
@@ -142,7 +144,8 @@ def test_the_shipped_fine_tuning_recipe_learns_from_a_label_studio_export(
         f"output={tmp_path / 'run'}",
         f"data={squares}",
         f"start={random_checkpoint}",
-        f"tasks.semantic.sets={{mine: {{rate: 1, reader: label_studio, path: {export.parent}}}, squares: 1}}",
+        f"tasks.semantic.sets.mine.path={export.parent}",
+        "replay={squares: 1, camvid: 1}",
         "trained.frozen_stages=1",
         "holdout=0",
         "augment={view: [64, 64], drop_tokens: 0.1}",
@@ -155,3 +158,23 @@ def test_the_shipped_fine_tuning_recipe_learns_from_a_label_studio_export(
     before, after = (Lasagna.from_pretrained(path) for path in (random_checkpoint, folder))
     assert before.format == after.format
     assert before.version != after.version
+
+
+def test_what_is_replayed_and_what_is_not(squares: Path, random_checkpoint: Path, tmp_path: Path) -> None:
+    SAMPLES["label_studio"](tmp_path)
+    (export,) = tmp_path.rglob("label_config.xml")
+    own = [f"data={squares}", f"start={random_checkpoint}", f"tasks.semantic.sets.mine.path={export.parent}"]
+    both = read_recipe(RECIPES / "finetune.yaml", [*own, "replay={squares: 0.2, camvid: 1}"]).recipe
+    assert list(both.semantic) == ["mine"]
+    resolved, missing = with_replay(both)
+    assert dict(resolved.rates) == {"mine": 0.5, "squares": 0.2}
+    assert (resolved.replay, missing) == (None, ["camvid"])
+    assert list(what_is_replayed(both)) == [f"not replayed, since they are not in {squares}: camvid"]
+    assert with_replay(resolved) == (resolved, [])
+
+    for nothing in ("replay=null", "replay={}", "replay={camvid: 1}"):
+        alone = read_recipe(RECIPES / "finetune.yaml", [*own, nothing]).recipe
+        assert list(with_replay(alone)[0].semantic) == ["mine"]
+        assert "nothing is replayed" in list(what_is_replayed(alone))[-1]
+        assert missing_files(alone) == [], "old sets are no condition"
+    assert list(what_is_replayed(read_recipe(RECIPES / "nano.yaml").recipe)) == [], "a new model forgets nothing"

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from lasagna.errors import ConfigError
 from training.data.records import Record
+from training.data.sources.own_coco import OwnCoco
 
 
 class Source(Protocol):
@@ -81,6 +82,7 @@ SOURCES: dict[str, ReaderEntry] = {
     # One's own, in a folder of its own.
     "folder": ReaderEntry("folder:Folder", own=True),
     "expressions": ReaderEntry("expressions:Expressions", own=True),
+    "coco": ReaderEntry("own_coco:OwnCoco", own=True),
     "label_studio": ReaderEntry("label_studio:LabelStudioExport", own=True),
 }
 
@@ -108,8 +110,8 @@ def find_source(
     Args:
         name: Of the data set.
         root: The data root, below which every data set has its folder.
-        reader: One of `SOURCES`; None: `layout` where the data set's folder has a classes.json, else the reader that
-            is called as the data set.
+        reader: One of `SOURCES`; None: as the data set's folder looks (masks with a classes.json, a Label Studio export
+            with its label_config.xml, or annotations in COCO's format), else the reader that is called as the data set.
         path: The data set's own folder, wherever it is; None: below the root, by its name or as its reader says.
         layout: What reads a data set in the folder layout: "folder", or "expressions" for texts made from its masks.
 
@@ -117,11 +119,14 @@ def find_source(
     """
     own = path or root / name
     if reader is None:
-        reader = layout if any((own / part).exists() for part in ("classes.json", "masks/classes.json")) else name
+        is_published = path is None and name in SOURCES and not SOURCES[name].own
+        reader = _in_layout(own, layout) if is_published else _reader_of(own, layout)
+        reader = reader or name
         if reader not in SOURCES:
             near = difflib.get_close_matches(name, SOURCES, n=1)
             raise ConfigError(
-                f"{own} is no data set in the folder layout (it has no classes.json), and no reader is called {name!r}"
+                f"{own} is no data set in the folder layout (it has no classes.json), no Label Studio export with its "
+                f"label_config.xml, and has no annotations in COCO's format, and no reader is called {name!r}"
                 f"{f' (did you mean {near[0]}?)' if near else ''}; give `path` or `reader`, or another folder of all "
                 "data sets (`data`, or LASAGNA_DATA)"
             )
@@ -129,6 +134,21 @@ def find_source(
         raise ConfigError(f"unknown data set {reader!r}; known are {', '.join(sorted(SOURCES))}")
     entry = SOURCES[reader]
     return LocatedSource(reader, own if entry.own else path or root / entry.folder)
+
+
+def _in_layout(own: Path, layout: str) -> str | None:
+    return layout if any((own / part).exists() for part in ("classes.json", "masks/classes.json")) else None
+
+
+def _reader_of(own: Path, layout: str) -> str | None:
+    """What reads a folder or file of one's own, by what is in it."""
+    if _in_layout(own, layout):
+        return layout
+    if own.is_file():
+        return "coco" if own.read_bytes()[:200].lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{") else "label_studio"
+    if (own / "label_config.xml").exists() and not (own / "coco.json").exists():
+        return "label_studio"
+    return "coco" if OwnCoco.is_here(own) else None
 
 
 def open_source(name: str, root: Path, split: str, folder: Path | None = None) -> Source:

@@ -59,7 +59,7 @@ class _Coco(ABC):
         what = f"COCO's {self.kind} annotations (annotations/{self.kind}_SPLIT.json and the photos in SPLIT/)"
         path = self._path(root, split)
         own = path.stem.removeprefix(f"{self.kind}_")
-        self._read(path, what, root, lambda name: root / own / name)
+        self._read(path, what, root, lambda name: self._photo(root, own, name))
 
     def _read(self, path: Path, what: str, root: Path, photo: Callable[[str], Path]) -> None:
         """Reads a file of annotations.
@@ -87,6 +87,10 @@ class _Coco(ABC):
             raise DataError(f"{path}: lists no photo")
         self._records = records
         require_files(what, root, [r.image_path for r in records if r.image_path] + self._needed(content))
+
+    def _photo(self, root: Path, own: str, file_name: str) -> Path:
+        """Where a photo is, by the split's own name and the photo's."""
+        return root / own / file_name
 
     def _path(self, root: Path, split: str) -> Path:
         for name in (split, f"{split}2017"):
@@ -131,6 +135,7 @@ class CocoInstances(_Coco):
     """Instances; where those of several categories overlap, they lie in layers."""
 
     kind = "instances"
+    source = "coco_instances"
 
     def _record(self, photo: Path, image: dict[str, Any], annotations: list[dict[str, Any]]) -> Record:
         decided = self._decided(annotations)
@@ -138,7 +143,7 @@ class CocoInstances(_Coco):
         parts = [(decided[a["category_id"]], a["segmentation"]) for a in annotations if not a.get("iscrowd")]
         crowds = [a["segmentation"] for a in annotations if a.get("iscrowd")]
         return Record(
-            "coco_instances",
+            self.source,
             Path(image["file_name"]).with_suffix("").as_posix(),
             photo,
             classes=self._names(decided),

@@ -12,7 +12,6 @@ content: "val" is a tenth of them, "train" the rest, "all" both; "corrected" are
 they were written. Lists of ids beside `masks` come first.
 """
 
-import hashlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -30,6 +29,7 @@ from lasagna.masks.image import IMAGE_SUFFIXES
 from training.data.records import OTHER, UNKNOWN, LabelMap, Record
 from training.data.sources.annotations import read_json
 from training.data.sources.label_images import read_label_image
+from training.data.sources.unsplit import UNSPLIT, is_in_split, photo_folders
 from training.data.spread import spread
 
 MOST_CLASSES = 254
@@ -37,7 +37,6 @@ _VOID = 255
 _UNDEFINED = -3
 _LOOKED_AT = 16
 """Masks whose values are looked at when a split is opened."""
-_VAL_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -260,18 +259,6 @@ def _written_table(classes: tuple[str, ...]) -> NDArray[np.int16]:
     return table
 
 
-def photo_folders(out: Path, root: str) -> list[Path]:
-    """Where the photos of an output of `lasagna annotate` may be: where it found them, in `images`, or where they are
-    if both were moved together.
-
-    Args:
-        out: The output folder.
-        root: `image_root` of its report.
-    """
-    together = (out.resolve().parent / Path(root).name, out.resolve().parent.parent / Path(root).name)
-    return [Path(root), out / "images", out / "yolo" / "images", *together]
-
-
 def _written_pairs(root: Path, split: str) -> list[_Pair]:
     report, written = root / "report.json", Written.load(root / ".results" / "written.json")
     listed = root / f"{split}.txt"
@@ -294,9 +281,10 @@ def _written_pairs(root: Path, split: str) -> list[_Pair]:
     elif split == "corrected":
         known = {pair.mask: written.files.get(pair.mask.relative_to(root).as_posix(), []) for pair in pairs}
         pairs = [pair for pair in pairs if pair.mask.exists() and _digest(pair.mask) not in known[pair.mask]]
-    elif split in ("train", "val"):
-        pairs = [pair for pair in pairs if _is_val(pair, written) == (split == "val")]
-    elif split != "all":
+    elif split in UNSPLIT:
+        known_images = {name: content for name, (content, _) in written.images.items()}
+        pairs = [pair for pair in pairs if is_in_split(split, pair.photo, known_images.get(pair.image_id, ""))]
+    else:
         raise DataError(
             f"{root}: no split {split!r}; an output of lasagna annotate has train, val, all and corrected, and the "
             f"lists of ids that somebody puts there ({split}.txt)"
@@ -310,16 +298,6 @@ def _written_pairs(root: Path, split: str) -> list[_Pair]:
     if not pairs:
         raise DataError(f"{root}: no photo in split {split!r}, of {len(names)} in all")
     return pairs
-
-
-def _is_val(pair: _Pair, written: Written) -> bool:
-    """By the photo's content, and by other digits of its hash than those that say whether a recipe holds it out."""
-    known = written.images.get(pair.image_id, ("", None))[0]
-    try:
-        content = known or file_digest(pair.photo).hex()
-    except OSError:
-        return False  # it is named as missing
-    return int(hashlib.sha256(content[:32].encode()).hexdigest()[:8], 16) < _VAL_SHARE * 2**32
 
 
 def _digest(path: Path) -> str:

@@ -4,6 +4,10 @@
     ROOT/label_config.xml    its labelling configuration (Settings > Labeling Interface > Code)
     ROOT/images/...          its photos
 
+ROOT may be the export itself, with the others beside it, or the folder that `lasagna annotate` wrote, whose
+label_config.xml the project has and whose photos it knows. A single export has the splits of
+`training.data.sources.unsplit`.
+
 Source of the format: Label Studio 1.23, `GET /api/projects/ID/export`, and the label_studio_sdk converter for JSON_MIN.
 
 What always holds:
@@ -32,8 +36,11 @@ from lasagna.formats.annotations import DRAWN, Region, choose_annotation, compac
 from lasagna.labels.configuration import LabelConfig, read_label_config
 from training.data.records import LabelMap, Record, require_files, stack_masks
 from training.data.sources.annotations import read_json, upright_size
+from training.data.sources.unsplit import SPLIT_NAMES, UNSPLIT, annotated_photos, is_in_split
 
 _WHAT = "a Label Studio export (SPLIT.json, label_config.xml and the photos)"
+_WRITTEN = ("tasks.json", "coco.json", "coco_polygons.json", "report.json")
+"""What `lasagna annotate` writes, which is no export."""
 _UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")
 """What Label Studio puts before the name of an uploaded file."""
 
@@ -62,13 +69,13 @@ class LabelStudioExport:
             DataError: Files are missing or not what they should be, or no task can be used.
             ConfigError: The labelling configuration cannot be used.
         """
-        export, config_path = root / f"{split}.json", label_config or root / "label_config.xml"
         require_files(_WHAT, root, [root])
-        if not export.exists():
-            known = ", ".join(sorted(path.stem for path in root.glob("*.json"))) or "none"
-            raise DataError(f"{root}: there is no export {export.name}; the splits are the exports there: {known}")
-        folders = [photos] if isinstance(photos, Path) else list(photos or (root / "images", root))
-        require_files(_WHAT, root, [config_path, *([photos] if isinstance(photos, Path) else [])])
+        export, is_of_all = _find_export(root, split)
+        root = root if root.is_dir() else root.parent
+        config_path = label_config or root / "label_config.xml"
+        folders = [photos] if isinstance(photos, Path) else list(photos or ())
+        require_files(_WHAT, root, [config_path, *(folders if isinstance(photos, Path) else ())])
+        folders = folders or [root / "images", root, *annotated_photos(root)]
         config = read_label_config(config_path)
         names = _Names.of(config)
         self.classes: tuple[str, ...] = names.classes
@@ -85,7 +92,7 @@ class LabelStudioExport:
             except _UnusableError as reason:
                 self.skipped[task.id] = str(reason)
         for task in tasks:
-            if task.id not in found:
+            if task.id not in found or (is_of_all and not is_in_split(split, found[task.id])):
                 continue
             path = found[task.id]
             try:
@@ -103,6 +110,19 @@ class LabelStudioExport:
 
     def __getitem__(self, index: int) -> Record:
         return self._records[index]
+
+
+def _find_export(root: Path, split: str) -> tuple[Path, bool]:
+    """The export of a split, and whether it is the only one, of all tasks. Raises DataError."""
+    if root.is_file():
+        return root, split in UNSPLIT
+    if (root / f"{split}.json").exists():
+        return root / f"{split}.json", False
+    exports = [path for path in sorted(root.glob("*.json")) if path.name not in _WRITTEN]
+    if len(exports) == 1 and split in UNSPLIT and exports[0].stem not in SPLIT_NAMES:
+        return exports[0], True
+    known = ", ".join(path.stem for path in exports) or "none"
+    raise DataError(f"{root}: there is no export {split}.json; the splits are the exports there: {known}")
 
 
 class _UnusableError(Exception):

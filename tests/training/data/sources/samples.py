@@ -270,6 +270,17 @@ def expressions(root: Path) -> None:
     (root / "classes.json").write_text(json.dumps({"classes": ["soil", "dog"], "background_index": 0}))
 
 
+def own_coco(root: Path) -> None:
+    photo(root / "images" / "a.png")
+    half = [0, 0, SIZE[1] // 2, 0, SIZE[1] // 2, SIZE[0], 0, SIZE[0]]
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": SIZE[0], "width": SIZE[1]}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 5, "segmentation": [half], "iscrowd": 0}],
+        "categories": [{"id": 2, "name": "dog"}, {"id": 5, "name": "cat"}],
+    }
+    (root / "train.json").write_text(json.dumps(content))
+
+
 def label_studio(root: Path) -> None:
     photo(root / "images" / "a.png")
     corners = [[0, 0], [50, 0], [50, 100], [0, 100]]
@@ -311,6 +322,7 @@ def _samples() -> Iterator[tuple[str, Callable[[Path], None]]]:
         "llava_instruct_150k": llava,
         "folder": folder,
         "expressions": expressions,
+        "coco": own_coco,
         "label_studio": label_studio,
     }.items()
     for name, entry in SOURCES.items():

@@ -12,7 +12,9 @@ from PIL import Image
 
 from lasagna.errors import ConfigError, DataError
 from lasagna.masks.conversions import mask_to_brush_rle, mask_to_polygons
+from tests.training.data.sources import samples
 from training.data.records import OTHER, Record
+from training.data.sources import find_source
 from training.data.sources.label_studio import LabelStudioExport
 
 WIDTH, HEIGHT = 20, 10
@@ -332,8 +334,8 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"looked for\n  .*/nowhere"):
         LabelStudioExport(tmp_path / "nowhere", "project")
     write(tmp_path, [task(7, [annotation(1, [])])])
-    with pytest.raises(DataError, match=r"no export train\.json; .*: project$"):
-        LabelStudioExport(tmp_path, "train")
+    with pytest.raises(DataError, match=r"no export test\.json; .*: project$"):
+        LabelStudioExport(tmp_path, "test")
     (tmp_path / "label_config.xml").rename(tmp_path / "other.xml")
     with pytest.raises(DataError, match=r"looked for\n  .*/label_config\.xml"):
         LabelStudioExport(tmp_path, "project")
@@ -355,3 +357,36 @@ def test_an_export_without_a_finished_task_says_why(tmp_path: Path) -> None:
     write(tmp_path, [task(7, []), task(8, [annotation(1, [])], GONE)])
     with pytest.raises(DataError, match=r"(?s)none of 2 tasks.*task 8: the photo.*task 7: not annotated"):
         LabelStudioExport(tmp_path, "project")
+
+
+def test_a_single_export_has_splits_and_finds_what_annotate_wrote(tmp_path: Path) -> None:
+    """The project has the label_config.xml of an output, whose report says where the photos are."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "label_config.xml").write_text(
+        '<View><Image name="image" value="$image"/><RectangleLabels name="box" toName="image"><Label value="cat"/>'
+        "</RectangleLabels></View>"
+    )
+    (out / "report.json").write_text(json.dumps({"image_root": str(tmp_path / "photos")}))
+    (out / "tasks.json").write_text("[]")
+    tasks = []
+    for i in range(30):
+        samples.photo(tmp_path / "photos" / "north" / f"{i}.jpg")
+        with (tmp_path / "photos" / "north" / f"{i}.jpg").open("ab") as photo:
+            photo.write(bytes([i]))
+        value = {"x": 0, "y": 0, "width": 50, "height": 100, "rotation": 0, "rectanglelabels": ["cat"]}
+        region = {"id": "r", "from_name": "box", "to_name": "image", "type": "rectanglelabels", "value": value}
+        address = f"/data/local-files/?d=photos/north/{i}.jpg"
+        tasks.append({"id": i, "data": {"image": address}, "annotations": [{"id": i, "result": [region]}]})
+    (out / "project-1-at-2026-11-30.json").write_text(json.dumps(tasks))
+    for root in (out, out / "project-1-at-2026-11-30.json"):
+        parts = {split: LabelStudioExport(root, split) for split in ("train", "val", "all")}
+        names = {split: {part[i].image_id for i in range(len(part))} for split, part in parts.items()}
+        assert names["all"] == {str(i) for i in range(30)}
+        assert names["train"] | names["val"] == names["all"]
+        assert names["val"]
+        assert not names["train"] & names["val"]
+        assert find_source("mine", tmp_path, path=root).reader == "label_studio"
+    (out / "train.json").write_text(json.dumps(tasks))
+    with pytest.raises(DataError, match=r"there is no export val\.json"):
+        LabelStudioExport(out, "val")

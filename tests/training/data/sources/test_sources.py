@@ -38,6 +38,7 @@ EXPECTED = {
     "pascal_voc_20": (20, {10: "dining table"}, [halves(OTHER, 10, UNKNOWN)]),
     "coco_panoptic": (3, {0: "person", 2: "wall"}, [halves(0, 2, UNKNOWN)]),
     "folder": (2, {1: "dog"}, [halves(OTHER, 1, UNKNOWN)]),
+    "coco": (2, {0: "dog", 1: "cat"}, [halves(1, OTHER)]),
     "label_studio": (2, {0: "Cat"}, [halves(0, OTHER)]),
 }
 
