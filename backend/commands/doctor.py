@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from backend.doctor.case import Case, Finding
-from backend.doctor.examine import as_json, examine, first_wrong
+from backend.doctor.examine import as_json, examine, first_wrong, not_known
 from lasagna.settings import Settings
 
 _COLOURS = {"ok": "green", "wrong": "bold red", "note": "yellow", "skipped": "dim"}
@@ -26,7 +26,7 @@ Examples:
 Run it with the settings of `lasagna worker` (its environment, in its container): it looks from there.
 With --project, one task goes the whole way: Label Studio, web process, queue, worker and back. It keeps its prediction.
 What each message means: docs/doctor.md.
-Exit code: 0 nothing is wrong, 1 something is, 2 it could not be looked."""
+Exit code: 0 nothing is wrong, 1 something is, 2 it could not be looked, 3 not all of it is known."""
 )
 @click.option("--project", type=click.IntRange(min=1), help="Number of the project in Label Studio.")
 @click.option("--task", type=click.IntRange(min=1), help="The task that is sent.  [default: one without a prediction]")
@@ -58,12 +58,27 @@ def doctor(
     if as_json_:
         click.echo(json.dumps(as_json(findings), indent=2, ensure_ascii=False))
     elif wrong is None:
-        console.print("\nNothing is wrong.", style="green")
+        _print_end(console, findings)
     else:
         console.print()
         console.print(Text.assemble(("First: ", "bold red"), wrong.words))
         console.print(Text.assemble(("Fix:   ", "bold"), wrong.fix))
-    sys.exit(1 if wrong else 0)
+    sys.exit(1 if wrong else 3 if not_known(findings) else 0)
+
+
+def _print_end(console: Console, findings: list[Finding]) -> None:
+    """What is to be said where nothing was found wrong."""
+    console.print()
+    if unknown := not_known(findings):
+        names = ", ".join(found.check for found in unknown)
+        console.print(Text.assemble(("Not known: ", "bold yellow"), f"{names}, {unknown[0].words}."))
+        console.print("Nothing wrong was found in the rest. Try again.")
+    elif all(found.is_asked for found in findings):
+        console.print("Nothing is wrong.", style="green")
+    else:
+        console.print(
+            "Nothing is wrong with the installation. No project was looked at: --project NUMBER.", style="green"
+        )
 
 
 def _print(console: Console, found: Finding, with_fix: bool) -> None:

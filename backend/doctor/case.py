@@ -28,6 +28,7 @@ class Finding:
         words: What was found, or why it was skipped.
         fix: What to do; "" unless wrong or a note.
         trouble: Its key in `TROUBLES`; "" unless wrong or a note.
+        is_asked: Whether it was asked for: without a project, nothing of one is.
     """
 
     check: str
@@ -35,6 +36,7 @@ class Finding:
     words: str
     fix: str = ""
     trouble: str = ""
+    is_asked: bool = True
 
 
 class WrongError(LasagnaError):
@@ -49,6 +51,14 @@ class SkippedError(LasagnaError):
     """A check cannot be made, for a reason that is no trouble."""
 
 
+class NotAskedError(SkippedError):
+    """Nobody asked for it."""
+
+
+class NotYetError(SkippedError):
+    """It cannot be known at this moment, and can a little later: the check is made once more by itself."""
+
+
 @dataclass
 class Case:
     """What is looked at, and what the checks found out for those after them.
@@ -59,6 +69,7 @@ class Case:
         task_number: The task; None: the first one.
         backend_url: Where `lasagna serve` is for Label Studio; used where no backend is connected.
         clock: The time of this machine, in seconds since 1970.
+        retry_seconds: Wait before a check is made once more that could not be known.
         event_seconds: Longest wait for an event of the webhook: Label Studio has waited for the answer to it already.
     """
 
@@ -67,6 +78,7 @@ class Case:
     task_number: int | None = None
     backend_url: str = ""
     clock: Callable[[], float] = time.time
+    retry_seconds: float = 10.5
     event_seconds: float = 5.0
     notes: list[Finding] = field(default_factory=list)
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import requests
 
-from backend.doctor.case import Case, Check, SkippedError, cause
+from backend.doctor.case import Case, Check, NotAskedError, cause
 from backend.studio.client import LabelStudio, LabelStudioError, connection_fault
 from backend.studio.project_id import number_of, project_uid
 from lasagna.errors import ConfigError
@@ -32,7 +32,7 @@ def _project(case: Case) -> str:
         numbers = {number_of(uid) for uid in case.store.projects()} if case.has_redis else set()
         known = sorted(int(number) for number in numbers if number.isdigit())
         which = f" (connected: {', '.join(map(str, known[-20:]))})" if known else ""
-        raise SkippedError(f"because no project is named: --project NUMBER{which}")
+        raise NotAskedError(f"because no project is named: --project NUMBER{which}")
     try:
         case.project = case.label_studio.project(case.number)
     except LabelStudioError as error:

@@ -8,7 +8,7 @@ import time
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from backend.doctor.case import Case, Check, SkippedError, cause
+from backend.doctor.case import Case, Check, NotYetError, cause
 from backend.doctor.client import Inspection
 from backend.doctor.installation import silent_workers
 from backend.doctor.match import misfits
@@ -112,7 +112,7 @@ def _tried(case: Case, slow: Inspection) -> tuple[int, dict[str, Any]]:
     if not (results and isinstance(results[0], dict)):
         task = slow.task(case.number, number)
         if _record(case, task)[0] == "done":
-            raise SkippedError(f"because the prediction of task {number} was delivered a moment ago: try again in 10 s")
+            raise NotYetError(f"because the prediction of task {number} was delivered a moment ago")
         _say_why_none(case, slow, task, time.monotonic() - started)
     return number, results[0]
 

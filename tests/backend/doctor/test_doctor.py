@@ -21,8 +21,8 @@ from flask import Response
 
 from backend.commands.doctor import doctor
 from backend.demo.local_label_studio import LocalLabelStudio
-from backend.doctor.case import Case, Finding, finding
-from backend.doctor.examine import examine
+from backend.doctor.case import Case, Check, Finding, NotYetError, finding
+from backend.doctor.examine import as_json, examine, not_known
 from backend.doctor.troubles import TROUBLES
 from backend.queue.services import free_port
 from backend.queue.store import Store, connect
@@ -732,6 +732,8 @@ class TestCommand:
         assert skipped[0][1].startswith("because no project is named: --project NUMBER (connected: ")
         assert str(project) in skipped[0][1]
         assert {words for _, words in skipped} == {skipped[0][1]}
+        assert "Nothing is wrong." not in done.output
+        assert "Nothing is wrong with the installation." in done.output
 
     def test_the_first_is_named_last(self, world: World) -> None:
         """So that it is what stands above the prompt; the fix of a later one is below it."""
@@ -753,6 +755,47 @@ class TestCommand:
         assert report["first_wrong"]["trouble"] == "backend-none"
         assert [one["check"] for one in report["checks"]][:3] == ["redis", "worker", "label-studio"]
         assert {one["state"] for one in report["checks"]} == {"ok", "wrong", "skipped"}
+
+
+class TestNotYet:
+    """A prediction that was delivered a moment ago: Label Studio's test of the backend brings nothing."""
+
+    def findings(self, monkeypatch: pytest.MonkeyPatch, tries: int) -> list[Finding]:
+        made: list[str] = []
+
+        def later(case: Case) -> str:
+            made.append("")
+            if len(made) <= tries:
+                raise NotYetError("because the prediction of task 3 was delivered a moment ago")
+            return "2 regions"
+
+        def shown(case: Case) -> str:
+            case.wrong("shown-off", project=3, title="LaSagnA")
+
+        checks = (Check("labels", (), lambda case: "2 asked"), Check("prediction", ("labels",), later),
+                  Check("shown", ("prediction",), shown))  # fmt: skip
+        monkeypatch.setattr("backend.doctor.examine.CHECKS", checks)
+        return list(examine(Case(Settings.load({}), 3, retry_seconds=0.0)))
+
+    def test_it_is_looked_at_once_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = self.findings(monkeypatch, tries=1)
+        assert [one.state for one in found] == ["ok", "ok", "wrong"]  # what is wrong behind it is found
+
+    def test_what_stays_unknown_is_not_well(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = self.findings(monkeypatch, tries=2)
+        assert [one.state for one in found] == ["ok", "skipped", "skipped"]
+        assert [one.check for one in not_known(found)] == ["prediction", "shown"]
+        report = as_json(found)
+        assert (report["ok"], report["first_wrong"], report["not_known"]) == (False, None, ["prediction", "shown"])
+
+    def test_the_command_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = self.findings(monkeypatch, tries=2)
+        monkeypatch.setattr("backend.commands.doctor.examine", lambda case: iter(found))
+        done = CliRunner().invoke(doctor, ["--project", "3"])
+        assert done.exit_code == 3
+        assert "Nothing is wrong" not in done.output
+        assert "Not known: prediction, shown, because the prediction of task 3" in done.output
+        assert CliRunner().invoke(doctor, ["--project", "3", "--json"]).exit_code == 3
 
 
 def test_texts_can_be_filled_in() -> None:
