@@ -3,6 +3,8 @@
     lasagna serve                                                   starts it, with a Redis of its own if none is set
     gunicorn --worker-class gthread --threads 32 backend._wsgi:app  the same from the environment (LASAGNA_...)
 
+What always holds, however it is started: logs are masked, and without a password only this machine is answered.
+
 gunicorn, because it replaces a process that hangs and ends gracefully (requests that wait get their answer); threads,
 because a request mostly waits: 600 tasks in one `/predict` hold one thread for the deadline.
 One process: everything that requests share is in Redis, so more work as well, but each on a port of its own, since each
@@ -10,6 +12,7 @@ counts its own requests (`backend.web.metrics`).
 """
 
 import functools
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -21,6 +24,7 @@ from gunicorn.glogging import Logger
 from backend.app import create_app
 from backend.web.prelabel_jobs import PrelabelRunner
 from backend.web.protocol import MAX_WAITING_REQUESTS
+from lasagna.logs import start_logging
 from lasagna.settings import Settings
 
 THREADS = MAX_WAITING_REQUESTS + 8
@@ -31,6 +35,9 @@ _making = threading.Lock()
 @functools.cache
 def _from_environment() -> Flask:
     settings = Settings.load()
+    start_logging(settings)
+    for name in ("gunicorn.error", "gunicorn.access"):  # of whoever started it: through the handler that masks
+        _through_ours(logging.getLogger(name))
     application = create_app(settings)
     PrelabelRunner(settings).start()
     return application
@@ -48,9 +55,19 @@ class _Logger(Logger):
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
-        for handler in list(self.error_log.handlers):
-            self.error_log.removeHandler(handler)
-        self.error_log.propagate = True
+        _through_ours(self.error_log)
+
+
+def _through_ours(log: logging.Logger) -> None:
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        log.propagate = True
+
+
+def bound(settings: Settings) -> str:
+    """HOST:PORT, as in an address."""
+    host = settings.host
+    return f"{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{settings.port}"
 
 
 class WebServer(BaseApplication):
@@ -64,7 +81,7 @@ class WebServer(BaseApplication):
     def load_config(self) -> None:
         deadline = int(self._settings.predict_deadline)
         for name, value in {
-            "bind": f"{self._settings.host}:{self._settings.port}",
+            "bind": bound(self._settings),
             "worker_class": "gthread",
             "workers": 1,
             "threads": THREADS,
@@ -72,6 +89,7 @@ class WebServer(BaseApplication):
             "timeout": 60,
             "graceful_timeout": deadline + 5,
             "control_socket_disable": True,
+            "forwarder_headers": "",
             "proc_name": "lasagna-serve",
             "loglevel": "warning",
             "logger_class": _Logger,

@@ -9,6 +9,7 @@ What always holds:
   masked wherever they appear, as are tokens and passwords that can be told by what is around them.
 """
 
+import base64
 import json
 import logging
 import re
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from pythonjsonlogger.json import JsonFormatter
 
@@ -31,9 +32,15 @@ _SHORTEST_SECRET = 4
 """Shorter ones would be masked within words."""
 _TOLD_BY_CONTEXT = (
     (re.compile(r"//[^/@\s\"']+@"), "//***@"),  # user and password in an address
+    (re.compile(r"(?i)\b((?:redis|rediss|https?|amqp|unix)://)[^@\s\"']*:[^@\s\"']*@"), r"\1***@"),  # "/" in it
     (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "***"),  # a JWT
     (re.compile(r"\b(Token|Bearer|Basic) +[\w.~+/=-]{8,}"), r"\1 ***"),
-    (re.compile(r"(?i)\b([\w-]*(?:signature|credential|security-token|sig|secret)=)[^&\s\"']+"), r"\1***"),  # presigned
+    (
+        re.compile(
+            r"(?i)([?&\s;,(]|^)([\w-]*(?:signature|credential|token|sig|secret|password|passwd|key)=)[^&\s\"']+"
+        ),
+        r"\1\2***",
+    ),  # presigned, or in a query
 )
 
 
@@ -50,7 +57,10 @@ def logged(**ids: Any) -> Iterator[None]:
 def keep_secret(text: str) -> None:
     """Masks a token or password in every line from now on, also as it is written in an address."""
     if len(text) >= _SHORTEST_SECRET:
-        _secrets.update((text, quote(text)))
+        _secrets.update((text, quote(text), quote(text, safe=""), quote_plus(text), unquote(text)))
+        _secrets.update((json.dumps(text)[1:-1], repr(text)[1:-1]))
+        if ":" in text:  # of user:password, as a header carries it
+            _secrets.add(base64.b64encode(text.encode("utf-8", "surrogatepass")).decode())
 
 
 def mask(text: str) -> str:
@@ -90,7 +100,13 @@ class _Text(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        return mask(super().format(record))
+        """One line, and a traceback indented below: nothing that was sent to us can begin a line, or colour one."""
+        return mask(_plain(super().format(record)).replace("\n", "\n    "))
+
+
+def _plain(text: str) -> str:
+    """The text with what moves a terminal's cursor, or hides letters, spelt out; new lines stay."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 class _Json(JsonFormatter):

@@ -73,7 +73,7 @@ Hosts = Annotated[
 ]
 Occasion = Annotated[
     Text,
-    _matching(r"every [1-9]\d*|cron\s+\S+(\s+\S+){4}|by hand|never"),
+    _matching(r"every [1-9][0-9]{0,8}|cron\s+\S{1,99}(\s+\S{1,99}){4}|by hand|never"),
     Allowed('"every 20" (corrections), "cron 0 3 * * *" (minute, hour, day, month, weekday), "by hand" or "never"'),
 ]
 Changes = Annotated[
@@ -267,23 +267,34 @@ def hide_password(url: str) -> str:
 def cache_folder(settings: Settings | None = None) -> Path:
     """Folder of what was fetched or installed: the setting `cache`."""
     chosen = (settings or Settings.load()).cache
-    return Path(chosen or Path.home() / ".cache" / "lasagna-assist").expanduser()
+    return _expanded(chosen or "~/.cache/lasagna-assist", "LASAGNA_CACHE")
 
 
 def data_folder(settings: Settings | None = None) -> Path:
     """Folder of data sets (docs/data.md): the setting `data`."""
-    return Path((settings or Settings.load()).data).expanduser()
+    return _expanded((settings or Settings.load()).data, "LASAGNA_DATA")
 
 
 def state_folder(settings: Settings | None = None) -> Path:
     """Folder of our own files that cannot be made again: the setting `state_dir`."""
     chosen = (settings or Settings.load()).state_dir
-    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return Path(chosen).expanduser() if chosen else base / "lasagna"
+    if chosen:
+        return _expanded(chosen, "LASAGNA_STATE_DIR")
+    return _expanded(os.environ.get("XDG_STATE_HOME") or "~/.local/state", "LASAGNA_STATE_DIR") / "lasagna"
 
 
 def registry_folder(settings: Settings | None = None) -> Path:
     """Folder of the fine-tuned versions (`backend.registry.registry`): the setting `registry`."""
     settings = settings or Settings.load()
     chosen = settings.registry
-    return Path(chosen).expanduser() if chosen else state_folder(settings) / "registry"
+    return _expanded(chosen, "LASAGNA_REGISTRY") if chosen else state_folder(settings) / "registry"
+
+
+def _expanded(folder: str, name: str) -> Path:
+    """A folder's path. Raises ConfigError where "~" is nothing: a user without a home."""
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{folder} is in the home of this user (uid {os.getuid()}), who has none: set HOME, or {name} to a folder"
+        ) from error

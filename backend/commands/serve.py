@@ -57,7 +57,7 @@ Predictions need a worker: lasagna worker."""
 @_print_config_option
 def serve(print_config: bool, **options: Any) -> None:
     """Run the web process that Label Studio talks to. It loads no model."""
-    from backend._wsgi import WebServer
+    from backend._wsgi import WebServer, bound
     from backend.app import create_app
     from backend.studio.way import check_label_studio
 
@@ -73,7 +73,7 @@ def serve(print_config: bool, **options: Any) -> None:
         settings = settings.replaced(redis_url=url)
     _say(settings, check_label_studio(settings))
     app = create_app(settings)
-    _say(settings, f"Listening on http://{settings.host}:{settings.port} (Ctrl-C ends)")
+    _say(settings, f"Listening on http://{bound(settings)} (Ctrl-C ends)")
     WebServer(app, settings).run()
 
 

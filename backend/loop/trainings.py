@@ -78,7 +78,9 @@ class Policy:
     def parse(cls, text: str) -> "Policy":
         """Reads "every 20", "cron 0 3 * * *", "by hand" or "never". Raises ConfigError."""
         words = text.strip().lower()
-        if found := re.fullmatch(r"every (\d+)", words):
+        if len(words) > _LONGEST_POLICY:
+            words = ""
+        if found := re.fullmatch(r"every ([0-9]{1,9})", words):
             if int(found[1]) > 0:
                 return cls(every=int(found[1]))
         elif words.startswith("cron "):
@@ -92,6 +94,10 @@ class Policy:
             f'when a project is trained is "every 20" (corrections), "cron 0 3 * * *" (minute, hour, day, month, '
             f'weekday), "by hand" or "never", not {text[:80]!r}'
         )
+
+
+_LONGEST_POLICY = 500
+"""Characters."""
 
 
 def _schedule(cron: str) -> CronJob:

@@ -12,20 +12,18 @@ Images are fetched by `backend.studio.images`, on top of `LabelStudio.get_stream
 import base64
 import http.client
 import json
-import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import requests
 
+from backend.studio.address import normalise_url, redirect_target
 from backend.studio.networks import CheckedAdapter, is_metadata
 from lasagna.errors import ConfigError, ServiceError
 from lasagna.logs import keep_secret
-from lasagna.settings import hide_password
 
 TokenKind = Literal["personal", "access", "legacy"]
 
@@ -110,42 +108,6 @@ def token_kind(token: str) -> TokenKind:
     if claims is None:
         return "legacy"
     return "personal" if claims.get("token_type") == "refresh" else "access"
-
-
-_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_.])?|[0-9A-Fa-f:.]+")
-_USER = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:%-]+")
-_PREFIX = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*")
-"""A path below which Label Studio is served: plain names, none of them "." or ".."."""
-
-
-def normalise_url(url: str) -> str:
-    """An address, made anew of its parts: scheme, perhaps a user, host, perhaps a port, and a path of plain names.
-
-    So nothing that is put behind it can become a part of something else ("?" and "#" would swallow the path).
-
-    Raises:
-        ConfigError: It is not an http(s) address with a host, or has more to it: a query, a fragment, "..".
-    """
-    text = url.strip().rstrip("/")
-    try:
-        parts = urlsplit(text)
-        host, port = parts.hostname or "", parts.port  # raises ValueError where it is no number
-    except ValueError as error:
-        raise ConfigError(f"the address of Label Studio, {text[:200]!r}, cannot be read: {error}") from error
-    user, at, _ = parts.netloc.rpartition("@")
-    is_plain = (
-        not {"?", "#", "\\"} & set(text)
-        and bool(_HOST.fullmatch(host) and _PREFIX.fullmatch(parts.path))
-        and (not at or bool(_USER.fullmatch(user)))
-    )
-    if parts.scheme not in ("http", "https") or not is_plain:
-        shown = hide_password(text[:200])
-        raise ConfigError(
-            f"the address of Label Studio is {shown!r}; expected a scheme, a host, perhaps a port and a path of plain "
-            "names, such as http://127.0.0.1:8080 or https://label.example.org/studio"
-        )
-    host = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{user}{at}{host}{'' if port is None else f':{port}'}{parts.path}"
 
 
 class LabelStudio:
@@ -440,8 +402,9 @@ class LabelStudio:
                 message = f"Label Studio at {self.url} wants a token ({status}); set LASAGNA_LABEL_STUDIO_TOKEN"
             raise LabelStudioError(message, status, error_detail(response))
         if status < 400:
+            target = redirect_target(response.headers.get("Location") or "")
             raise LabelStudioError(
-                f"{what}: Label Studio at {self.url} redirects{_target(response)}; give the address that it redirects "
+                f"{what}: Label Studio at {self.url} redirects{target}; give the address that it redirects "
                 "to as LASAGNA_LABEL_STUDIO_URL",
                 status,
             )
@@ -498,18 +461,6 @@ def _refused_address(scheme: str, host: str) -> LabelStudioError:
         "Label Studio is there; correct the address",
         status=400,
     )
-
-
-def _target(response: requests.Response) -> str:
-    """Where a redirect leads, scheme and host alone; "" where that cannot be told."""
-    try:
-        parts = urlsplit(response.headers.get("Location") or "")
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        return ""
-    if parts.scheme not in ("http", "https") or not _HOST.fullmatch(host):
-        return ""
-    return f" to {parts.scheme}://{host}{'' if port is None else f':{port}'}"
 
 
 def connection_fault(error: requests.RequestException) -> str:

@@ -7,6 +7,8 @@ What always holds:
   its webhook from the backend's address, with the password if that was given as `http://user:password@host:9090`, and
   else without any credentials;
 - without a password the process listens on this machine's own addresses alone, unless `without_password` is set;
+- without a password, and without `without_password`, a request from another machine is refused, whatever server this
+  runs in and wherever that listens;
 - without a password a request must name this machine (a loopback address, localhost, `host` or one of `allowed_hosts`):
   else a page elsewhere, whose name is made to mean 127.0.0.1 (DNS rebinding), could read what is here.
 
@@ -58,6 +60,11 @@ class Access:
         except ValueError:
             return False
         return name == "localhost" or _is_loopback(name) or bool({name, full} & self.hosts)
+
+    def knows_peer(self, request: Request) -> bool:
+        """Whether the request comes from this machine, where that matters (a socket of Unix has no address)."""
+        peer = request.remote_addr or ""
+        return self.hosts is None or not peer or _is_loopback(peer.removeprefix("::ffff:"))
 
     def lets_in(self, request: Request, *, webhook: bool = False) -> bool:
         """Whether the request carries the password, or as a webhook the secret."""

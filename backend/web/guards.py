@@ -46,6 +46,12 @@ def _refusal(access: Access) -> Response | None:
     g.started = time.monotonic()
     if is_cross_site(request):
         return problem(403, "a page of another site sent this request; open the backend's own page and try there")
+    if not access.knows_peer(request):
+        return problem(
+            403,
+            "this backend has no password, so it answers only to this machine; set LASAGNA_BASIC_AUTH=USER:PASSWORD, "
+            "or, where only trusted machines share the network, LASAGNA_WITHOUT_PASSWORD=yes",
+        )
     if not access.knows_host(request):
         return problem(
             403,

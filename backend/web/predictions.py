@@ -20,10 +20,11 @@ from backend.loop.trainings import CHANGES, Policy
 from backend.queue.jobs import enqueue_click, enqueue_works
 from backend.queue.store import Project, Registration, Store, Work
 from backend.registry.registry import Registry
-from backend.studio.client import normalise_url
+from backend.studio.address import normalise_url
 from backend.studio.images import image_address
 from lasagna.checkpoint.folder import checkpoint_version, shipped_checkpoints
 from lasagna.errors import CheckpointError, ConfigError, ImageError, RegistryError, ServiceError
+from lasagna.files import parse_json
 from lasagna.labels.configuration import LabelConfig, parse_label_config
 from lasagna.settings import Settings, registry_folder
 
@@ -69,7 +70,7 @@ def parse_parameters(extra: Any) -> dict[str, Any]:
     """
     if isinstance(extra, str) and extra.strip():
         try:
-            extra = json.loads(extra)
+            extra = parse_json(extra)
         except ValueError as error:
             raise ConfigError(f"the extra parameters are no JSON ({error}): {extra[:80]!r}") from error
     if not extra:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from typing import Any
 
 import redis
@@ -19,7 +20,7 @@ def problem(status: int, message: str) -> Response:
     if "tasks" in g:
         body["results"] = [[] for _ in range(g.tasks)]
     response = Response(json.dumps(body), mimetype="application/json")
-    in_line = " ".join(message.split()).encode("ascii", "replace").decode()
+    in_line = re.sub(r"[^\x20-\x7e]", "?", " ".join(message.split()))
     response.status = f"{status} {in_line[:300]}"
     g.said = message
     return response

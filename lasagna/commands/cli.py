@@ -30,6 +30,11 @@ class _Commands(EntryPointGroup):
         except LasagnaError as error:
             click.secho(f"error: {error}", fg="red", err=True)
             sys.exit(error.exit_code)
+        except MemoryError:
+            click.secho(
+                "error: there is not enough memory; see `ulimit -a` and the limit of the container", fg="red", err=True
+            )
+            sys.exit(1)
 
 
 @click.group(

@@ -86,6 +86,12 @@ SECRETS = [
     ("the same in an address", "https://host/?q=with%20space"),
     ("a presigned address", "https://s3/x.png?X-Amz-Signature=deadbeef&X-Amz-Credential=AKIA1234"),
     ("a token that came with /setup", "given-by-setup"),
+    ("a password with a slash", "redis://:mine1234/w+x=@h:1/0"),
+    ("a password in a query", "redis://h/0?password=mine1234&db=1"),
+    ("a token in a query", "https://h/?token=mine1234"),
+    ("a key in a query", "https://h/x?api_key=mine1234"),
+    ("the password of the settings in a header", "Authorization: bGFiZWw6cGFzczp3b3Jk"),
+    ("it in an address", "label:pass%3Aword"),
 ]
 
 
@@ -108,8 +114,25 @@ def test_secrets_are_masked(start: Any, log_format: str, name: str, text: str) -
     said = stream.getvalue()
     assert "***" in said
     parts = [TOKEN, "pass:word", "hidden-redis", "eyJ", "0123456789abcdef", "mine1234", "deadbeef", "AKIA", "by-setup"]
-    parts += ["hook-secret", "with"]
+    parts += ["hook-secret", "with", "bGFiZWw6", "pass%3A"]
     assert [part for part in parts if part in said] == []
+
+
+@pytest.mark.parametrize(
+    "text", ["a\n2026-11-30 12:00:00 INFO    forged", "a\r\x1b[2Kforged", "a\u2028forged", "\x9b2Ka"]
+)
+def test_no_line_can_be_forged(start: Any, text: str) -> None:
+    stream = start()
+    logger.info("sent %s", text)
+    try:
+        raise RuntimeError(text)
+    except RuntimeError:
+        logger.exception("failed")
+    said = stream.getvalue()
+    assert [
+        line for line in said.splitlines() if line.endswith("forged") and line[:1] != " " and "sent" not in line
+    ] == []
+    assert not [c for c in said if not c.isprintable() and c != "\n"]
 
 
 @pytest.mark.parametrize(

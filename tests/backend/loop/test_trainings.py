@@ -383,3 +383,18 @@ def test_setup_refuses_what_is_no_project(loop: Loop, project: str) -> None:
     body = {"project": project, "schema": CONFIG, "hostname": "", "access_token": ""}
     assert loop.client.post("/setup", json=body).status_code == 400
     assert loop.store.projects() == [PROJECT]
+
+
+@pytest.mark.parametrize(
+    "words", ["cron " + "9" * 5000 + " * * * *", "every " + "9" * 5000, "every ٣", "cron " + "1," * 999]
+)
+def test_a_policy_that_cannot_be_is_refused(words: str) -> None:
+    with pytest.raises(ConfigError, match="when a project is trained"):
+        Policy.parse(words)
+
+
+def test_parameters_that_are_nested_too_deeply_are_refused(loop: Loop) -> None:
+    body = {"project": PROJECT, "schema": CONFIG, "hostname": "", "access_token": "", "extra_params": "[" * 100_000}
+    answer = loop.client.post("/setup", json=body)
+    assert answer.status_code == 400
+    assert "nested too deeply" in answer.json["error"]

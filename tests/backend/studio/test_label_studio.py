@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from backend.studio.client import LabelStudio, LabelStudioError, normalise_url, token_kind
+from backend.studio.address import normalise_url
+from backend.studio.client import LabelStudio, LabelStudioError, token_kind
 from backend.studio.project_id import project_uid
 from lasagna.errors import ConfigError
 from tests.backend.backend_helpers import TOKEN, StubLabelStudio, make_jwt

@@ -1,13 +1,23 @@
 """Who is let in, and where the process may listen."""
 
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+import requests
 from click.testing import CliRunner
 
+from backend._wsgi import bound
 from backend.app import create_app
 from backend.commands.serve import serve, worker
+from backend.queue.services import free_port
 from backend.web.access import check_exposure
 from lasagna.errors import ConfigError
 from lasagna.settings import Settings
+from tests.backend.backend_helpers import wait_until
 
 SECRETS = {
     "LASAGNA_BASIC_AUTH": "label:pass-word-1",
@@ -39,6 +49,74 @@ def test_serve_does_not_start_where_it_is_exposed() -> None:
     result = CliRunner().invoke(serve, ["--host", "0.0.0.0", "--redis-url", "redis://127.0.0.1:1/0"], env={})
     assert isinstance(result.exception, ConfigError)
     assert "can be reached from other machines" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("peer", "given", "code"),
+    [
+        ("127.0.0.1", {}, 200),
+        ("::1", {}, 200),
+        ("::ffff:127.0.0.1", {}, 200),
+        ("", {}, 200),
+        ("10.0.0.7", {}, 403),
+        ("::ffff:10.0.0.7", {}, 403),
+        ("10.0.0.7", {"LASAGNA_WITHOUT_PASSWORD": "yes"}, 200),
+        ("10.0.0.7", {"LASAGNA_BASIC_AUTH": "a:b"}, 200),
+    ],
+)
+def test_without_a_password_another_machine_is_refused(
+    redis_url: str, peer: str, given: dict[str, str], code: int
+) -> None:
+    client = create_app(Settings.load({"LASAGNA_REDIS_URL": redis_url, **given})).test_client()
+    assert client.get("/health", environ_base={"REMOTE_ADDR": peer}).status_code == code
+
+
+def test_gunicorn_alone_masks_and_checks(redis_url: str, tmp_path: Path) -> None:
+    """Started as any WSGI application is, on every address, by an address of this machine that is not loopback."""
+    port = free_port()
+    environ = {**os.environ, "LASAGNA_REDIS_URL": redis_url, "LASAGNA_STATE_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "gunicorn", "--worker-class", "gthread", "--threads", "4", "--access-logfile", "-"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--bind", f"0.0.0.0:{port}", "backend._wsgi:app"], env=environ, stdout=log, stderr=log
+        )
+    try:
+        here = wait_until(lambda: _answer(f"http://127.0.0.1:{port}/health"), what="gunicorn")
+        outside = _answer(f"http://{socket.gethostbyname(socket.gethostname())}:{port}/health")
+        _answer(f"http://127.0.0.1:{port}/webhook?secret=mine1234", **{"User-Agent": "a\x1b[2Kb"})
+    finally:
+        process.terminate()
+        process.wait(20)
+    assert here == 200
+    if not socket.gethostbyname(socket.gethostname()).startswith("127."):
+        assert outside == 403
+    assert "mine1234" not in (tmp_path / "log").read_text()
+
+
+def _answer(url: str, **headers: str) -> int | None:
+    try:
+        return requests.get(url, headers=headers, timeout=10).status_code
+    except requests.RequestException:
+        return None
+
+
+def test_ipv6_is_listened_on_and_a_user_without_a_home_is_told(redis_url: str, tmp_path: Path) -> None:
+    settings = Settings.load({"LASAGNA_REDIS_URL": redis_url}, host="::1", port=9191)
+    assert bound(settings) == "[::1]:9191"
+    code = "import os; os.setuid(54321); from lasagna.settings import state_folder as f; from lasagna.errors import *"
+    code += "\ntry: f()\nexcept ConfigError as error: print(error)"
+    environ = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_STATE_HOME")}
+    environ.pop("LASAGNA_STATE_DIR", None)
+    found = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True)
+    if os.getuid() == 0 and not found.stderr:
+        assert "who has none: set HOME, or LASAGNA_STATE_DIR" in found.stdout
+
+
+@pytest.mark.parametrize("name", ["LASAGNA_BASIC_AUTH", "LASAGNA_WEBHOOK_SECRET", "LASAGNA_LABEL_STUDIO_TOKEN"])
+def test_a_new_line_behind_a_secret_is_refused_in_words(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}=.* a character that|{name}=") as caught:
+        Settings.load({name: "label:studio-word\n"})
+    assert "studio-word" not in str(caught.value)
 
 
 @pytest.mark.parametrize("command", [serve, worker])
