@@ -20,7 +20,8 @@ Examples:
   lasagna jobs --state failed --limit 100
   lasagna jobs --json
   lasagna jobs retry
-  lasagna jobs retry --project 3""",
+  lasagna jobs retry --project 3
+  lasagna jobs cancel --project 3""",
 )
 @redis_option
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
@@ -53,6 +54,24 @@ def retry(context: click.Context, project: int | None) -> None:
     with redis_in_words():
         queued, posted = retry_failed(open_store(settings), settings.batch_size, project)
     click.echo(f"{queued} tasks queued again, {posted} predictions to be posted again")
+
+
+@jobs.command()
+@click.option("--project", type=click.IntRange(min=1), help="What pre-labels this project.")
+@click.option("--all", "every", is_flag=True, help="What pre-labels any project.")
+@click.pass_context
+def cancel(context: click.Context, project: int | None, every: bool) -> None:
+    """Stop pre-labelling: tasks that no worker has begun are taken out of the queue, what is predicted stays.
+
+    A task that somebody has open and waits for is left in. `lasagna prelabel` goes on where it was.
+    """
+    from backend.web.prelabel_jobs import PrelabelJobs
+
+    if (project is None) != every:
+        raise click.UsageError("name the project (--project NUMBER), or say --all")
+    with redis_in_words():
+        stopped, taken_out = PrelabelJobs(open_store(context.obj)).cancel_project(project)
+    click.echo(f"{stopped} jobs cancelled, {taken_out} waiting tasks taken out; what a worker has begun is finished")
 
 
 def _print_overview(report: dict[str, Any]) -> None:

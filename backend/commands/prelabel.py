@@ -29,7 +29,8 @@ Examples:
 \b
 Goes through the same queue as Label Studio's own requests, so a worker must run: lasagna worker.
 A run that was interrupted goes on where it was when the same command is run again. Without a terminal: POST /jobs.
-Exit code: 0 every task has its prediction, 1 some failed, 2 nothing could be started."""
+Ctrl-C stops the watching alone: what was asked for goes on. `lasagna jobs cancel --project 3` stops that too.
+Exit code: 0 every task has its prediction, 1 some failed, 2 nothing could be started, 130 Ctrl-C."""
 )
 @click.argument("project", type=click.IntRange(min=1))
 @click.option("--url", metavar="URL", help="Address of Label Studio.  [default: LASAGNA_LABEL_STUDIO_URL]")
@@ -101,6 +102,11 @@ def prelabel(
         try:
             with jobs.holding(id, owner), progress_bar(console, "Pre-labelling", run.total) as advance:
                 outcome = work_on(jobs, id, owner, run, lambda reason: advance(note=_cut(reason)))
+        except KeyboardInterrupt:
+            with suppress(redis.RedisError):
+                jobs.drop_claim(id)
+            console.print(_interrupted(project), highlight=False, soft_wrap=True)
+            sys.exit(130)
         except LasagnaError as error:
             with suppress(redis.RedisError):  # the error at hand says more
                 jobs.end(id, "failed", str(error))
@@ -109,6 +115,7 @@ def prelabel(
         f"{outcome.done} predicted, {outcome.had_one} had a prediction already, "
         + (f"{outcome.annotated} annotated keep an older one, " if outcome.annotated else "")
         + (f"{outcome.deleted} deleted meanwhile, " if outcome.deleted else "")
+        + (f"{outcome.cancelled} cancelled, " if outcome.cancelled else "")
         + f"{len(outcome.failed)} failed",
         highlight=False,
     )
@@ -119,6 +126,15 @@ def prelabel(
     if as_json:
         click.echo(json.dumps({"version": run.version, "total": run.total, **asdict(outcome)}, indent=1))
     sys.exit(1 if outcome.failed else 0)
+
+
+def _interrupted(project: int) -> str:
+    return (
+        "\nNo longer watched. The tasks that were asked for (up to 2000 at a time) go on in the worker:\n"
+        f"  lasagna jobs                       shows how far they are\n"
+        f"  lasagna jobs cancel --project {project:<5}stops them\n"
+        "  the same command again             goes on where it was"
+    )
 
 
 def _plan_in_words(plan: "Plan") -> str:

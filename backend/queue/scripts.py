@@ -228,6 +228,19 @@ move(id, 'queued')
 return 'queued'
 """
 
+# What nobody waits for with an open page, and no worker has begun.
+CANCEL = """
+local id = ARGV[1]
+local key = prefix .. 'work:' .. id
+if redis.call('HGET', key, 'state') ~= 'queued' then return false end
+if tonumber(redis.call('HGET', key, 'lease') or '0') > now() then return false end
+redis.call('ZREM', prefix .. 'later', id)
+redis.call('HDEL', key, 'reason', 'since', 'doubted', 'attempts', 'job')
+redis.call('HSET', key, 'delivery', 'cancelled')
+move(id, 'done')
+return 'done'
+"""
+
 REQUEUE = """
 local id = ARGV[1]
 local state = redis.call('HGET', prefix .. 'work:' .. id, 'state')
@@ -271,6 +284,7 @@ SCRIPTS = {
         "posted": POSTED,
         "retry": RETRY,
         "requeue": REQUEUE,
+        "cancel": CANCEL,
         "pending": PENDING,
         "due_later": DUE_LATER,
     }.items()

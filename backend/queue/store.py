@@ -235,6 +235,11 @@ class Store:
         answer = self._scripts["retry"](args=[key])
         return _text(answer) if answer else None
 
+    def cancel(self, keys: Sequence[str]) -> int:
+        """Takes works out that wait for a worker, but for those that somebody waits for with an open page; returns how
+        many. A worker finds nothing to do in their jobs; asked for again, they are new."""
+        return sum(bool(answer) for answer in self._each("cancel", [(key,) for key in keys]))
+
     # --- looking ------------------------------------------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:

@@ -51,6 +51,7 @@ class Outcome:
         had_one: Tasks that had one of the version before.
         annotated: Tasks that are annotated and were left with the prediction that they had.
         deleted: Tasks that somebody deleted meanwhile.
+        cancelled: Tasks that were waiting when the run was cancelled.
         failed: The reason of each that failed, by the task.
     """
 
@@ -58,6 +59,7 @@ class Outcome:
     had_one: int = 0
     annotated: int = 0
     deleted: int = 0
+    cancelled: int = 0
     failed: dict[int, str] = field(default_factory=dict)
 
 
@@ -155,12 +157,19 @@ class ProjectRun:
         seconds = None if each is None else wanted * each / max(1, workers)
         return Plan(self.version, sum(fates.values()), **fates, workers=workers, seconds_per_task=each, seconds=seconds)
 
-    def run(self, advance: Callable[[str], None], outcome: Outcome | None = None) -> Outcome:
+    def run(
+        self,
+        advance: Callable[[str], None],
+        outcome: Outcome | None = None,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> Outcome:
         """Asks for what is missing and waits until every task is done or has failed.
 
         Args:
             advance: Called once per task, with the reason if it failed.
             outcome: Is filled in; one that the caller may look at meanwhile.
+            is_cancelled: Asked again and again; once it is true, nothing more is asked for, and what no worker has
+                begun is taken out of the queue.
         """
         outcome = outcome or Outcome()
         outstanding: dict[str, int] = {}
@@ -168,6 +177,9 @@ class ProjectRun:
         tasks = self._tasks()
         exhausted = False
         while outstanding or answered or not exhausted:
+            if is_cancelled():
+                self.predictor.store.cancel(list(outstanding))
+                exhausted, answered = True, {}
             while not exhausted and len(outstanding) < _MAX_OUTSTANDING:
                 chunk = _take(tasks, _ASK_AT_ONCE)
                 exhausted = len(chunk) < _ASK_AT_ONCE
@@ -250,6 +262,9 @@ class ProjectRun:
             task = outstanding.pop(key)
             if fields.get("state") == "done" and fields.get("delivery") == "answered":
                 answered[task] = float(fields["changed"])
+            elif fields.get("delivery") == "cancelled":
+                outcome.cancelled += 1
+                advance("")
             elif fields.get("state") == "done":
                 outcome.deleted += fields.get("delivery") == "gone"
                 outcome.done += fields.get("delivery") != "gone"

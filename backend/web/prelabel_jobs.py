@@ -29,6 +29,7 @@ from backend.queue.connections import Connections
 from backend.queue.heartbeat import beating
 from backend.queue.store import KEEP_WORK, PREFIX, Store, connect
 from backend.studio.client import LabelStudioError
+from backend.studio.project_id import number_of
 from backend.web.predictions import Predictor
 from backend.web.prelabel import Outcome, ProjectRun
 from lasagna.errors import ConfigError, LasagnaError, in_words
@@ -47,7 +48,7 @@ _AT_ONCE = 4
 """Jobs that one process runs at the same time; more wait."""
 _MAX_FAILURES = 100
 """Failed tasks that a record names; `lasagna jobs --state failed` lists all."""
-_NUMBERS = ("project", "tab", "total", "predicted", "had_one", "annotated", "deleted", "failed")
+_NUMBERS = ("project", "tab", "total", "predicted", "had_one", "annotated", "deleted", "cancelled", "failed")
 _TIMES = ("created", "started", "ended")
 
 
@@ -97,14 +98,38 @@ class PrelabelJobs:
         """How far it is, with a sign of life."""
         self.keep_claim(id, owner)
         counts = {"predicted": outcome.done, "had_one": outcome.had_one, "annotated": outcome.annotated}
-        counts["deleted"] = outcome.deleted
+        counts |= {"deleted": outcome.deleted, "cancelled": outcome.cancelled}
         failures = {str(task): reason for task, reason in list(outcome.failed.items())[:_MAX_FAILURES]}
         self.note(id, **counts, failed=len(outcome.failed), failures=json.dumps(failures), seen=self._store.now())
 
     def end(self, id: str, state: str, reason: str = "", **values: Any) -> None:
-        """Notes that a job has ended, "done" or "failed", and lets go of it."""
+        """Notes that a job has ended, "done", "cancelled" or "failed", and lets go of it."""
         self.note(id, state=state, reason=reason, ended=self._store.now(), **values)
         self.drop_claim(id)
+
+    def cancel(self, id: str) -> None:
+        """Has a job end: whoever runs it sees this within a second, and lets its waiting tasks go."""
+        self.note(id, cancel=1)
+        if not self._redis.exists(_key(id) + ":owner"):
+            self.end(id, "cancelled")
+
+    def is_cancelled(self, id: str) -> bool:
+        return bool(self._redis.hget(_key(id), "cancel"))
+
+    def cancel_project(self, project: int | None) -> tuple[int, int]:
+        """Cancels all that pre-labels a project (None: every one), and takes out its tasks that no worker has begun and
+        nobody waits for; returns how many jobs, and how many tasks."""
+        running = [job for job in self.recent(1000) if job["state"] in ("running", "queued", "interrupted")]
+        chosen = [job["id"] for job in running if project in (None, job["project"])]
+        for id in chosen:
+            self.cancel(id)
+        waiting = self._store.keys("queued")
+        of_project = [
+            key
+            for key, fields in zip(waiting, self._store.fields(waiting), strict=True)
+            if fields and (project is None or number_of(fields["project"]) == str(project))
+        ]
+        return len(chosen), self._store.cancel(of_project)
 
     def unfinished(self) -> list[str]:
         """Jobs of the API that have not ended, oldest first."""
@@ -156,7 +181,7 @@ def _key(id: str) -> str:
 def _pace(job: Mapping[str, Any], seen: float) -> dict[str, Any]:
     """Tasks that are through, how many of them workers did per second, and the seconds that are left at that rate."""
     worked = (job["predicted"] or 0) + (job["failed"] or 0)
-    through = worked + sum(job[name] or 0 for name in ("had_one", "annotated", "deleted"))
+    through = worked + sum(job[name] or 0 for name in ("had_one", "annotated", "deleted", "cancelled"))
     seconds = seen - (job["started"] or seen)
     rate = worked / seconds if worked and seconds > 0 else None
     left = max(0, (job["total"] or 0) - through)
@@ -192,9 +217,9 @@ def work_on(jobs: PrelabelJobs, id: str, owner: str, run: ProjectRun, advance: C
 
     about = {"title": run.project["title"], "version": run.version, "total": run.total, "reason": None}
     jobs.note(id, state="running", started=jobs.now(), **about)
-    run.run(note, outcome)
+    run.run(note, outcome, lambda: jobs.is_cancelled(id))
     jobs.progress(id, owner, outcome)
-    jobs.end(id, "done")
+    jobs.end(id, "cancelled" if jobs.is_cancelled(id) else "done")
     return outcome
 
 
@@ -303,7 +328,7 @@ class PrelabelRunner(threading.Thread):
 
 
 def prelabel_routes(settings: Settings, store: Store) -> Blueprint:
-    """POST /jobs, GET /jobs and GET /jobs/ID."""
+    """POST /jobs, GET /jobs, GET /jobs/ID and DELETE /jobs/ID, which cancels."""
     pages, jobs, connections = Blueprint("jobs", __name__), PrelabelJobs(store), Connections(settings, store)
 
     @pages.post("/jobs")
@@ -324,6 +349,15 @@ def prelabel_routes(settings: Settings, store: Store) -> Blueprint:
         if job is None:
             raise NotFound(f"there is no job {id!r}; jobs are kept for {KEEP_WORK // 86400} days")
         return jsonify(job)
+
+    @pages.delete("/jobs/<id>")
+    def cancel(id: str) -> ResponseReturnValue:
+        job = jobs.of(id)
+        if job is None:
+            raise NotFound(f"there is no job {id!r}; jobs are kept for {KEEP_WORK // 86400} days")
+        if job["state"] in ("queued", "running", "interrupted"):
+            jobs.cancel(id)
+        return jsonify(jobs.of(id)), 202
 
     return pages
 

@@ -1,6 +1,7 @@
 """The commands: help, `lasagna jobs`, `lasagna prelabel`."""
 
 import json
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from backend.commands.prelabel import prelabel
 from backend.commands.serve import serve, worker
 from backend.queue.counters import Meter
 from backend.queue.store import Project, Store, Work
+from backend.studio.client import LabelStudio
+from backend.web.predictions import Predictor
 from backend.web.prelabel import ProjectRun
-from backend.web.prelabel_jobs import PrelabelJobs
+from backend.web.prelabel_jobs import PrelabelJobs, work_on
 from backend.worker.rq_worker import LasagnaWorker
 from lasagna.errors import ServiceError
 from lasagna.settings import Settings
-from tests.backend.backend_helpers import CONFIG, PREDICTION, PROJECT, TOKEN, StubLabelStudio, wait_until
+from tests.backend.backend_helpers import CONFIG, PREDICTION, PROJECT, TOKEN, Backend, StubLabelStudio, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -212,7 +215,16 @@ class TestPrelabel:
         stub.add_tasks(3)
         found = json.loads(CliRunner().invoke(prelabel, self.arguments(stub, "--json")).stdout)
         failed = {"3": "the image is broken"}
-        assert found == {"version": "tiny-1", "total": 3, "done": 2, "had_one": 0, "annotated": 0, "failed": failed}
+        assert found == {
+            "version": "tiny-1",
+            "total": 3,
+            "done": 2,
+            "had_one": 0,
+            "annotated": 0,
+            "deleted": 0,
+            "cancelled": 0,
+            "failed": failed,
+        }
 
     def test_leaves_a_record_of_the_run(self, stub: StubLabelStudio, store: Store) -> None:
         stub.add_tasks(3)
@@ -264,9 +276,6 @@ def test_prelabel_looks_whether_an_answer_was_stored(
     store: Store, stub: StubLabelStudio, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Label Studio asked for the same two tasks, and was killed when it had stored the first."""
-    from backend.studio.client import LabelStudio
-    from backend.web.predictions import Predictor
-
     monkeypatch.setattr("backend.web.prelabel._STORED_WITHIN", 0.0)
     monkeypatch.setattr("backend.web.prelabel._CONFIRM_EVERY", 0.05)
     prediction = {"model_version": "tiny-1", "score": 0.5, "result": []}
@@ -292,11 +301,88 @@ def test_prelabel_looks_whether_an_answer_was_stored(
 
 
 def test_prelabel_leaves_the_token_of_setup(store: Store, stub: StubLabelStudio, settings: Settings) -> None:
-    from backend.studio.client import LabelStudio
-    from backend.web.predictions import Predictor
-
     store.keep_project(PROJECT, Project("http://ls", "from-setup", params={"threshold": 0.3}))
     run = ProjectRun(Predictor(settings, store), LabelStudio(stub.url, TOKEN), 3)
     assert run.uid.startswith("3.")
     assert store.project(run.uid).given_token == TOKEN
     assert stub.label_config == CONFIG
+
+
+class TestCancel:
+    """Nothing works on the queue here: what is asked for waits."""
+
+    @pytest.fixture(autouse=True)
+    def model(self, store: Store) -> None:
+        store.publish_model({"version": "tiny-1"})
+
+    def project(self, settings: Settings, store: Store, stub: StubLabelStudio) -> ProjectRun:
+        return ProjectRun(Predictor(settings, store), LabelStudio(stub.url, TOKEN), 3)
+
+    def test_a_run_ends_and_its_waiting_tasks_are_taken_out(
+        self, settings: Settings, store: Store, stub: StubLabelStudio
+    ) -> None:
+        stub.add_tasks(5)
+        records = PrelabelJobs(store)
+        id = records.add(3, by="command")
+        records.claim(id, "me")
+        with ThreadPoolExecutor(1) as pool:
+            run_ = self.project(settings, store, stub)
+            ended = pool.submit(work_on, records, id, "me", run_, lambda _: None)
+            keys = wait_until(lambda: found if len(found := store.keys("queued")) == 5 else None)
+            store.start(keys[:1], "job")  # a worker has begun this one
+            said = run(jobs, "cancel", "--project", "3")
+            assert "1 jobs cancelled, 4 waiting tasks taken out" in said.output
+            store.finish(keys[0], PREDICTION)
+            store.posted(keys[0], 7)
+            outcome = ended.result(30)
+        assert (outcome.done, outcome.cancelled, outcome.failed) == (1, 4, {})
+        job = records.of(id) or {}
+        assert (job["state"], job["cancelled"], job["predicted"]) == ("cancelled", 4, 1)
+        assert store.counts() | {"done": 5, "queued": 0, "failed": 0} == store.counts()
+
+    def test_what_was_cancelled_is_asked_for_again_as_new(self, store: Store) -> None:
+        work = Work(PROJECT, 1, "/1.png", store.keep_config(CONFIG), "tiny-1")
+        store.register([work], lease=0)
+        assert store.cancel([work.key]) == 1
+        assert store.start([work.key], "job") == []
+        assert store.register([work], lease=0)[0].status == "new"
+
+    def test_what_somebody_waits_for_stays(self, store: Store) -> None:
+        works = [Work(PROJECT, task, f"/{task}.png", store.keep_config(CONFIG), "tiny-1") for task in (1, 2)]
+        store.register(works[:1], lease=60)
+        store.register(works[1:], lease=0)
+        assert "0 jobs cancelled, 1 waiting tasks" in run(jobs, "cancel", "--all").output
+        assert store.states([work.key for work in works]) == ["queued", "done"]
+
+    def test_only_the_project(self, store: Store) -> None:
+        config = store.keep_config(CONFIG)
+        works = [Work(f"{number}.1", 1, "/1.png", config, "tiny-1") for number in (3, 33)]
+        store.register(works, lease=0)
+        records = PrelabelJobs(store)
+        ids = [records.add(number) for number in (3, 33)]
+        run(jobs, "cancel", "--project", "3")
+        assert store.states([work.key for work in works]) == ["done", "queued"]
+        assert [(records.of(id) or {})["state"] for id in ids] == ["cancelled", "queued"]
+        assert records.unfinished() == ids[1:]
+
+    def test_it_has_to_be_said_what(self) -> None:
+        assert run(jobs, "cancel").exit_code == 2
+        assert run(jobs, "cancel", "--project", "3", "--all").exit_code == 2
+
+    def test_ctrl_c_says_what_goes_on_and_how_to_stop_it(
+        self, store: Store, stub: StubLabelStudio, backend: Backend
+    ) -> None:
+        stub.add_tasks(3)
+        words = ("prelabel", "3", "--url", stub.url, "--token", TOKEN)
+        process = backend.run(*words, wait_for="no worker is running")
+        wait_until(lambda: len(store.keys("queued")) == 3)
+        process.process.send_signal(signal.SIGINT)
+        assert process.process.wait(30) == 130
+        assert "go on in the worker" in process.output()
+        assert "lasagna jobs cancel --project 3" in process.output()
+        [job] = PrelabelJobs(store).recent()
+        assert job["state"] == "interrupted"
+        assert store.counts()["queued"] == 3
+        run(jobs, "cancel", "--project", "3")
+        assert store.counts()["queued"] == 0
+        assert (PrelabelJobs(store).of(job["id"]) or {})["state"] == "cancelled"

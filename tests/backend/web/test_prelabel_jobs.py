@@ -42,6 +42,13 @@ class TestRequests:
         assert "LASAGNA_LABEL_STUDIO_URL" in answer.json["error"]
         assert client.get("/jobs").json == {"jobs": []}
 
+    def test_a_job_is_cancelled(self, client: FlaskClient, store: Store) -> None:
+        id = PrelabelJobs(store).add(3)
+        answer = client.delete(f"/jobs/{id}")
+        assert (answer.status_code, (answer.json or {})["state"]) == (202, "cancelled")
+        assert (client.delete(f"/jobs/{id}").json or {})["state"] == "cancelled"
+        assert client.delete("/jobs/0123").status_code == 404
+
     def test_unknown_job(self, client: FlaskClient) -> None:
         answer = client.get("/jobs/0123")
         assert answer.status_code == 404
