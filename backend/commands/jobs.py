@@ -1,11 +1,13 @@
 """The command `lasagna jobs`."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.text import Text
 
 from backend.commands.redis import open_store, redis_in_words, redis_option
 from lasagna.progress import in_time
@@ -91,17 +93,31 @@ def _print_overview(report: dict[str, Any]) -> None:
         console.print(f"Project {number}: {_learning_in_words(known)}", highlight=False, markup=False)
     for job in report["projects"]:
         console.print(f"Project {job['project']}: {_prelabelling_in_words(job)}", highlight=False, markup=False)
-    table = Table(box=None, pad_edge=False)
-    for column in ("state", "project", "task", "changed", "attempts", "why"):
-        table.add_column(column, overflow="fold", no_wrap=column != "why")
-    for task in report["tasks"]:
-        colour = {"failed": "red", "done": "green", "running": "cyan"}.get(task["state"], "")
-        seconds = task["seconds_ago"]
-        ago = f"{in_time(seconds)} ago"
-        row = (task["state"], task["project"], task["task"] or "-", ago, task["attempts"] or "", task["reason"] or "")
-        table.add_row(*(_plain(cell) for cell in row), style=colour)
-    if report["tasks"]:
-        console.print(table)
+    for line in _tasks_in_words(report["tasks"]):
+        console.print(line)
+
+
+_NAMED = 8
+"""Tasks that one line names."""
+
+
+def _tasks_in_words(tasks: list[dict[str, Any]]) -> Iterator[RenderableType]:
+    """A line for tasks of one project that are in the same state for the same reason, and the reason below it, over the
+    whole width: twenty tasks that failed alike are two lines."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for task in tasks:
+        groups.setdefault((task["state"], task["project"], task["reason"] or ""), []).append(task)
+    for (state, project, reason), found in groups.items():
+        colour = {"failed": "red", "done": "green", "running": "cyan"}.get(state, "")
+        names = ", ".join(str(task["task"] or "-") for task in found[:_NAMED])
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        ago = in_time(min(task["seconds_ago"] for task in found))
+        attempts = max(task["attempts"] or 0 for task in found)
+        tried = f", {attempts} attempts" if attempts else ""
+        several = "s" * (len(found) > 1)
+        yield Text(f"{state:8}project {project}, task{several} {names}{more}, {ago} ago{tried}", style=colour)
+        if reason:
+            yield Padding(Text(reason, style=colour), (0, 0, 0, 8))
 
 
 def _prelabelling_in_words(job: dict[str, Any]) -> str:
@@ -141,9 +157,3 @@ def _training_in_words(known: dict[str, str]) -> str:
     time_left = f", {in_time(left)} left" if left else ""
     again = "; one more afterwards" if known.get("again") else ""
     return f"training ({known['reason']}): {known.get('stage', '')}{step}{time_left}{again}{changed}"
-
-
-def _plain(cell: Any) -> Any:
-    from rich.text import Text
-
-    return Text(str(cell))  # a reason may hold square brackets

@@ -20,10 +20,35 @@ def problem(status: int, message: str) -> Response:
     if "tasks" in g:
         body["results"] = [[] for _ in range(g.tasks)]
     response = Response(json.dumps(body), mimetype="application/json")
-    in_line = re.sub(r"[^\x20-\x7e]", "?", " ".join(message.split()))
-    response.status = f"{status} {in_line[:300]}"
+    response.status = f"{status} {status_line(message)}"
     g.said = message
     return response
+
+
+def status_line(message: str) -> str:
+    """A message as the line that HTTP begins an answer with, at most 300 characters long.
+
+    Label Studio shows this line and not the body. It holds Latin-1 (RFC 9110, 4), so umlauts stay. What has other
+    letters, a name in Cyrillic, say, becomes a number, and the end says where it is to be read.
+    """
+    text = _CONTROL.sub("?", " ".join(message.translate(_PLAIN).split()))
+    names: list[str] = []
+
+    def number(match: re.Match[str]) -> str:
+        if match[0] not in names:
+            names.append(match[0])
+        return f"[name {names.index(match[0]) + 1}]"
+
+    text = _NOT_LATIN.sub(number, text)
+    if not names:
+        return text[:300]
+    hint = " (names in other letters than this line can carry: see `lasagna doctor`, or the log of `lasagna serve`)"
+    return text[: 300 - len(hint)] + hint
+
+
+_PLAIN = str.maketrans({"→": "->", "…": "...", "–": "-", "—": "-", "“": '"', "”": '"', "‘": "'", "’": "'"})
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_NOT_LATIN = re.compile(r"""'[^']*[^\x00-\xff][^']*'|"[^"]*[^\x00-\xff][^"]*"|[^\s'"<>=]*[^\x00-\xff][^\s'"<>=]*""")
 
 
 def add_problems(app: Flask) -> None:

@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 from backend.app import create_app
 from backend.queue import jobs
 from backend.queue.store import Project, Store, connect
+from backend.web.problems import status_line
 from backend.worker.rq_worker import LasagnaWorker
 from lasagna.checkpoint.folder import checkpoint_version
 from lasagna.errors import ConfigError
@@ -208,6 +209,21 @@ class TestSetup:
         assert answer.status_code == 400
         assert words in answer.json["error"]
         assert words in answer.status  # the status line is what Label Studio shows
+
+    @pytest.mark.parametrize(
+        ("name", "shown"), [("bild_größe", "'bild_größe'"), ("картинка", "[name 1]"), ("画像", "[name 1]")]
+    )
+    def test_a_name_keeps_its_characters_where_the_line_carries_them(
+        self, client: FlaskClient, name: str, shown: str
+    ) -> None:
+        config = f'<View><Image name="{name}" value="$image"/></View>'
+        answer = client.post("/setup", json={**self.BODY, "schema": config})
+        assert answer.status_code == 400
+        assert f"'{name}'" in answer.json["error"]
+        assert shown in answer.status
+        assert "?" not in answer.status
+        assert ("lasagna doctor" in answer.status) == (shown == "[name 1]")
+        answer.status.encode("latin-1")
 
     def test_without_model_version(self, redis_db: str) -> None:
         client = create_app(app_settings(redis_db, "owner/on-the-hub")).test_client()
@@ -471,3 +487,22 @@ class TestOther:
     def test_without_redis_url(self) -> None:
         with pytest.raises(ConfigError, match="LASAGNA_REDIS_URL"):
             create_app(Settings.load({}))
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("a  b\nc", "a b c"),
+        ("0.3 s → 0.4 s …", "0.3 s -> 0.4 s ..."),
+        ("no 'Größe' in Zürich", "no 'Größe' in Zürich"),
+        ("'небо' and 'трава', not \"небо\", 'небо'", "[name 1] and [name 2], not [name 3], [name 1]"),
+        ('<Image name="图">: value=$图 is new', "<Image name=[name 1]>: value=[name 2] is new"),
+        ("x" * 400, "x" * 300),
+        ("a\x00b\x7fc\x9fd", "a?b?c?d"),
+    ],
+)
+def test_status_lines(message: str, line: str) -> None:
+    found = status_line(message)
+    assert found.startswith(line)
+    assert len(found) <= 300
+    found.encode("latin-1")

@@ -78,6 +78,25 @@ class TestJobs:
         assert "the file [a.png] is broken" in output
         assert "Workers: none" in output
 
+    def test_twenty_failures_in_80_columns(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        works = [Work(PROJECT, number, f"/{number}.png", "config", "tiny-1") for number in range(100, 120)]
+        keys = [entry.key for entry in store.register(works, lease=0)]
+        store.start(keys, "job")
+        reason = "Label Studio at http://label.example.org answered 404: No file was found in its storage " * 3
+        for key in keys[1:]:
+            store.fail(key, reason)
+        store.fail(keys[0], "the file [b.png] is broken")
+        output = run(jobs, "--state", "failed", "--limit", "30").output
+        assert max(map(len, output.splitlines())) <= 80
+        told = output[output.index("failed  project 3") :]
+        assert len(told.splitlines()) <= 10
+        words = " ".join(told.split())
+        assert "project 3, tasks 119, 118, 117, 116, 115, 114, 113, 112 and 11 more, " in words
+        assert words.count(reason.strip()) == 1
+        assert "project 3, task 100, " in words
+        assert "the file [b.png] is broken" in words
+
     def test_json(self) -> None:
         report = json.loads(run(jobs, "--json").output)
         assert report["counts"] == {"queued": 1, "running": 1, "ready": 1, "done": 1, "failed": 1}
