@@ -1,5 +1,6 @@
 """`lasagna bench instant`: the instant head after 1, 2, 5, 10, 20 and 40 corrections (`lab.bench.instant_curves`)."""
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ KNOWN = ("cwfid", "msrc", "atwork", "circuit", "potholes", "mushrooms", "idd", "
 Examples:
   lasagna bench instant --set circuit --set animals
   lasagna bench instant --set msrc --set cwfid --features imagenet --counts 5,10,20,40
-  lasagna bench instant --json --out instant.json --plot docs/lab/instant.svg
+  lasagna bench instant --json --out instant.json --plot docs/lab/instant.svg --resume instant.jsonl
 """
 )
 @click.option("--root", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True,
@@ -35,6 +36,8 @@ Examples:
 @click.option("--features", type=click.Choice(["model", "imagenet"]), default="model", show_default=True,
               help="imagenet: the backbone with its ImageNet weights, and the head alone.")  # fmt: skip
 @click.option("--model", "model_name", default="nano", show_default=True, help="Shipped name, folder, hub id.")
+@click.option("--resume", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Keep each row there; what it has is not measured again, and --plot draws all of it.")  # fmt: skip
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw mIoU by corrections, as SVG.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the JSON to a file too.")
@@ -46,6 +49,7 @@ def instant(
     photos: int,
     features: str,
     model_name: str,
+    resume: Path | None,
     plot: Path | None,
     as_json: bool,
     out: Path | None,
@@ -69,14 +73,55 @@ def instant(
         train, val = (len(Folder(root / name, split)) for split in ("train", "val"))
         work += min(photos, val) + choices * possible_counts(counts, train)[-1]
     rows: list[Row] = []
+    kept = Kept(resume, {"features": features, "model": model_name, "photos": photos})
     with progress_bar(Console(stderr=True), "Correcting", work) as advance:
         for name in chosen:
-            rows += measure_set(eyes, root / name, counts, choices, photos, advance)
+            for row in measure_set(eyes, root / name, counts, choices, photos, advance, kept.of(name)):
+                kept.add(row)
+                rows.append(row)
     shown = [mean_row(rows, name, count) for name, count in _pairs(rows)]
     if plot is not None:
-        draw(plot, rows, chosen)
+        draw(plot, kept.every)
     setting: Row = {"features": features, "model": model_name, "choices": choices, "photos": photos}
     report("instant", setting, shown, device="cpu", as_json=as_json, out=out)
+
+
+class Kept:
+    """Rows that were measured, one JSON object a line, under what they were measured with.
+
+    Args:
+        path: None: nothing is kept beyond this run.
+        setting: What a row depends on beside its set.
+
+    Raises:
+        DataError: The file holds something else.
+    """
+
+    def __init__(self, path: Path | None, setting: Row) -> None:
+        self._path, self._setting = path, setting
+        self.every: list[Row] = []
+        if path is not None and path.exists():
+            try:
+                self.every = [dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+                keys = {*setting, "set", "choice", "corrections"}
+                if not all(keys <= set(row) for row in self.every):
+                    raise ValueError(f"every line needs {', '.join(sorted(keys))}")
+            except (ValueError, TypeError) as error:
+                raise DataError(f"{path} does not hold rows of this benchmark ({error}); name another file") from error
+
+    def of(self, name: str) -> list[Row]:
+        """The rows of a set that were measured with this setting."""
+        return [row for row in self.every if row["set"] == name and self._setting.items() <= row.items()]
+
+    def add(self, row: Row) -> None:
+        """Keeps a row, unless it is there."""
+        key = ("choice", "corrections")
+        if any([known[each] for each in key] == [row[each] for each in key] for known in self.of(row["set"])):
+            return
+        self.every.append({**row, **self._setting})
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(self.every[-1]) + "\n")
 
 
 def _pairs(rows: Sequence[Row]) -> list[tuple[str, int]]:
@@ -95,13 +140,15 @@ def mean_row(rows: Sequence[Row], name: str, count: int) -> Row:
     return means
 
 
-def draw(path: Path, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    """mIoU by the number of corrections, a line for each set: the mean over the choices of photos."""
+def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """mIoU by the number of corrections, a line for each set and kind of features: the mean of the choices."""
     counts = sorted({row["corrections"] for row in rows})
-    series = {}
-    for name in names:
-        by_count = {
-            count: [r["miou"] for r in rows if (r["set"], r["corrections"]) == (name, count)] for count in counts
-        }
-        series[name] = [statistics.fmean(values) if values else None for values in by_count.values()]
+    found: dict[str, dict[int, list[float]]] = {}
+    for row in rows:
+        line = row["set"] + (" (backbone alone)" if row["features"] == "imagenet" else "")
+        found.setdefault(line, {}).setdefault(row["corrections"], []).append(row["miou"])
+    series = {
+        line: [statistics.fmean(by_count[count]) if count in by_count else None for count in counts]
+        for line, by_count in found.items()
+    }
     line_plot(path, [str(n) for n in counts], series, ("corrections", "mIoU"), "After a few corrections, at once")

@@ -85,16 +85,26 @@ def test_the_command(tmp_path: Path, model: Lasagna) -> None:
     write_set(tmp_path / "data", "discs", 6, 2)
     model.save_pretrained(tmp_path / "model")
     plot = tmp_path / "plot.svg"
+    kept = tmp_path / "kept.jsonl"
     arguments = ["bench", "instant", "--root", tmp_path / "data", "--set", "discs", "--counts", "1,5", "--choices", "1",
-                 "--model", tmp_path / "model", "--plot", plot, "--json"]  # fmt: skip
+                 "--model", tmp_path / "model", "--plot", plot, "--json", "--resume", kept]  # fmt: skip
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert [(row["set"], row["corrections"]) for row in report["rows"]] == [("discs", 0), ("discs", 1), ("discs", 5)]
     assert report["rows"][2]["update_seconds"] > 0
     assert "<svg" in plot.read_text()
+    again = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert json.loads(again.stdout)["rows"] == report["rows"]  # their seconds, too: nothing was measured anew
+    kept.write_text("".join(kept.read_text().splitlines(keepends=True)[:2]))  # killed before the last row
+    after = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert [row["miou"] for row in json.loads(after.stdout)["rows"]] == [row["miou"] for row in report["rows"]]
+    assert len(kept.read_text().splitlines()) == 3
     missing = CliRunner().invoke(main, [str(a) for a in [*arguments, "--set", "other"]])
     assert "has no data set other" in missing.output
+    kept.write_text("[1, 2]\n")
+    wrong = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert "does not hold rows of this benchmark" in wrong.output
 
 
 def test_times(tmp_path: Path, model: Lasagna, monkeypatch: pytest.MonkeyPatch) -> None:
