@@ -232,9 +232,9 @@ def make_correction(
     classes = tuple(masks)
     _check(classes, masks, size, undecided)
     labels = torch.from_numpy(_grid_labels(list(masks.values()), size, undecided, maps))
-    features = maps.dense()
-    if not bool(torch.isfinite(features).all()):
+    if not all(bool(torch.isfinite(part).all()) for part in maps.parts):
         raise DataError("the features of the photo are not finite numbers, so that nothing can be learnt from it")
+    features = maps.dense()
     statistics = collect(features, labels.to(features.device), [*classes, NONE])
     # The head's size, not the photo's: what is left of the budget goes to samples.
     fixed = 4 * statistics.moment.numel() + 4 * statistics.sums.numel() + 4096 + 64 * len(classes)

@@ -58,10 +58,10 @@ class FeatureMaps:
         return (-(-self.inside[0] // self.stride), -(-self.inside[1] // self.stride))
 
     def dense(self) -> Tensor:
-        """float32 (cells on the photo, channels), row by row."""
+        """float32 (cells on the photo, channels), row by row: a transposed view, channels lie together."""
         rows, columns = self.covered
         maps = [_bring_up(part, self.grid)[:, :rows, :columns] for part in self.parts]
-        return torch.cat(maps).flatten(1).T.contiguous()
+        return torch.cat(maps).flatten(1).T
 
     def project(self, weight: Tensor) -> Tensor:
         """The linear map `weight` (K, channels) of every cell: float32 (K, height, width) of the whole grid.

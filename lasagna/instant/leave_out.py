@@ -86,18 +86,18 @@ def choose_shrinkage(others: Others) -> Shrinkage:
     universe = class_universe(photos)
     counts: dict[Shrinkage, list[Tally]] = {Shrinkage(value, prior): [] for value in SHRINKAGES for prior in PRIORS}
     for photo in photos:
-        samples = photo.samples.float()
+        samples, counter = photo.samples.float(), _Counter(photo, universe)
         for value, discriminant in zip(SHRINKAGES, others.solve(photo, SHRINKAGES), strict=True):
             rows, seen = _rows(discriminant, photo.classes)
             plain = samples @ discriminant.weight[rows].T + discriminant.bias[rows]
             for prior in PRIORS:
                 scores = plain + prior * discriminant.log_prior[rows]
                 said = (
-                    seen.nonzero()[:, 0][scores.argmax(1)]
+                    seen.nonzero()[:, 0][scores.max(1).indices]
                     if len(rows)
                     else photo.truth.new_full(photo.truth.shape, len(photo.classes))
                 )
-                counts[Shrinkage(value, prior)].append(_tally(photo, said, universe))
+                counts[Shrinkage(value, prior)].append(counter.tally(said))
     default = Shrinkage()
     if not photos:
         return default
@@ -176,7 +176,7 @@ def tally_stacks(
     Args:
         probability: Of `photo_presence`.
     """
-    correction, answer = photo.correction, photo.correction.answer
+    counter, answer = _Counter(photo.correction, universe), photo.correction.answer
     competing = torch.from_numpy(probability >= PRESENT_FROM)
     chosen = torch.cat([competing, torch.tensor([True])])
     head = head_log(photo.scores, photo.seen, u)[chosen]
@@ -189,7 +189,7 @@ def tally_stacks(
     for stacking in stackings:
         combined = combine(stacking, model, head).clone()
         combined[:-1] += prior
-        tallies.append(_tally(correction, place[combined.argmax(0)], universe))
+        tallies.append(counter.tally(place[combined.max(0).indices]))
     return tallies
 
 
@@ -200,17 +200,21 @@ def tally_model(correction: Correction, universe: dict[str, int]) -> Tally:
     logits = answer.mask_logits.float().T.clone()
     logits[~answer.said] = float("-inf")
     every = torch.cat([logits, torch.zeros(1, logits.shape[1])])
-    return _tally(correction, every.argmax(0), universe)
+    return _Counter(correction, universe).tally(every.max(0).indices)
 
 
-def _tally(correction: Correction, said: Tensor, universe: dict[str, int]) -> Tally:
-    place = np.array([*(universe[name] for name in correction.classes), len(universe)])
-    return tally(
-        place[correction.truth.numpy()],
-        place[said.numpy()],
-        correction.weight.double().numpy(),
-        len(universe),
-    )
+class _Counter:
+    """Counts answers to one photo."""
+
+    def __init__(self, correction: Correction, universe: dict[str, int]) -> None:
+        self._classes = len(universe)
+        self._place = np.array([*(universe[name] for name in correction.classes), self._classes])
+        self._truth = self._place[correction.truth.numpy()]
+        self._weight = correction.weight.double().numpy()
+
+    def tally(self, said: Tensor) -> Tally:
+        """Of int64 (n,), indices into the photo's classes."""
+        return tally(self._truth, self._place[said.numpy()], self._weight, self._classes)
 
 
 def _rows(discriminant: Discriminant, classes: Sequence[str]) -> tuple[Tensor, Tensor]:

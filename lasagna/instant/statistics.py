@@ -30,6 +30,8 @@ UNDECIDED = -1
 QUANTUM = 2.0**-20
 """What entries are multiples of."""
 _CHUNK = 2048
+_BLOCKS = 4
+"""Strips that the lower half of a second moment is computed in: 5/8 of the work of the whole square."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,14 +123,16 @@ def collect(features: Tensor, labels: Tensor, names: Sequence[str]) -> Statistic
     order = sorted(range(len(names)), key=lambda i: names[i])
     place = torch.tensor(order).argsort().to(labels.device)
     decided = labels != UNDECIDED
-    features, labels = features[decided], place[labels[decided]]
+    if not bool(decided.all()):
+        features, labels = features[decided], labels[decided]
+    labels = place[labels]
     channels = features.shape[1]
     counts = torch.bincount(labels.cpu(), minlength=len(names)).double()
     sums = torch.zeros(len(names), channels, dtype=torch.float64)
     moment = torch.zeros(channels, channels, dtype=torch.float64)
     for first in range(0, len(features), _CHUNK):
         part, owner = features[first : first + _CHUNK], labels[first : first + _CHUNK]
-        moment += (part.T @ part).cpu().double()
+        _add_lower_half(moment, part)
         sums += (one_hot(owner, len(names)).T.to(part.dtype) @ part).cpu().double()
     rows, columns = _lower_half(channels)
     present = counts > 0
@@ -139,6 +143,14 @@ def collect(features: Tensor, labels: Tensor, names: Sequence[str]) -> Statistic
         # As it is stored: float32, which is a multiple of the quantum or more.
         _quantise(moment[rows, columns].float().double()),
     )
+
+
+def _add_lower_half(moment: Tensor, features: Tensor) -> None:
+    """Adds features' x features to `moment`, on and below the diagonal; what stands above it is not to be read."""
+    size = -(-len(moment) // _BLOCKS)
+    for first in range(0, len(moment), size):
+        last = first + size
+        moment[first:last, :last] += (features[:, first:last].T @ features[:, :last]).cpu().double()
 
 
 def _quantise(values: Tensor) -> Tensor:
