@@ -266,7 +266,7 @@ def bench(context: click.Context) -> None:
         context.invoke(all_benchmarks)
 
 
-LONG = ("features", "faults", "load", "prelabel", "soak", "corpus")
+LONG = ("features", "faults", "load", "prelabel", "submit", "soak", "corpus")
 """Benchmarks that `all` leaves out unless it is told otherwise."""
 
 
@@ -275,8 +275,8 @@ LONG = ("features", "faults", "load", "prelabel", "soak", "corpus")
     "--skip",
     default=",".join(LONG),
     show_default=True,
-    help="Benchmarks to leave out; features trains 7B shapes (60 GB), faults, load and prelabel run Label Studio, soak "
-    "and corpus annotate a thousand photos.",
+    help="Benchmarks to leave out; features trains 7B shapes (60 GB), faults, load, prelabel and submit run Label "
+    "Studio, soak and corpus annotate a thousand photos.",
 )
 @common_options
 @click.pass_context

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from backend.demo.parts import Demo
 
-_SIZE = (320, 240)
+SIZE = (320, 240)
 _CLICKS = 2
 """On each photo that is opened."""
 _CLASSES = 8
@@ -78,7 +78,7 @@ def load(photos: int, annotators: int, opened: int, model: str | None, as_json: 
         "model": parts.model_version,
         "annotators": annotators,
         "batch photos": photos,
-        "photo": f"{_SIZE[0]}x{_SIZE[1]}",
+        "photo": f"{SIZE[0]}x{SIZE[1]}",
         "classes": _CLASSES,
         "batch tasks/s": round(batch.rate, 3),
         "batch failed": batch.failed,
@@ -108,6 +108,10 @@ class Batch:
 class Load:
     """Two projects, with the processes running: one for the batch, one for the annotators.
 
+    Attributes:
+        shown: Number of the annotators' project.
+        tasks: Its tasks, as Label Studio sends them.
+
     Args:
         parts: The processes.
         photos: Of the batch.
@@ -117,35 +121,35 @@ class Load:
     """
 
     def __init__(self, parts: "Demo", photos: int, annotators: int, opened: int, console: "Console") -> None:
-        self._parts, self._console = parts, console
+        self.parts, self.console = parts, console
         self._annotators, self._opened = annotators, opened
-        self._classes = sample_classes(_CLASSES)
-        brushes = make_label_config([ClassQuery(name) for name in self._classes])
-        labels = "".join(f'<Label value="{name}"/>' for name in self._classes)
+        self.classes = sample_classes(_CLASSES)
+        brushes = make_label_config([ClassQuery(name) for name in self.classes])
+        labels = "".join(f'<Label value="{name}"/>' for name in self.classes)
         clicks = f'<KeyPointLabels name="click" toName="image" smart="true">{labels}</KeyPointLabels></View>'
-        self._config = brushes.replace("</View>", clicks)
+        self.config = brushes.replace("</View>", clicks)
         needed = photos + 2 * annotators * opened
         files = small_photos(parts.folder / "photos", needed)
         api = parts.api
         with console.status(f"{needed} photos to Label Studio ..."):
-            self._batch = api.create_project("bench load: batch", self._config)
+            self._batch = api.create_project("bench load: batch", self.config)
             api.upload(self._batch, files[:photos])
-            shown = api.create_project("bench load: annotators", self._config)
+            shown = self.shown = api.create_project("bench load: annotators", self.config)
             api.upload(shown, files[photos:])
         api.connect_backend(shown, parts.backend_url, interactive=True)
         self._project = project_uid(api.project(shown))
-        self._tasks = [{"id": task.id, "project": shown, "data": task.data} for task in api.tasks(shown)]
+        self.tasks = [{"id": task.id, "project": shown, "data": task.data} for task in api.tasks(shown)]
         self._job = ""
 
     def annotate(self, phase: int) -> list[Timed]:
         """All annotators once, each with photos of its own."""
         per_phase = self._annotators * self._opened
-        tasks = self._tasks[phase * per_phase : (phase + 1) * per_phase]
+        tasks = self.tasks[phase * per_phase : (phase + 1) * per_phase]
         with ThreadPoolExecutor(self._annotators) as pool:
             shares = [tasks[i :: self._annotators] for i in range(self._annotators)]
             found = [one for timed in pool.map(self._work, shares) for one in timed]
-        self._parts.check()
-        self._console.print(f"[green]done[/] {len(found)} requests {'beside the batch' if phase else 'alone'}")
+        self.parts.check()
+        self.console.print(f"[green]done[/] {len(found)} requests {'beside the batch' if phase else 'alone'}")
         return found
 
     def _work(self, tasks: Sequence[dict[str, Any]]) -> list[Timed]:
@@ -158,10 +162,10 @@ class Load:
         return found
 
     def _ask(self, session: requests.Session, kind: str, task: dict[str, Any], context: Any) -> Timed:
-        body = {"tasks": [task], "project": self._project, "label_config": self._config, "params": {"context": context}}
+        body = {"tasks": [task], "project": self._project, "label_config": self.config, "params": {"context": context}}
         began = time.perf_counter()
         try:
-            answer = session.post(f"{self._parts.backend_url}/predict", json=body, timeout=_TIMEOUT)
+            answer = session.post(f"{self.parts.backend_url}/predict", json=body, timeout=_TIMEOUT)
             seconds = time.perf_counter() - began
             said = answer.json()
             errors = [str(said.get("error") or ""), *said.get("errors", {}).values()]
@@ -172,7 +176,7 @@ class Load:
 
     def _click(self, number: int) -> dict[str, Any]:
         """A click as Label Studio sends it, in percent of the photo."""
-        value = {"x": 30.0 + 30 * number, "y": 50.0, "width": 0.5, "keypointlabels": [self._classes[number]]}
+        value = {"x": 30.0 + 30 * number, "y": 50.0, "width": 0.5, "keypointlabels": [self.classes[number]]}
         region = {"type": "keypointlabels", "from_name": "click", "to_name": "image", "is_positive": True}
         return {"result": [{**region, "value": value}]}
 
@@ -180,7 +184,7 @@ class Load:
     def batch(self) -> Iterator[Batch]:
         """Begins the batch, and waits for its end."""
         found = Batch()
-        answer = requests.post(f"{self._parts.backend_url}/jobs", json={"project": self._batch}, timeout=30)
+        answer = requests.post(f"{self.parts.backend_url}/jobs", json={"project": self._batch}, timeout=30)
         answer.raise_for_status()
         self._job = answer.json()["id"]
         self._wait(lambda job: job["predicted"])
@@ -192,14 +196,14 @@ class Load:
 
     def job(self) -> dict[str, Any]:
         """The batch as `GET /jobs/ID` shows it."""
-        answer = requests.get(f"{self._parts.backend_url}/jobs/{self._job}", timeout=30)
+        answer = requests.get(f"{self.parts.backend_url}/jobs/{self._job}", timeout=30)
         answer.raise_for_status()
         return dict(answer.json())
 
     def _wait(self, ready: Any) -> dict[str, Any]:
-        with self._console.status("batch ..."):
+        with self.console.status("batch ..."):
             while not ready(job := self.job()):
-                self._parts.check()
+                self.parts.check()
                 if job["state"] == "failed":
                     raise ServiceError(f"the batch failed: {job['reason']}")
                 time.sleep(0.3)
@@ -209,7 +213,7 @@ class Load:
 def small_photos(folder: Path, count: int) -> list[Path]:
     """Small JPEG files, each with another content: the real photos of `lab.bench.command.sample_images`, shifted."""
     folder.mkdir(parents=True, exist_ok=True)
-    photos = [np.asarray(Image.fromarray(photo).resize(_SIZE)) for photo in sample_images(3)]
+    photos = [np.asarray(Image.fromarray(photo).resize(SIZE)) for photo in sample_images(3)]
     files = []
     for number in range(count):
         files.append(folder / f"{number:05}.jpg")
