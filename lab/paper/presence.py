@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lab.bench.instant_curves import Eyes, encode_photo, observe_photo
 from lasagna.instant.correction import Correction
 from lasagna.instant.leave_out import Others, Shrinkage, leave_out, presence_answers
-from lasagna.instant.presence import Figures, Presence, fit_presence, shown
+from lasagna.instant.presence import Figures, Presence, fit_presence
 from lasagna.instant.statistics import Statistics
 from training.data.sources.folder import Folder
 from training.evaluation.metrics import average_precision, expected_calibration_error
@@ -74,7 +74,7 @@ def fit_defaults(sets: Sequence[Answers], unseen: Collection[str] = ()) -> Prese
 
 
 def left_out_figures(sets: Sequence[Answers], unseen: Collection[str] = ()) -> list[dict[str, float | str | None]]:
-    """Of each set, with weights fitted to the others: average precision, calibration error, as fitted and as shown."""
+    """Of each set, with weights fitted to the others: average precision and calibration error."""
     rows: list[dict[str, float | str | None]] = []
     for each in sets:
         others = fit_defaults([other for other in sets if other is not each], unseen)
@@ -86,7 +86,6 @@ def left_out_figures(sets: Sequence[Answers], unseen: Collection[str] = ()) -> l
                 "present": float(each.truth.mean()),
                 "ap": average_precision(each.truth, p),
                 "ece": expected_calibration_error(each.truth, p),
-                "ece_shown": expected_calibration_error(each.truth, shown(p)),
             }
         )
     return rows

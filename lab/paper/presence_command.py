@@ -51,10 +51,9 @@ def presence(folders: tuple[Path, ...], unseen: tuple[str, ...], model_name: str
             sets = [gather(seen, folder, photos, advance) for folder in folders]
         new = unseen if key == "with_model" else ()
         rows = left_out_figures(sets, new)
-        header = ["set", "answers", "present", "AP", "ECE", "ECE as shown"]
+        header = ["set", "answers", "present", "AP", "ECE"]
         cells: list[list[Cell]] = [
-            [str(row["set"]), row["answers"], *(row[name] for name in ("present", "ap", "ece", "ece_shown"))]
-            for row in rows
+            [str(row["set"]), row["answers"], *(row[name] for name in ("present", "ap", "ece"))] for row in rows
         ]
         click.echo(f"{key}: weights fitted to the other sets\n")
         click.echo(markdown_table(header, cells))

@@ -19,7 +19,10 @@ from lasagna.instant.painting import paint, stability
 from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Mask, Segmentation, class_queries
 
 _DECODED = 8
-"""Masks of a correction that are decoded at least: those of the likeliest classes. A mask takes 5 to 10 ms on a CPU."""
+"""Masks of a correction that are decoded at most beside those of the annotation and of the model's decision: those of
+the likeliest classes. A mask takes 5 to 10 ms on a CPU."""
+_LIKELY = 0.05
+"""A class that is less likely is not decoded: at most that much of a pixel could be its."""
 _NOT_DECODED = -4.0
 """The logit of the others everywhere: their class is neither in the photo nor likely."""
 
@@ -71,10 +74,12 @@ def _model_answer(
     probability = torch.tensor([found[text].probability for text in texts])
     said = torch.tensor([found[text].present for text in texts])
     decoded = said | torch.tensor([query.name in drawn for query in queries])
-    decoded[probability.argsort(descending=True)[:_DECODED]] = True
+    likeliest = probability.argsort(descending=True)[:_DECODED]
+    decoded[likeliest] |= probability[likeliest] >= _LIKELY
     hidden = [found[text].hidden for text, wanted in zip(texts, decoded.tolist(), strict=True) if wanted]
     logits = torch.full((len(texts), *maps.grid), _NOT_DECODED)
-    logits[decoded] = _to_grid(model.mask_logits(features.encoded, hidden), maps).cpu()
+    if hidden:
+        logits[decoded] = _to_grid(model.mask_logits(features.encoded, hidden), maps).cpu()
     return ModelAnswer(model.base_version, probability, said, logits)
 
 

@@ -178,7 +178,7 @@ def _presence(photos: Sequence[LeftOut], alone: bool, enough: bool) -> tuple[Pre
         # What the model says of photos that it was trained on is no evidence of what it says of others.
         evidence = [photo for photo in photos if photo.correction.is_evidence]
         if unseen is not None and evidence:
-            unseen = unseen.refine(*presence_answers(evidence, unseen=True), RIDGE_UNSEEN)
+            unseen = unseen.refine(*presence_answers(evidence, unseen=True), RIDGE_UNSEEN, RIDGE_UNSEEN)
     return presence, unseen
 
 

@@ -27,11 +27,11 @@ from lasagna.instant.correction import read_notes
 from lasagna.instant.features import FeatureMaps
 from lasagna.instant.gate import Decision
 from lasagna.instant.leave_out import Shrinkage, stacked_presence
-from lasagna.instant.presence import HEAD_FEATURES, Figures, Presence, map_features, model_logit, shown
+from lasagna.instant.presence import HEAD_FEATURES, Figures, Presence, map_features, model_logit
 from lasagna.instant.stacking import Stacking, combine, head_log, model_log
 from lasagna.instant.statistics import NONE
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Judged:
     """What a head says of the classes of one photo.
 
     Attributes:
-        probability: float64 (C,), as shown: present from one half on.
+        probability: float64 (C,).
         present: bool (C,).
         scores: float32 (P + 1, h, w): log p_head of the present classes and "none" on the grid.
         log_presence: float32 (P,), of the present classes.
@@ -135,8 +135,7 @@ class Head:
             features = np.column_stack([features, model_logit(probability)])
         stacked = stacked_presence(self.presence, self.unseen_presence, features, has)
         if self.serves:
-            moved = shown(stacked)
-            present = moved >= threshold
+            moved, present = stacked, stacked >= threshold
         else:
             assert probability is not None
             assert said is not None

@@ -14,12 +14,15 @@ Because one regression serves all classes, a handful of photos is enough to refi
 
     min_w  sum log loss + RIDGE / 2 |w - w_default|^2        (features standardised by the default's constants)
 
+The constant is pulled with `RIDGE_BIAS` only: which features count is much the same everywhere, how sure heads of few
+photos are of themselves is not.
+
 A class that no correction has keeps the model's probability while the model draws. Where the head draws, its odds are
 halved (what was named and never drawn is rarer than the model believes), and that, too, is refined, by the answers of
 the model about classes that no *other* photo has: how often was it right? (As Good 1953 asks of counts.)
 
-What always holds: a class is present from probability `PRESENT_FROM` on; what is *shown* is moved by an offset in the
-logit so that it is one half there, as everywhere in this project.
+What always holds: a class is present from probability one half on, as everywhere in this project; two classes with the
+same features have the same probability.
 """
 
 import json
@@ -34,11 +37,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-RIDGE = 30.0
+RIDGE, RIDGE_BIAS = 30.0, 3.0
 RIDGE_UNSEEN = 2.0
 """Of classes without a correction: about as much as two answers."""
 REFINED_FROM = 5
-PRESENT_FROM = 0.3
+PRESENT_FROM = 0.5
 QUANTILES = (0.999, 0.98, 0.9)
 HEAD_FEATURES = len(QUANTILES) + 1
 _LINEAR = 4.0
@@ -72,11 +75,14 @@ class Presence:
         score: Figures = (features - self.center) / self.scale @ self.weight + self.bias
         return score.clip(-30, 30)
 
-    def refine(self, features: Figures, truth: NDArray[np.bool_], ridge: float = RIDGE) -> "Presence":
+    def refine(
+        self, features: Figures, truth: NDArray[np.bool_], ridge: float = RIDGE, ridge_bias: float = RIDGE_BIAS
+    ) -> "Presence":
         """Fitted to a project's answers (n, F) and truths (n,), pulled to these weights."""
         x = np.column_stack([(features - self.center) / self.scale, np.ones(len(features))])
         start = np.append(self.weight, self.bias)
-        fitted = _fit(x, truth.astype(np.float64), start, np.full(len(start), ridge))
+        pull = np.append(np.full(len(self.weight), ridge), ridge_bias)
+        fitted = _fit(x, truth.astype(np.float64), start, pull)
         return Presence(fitted[:-1], float(fitted[-1]), self.center, self.scale)
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,13 +129,6 @@ def fit_presence(features: Figures, truth: NDArray[np.bool_], weights: Figures) 
 def default_unseen() -> Presence:
     """Of classes that no correction has, on the model's logit alone: its odds, halved."""
     return Presence(np.array([3.0]), -math.log(2), np.zeros(1), np.array([3.0]))
-
-
-def shown(probability: Figures) -> Figures:
-    """The probability with the offset that puts `PRESENT_FROM` at one half."""
-    odds = probability / (1 - probability) * ((1 - PRESENT_FROM) / PRESENT_FROM)
-    moved: Figures = odds / (1 + odds)
-    return moved
 
 
 def model_logit(probability: Figures) -> Figures:

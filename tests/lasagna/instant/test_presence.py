@@ -9,13 +9,11 @@ from sklearn.linear_model import LogisticRegression
 
 from lasagna.instant.painting import paint, stability
 from lasagna.instant.presence import (
-    PRESENT_FROM,
     class_logits,
     default_presence,
     fit_presence,
     map_features,
     sample_features,
-    shown,
 )
 from lasagna.instant.stacking import CANDIDATES, HEAD, Stacking, combine, head_log, model_log
 from lasagna.instant.tally import Tally, tally
@@ -52,11 +50,17 @@ def test_refining_goes_to_the_answers_with_their_number() -> None:
     np.testing.assert_allclose(start.refine(features[:0], truth[:0]).weight, start.weight)
 
 
-def test_the_border_is_shown_at_one_half() -> None:
-    p = np.linspace(0.001, 0.999, 50)
-    assert shown(np.array([PRESENT_FROM]))[0] == pytest.approx(0.5)
-    assert (np.diff(shown(p)) > 0).all()
-    assert ((shown(p) >= 0.5) == (p >= PRESENT_FROM)).all()
+def test_few_answers_correct_heads_that_are_too_sure() -> None:
+    """Heads of few photos say much the same of what is there and what is not, only louder: the constant moves first."""
+    start = default_presence(False)
+    features, truth = answers(3, 60)
+    features = features + 0.8 * start.scale
+    before, after = start.probability(features), start.refine(features, truth).probability(features)
+    wanted = truth.mean()
+    assert before.mean() > wanted + 0.1
+    assert abs(after.mean() - wanted) < 0.3 * abs(before.mean() - wanted)
+    slow = start.refine(features, truth, ridge_bias=30.0).probability(features)
+    assert slow.mean() > after.mean()
 
 
 @pytest.mark.parametrize("with_model", [False, True])
@@ -65,8 +69,8 @@ def test_the_shipped_weights_know_a_class_that_is_there(with_model: bool) -> Non
     sure, unsure = [6.0, 3.0, 0.0, -1.5], [-6.0, -9.0, -11.0, -11.0]
     if with_model:
         sure, unsure = [*sure, 3.0], [*unsure, -5.0]
-    assert presence.probability(np.array(sure)) > PRESENT_FROM
-    assert presence.probability(np.array(unsure)) < PRESENT_FROM
+    assert presence.probability(np.array(sure)) > 0.5
+    assert presence.probability(np.array(unsure)) < 0.5
 
 
 def test_samples_tell_what_the_map_tells() -> None:
