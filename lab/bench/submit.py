@@ -17,8 +17,14 @@ from typing import Any
 
 import click
 import numpy as np
+from rich.console import Console
 
+from lab.bench.command import report
 from lab.bench.load import SIZE, Load
+from lab.loop.product import running_product
+from lasagna.formats.label_studio import segmentation_to_label_studio
+from lasagna.labels.configuration import parse_label_config
+from lasagna.masks.segmentation import ClassAnswer, Segmentation
 
 _LEARNT_WITHIN = 60.0
 _LOOK_EVERY = 0.05
@@ -52,11 +58,6 @@ Examples:
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the JSON to a file too.")
 def submit(photos: int, corrections: int, model: str | None, as_json: bool, out: Path | None) -> None:
     """Measure how long a correction takes to the next opened task, alone and beside a batch."""
-    from rich.console import Console
-
-    from lab.bench.command import report
-    from lab.loop.command import running_product
-
     console = Console(stderr=True)
     with running_product(model, None, console) as parts:
         bench = Load(parts, photos, 1, corrections + 1, console)
@@ -114,10 +115,6 @@ def _newer_head(bench: Load, before: str, began: float) -> float | None:
 
 def _regions(bench: Load, task: int) -> list[dict[str, Any]]:
     """What an annotator draws: three classes, each a band of the photo, at places that differ from task to task."""
-    from lasagna.formats.label_studio import segmentation_to_label_studio
-    from lasagna.labels.configuration import parse_label_config
-    from lasagna.masks.segmentation import ClassAnswer, Segmentation
-
     width, height = SIZE
     edges = np.sort(np.random.default_rng(task).integers(8, height - 8, 4))
     answers = []

@@ -1,11 +1,14 @@
 """What `lasagna bench submit` counts. It was run as a whole for docs/lab/benchmarks.md; that takes minutes."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
 from lab.bench import submit
 from lab.bench.load import Load
 from lab.bench.submit import Submitted, correct, row_of
+from lasagna.labels.classes import make_label_config
+from lasagna.masks.segmentation import ClassQuery
 
 
 class Product:
@@ -33,11 +36,6 @@ class Product:
 
 
 def bench_of(product: Product) -> Load:
-    from contextlib import nullcontext
-
-    from lasagna.labels.classes import make_label_config
-    from lasagna.masks.segmentation import ClassQuery
-
     classes = ["cat", "dog", "sky"]
     parts = SimpleNamespace(api=product, serving=product.serving, check=product.check)
     config = make_label_config([ClassQuery(name) for name in classes])
