@@ -257,10 +257,7 @@ def _regions(annotation: Mapping[str, Any], config: LabelConfig, side: str) -> d
 
 
 def _class_masks(regions: Mapping[str, Region[str]], size: tuple[int, int]) -> dict[str, Mask]:
-    masks: dict[str, Mask] = {}
-    for name, mask in regions_to_masks(regions.values(), size):
-        masks[name] = masks[name] | mask if name in masks else mask
-    return masks
+    return dict(regions_to_masks(regions.values(), size))
 
 
 def _compare_regions(

@@ -7,11 +7,13 @@
     REGISTRY/snapshots/P/ID/split.json         photo -> what it looks like, its group and side (`backend.loop.holdout`)
     REGISTRY/snapshots/P/sides.json            the same for every photo that the project ever had
     REGISTRY/snapshots/P/seen.json             which annotation of which task the newest snapshot has
+    REGISTRY/snapshots/P/dangers.json          what the process is busy with, and died of (`backend.loop.dangers`)
 
 What always holds: a snapshot is there whole or not at all, and never changes; the same corrections have the same ID. An
 annotation counts as for any export (`training.data.sources.label_studio`): submitted, not skipped, the ground truth
-before the newest. What cannot be used (a broken photo, a damaged mask) is left out and named in the result; Label
-Studio being gone ends the attempt instead, since a snapshot with holes must not be taken for the project.
+before the newest. What cannot be used (a broken photo, a damaged mask, a task that the process died of) is left out and
+named in the result; Label Studio being gone ends the attempt instead, since a snapshot with holes must not be taken for
+the project.
 """
 
 import hashlib
@@ -27,6 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from backend.loop.dangers import Dangers
 from backend.loop.holdout import PhotoPlace, Sides, difference_hash
 from backend.studio.client import LabelStudio, LabelStudioError
 from backend.studio.images import ImageLimits, fetch_image, image_address
@@ -132,6 +135,7 @@ class Snapshots:
         config = str(self._label_studio.project(self._project)["label_config"])
         variable = parse_label_config(config).image_variable
         beside = self._folder / "unfinished"
+        dangers = Dangers(self._folder / "dangers.json")
         shutil.rmtree(beside, ignore_errors=True)
         (beside / "images").mkdir(parents=True)
         try:
@@ -139,7 +143,7 @@ class Snapshots:
             skipped: dict[str, str] = {}
             seen: dict[int, _Seen] = {}
             tasks, looks = [], {}
-            for number, was, outcome in self._fetched(variable, beside / "images"):
+            for number, was, outcome in self._fetched(variable, beside / "images", dangers):
                 seen[number] = was
                 if isinstance(outcome, str):
                     skipped[str(number)] = outcome
@@ -149,11 +153,12 @@ class Snapshots:
                 looks[_hash_of(task)] = looks_like
             if not tasks:
                 raise DataError(_nothing_to_use(skipped))
-            usable, classes, broken = _check(beside, tasks)
+            usable, classes, broken = _check(beside, tasks, dangers)
             skipped |= broken
             places = Sides(self._folder / "sides.json").divide({_hash_of(t): looks[_hash_of(t)] for t in usable})
             snapshot = self._finish(beside, usable, classes, places, skipped)
             kept = {str(task): asdict(was) for task, was in sorted(seen.items())}
+            dangers.survived()
             write_atomically(self._folder / "seen.json", json.dumps({"id": snapshot.id, "tasks": kept}))
             return snapshot
         finally:
@@ -167,7 +172,9 @@ class Snapshots:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None, {}
 
-    def _fetched(self, variable: str, images: Path) -> Iterator[tuple[int, _Seen, str | tuple[dict[str, Any], str]]]:
+    def _fetched(
+        self, variable: str, images: Path, dangers: Dangers
+    ) -> Iterator[tuple[int, _Seen, str | tuple[dict[str, Any], str]]]:
         """Every annotated task: its number, what is seen of it, and either why it cannot be used or (the task with its
         photo's file as data, what the photo looks like)."""
         changed = self._label_studio.annotated(self._project)
@@ -178,6 +185,8 @@ class Snapshots:
             number = int(task["id"])
             chosen = choose_annotation(task["annotations"])
             was = _Seen(*_identity(chosen), changed[number])
+            if reason := dangers.reason(str(number)):
+                return number, was, reason
             try:
                 address = image_address(task, variable)
                 known = seen.get(number)
@@ -185,7 +194,8 @@ class Snapshots:
                 old = before / "images" / name if before and name else None
                 # an upload never changes under its address
                 data = old.read_bytes() if old and old.exists() else self._fetch(address, number)
-                photo = load_image(data, name=address, max_bytes=self._limits.max_bytes, **self._most)
+                with dangers.busy_with(str(number)):
+                    photo = load_image(data, name=address, max_bytes=self._limits.max_bytes, **self._most)
                 looks = difference_hash(photo)
                 with writing:
                     name = _keep(data, images, before)
@@ -196,7 +206,7 @@ class Snapshots:
             reduced = {"id": number, "data": {variable: name}, "annotations": [annotation]}
             return number, _Seen(was.annotation, was.changed, was.task_changed, address, name), (reduced, looks)
 
-        with ThreadPoolExecutor(8, thread_name_prefix="fetch") as pool:
+        with ThreadPoolExecutor(1 if dangers.one_by_one else 8, thread_name_prefix="fetch") as pool:
             page: list[dict[str, Any]] = []
             for task in self._label_studio.export(self._project, list(changed)):
                 if any(not annotation.get("was_cancelled") for annotation in task["annotations"]):
@@ -245,7 +255,9 @@ class Snapshots:
         return Snapshot(id, folder, classes, len(sides["train"]), len(sides["holdout"]), neither, dict(skipped))
 
 
-def _check(beside: Path, tasks: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], tuple[str, ...], dict[str, str]]:
+def _check(
+    beside: Path, tasks: list[dict[str, Any]], dangers: Dangers
+) -> tuple[list[dict[str, Any]], tuple[str, ...], dict[str, str]]:
     """The tasks that training's reader takes, with every mask readable; the classes; why others are left out."""
     write_atomically(beside / "all.json", json.dumps(tasks))
     source = LabelStudioExport(beside, "all")
@@ -254,7 +266,8 @@ def _check(beside: Path, tasks: list[dict[str, Any]]) -> tuple[list[dict[str, An
     for position in range(len(source)):
         record = source[position]
         try:
-            record.read()
+            with dangers.busy_with(record.image_id):
+                record.read()
             usable.add(record.image_id)
         except DataError as reason:
             skipped[record.image_id] = str(reason).removeprefix(f"{beside / 'all.json'}: ")

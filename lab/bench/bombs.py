@@ -51,6 +51,48 @@ print(json.dumps({"outcome": outcome, "bytes": 1024 * (peak() - before)}))
 """
 
 
+_ANNOTATION = """
+import json, resource, sys, tempfile, time
+from pathlib import Path
+import numpy as np
+import pycocotools.mask
+from PIL import Image
+try:
+    from training.data.sources.label_studio import LabelStudioExport
+except ModuleNotFoundError:  # before 1.0
+    from training.sources.label_studio import LabelStudioExport
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+
+with tempfile.TemporaryDirectory() as folder:
+    root, rng = Path(folder), np.random.default_rng(0)
+    (root / "images").mkdir()
+    Image.new("RGB", (4000, 3000)).save(root / "images" / "a.png")
+    labels = "".join(f'<Label value="{name}"/>' for name in "abcde")
+    (root / "label_config.xml").write_text(
+        f'<View><Image name="image" value="$image"/><RectangleLabels name="box" toName="image">{labels}'
+        "</RectangleLabels></View>"
+    )
+    regions = []
+    for number in range(300):
+        corner, extent = rng.uniform(0, 70, 2), rng.uniform(1, 30, 2)
+        value = {"x": corner[0], "y": corner[1], "width": extent[0], "height": extent[1]}
+        value["rectanglelabels"] = ["abcde"[number % 5]]
+        regions.append({"id": str(number), "from_name": "box", "to_name": "image", "type": "rectanglelabels",
+                        "original_width": 4000, "original_height": 3000, "value": value})
+    task = {"id": 1, "data": {"image": "a.png"}, "annotations": [{"id": 1, "result": regions}]}
+    (root / "train.json").write_text(json.dumps([task]))
+    [record] = LabelStudioExport(root, "train")
+    Path("/proc/self/clear_refs").write_text("5")
+    before, began = peak(), time.perf_counter()
+    record.read()
+    seconds = time.perf_counter() - began
+print(json.dumps({"outcome": f"read in {seconds:.1f} s", "bytes": 1024 * (peak() - before)}))
+"""
+
+
 # --- The corpus -------------------------------------------------------------------------------------------------------
 
 
@@ -175,12 +217,16 @@ def read_alone(path: Path, code: Path | None = None, limit: int | None = None) -
         code: A folder whose packages are used instead of these.
         limit: Bytes that decoding may take; default: what is the default there.
     """
+    limits = json.dumps({} if limit is None else {"max_memory": limit})
+    return _measured([_READER, str(path), str(BOUND), limits], code)
+
+
+def _measured(program: list[str], code: Path | None) -> tuple[str, int | None]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if code is not None:
         environment["PYTHONPATH"] = str(code.resolve())
-    limits = json.dumps({} if limit is None else {"max_memory": limit})
-    command = [sys.executable, "-c", _READER, str(path), str(BOUND), limits]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    command = [sys.executable, "-c", *program]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=code)
     if done.returncode != 0:
         return f"the process ended ({done.returncode})", None
     found = json.loads(done.stdout)
@@ -213,6 +259,13 @@ def _rows(code: Path | None) -> Iterator[Row]:
             }
             path.unlink()
             advance()
+    outcome, most = _measured([_ANNOTATION], code)
+    yield {
+        "image": "annotation of 300 rectangles on 4000 x 3000",
+        "bytes": 0,
+        "outcome": outcome,
+        "MB_at_most": None if most is None else round(most / 1e6),
+    }
 
 
 @click.command(

@@ -8,7 +8,8 @@ Source of the format: Label Studio 1.23, measured against a real server.
 """
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
@@ -17,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lasagna.errors import DataError
-from lasagna.masks.conversions import brush_rle_to_mask, polygons_to_mask
+from lasagna.masks.conversions import as_polygon, brush_rle_to_mask
+from lasagna.masks.runs import Runs, mask_to_runs, polygon_to_runs, runs_to_mask, touch, union
 from lasagna.masks.segmentation import Mask
 
 Key = TypeVar("Key", bound=Hashable)
@@ -65,45 +67,90 @@ def compact_value(value: dict[str, Any]) -> dict[str, Any]:
         return value  # whoever reads the mask is told that it is damaged
 
 
+MOST_REGIONS = 20_000
+"""Regions of one annotation."""
+
+
 def region_to_mask(region: Region[Any], size: tuple[int, int]) -> Mask:
     """The mask of one region. Raises DataError that names it where it is damaged."""
+    with _named(region):
+        return _brush_mask(region, size) if region.kind == "brush" else runs_to_mask(_runs(region, size))
+
+
+def regions_to_masks(regions: Iterable[Region[Key]], size: tuple[int, int]) -> Iterator[tuple[Key, Mask]]:
+    """The mask of each key of an annotation's regions, one after the other, so that one is in memory at a time: the
+    union of its regions, without the rectangles that a traced region of the key touches.
+
+    Raises DataError as `region_to_mask`, or where there are more than `MOST_REGIONS`.
+    """
+    groups: dict[Key, list[Region[Key]]] = {}
+    for region in regions:
+        groups.setdefault(region.key, []).append(region)
+    count = sum(map(len, groups.values()))
+    if count > MOST_REGIONS:
+        raise DataError(f"the annotation has {count} regions, the limit is {MOST_REGIONS}")
+    for key, group in groups.items():
+        traced = _traced(group, size)
+        rectangles = []
+        for region in group:
+            if region.kind == "rectangle":
+                with _named(region):
+                    runs = _runs(region, size)
+                if traced is None or not touch(traced, runs):
+                    rectangles.append(runs)
+        yield key, runs_to_mask(union([*([] if traced is None else [traced]), *rectangles]))
+
+
+def _traced(group: Sequence[Region[Any]], size: tuple[int, int]) -> Runs | None:
+    """The union of the brush and polygon regions of one key; None where there are none."""
+    parts: list[Runs] = []
+    painted: Mask | None = None
+    for region in group:
+        if region.kind == "rectangle":
+            continue
+        with _named(region):
+            if region.kind != "brush":
+                parts.append(_runs(region, size))
+            elif painted is None:
+                painted = _brush_mask(region, size)
+            else:
+                painted |= _brush_mask(region, size)
+    if painted is not None:
+        parts.append(mask_to_runs(painted))
+    return union(parts) if parts else None
+
+
+@contextmanager
+def _named(region: Region[Any]) -> Iterator[None]:
+    """An error of drawing a region as DataError that names it."""
     try:
-        return _DRAW[region.kind](region.value, size)
+        yield
     except (DataError, KeyError, TypeError, ValueError) as error:
         what = error if isinstance(error, DataError) else f"not what Label Studio writes ({error!r})"
         raise DataError(f"{region.name}: {what}") from error
 
 
-def regions_to_masks(regions: Iterable[Region[Key]], size: tuple[int, int]) -> list[tuple[Key, Mask]]:
-    """The masks of an annotation's regions by key, several for one key where there are several; rectangles last, and
-    without those that a traced region of their key touches. Raises DataError as `region_to_mask`."""
-    masks: list[tuple[Key, Mask]] = []
-    traced: dict[Key, Mask] = {}
-    for region in sorted(regions, key=lambda one: one.kind == "rectangle"):
-        mask = region_to_mask(region, size)
-        if region.kind != "rectangle":
-            traced[region.key] = traced.get(region.key, False) | mask
-        elif region.key in traced and (traced[region.key] & mask).any():
-            continue
-        masks.append((region.key, mask))
-    return masks
+def _brush_mask(region: Region[Any], size: tuple[int, int]) -> Mask:
+    return brush_rle_to_mask(region.value["rle"], size)
 
 
-def _draw_brush(value: dict[str, Any], size: tuple[int, int]) -> Mask:
-    return brush_rle_to_mask(value["rle"], size)
+def _runs(region: Region[Any], size: tuple[int, int]) -> Runs:
+    """Of a polygon or a rectangle."""
+    corners = _CORNERS[region.kind](region.value, size)
+    return polygon_to_runs(as_polygon(corners, size), size)
 
 
-def _draw_polygon(value: dict[str, Any], size: tuple[int, int]) -> Mask:
-    return polygons_to_mask([_pixels(value["points"], size)], size)
+def _polygon_corners(value: dict[str, Any], size: tuple[int, int]) -> NDArray[np.float64]:
+    return _pixels(value["points"], size)
 
 
-def _draw_rectangle(value: dict[str, Any], size: tuple[int, int]) -> Mask:
+def _rectangle_corners(value: dict[str, Any], size: tuple[int, int]) -> NDArray[np.float64]:
     """x and y are the corner that is top left before the rectangle is turned about it, clockwise, by `rotation`."""
     corner, extent = _pixels([[value["x"], value["y"]], [value["width"], value["height"]]], size)
     angle = math.radians(value.get("rotation") or 0)
     along = np.array((math.cos(angle), math.sin(angle))) * extent[0]
     down = np.array((-math.sin(angle), math.cos(angle))) * extent[1]
-    return polygons_to_mask([np.stack([corner, corner + along, corner + along + down, corner + down])], size)
+    return np.stack([corner, corner + along, corner + along + down, corner + down])
 
 
 def _pixels(percent: Any, size: tuple[int, int]) -> NDArray[np.float64]:
@@ -111,7 +158,7 @@ def _pixels(percent: Any, size: tuple[int, int]) -> NDArray[np.float64]:
     return np.asarray(percent, np.float64).reshape(-1, 2) * (size[1] / 100, size[0] / 100)
 
 
-_DRAW = {"brush": _draw_brush, "polygon": _draw_polygon, "rectangle": _draw_rectangle}
+_CORNERS = {"polygon": _polygon_corners, "rectangle": _rectangle_corners}
 
-DRAWN = frozenset(_DRAW)
+DRAWN = frozenset({"brush", *_CORNERS})
 """The kinds of controls whose regions are masks."""

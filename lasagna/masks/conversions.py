@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 
 from lasagna.errors import DataError
 from lasagna.masks.brush_rle import encode_brush_rle
+from lasagna.masks.runs import polygon_to_runs, runs_to_mask, union
 from lasagna.masks.segmentation import Mask
 
 Polygon = NDArray[np.float64]
@@ -266,11 +267,11 @@ def polygons_to_mask(polygons: Iterable[ArrayLike], size: tuple[int, int]) -> Ma
         polygons: Each (n, 2) or flat x, y, x, y, ..., in pixels at pixel corners. Those of fewer than three corners,
             which some data sets contain, have no area.
         size: (height, width).
-    """
-    from pycocotools.mask import decode, frPyObjects, merge
 
-    rings = [as_polygon(polygon, size) for polygon in polygons]
-    flat = [ring.reshape(-1).tolist() for ring in rings if len(ring) >= 3]
-    if not flat:
+    Raises:
+        DataError: As `as_polygon`, or an outline is too long (`lasagna.masks.runs`).
+    """
+    rings = [ring for ring in (as_polygon(polygon, size) for polygon in polygons) if len(ring) >= 3]
+    if not rings:
         return np.zeros(size, np.bool_)
-    return np.ascontiguousarray(decode(merge(frPyObjects(flat, *size))), np.bool_)
+    return runs_to_mask(union([polygon_to_runs(ring, size) for ring in rings]))

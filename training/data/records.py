@@ -63,6 +63,9 @@ def stack_masks(size: tuple[int, int], masks: Iterable[tuple[int, NDArray[np.boo
     Args:
         size: (height, width).
         masks: (index, bool (height, width)); several of one index are united.
+
+    Raises:
+        DataError: So many classes lie over one another that the map would have more than `MOST_LABEL_BYTES`.
     """
     layers = [np.full(size, OTHER, np.int16)]
     for index, mask in masks:
@@ -71,10 +74,19 @@ def stack_masks(size: tuple[int, int], masks: Iterable[tuple[int, NDArray[np.boo
             if ((covered == OTHER) | (covered == index)).all():
                 break
         else:
+            if (len(layers) + 1) * layer.nbytes > MOST_LABEL_BYTES:
+                raise DataError(
+                    f"more than {len(layers)} classes lie over one another on {size[1]} x {size[0]} pixels, and their "
+                    f"label map may have {MOST_LABEL_BYTES} bytes"
+                )
             layer = np.full(size, OTHER, np.int16)
             layers.append(layer)
         layer[mask] = index
-    return np.stack(layers)
+    return np.stack(layers) if len(layers) > 1 else layers[0][None]
+
+
+MOST_LABEL_BYTES = 1 << 30
+"""Of one photo's label map; at 12 megapixels 44 classes over one another."""
 
 
 def require_files(what: str, root: Path, paths: Sequence[Path]) -> None:

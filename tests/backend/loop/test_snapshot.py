@@ -2,16 +2,21 @@
 
 import json
 import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from backend.loop import snapshot as snapshot_module
 from backend.loop.snapshot import Snapshot, Snapshots
 from backend.studio.client import LabelStudio, LabelStudioError
 from backend.studio.images import ImageLimits
 from lasagna.errors import DataError
 from tests.backend.backend_helpers import TOKEN, StubLabelStudio
 from tests.backend.loop.loop_helpers import correct, rectangle, square
+from tests.forked import forks
+from training.data.records import Record
 from training.data.sources.label_studio import LabelStudioExport
 
 
@@ -140,6 +145,46 @@ def test_what_changed_since(snapshots: Snapshots, stub: StubLabelStudio) -> None
     stub.tasks[5]["updated_at"] = "2026-11-25T00:00:00.000000Z"  # a prediction was posted
     correct(stub, 1, first=40)
     assert snapshots.changed() == {2, 3, 4, 5, 40}
+
+
+def take_until_killed(folder: Path, url: str, killer: str, where: str) -> None:
+    """Takes a snapshot in a process of its own, and dies while it decodes the photo of a task, or reads its masks."""
+    client = LabelStudio(url, TOKEN, timeout=5.0)
+    load, read = snapshot_module.load_image, Record.read
+
+    def load_or_die(data: bytes, name: str, **limits: int) -> Any:
+        if where == "photo" and name.endswith(f"/{killer}.png"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return load(data, name=name, **limits)
+
+    def read_or_die(record: Record) -> Any:
+        if where == "masks" and record.image_id == killer:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(record)
+
+    snapshot_module.load_image, Record.read = load_or_die, read_or_die  # type: ignore[assignment, method-assign]
+    Snapshots(folder, client, 3, ImageLimits(5.0, 10_000_000), {"max_pixels": 10_000_000}).take()
+
+
+@pytest.mark.parametrize("where", ["masks", "photo"])
+def test_a_task_that_kills_the_process_is_found_and_left_out(
+    snapshots: Snapshots, stub: StubLabelStudio, tmp_path: Path, where: str
+) -> None:
+    correct(stub, 12)
+    codes = []
+    for _ in range(5):
+        process = forks.Process(target=take_until_killed, args=(tmp_path / "3", stub.url, "4", where))
+        process.start()
+        process.join(60)
+        codes.append(process.exitcode)
+        if codes[-1] == 0:
+            break
+    assert codes[:2] == [-9, -9]
+    assert codes[-1] == 0
+    snapshot = snapshots.take()
+    assert list(snapshot.skipped or ()) == ["4"]
+    assert "died 2 times" in (snapshot.skipped or {})["4"]
+    assert snapshot.train + snapshot.holdout + len(snapshot.neither) == 11
 
 
 def test_nothing_submitted(snapshots: Snapshots, stub: StubLabelStudio) -> None:
