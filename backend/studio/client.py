@@ -330,6 +330,18 @@ class LabelStudio:
             if error.status != 404:
                 raise
 
+    def version_counts(self, project_id: int) -> dict[str, int]:
+        """How many predictions a project has of each model version."""
+        found = self._object("GET", f"/api/projects/{project_id}/model-versions/")
+        return {str(version): int(count) for version, count in found.items()}
+
+    def delete_version(self, project_id: int, version: str) -> int:
+        """Removes all predictions of a version from a project, in one request, and returns how many; where annotators
+        were shown this version, they are shown none until another is chosen."""
+        path = f"/api/projects/{project_id}/model-versions/"
+        answer = self._object("DELETE", path, json={"model_version": version})
+        return int(answer.get("deleted_predictions") or 0)
+
     # --- requests -----------------------------------------------------------------------------------------------------
 
     def get_stream(self, path: str, params: dict[str, str] | None = None) -> requests.Response:

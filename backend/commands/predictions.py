@@ -1,0 +1,108 @@
+"""The command `lasagna predictions`: which versions a project has predictions of, and removing those of former ones."""
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+
+from backend.commands.redis import open_store, redis_in_words, redis_option
+from lasagna.errors import ConfigError
+from lasagna.settings import Settings
+
+if TYPE_CHECKING:
+    from backend.studio.client import LabelStudio
+
+_url = click.option("--url", metavar="URL", help="Address of Label Studio.  [default: LASAGNA_LABEL_STUDIO_URL]")
+_token = click.option("--token", help="Personal or legacy token.  [default: LASAGNA_LABEL_STUDIO_TOKEN]")
+
+
+@click.group(
+    epilog="""\b
+Examples:
+  lasagna predictions list 3
+  lasagna predictions prune 3 --version nano-ec805b63 --dry-run
+  lasagna predictions prune 3 --version nano-ec805b63 --version nano-ec805b63+h12"""
+)
+def predictions() -> None:
+    """Show which versions a project has predictions of, and remove those of former ones."""
+
+
+@predictions.command("list")
+@click.argument("project", type=click.IntRange(min=1))
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+@_url
+@_token
+def list_versions(project: int, as_json: bool, url: str | None, token: str | None) -> None:
+    """Print how many predictions PROJECT (its number in Label Studio) has of each version, the most first."""
+    found = _label_studio(Settings.load(label_studio_url=url, label_studio_token=token)).version_counts(project)
+    if as_json:
+        click.echo(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    if not found:
+        click.echo(f"project {project} has no predictions")
+    for version, count in sorted(found.items(), key=lambda entry: -entry[1]):
+        click.echo(f"{count:8}  {version}")
+
+
+@predictions.command()
+@click.argument("project", type=click.IntRange(min=1))
+@click.option("--version", "versions", multiple=True, required=True, metavar="VERSION",
+              help="Whose predictions go, as `lasagna predictions list` names it. Repeatable.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
+@_url
+@_token
+@redis_option
+def prune(
+    project: int, versions: tuple[str, ...], dry_run: bool, url: str | None, token: str | None, redis_url: str | None
+) -> None:
+    """Remove the predictions of former versions from PROJECT.
+
+    Annotated tasks keep theirs: what a correction changed is measured against the prediction that was shown. The
+    version that serves the project is refused; `lasagna prelabel PROJECT --refresh` renews its predictions.
+    """
+    from backend.studio.prune import plan_pruning
+    from lasagna.progress import progress_bar
+
+    settings = Settings.load(label_studio_url=url, label_studio_token=token, redis_url=redis_url)
+    label_studio, console = _label_studio(settings), Console(stderr=True)
+    there = label_studio.version_counts(project)
+    if unknown := [version for version in versions if version not in there]:
+        raise ConfigError(
+            f"project {project} has no predictions of {', '.join(unknown)}; it has some of: "
+            f"{', '.join(sorted(there)) or 'no version'}"
+        )
+    serving = _serving(settings, label_studio, project)
+    if serving in versions:
+        raise ConfigError(f"{serving} serves project {project}: its predictions are not removed; leave it out")
+    plan = plan_pruning(label_studio, project, versions)
+    kept = f"; {len(plan.kept)} annotated tasks keep theirs" if plan.kept else ""
+    if dry_run:
+        click.echo(f"the predictions of {len(plan.tasks)} tasks would be removed{kept}")
+        return
+    with progress_bar(console, "Removing", len(plan.tasks)) as advance:
+        removed = plan.run(label_studio, advance)
+    click.echo(f"{removed} predictions of {len(plan.tasks)} tasks removed{kept}")
+
+
+def _serving(settings: Settings, label_studio: "LabelStudio", project: int) -> str:
+    """The version that serves a project; "" where no worker has told one yet."""
+    from backend.studio.project_id import project_uid
+    from backend.web.predictions import Predictor
+    from lasagna.errors import ServiceError
+
+    uid = project_uid(label_studio.project(project))
+    with redis_in_words():
+        store = open_store(settings)
+        try:
+            return Predictor(settings, store).model_version(uid)
+        except ServiceError:
+            return ""
+
+
+def _label_studio(settings: Settings) -> "LabelStudio":
+    from backend.studio.client import LabelStudio
+
+    if not settings.label_studio_url:
+        raise ConfigError("where is Label Studio? give --url or set LASAGNA_LABEL_STUDIO_URL")
+    return LabelStudio(settings.label_studio_url, settings.label_studio_token)
