@@ -1,7 +1,8 @@
 """Every setting of the product: its name, type, bounds, default and one line of help.
 
-A setting comes from a command-line option, else from its environment variable (`LASAGNA_` + name in capitals), else it
-is its default; an empty variable counts as none. `Settings.load` reads all of them once; `describe` prints each value
+A setting comes from a command-line option, else from its environment variable (`LASAGNA_` + name in capitals), else
+from the file that this variable with `_FILE` after it names (secrets of Compose and Kubernetes are files), else it is
+its default; an empty variable counts as none. `Settings.load` reads all of them once; `describe` prints each value
 and where it came from.
 
 What always holds: the values of a `Settings` are of their type and within their bounds, so that nothing has to check
@@ -22,6 +23,8 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from lasagna.errors import ConfigError
 
 PREFIX = "LASAGNA_"
+_MOST_OF_A_FILE = 1 << 16
+"""Characters of a file that holds a value."""
 
 
 @dataclass(frozen=True)
@@ -195,8 +198,9 @@ class Settings(BaseSettings):
         source = EnvSettingsSource(cls)
         if environ is not None:
             source.env_vars = {name.lower(): text for name, text in environ.items() if text}
-        given = source()
-        origins = dict.fromkeys(cls.model_fields, "default") | {name: variable(name) for name in given}
+        files, own = _from_files(os.environ if environ is None else environ), source()
+        origins = dict.fromkeys(cls.model_fields, "default") | {name: f"{variable(name)}_FILE" for name in files}
+        given, origins = files | own, origins | {name: variable(name) for name in own}
         for name, value in overrides.items():
             if value is not None:
                 given[name], origins[name] = value, "command line"
@@ -214,7 +218,7 @@ class Settings(BaseSettings):
 
     @property
     def origins(self) -> Mapping[str, str]:
-        """Where each value is from: "command line", the name of its variable, or "default"."""
+        """Where each value is from: "command line", its variable or that of its file, or "default"."""
         return self._origins
 
     def replaced(self, **values: Any) -> "Settings":
@@ -228,6 +232,23 @@ class Settings(BaseSettings):
             value = getattr(self, name)
             lines.append(f"{name:20} {_shown(field, value):32} {self.origins[name]}")
         return "\n".join(lines)
+
+
+def _from_files(environ: Mapping[str, str]) -> dict[str, str]:
+    """The settings whose values files hold: `LASAGNA_NAME_FILE=path`. A newline at the end is not part of the value."""
+    found = {}
+    for name in Settings.model_fields:
+        path = environ.get(f"{variable(name)}_FILE")
+        if not path:
+            continue
+        try:
+            with Path(path).open(encoding="utf-8") as file:
+                found[name] = file.read(_MOST_OF_A_FILE).removesuffix("\n")
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{variable(name)}_FILE={path} cannot be read: {error}; give a text file that holds the value"
+            ) from error
+    return found
 
 
 def variable(name: str) -> str:

@@ -116,12 +116,21 @@ class TestFile:
                 assert volume.split(":")[0] in compose["volumes"], f"{name}: {volume}"
             for other in service.get("depends_on", {}):
                 assert "healthcheck" in services[other]
+                assert {*service["networks"]} & {*services[other]["networks"]}, f"{name} cannot reach {other}"
+            assert service["cap_drop"] == ["ALL"], name
+            assert service["security_opt"] == ["no-new-privileges:true"], name
+            assert service["pids_limit"] > 0, name
+            assert re.fullmatch(r"\d+g", service["mem_limit"]), name
+            assert service.get("read_only") is (None if name == "label-studio" else True), name
         for name in ("worker", "training"):
             cpu, gpu = dict(services[name]), dict(services[f"{name}-gpu"])
             assert cpu.pop("profiles") == ["cpu"]
             assert gpu.pop("profiles") == ["gpu"]
             assert gpu.pop("deploy")["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
             assert cpu == gpu
+        inside = {name for name, one in compose["networks"].items() if one and one.get("internal")}
+        assert {*services["redis"]["networks"], *services["postgres"]["networks"]} == inside
+        assert not {*services["redis"]["networks"]} & {*services["postgres"]["networks"]}
         published = {name: service["ports"] for name, service in services.items() if "ports" in service}
         assert published == {"label-studio": ["127.0.0.1:8080:8080"]}
 
@@ -140,6 +149,11 @@ class TestFile:
             with pytest.raises(ValueError, match=f"{secret}: set it in .env"):
                 interpolated(raw, {**example(), secret: ""})
             assert f"\n{secret}=\n" in (ROOT / ".env.example").read_text()
+
+    def test_no_secret_is_in_a_command_line(self, compose: dict[str, Any]) -> None:
+        for name, service in compose["services"].items():
+            words = [*service.get("command", []), *service["healthcheck"]["test"]]
+            assert not [word for word in words for secret in SECRETS.values() if secret in word], name
 
     def test_every_setting_is_one_of_ours(self, compose: dict[str, Any]) -> None:
         known = {"LASAGNA_" + name.upper() for name in Settings.model_fields}
@@ -254,6 +268,9 @@ class Started:
         }
         self._bins["redis"].mkdir()
         (self._bins["redis"] / "valkey-server").symlink_to(redis_command()[0])
+        entrypoint = self._bins["redis"] / "docker-entrypoint.sh"  # the image's own drops root, and then does this
+        entrypoint.write_text('#!/bin/sh\nexec "$@"\n')
+        entrypoint.chmod(0o755)
         if cli := shutil.which("valkey-cli") or shutil.which("redis-cli"):
             (self._bins["redis"] / "valkey-cli").symlink_to(cli)
 
@@ -273,7 +290,8 @@ class Started:
     def start(self, name: str, *more: str) -> Service:
         command = [self.here(word) for word in self._compose["services"][name]["command"]]
         if name == "redis":  # the only one that takes its port and folder from the image
-            command[-1] += f" --port {self._ports['6379']} --bind 127.0.0.1 --dir {self.folder}"
+            where = f"--port {self._ports['6379']} --bind 127.0.0.1 --dir {self.folder}"
+            command[-1] = command[-1].replace("valkey-server -", f"valkey-server - {where}")
         log = self.folder / f"{name}.log"
         service = Service(name, ["/usr/bin/env", "-i", *_pairs(self.environ(name)), *command], log=log)
         self._stack.callback(service.stop)
@@ -321,6 +339,10 @@ class TestCommands:
         with redis.Redis.from_url(f"redis://:redis-secret@127.0.0.1:{port}") as client:
             assert client.config_get("appendonly") == {"appendonly": "yes"}
             assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+            assert client.config_get("save") == {"save": ""}
+            server = Path("/proc") / str(client.info("server")["process_id"]) / "cmdline"
+        assert "valkey-server" in server.read_text()
+        assert "redis-secret" not in server.read_text()
 
     def test_backend(self, started: Started) -> None:
         assert not started.is_healthy("backend")

@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -178,3 +179,26 @@ def test_a_process_does_not_start_with_a_bad_setting(command: str) -> None:
         ended.stderr
         == "error: LASAGNA_BATCH_SIZE='0' cannot be used: give a whole number, 1 or more (images per model batch)\n"
     )
+
+
+def test_a_value_can_be_in_a_file(tmp_path: Path) -> None:
+    """As the secrets of Compose and Kubernetes are; a variable goes before a file."""
+    secret = tmp_path / "token"
+    secret.write_text("0123abc\n")
+    settings = Settings.load({"LASAGNA_LABEL_STUDIO_TOKEN_FILE": str(secret)})
+    assert settings.label_studio_token == "0123abc"
+    assert settings.origins["label_studio_token"] == "LASAGNA_LABEL_STUDIO_TOKEN_FILE"
+    assert "0123abc" not in settings.describe()
+    both = {"LASAGNA_LABEL_STUDIO_TOKEN_FILE": str(secret), "LASAGNA_LABEL_STUDIO_TOKEN": "mine"}
+    assert Settings.load(both).origins["label_studio_token"] == "LASAGNA_LABEL_STUDIO_TOKEN"
+    assert Settings.load(both).label_studio_token == "mine"
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"two\nlines"])
+def test_a_file_that_holds_no_value_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    secret = tmp_path / "secret"
+    if content is not None:
+        secret.write_bytes(content)
+    with pytest.raises(ConfigError, match="LASAGNA_WEBHOOK_SECRET") as refused:
+        Settings.load({"LASAGNA_WEBHOOK_SECRET_FILE": str(secret)})
+    assert "two" not in str(refused.value)
