@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check site audit update setup screenshot clean
+.PHONY: help demo test test-fast check site audit sbom update setup screenshot clean
 
 # The first Python that is new enough; 3.11 first, for which the most wheels exist.
 PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3; do \
@@ -22,6 +22,7 @@ help:
 	@echo 'make site     the documents as a site, in site/index.html'
 	@echo 'make update   the newest versions that pyproject.toml allows into .venv and tools/constraints.txt'
 	@echo 'make audit    looks up known vulnerabilities of every package (needs internet)'
+	@echo 'make sbom     what an installation brings along, with licences, in sbom.json (CycloneDX)'
 	@echo 'make setup    what demo and test install, without running either'
 	@echo 'make screenshot   takes docs/editor.png anew'
 	@echo 'make clean    removes .venv and what tools left in this folder'
@@ -53,6 +54,9 @@ update:
 
 audit:
 	@$(SETUP) audit
+
+sbom:
+	@$(SETUP) sbom
 
 .PHONY: lint
 lint:

@@ -1,5 +1,5 @@
-"""Set-up of this checkout: `python3 tools/setup.py environment|label-studio|browser|update|audit...` (what the Makefile
-calls).
+"""Set-up of this checkout: `python3 tools/setup.py environment|label-studio|browser|update|audit|sbom...`, which the
+Makefile calls.
 
 What always holds: it needs Python 3.11 and nothing else; every part is made once and stamped when complete, so a second
 run takes a moment and an interrupted one is made again; nothing is installed outside the checkout's `.venv` and one
@@ -10,6 +10,7 @@ installed without rights is named with the command to type.
 import fcntl
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -39,6 +40,7 @@ def main(parts: list[str]) -> int:
         "browser": browser,
         "update": update,
         "audit": audit,
+        "sbom": sbom,
     }
     if not parts or set(parts) - set(known):
         print(f"usage: setup.py {'|'.join(known)} ...", file=sys.stderr)
@@ -165,12 +167,49 @@ def audit() -> None:
     listed = CACHE / "audit.txt"
     listed.write_text("\n".join(frozen(ROOT / ".venv")) + "\n")
     look_up = ["--strict", "--no-deps", "--disable-pip", "--requirement", listed]
+    try:
+        run(
+            "Known vulnerabilities of every package (needs internet)",
+            [uv(), "tool", "run", "pip-audit==2.10.1", *look_up],
+            env=uv_environment(),
+            log="audit",
+        )
+    except SetupError as error:
+        if any(words in str(error) for words in ("Dependency not found on PyPI", "ConnectionError", "timed out")):
+            raise SetupError(
+                "nothing was looked up: the advisories of the Python Package Index cannot be reached from here (a "
+                f"mirror of packages has none). Run `make audit` where they can be. {listed} has what was to be looked "
+                "up, for any other tool; `make sbom` writes it as CycloneDX"
+            ) from error
+        raise
+
+
+def sbom() -> None:
+    """The bill of materials of an installation of the wheel (CycloneDX, sbom.json): what it brings, with licences."""
+    folder, output = CACHE / "sbom", ROOT / "sbom.json"
+    python = folder / "bin" / "python"
+    install = [
+        uv(),
+        "pip",
+        "install",
+        "--no-config",
+        "--python",
+        python,
+        "--constraints",
+        CONSTRAINTS,
+        f"{ROOT}[train]",
+    ]
+    list_all = ["cyclonedx-py", "environment", "--pyproject", ROOT / "pyproject.toml", "--output-reproducible"]
     run(
-        "Known vulnerabilities of every package (needs internet)",
-        [uv(), "tool", "run", "pip-audit==2.10.1", *look_up],
+        "The wheel in an empty environment, and the bill of its materials into sbom.json",
+        [uv(), "venv", "--quiet", "--clear", "--python", sys.executable, folder],
+        install,
+        [uv(), "tool", "run", "--from", "cyclonedx-bom==7.5.0", *list_all, "--output-file", output, python],
         env=uv_environment(),
-        log="audit",
+        log="sbom",
     )
+    components = json.loads(output.read_text())["components"]
+    say(f"{len(components)} packages written to {output}")
 
 
 def uv() -> str:
