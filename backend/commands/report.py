@@ -28,6 +28,7 @@ The same page is served by the backend as /report/PROJECT. What the figures mean
 @click.option("--token", help="Personal or legacy token.  [default: LASAGNA_LABEL_STUDIO_TOKEN]")
 def report(project: int, as_json: bool, html: Path | None, url: str | None, token: str | None) -> None:
     """What annotators of PROJECT (its number in Label Studio) had to change in the predictions, version by version."""
+    from backend.effort.disagreement import in_words as disagreement_in_words
     from backend.effort.page import FIGURES, effect, headline, in_words, render_effort
     from backend.effort.report import EffortReader
     from backend.studio.client import LabelStudio
@@ -60,5 +61,7 @@ def report(project: int, as_json: bool, html: Path | None, url: str | None, toke
     if found.versions:
         console.print(table)
     console.print(headline(found))
+    for task, classes in found.disagreements.items():
+        console.print(f"annotators disagree: task {task}: {disagreement_in_words(classes)}")
     for task, reason in found.skipped.items():
         console.print(f"not compared: task {task}: {reason}")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.effort.disagreement import Disagreement, disagreement
 from backend.effort.measure import RegionCounts, TaskEffort, task_effort
 from backend.instant.heads import version_family
 from backend.studio.client import LabelStudio
@@ -71,12 +72,18 @@ class VersionSummary:
 
 @dataclass(frozen=True)
 class EffortReport:
-    """A project's edit effort. `skipped`: task -> why it could not be compared."""
+    """A project's edit effort.
+
+    Attributes:
+        skipped: Task -> why it could not be compared.
+        disagreements: Task -> the classes that some of its annotations have and others have not.
+    """
 
     project: int
     title: str
     versions: tuple[VersionSummary, ...]
     skipped: Mapping[int, str] = field(default_factory=dict)
+    disagreements: Mapping[int, Disagreement] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         return {"confidence": CONFIDENCE, **asdict(self)}
@@ -111,9 +118,11 @@ class EffortReader:
                 known.config, known.tasks = xml, {}
             known.refresh(label_studio, project, config, on_task)
             outcomes = {task: outcome for task, (_, outcome) in known.tasks.items()}
+            disagreements = dict(sorted(known.disagreements.items()))
         tasks = [outcome for outcome in outcomes.values() if isinstance(outcome, TaskEffort)]
         skipped = {task: outcome for task, outcome in outcomes.items() if isinstance(outcome, str)}
-        return EffortReport(project, str(found.get("title") or f"project {project}"), summarise(tasks), skipped)
+        title = str(found.get("title") or f"project {project}")
+        return EffortReport(project, title, summarise(tasks), skipped, disagreements)
 
 
 class _Project:
@@ -123,6 +132,7 @@ class _Project:
         self.lock = threading.Lock()
         self.config = ""
         self.tasks: dict[int, tuple[str, TaskEffort | str]] = {}
+        self.disagreements: dict[int, Disagreement] = {}
 
     def refresh(
         self, label_studio: LabelStudio, project: int, config: LabelConfig, on_task: Callable[[int, int], None]
@@ -130,6 +140,7 @@ class _Project:
         annotated = label_studio.annotated(project)
         self.tasks = {task: known for task, known in self.tasks.items() if annotated.get(task) == known[0]}
         wanted = [task for task in annotated if task not in self.tasks]
+        self.disagreements = {task: found for task, found in self.disagreements.items() if task in self.tasks}
         # Not by opening the task: at that, Label Studio asks for a prediction where there is none
         for done, task in enumerate(label_studio.export(project, wanted, page_size=PAGE), start=1):
             number = int(task["id"])
@@ -139,6 +150,8 @@ class _Project:
             except DataError as error:
                 outcome = str(error)
             self.tasks[number] = annotated[number], outcome
+            if found := disagreement(task):
+                self.disagreements[number] = found
             on_task(done, len(wanted))
 
 

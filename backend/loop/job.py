@@ -302,6 +302,9 @@ class TrainingJob:
         if skipped:
             shown = "; ".join(f"task {task}: {why}" for task, why in list(skipped.items())[:20])
             about["could not be used"] = f"{len(skipped)} tasks: {shown}"
+        if snapshot.disagreements:
+            shown = "; ".join(f"task {task}: {words}" for task, words in list(snapshot.disagreements.items())[:20])
+            about["annotators disagree"] = f"{len(snapshot.disagreements)} tasks: {shown}"
         if self._rechecked():
             about["the candidate before"] = self._rechecked()
         if trained["notes"]:

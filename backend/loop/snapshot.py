@@ -29,6 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from backend.effort.disagreement import disagreement, in_words
 from backend.loop.dangers import Dangers
 from backend.loop.holdout import PhotoPlace, Sides, difference_hash
 from backend.studio.client import LabelStudio, LabelStudioError
@@ -54,6 +55,7 @@ class Snapshot:
         train, holdout: Number of tasks on each side.
         neither: Tasks whose photo looks like photos of both sides.
         skipped: Task -> why it cannot be used.
+        disagreements: Task -> classes that some of its annotations have and others have not, in words.
     """
 
     id: str
@@ -63,9 +65,11 @@ class Snapshot:
     holdout: int
     neither: tuple[str, ...] = ()
     skipped: Mapping[str, str] | None = None
+    disagreements: Mapping[str, str] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "folder": str(self.folder), "skipped": dict(self.skipped or {})}
+        noted = {"skipped": dict(self.skipped or {}), "disagreements": dict(self.disagreements or {})}
+        return {**asdict(self), "folder": str(self.folder), **noted}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Snapshot":
@@ -107,6 +111,7 @@ class Snapshots:
     ) -> None:
         self._folder, self._label_studio, self._project = folder, label_studio, project
         self._limits, self._most, self._known_as = limits, most, known_as
+        self._disagreements: dict[str, str] = {}
 
     def changed(self) -> set[int]:
         """The tasks whose annotation that counts is another than in the newest snapshot, is new, or is gone.
@@ -141,6 +146,7 @@ class Snapshots:
         try:
             write_atomically(beside / "label_config.xml", config)
             skipped: dict[str, str] = {}
+            self._disagreements = {}
             seen: dict[int, _Seen] = {}
             tasks, looks = [], {}
             for number, was, outcome in self._fetched(variable, beside / "images", dangers):
@@ -209,6 +215,8 @@ class Snapshots:
         with ThreadPoolExecutor(1 if dangers.one_by_one else 8, thread_name_prefix="fetch") as pool:
             page: list[dict[str, Any]] = []
             for task in self._label_studio.export(self._project, list(changed)):
+                if found := disagreement(task):
+                    self._disagreements[str(task["id"])] = in_words(found)
                 if any(not annotation.get("was_cancelled") for annotation in task["annotations"]):
                     page.append(task)  # else it was skipped or deleted a moment ago
                 if len(page) == 32:
@@ -252,7 +260,10 @@ class Snapshots:
         if not folder.exists():
             beside.rename(folder)
         neither = tuple(str(task["id"]) for task in sides["neither"])
-        return Snapshot(id, folder, classes, len(sides["train"]), len(sides["holdout"]), neither, dict(skipped))
+        disagreed = dict(self._disagreements)
+        return Snapshot(
+            id, folder, classes, len(sides["train"]), len(sides["holdout"]), neither, dict(skipped), disagreed
+        )
 
 
 def _check(

@@ -9,6 +9,7 @@ import requests
 from click.testing import CliRunner
 
 from backend.app import create_app
+from backend.effort.disagreement import disagreement
 from backend.effort.measure import (
     ClassEffort,
     Effort,
@@ -319,6 +320,45 @@ def test_a_project_is_read_once_and_then_only_what_changed(project: StubLabelStu
     assert again.versions[0].regions == RegionCounts(changed=1, deleted=1)
     asked = [path for method, path, _ in project.requests if path.startswith("/api/predictions/")]
     assert asked == ["/api/predictions/?task=1"]
+
+
+def region(kind: str, *labels: str) -> dict[str, Any]:
+    return {"id": "r", "type": kind, "value": {kind: list(labels)}}
+
+
+SKY, ROAD = region("brushlabels", "Sky"), region("polygonlabels", "Road")
+
+
+@pytest.mark.parametrize(
+    ("annotations", "found"),
+    [
+        pytest.param([[SKY]], {}, id="one"),
+        pytest.param([[SKY], [SKY]], {}, id="alike"),
+        pytest.param([[SKY, ROAD], [ROAD]], {"Sky": (1, 2)}, id="a class"),
+        pytest.param([[SKY], [ROAD], [SKY]], {"Road": (1, 3), "Sky": (2, 3)}, id="three"),
+        pytest.param([[SKY], []], {"Sky": (1, 2)}, id="nothing drawn"),
+        pytest.param([[SKY], [region("rectanglelabels", "Sky")]], {}, id="another tool"),
+        pytest.param([[region("labels", "Sky")], [region("bitmasklabels", "Sky")]], {}, id="separate labels"),
+        pytest.param([[SKY], [SKY, region("choices", "Dark")]], {}, id="choices"),
+        pytest.param([[SKY], [SKY, {"type": "brush", "value": {}}, {"type": "brushlabels"}, 7]], {}, id="unlabelled"),
+        pytest.param([[SKY], None], {"Sky": (1, 2)}, id="no result"),
+    ],
+)
+def test_where_annotators_disagree(annotations: list[Any], found: Any) -> None:
+    given = [{"id": i, "result": result} for i, result in enumerate(annotations)]
+    skipped = {"id": 9, "was_cancelled": True, "result": [region("brushlabels", "Tree")]}
+    assert disagreement({"id": 1, "annotations": [*given, skipped]}) == found
+
+
+def test_the_report_names_tasks_whose_annotators_disagree(project: StubLabelStudio, tmp_path: Any) -> None:
+    options, page = ["--url", project.url, "--token", TOKEN], tmp_path / "effort.html"
+    assert "disagree" not in CliRunner().invoke(main, ["report", "3", *options]).output
+    project.annotate(1, [brush("r9", "Sky", square(0, 0))], parent_prediction=101)
+    told = CliRunner().invoke(main, ["report", "3", "--html", str(page), *options])
+    assert "annotators disagree: task 1: Cat in 1 of 2 annotations, Sky in 1 of 2" in told.output
+    assert "Annotators disagree" in page.read_text(encoding="utf-8")
+    found = json.loads(CliRunner().invoke(main, ["report", "3", "--json", *options]).stdout)
+    assert found["disagreements"] == {"1": {"Cat": [1, 2], "Sky": [1, 2]}}
 
 
 def test_the_command_prints_a_table_json_and_a_page(project: StubLabelStudio, tmp_path: Any) -> None:

@@ -73,6 +73,15 @@ def test_which_annotation_counts(
     assert records(snapshots.take()).get("50") == expected
 
 
+def test_annotators_who_disagree_are_named(snapshots: Snapshots, stub: StubLabelStudio) -> None:
+    correct(stub, 8)
+    assert snapshots.take().disagreements == {}
+    stub.annotate(1, [])  # task 1 shows a cat, says the other
+    snapshot = snapshots.take()
+    assert snapshot.disagreements == {"1": "Cat in 1 of 2 annotations"}
+    assert Snapshot.from_dict(json.loads(json.dumps(snapshot.as_dict()))) == snapshot
+
+
 def test_what_is_broken_is_left_out_and_named(snapshots: Snapshots, stub: StubLabelStudio) -> None:
     correct(stub, 14)
     address = {task["id"]: task["data"] for task in stub.tasks}
