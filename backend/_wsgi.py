@@ -1,7 +1,8 @@
 """The web process in production: gunicorn with one process of threads.
 
     lasagna serve                                                   starts it, with a Redis of its own if none is set
-    gunicorn --worker-class gthread --threads 32 backend._wsgi:app  the same from the environment (LASAGNA_...)
+    gunicorn --worker-class backend.web.patient.PatientWorker --threads 32 backend._wsgi:app
+                                                                    the same from the environment (LASAGNA_...)
 
 What always holds, however it is started: logs are masked, and without a password only this machine is answered.
 
@@ -22,6 +23,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from backend.app import create_app
+from backend.web.patient import PatientWorker
 from backend.web.prelabel_jobs import PrelabelRunner
 from backend.web.protocol import MAX_WAITING_REQUESTS
 from lasagna.logs import start_logging
@@ -82,7 +84,7 @@ class WebServer(BaseApplication):
         deadline = int(self._settings.predict_deadline)
         for name, value in {
             "bind": bound(self._settings),
-            "worker_class": "gthread",
+            "worker_class": PatientWorker,
             "workers": 1,
             "threads": THREADS,
             "keepalive": 5,

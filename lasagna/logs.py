@@ -28,6 +28,8 @@ from lasagna.settings import Settings, is_secret
 _ids: ContextVar[dict[str, str]] = ContextVar("ids", default={})  # noqa: B039  # never changed in place
 _secrets: set[str] = set()
 
+_LONGEST_TEXT = 20_000
+"""Characters of a line."""
 _SHORTEST_SECRET = 4
 """Shorter ones would be masked within words."""
 _TOLD_BY_CONTEXT = (
@@ -64,7 +66,9 @@ def keep_secret(text: str) -> None:
 
 
 def mask(text: str) -> str:
-    """The text with *** in place of every secret."""
+    """The text with *** in place of every secret; of an endless one the beginning."""
+    if len(text) > _LONGEST_TEXT:
+        text = f"{text[:_LONGEST_TEXT]}... ({len(text)} characters)"
     for secret in sorted(_secrets, key=len, reverse=True):  # one may be a part of another
         text = text.replace(secret, "***")
     for pattern, instead in _TOLD_BY_CONTEXT:

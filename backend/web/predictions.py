@@ -100,10 +100,21 @@ def parse_parameters(extra: Any) -> dict[str, Any]:
     return found
 
 
-@functools.lru_cache(maxsize=256)
 def label_config(xml: str) -> LabelConfig:
-    """`parse_label_config`, remembered: every request carries the whole configuration."""
-    return parse_label_config(xml)
+    """`parse_label_config`, remembered, refusals too: every request carries the whole configuration."""
+    found = _read_config(xml)
+    if isinstance(found, str):
+        raise ConfigError(found)
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _read_config(xml: str) -> LabelConfig | str:
+    """The configuration, or why it cannot be used."""
+    try:
+        return parse_label_config(xml)
+    except ConfigError as error:
+        return str(error)
 
 
 class Predictor:

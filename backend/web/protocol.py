@@ -1,5 +1,6 @@
 """Label Studio's ML backend protocol: health, readiness, set-up, predictions, events, versions."""
 
+import itertools
 import json
 import logging
 import threading
@@ -25,8 +26,10 @@ MAX_WAITING_REQUESTS = 24
 """Requests that may wait for predictions at the same time, below the number of threads (`backend._wsgi`), so that
 `/health` is always answered. One more gets at once what is ready, and the rest is posted."""
 
-_LONGEST_WORD = 5000
+_LONGEST_WORD, _LONGEST_ACTION = 5000, 100
 """Characters; tokens are the longest."""
+_MOST_IDS = 100_000
+"""Of one event. What an event leaves out is found in Label Studio when the project is looked at."""
 
 
 class Protocol:
@@ -132,7 +135,9 @@ class Protocol:
     def webhook(self) -> tuple[dict[str, Any], int]:
         """POST /webhook."""
         body = _body()
-        action = str(body.get("action") or "")
+        action = _word(body, "action")
+        if len(action) > _LONGEST_ACTION:
+            raise ConfigError(f'"action" in the request has {len(action)} characters; it comes from Label Studio')
         g.said = action
         try:
             event = _event(action, body)
@@ -209,7 +214,7 @@ def _event(action: str, body: dict[str, Any]) -> dict[str, str]:
 
 def _ids(entries: Any) -> list[int]:
     """Ids, each a number that fits into Label Studio's database."""
-    found = (entry.get("id") for entry in _dicts(entries))
+    found = (entry.get("id") for entry in itertools.islice(_dicts(entries), _MOST_IDS))
     return [id for id in found if isinstance(id, int) and not isinstance(id, bool) and 0 < id < 2**63]
 
 

@@ -4,7 +4,8 @@ A label is data. Whatever it contains (commas, quotes, `<SEG>`, other scripts), 
 exactly that name; the only thing taken off is white space around it.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,10 @@ class LabelConfig:
         return [(control, label) for control, label in found if label is not None]
 
 
+MOST_CHARACTERS, MOST_LEVELS = 2_000_000, 100
+"""Of a labelling configuration; 2000 labels with hints have some 200 000 characters."""
+
+
 def parse_label_config(xml: str) -> LabelConfig:
     """The query plan of a Label Studio labelling configuration.
 
@@ -113,8 +118,13 @@ def parse_label_config(xml: str) -> LabelConfig:
     class that only they name is not asked. Other tags are ignored.
 
     Raises:
-        ConfigError: Not XML, no image, or no usable control; or the `Choices` "absent" holds only one choice.
+        ConfigError: Not XML, over a limit, no image, or no usable control; or the `Choices` "absent" holds only one
+            choice.
     """
+    if len(xml) > MOST_CHARACTERS:
+        raise ConfigError(
+            f"the labelling configuration has {len(xml)} characters, the limit is {MOST_CHARACTERS}; name fewer labels"
+        )
     try:
         root = defusedxml.ElementTree.fromstring(xml.strip())
     except (ElementTree.ParseError, defusedxml.DefusedXmlException, ValueError) as error:
@@ -122,6 +132,7 @@ def parse_label_config(xml: str) -> LabelConfig:
             f"the labelling configuration is not the XML of Label Studio ({error}); copy it from the project's "
             "Settings > Labeling Interface > Code"
         ) from error
+    _check_depth(root)
     elements = [_Element(element) for element in root.iter() if isinstance(element.tag, str)]
 
     images = [element for element in elements if element.tag == "image" and element.get("name")]
@@ -131,8 +142,11 @@ def parse_label_config(xml: str) -> LabelConfig:
             f'the labelling configuration has no <Image name="..." value="$..."/> tag (named tags found: {found}); '
             "only image projects can be pre-labelled"
         )
+    drawing: dict[str, list[Control]] = {}
+    for control in itertools.chain.from_iterable(map(_controls, elements)):
+        drawing.setdefault(control.to_name, []).append(control)
     for image in images:
-        controls = [control for element in elements if (control := _control(element, image.get("name") or ""))]
+        controls = drawing.get(image.get("name") or "", [])
         if any(control.kind != "keypoint" for control in controls):
             return _plan(image, controls, elements)
     raise ConfigError(
@@ -162,11 +176,11 @@ class _Element:
         return [element for element in inner if element.tag == tag]
 
 
-def _control(element: _Element, image_name: str) -> Control | None:
+def _controls(element: _Element) -> Iterator[Control]:
+    """The control that an element is, for each image that it draws on; nothing of any other element."""
     kind, name = _KINDS.get(element.tag), element.get("name")
-    targets = [target.strip() for target in (element.get("toName") or "").split(",")]
-    if kind is None or name is None or image_name not in targets:
-        return None
+    if kind is None or name is None:
+        return
     labels: dict[str, Label] = {}
     for tag in element.descendants("label"):
         value = tag.get("value")
@@ -174,8 +188,19 @@ def _control(element: _Element, image_name: str) -> Control | None:
             predicted = [text.strip() for text in (tag.get("predicted_values") or "").split(",")]
             labels[value] = Label(value, tag.get("alias"), tag.get("hint"), tuple(text for text in predicted if text))
     if not labels:
-        return None
-    return Control(name, kind, image_name, tuple(labels.values()), element.is_on("smart"))
+        return
+    for target in dict.fromkeys(target.strip() for target in (element.get("toName") or "").split(",")):
+        yield Control(name, kind, target, tuple(labels.values()), element.is_on("smart"))
+
+
+def _check_depth(root: Any) -> None:
+    """Raises ConfigError where elements are nested so deeply that looking below each would take for ever."""
+    level = [root]
+    for _ in range(MOST_LEVELS):
+        level = [below for element in level for below in element]
+        if not level:
+            return
+    raise ConfigError(f"the labelling configuration is nested deeper than {MOST_LEVELS} elements; flatten it")
 
 
 def _plan(image: _Element, controls: list[Control], elements: list[_Element]) -> LabelConfig:

@@ -75,7 +75,17 @@ def test_gunicorn_alone_masks_and_checks(redis_url: str, tmp_path: Path) -> None
     """Started as any WSGI application is, on every address, by an address of this machine that is not loopback."""
     port = free_port()
     environ = {**os.environ, "LASAGNA_REDIS_URL": redis_url, "LASAGNA_STATE_DIR": str(tmp_path)}
-    command = [sys.executable, "-m", "gunicorn", "--worker-class", "gthread", "--threads", "4", "--access-logfile", "-"]
+    command = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "--worker-class",
+        "backend.web.patient.PatientWorker",
+        "--threads",
+        "4",
+        "--access-logfile",
+        "-",
+    ]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             [*command, "--bind", f"0.0.0.0:{port}", "backend._wsgi:app"], env=environ, stdout=log, stderr=log

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lasagna.errors import ConfigError, QueryError
+from lasagna.labels import configuration
 from lasagna.labels.classes import describe_classes, make_label_config, read_labels, read_labels_file
 from lasagna.labels.configuration import parse_label_config, read_label_config
 from lasagna.masks.segmentation import ClassQuery
@@ -323,3 +324,33 @@ def test_500_labels() -> None:
     xml = make_label_config(queries)
     assert parse_label_config(xml).classes == tuple(queries)
     assert len({line.split("background=")[1][:9] for line in xml.splitlines() if "background=" in line}) > 480
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "".join(f'<Image name="i{number}" value="$image"/>' for number in range(20_000)),
+        '<BrushLabels name="b" toName="x"><Label value="a"/>' * 5000 + "</BrushLabels>" * 5000,
+        f'<BrushLabels name="b" toName="{"t,u," * 50_000}"><Label value="a"/></BrushLabels>',
+        "".join(
+            f'<BrushLabels name="b{number}" toName="i{number}"/><Image name="i{number}"/>' for number in range(9000)
+        ),
+        "<View>" * 50_000 + "</View>" * 50_000,
+        " " * 3_000_000,
+    ],
+    ids=["images", "nested controls", "targets", "controls without labels", "nested", "long"],
+)
+def test_a_configuration_costs_no_more_than_its_length(inner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that took 24 s is refused after a few looks at each element; they are counted."""
+    looks = 0
+    plain = configuration._Element.get
+
+    def counted(element: configuration._Element, name: str) -> str | None:
+        nonlocal looks
+        looks += 1
+        return plain(element, name)
+
+    monkeypatch.setattr(configuration._Element, "get", counted)
+    with pytest.raises(ConfigError):
+        parse_label_config(f"<View>{inner}</View>")
+    assert looks < 400_000
