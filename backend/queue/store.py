@@ -39,6 +39,7 @@ STATES = ("queued", "running", "ready", "done", "failed")
 KEEP_RESULT = 24 * 3600
 """Seconds for which a prediction is not computed again for the same image, query, parameters and version."""
 KEEP_PROJECT = 90 * 24 * 3600
+THRESHOLDS = "thresholds"
 _MAX_EVENTS = 10_000
 _MAX_ASIDE = 100
 
@@ -87,7 +88,8 @@ class Project:
         url: Label Studio's address ("" if it was never told).
         token: The token that came with it, "" if none.
         given_token: A token that a person gave for it (`lasagna prelabel --token`); it is tried before the other.
-        params: Parameters of the model from the backend's extra parameters: threshold, exclusive, chunk_size.
+        params: Parameters of the model from the backend's extra parameters: threshold, exclusive, chunk_size, and
+            `THRESHOLDS`, the labels' own.
         train: When it is trained, from the same place (`backend.loop.trainings.Policy`); "": as the setting says.
         instant: Whether it learns from each correction at once, from there too; None: as the setting says.
     """

@@ -18,7 +18,7 @@ from backend.instant.heads import ProjectHeads
 from backend.instant.policy import learns_at_once
 from backend.loop.trainings import CHANGES, Policy
 from backend.queue.jobs import enqueue_click, enqueue_works
-from backend.queue.store import Project, Registration, Store, Work
+from backend.queue.store import THRESHOLDS, Project, Registration, Store, Work
 from backend.registry.registry import Registry
 from backend.studio.address import normalise_url
 from backend.studio.images import image_address
@@ -79,16 +79,19 @@ def parse_parameters(extra: Any) -> dict[str, Any]:
         raise ConfigError(
             f'the extra parameters are a JSON object such as {{"threshold": 0.5}}, not {str(extra)[:80]!r}'
         )
-    names = (*PARAMETERS, TRAIN_WHEN, INSTANT)
+    names = (*PARAMETERS, THRESHOLDS, TRAIN_WHEN, INSTANT)
     unknown = sorted(str(name) for name in extra if name not in names)
     if unknown:
         logger.warning("extra parameters not used: %s (known: %s)", ", ".join(unknown), ", ".join(names))
     found = {name: extra[name] for name in names if extra.get(name) is not None}
     threshold, exclusive, chunk = (found.get(name) for name in PARAMETERS)
-    if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
-        raise ConfigError(f"threshold is a number between 0 and 1, not {threshold!r}")
-    if threshold is not None and not 0 < threshold < 1:
-        raise ConfigError(f"threshold is a probability between 0 and 1, not {threshold!r}")
+    if threshold is not None:
+        _check_threshold("threshold", threshold)
+    own = found.get(THRESHOLDS, {})
+    if not isinstance(own, Mapping):
+        raise ConfigError(f'{THRESHOLDS} are those of labels, such as {{"sky": 0.3}}, not {own!r}')
+    for label, value in own.items():
+        _check_threshold(f"the threshold of {label!r}", value)
     if exclusive is not None and not isinstance(exclusive, bool):
         raise ConfigError(f"exclusive is true or false, not {exclusive!r}")
     if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
@@ -98,6 +101,13 @@ def parse_parameters(extra: Any) -> dict[str, Any]:
     if TRAIN_WHEN in found:
         Policy.parse(str(found[TRAIN_WHEN]))
     return found
+
+
+def _check_threshold(what: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{what} is a number between 0 and 1, not {value!r}")
+    if not 0 < value < 1:
+        raise ConfigError(f"{what} is a probability between 0 and 1, not {value!r}")
 
 
 def label_config(xml: str) -> LabelConfig:
@@ -142,8 +152,13 @@ class Predictor:
             ConfigError: The labelling configuration or the parameters cannot be used.
             ServiceError: There is no model version yet.
         """
-        self._plan(config)
-        params = parse_parameters(extra)
+        plan, params = self._plan(config), parse_parameters(extra)
+        names = [query.name for query in plan.classes]
+        if unknown := [label for label in params.get(THRESHOLDS, {}) if label not in names]:
+            raise ConfigError(
+                f"{THRESHOLDS} names {', '.join(map(repr, unknown))}, and the labelling configuration has the labels "
+                f"{', '.join(map(repr, names))}"
+            )
         url = normalise_url(hostname) if hostname else ""
         before = self.store.project(project)
         given = before.given_token if before.url == url else ""

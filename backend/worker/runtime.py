@@ -33,7 +33,7 @@ from backend.instant.policy import learns_at_once
 from backend.instant.renewal import renew_next
 from backend.queue.connections import Connections
 from backend.queue.counters import BATCH_BOUNDS, Meter, reason_of
-from backend.queue.store import Store, Work
+from backend.queue.store import THRESHOLDS, Store, Work
 from backend.registry.registry import Registry
 from backend.studio.client import LabelStudioError
 from backend.studio.images import DoubtfulImageError, ImageLimits, fetch_image
@@ -45,7 +45,7 @@ from lasagna.assistant.each import segment_each
 from lasagna.errors import ConfigError, LasagnaError, in_words
 from lasagna.formats.hygiene import Hygiene, clean_segmentation, limit_region_bytes
 from lasagna.formats.label_studio import segmentation_to_label_studio
-from lasagna.labels.configuration import Control, LabelConfig, parse_label_config
+from lasagna.labels.configuration import Control, LabelConfig, parse_label_config, with_thresholds
 from lasagna.logs import logged
 from lasagna.masks.image import load_image
 from lasagna.masks.segmentation import ClassAnswer, Segmentation
@@ -233,7 +233,8 @@ class Runtime:
             data = fetch_image(label_studio, work.image, work.task, self._limits, known_as=project.url)
         except LasagnaError as error:
             return error
-        params = project.params or {}
+        params = dict(project.params or {})
+        plan = with_thresholds(plan, params.pop(THRESHOLDS, {}))
         image_key = hashlib.sha256(data).hexdigest()
         result_key = _result_key(image_key, plan, params, answering, self._hygiene)
         return _Piece(key, work, plan, params, image_key, result_key, data)
@@ -443,6 +444,6 @@ def _result_key(
     """Identifies a prediction: image, query as far as it changes the answer, parameters, the model's version and
     precision, what is left out."""
     query = [plan.image_name, [_drawn(control) for control in plan.controls], plan.absent_values]
-    asked = [(c.name, c.reads_as) for c in plan.classes]
+    asked = [(c.name, c.reads_as) if c.threshold is None else (c.name, c.reads_as, c.threshold) for c in plan.classes]
     identity = [image_key, query, asked, dict(params), answering, asdict(hygiene)]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:40]

@@ -6,8 +6,9 @@ ways to mend it that a user of chunks could take. What always holds: every row a
 classes; no remedy sees the truth, and none asks a list that is longer than the chunks, except where its name says so.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,9 +45,14 @@ class Redecided(Lasagna):
         self._how = how
 
     def _decide(
-        self, tokens: list[Tensor], texts: list[list[str]], threshold: float | None, chunk_size: int | None
+        self,
+        tokens: list[Tensor],
+        texts: list[list[str]],
+        threshold: float | None,
+        chunk_size: int | None,
+        own: Sequence[Mapping[str, float]] = (),
     ) -> Decided:
-        return self._how(super()._decide, tokens, texts, threshold, chunk_size)
+        return self._how(partial(super()._decide, own=own), tokens, texts, threshold, chunk_size)
 
 
 def halves(presence: int | None, masks: int | None) -> How:

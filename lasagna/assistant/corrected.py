@@ -103,7 +103,8 @@ def answer_with_head(
     decided = [found[texts[name]] for name in names]
     probability = np.array([each.probability for each in decided], np.float64)
     said = np.array([each.present for each in decided], bool)
-    level = 0.5 if threshold is None else threshold
+    own = {query.name: query.threshold for query in queries if query.threshold is not None}
+    level = np.array([own.get(name, 0.5 if threshold is None else threshold) for name in names], np.float64)
     prepared = features.prepared
     maps = feature_maps(model.model.encoder, prepared, features.encoded)
     judged = head.judge(maps, names, probability, said, level)

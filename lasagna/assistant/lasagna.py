@@ -7,7 +7,7 @@ What always holds: one answer per queried class, in query order; an image's answ
 of its batch; masks have the size of the image that was given.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,8 @@ class Lasagna(Learning):
                 what `encode_image` gave of one. Files and PIL images are read as `lasagna.load_image` does: EXIF
                 orientation is applied, more than 8 bits are scaled. Arrays are taken as they are.
             class_lists: One list per image.
-            threshold: Probability from which on a class is present, in (0, 1); None is 0.5.
+            threshold: Probability from which on a class is present, in (0, 1); None is 0.5. One of a `ClassQuery` comes
+                first.
             exclusive: Whether a pixel belongs to at most one class, the one with the largest logit. Otherwise each
                 class is answered for itself, and masks may overlap.
             chunk_size: Most classes in one question; None asks the whole list at once where it fits the context.
@@ -224,7 +225,8 @@ class Lasagna(Learning):
         with self._lock, torch.inference_mode():
             features = self._features(images)
             texts = [[self.format.read_text(query.text) for query in each] for each in queries]
-            found = self._decide([each.encoded.tokens for each in features], texts, threshold, chunk_size)
+            own = [_own_thresholds(*each) for each in zip(texts, queries, strict=True)]
+            found = self._decide([each.encoded.tokens for each in features], texts, threshold, chunk_size, own)
             if head is not None:
                 return [
                     answer_with_head(self, head, photo, asked, answers, threshold, exclusive)
@@ -388,11 +390,24 @@ class Lasagna(Learning):
         return [results[i] for i in range(len(prepared))]
 
     def _decide(
-        self, tokens: list[Tensor], texts: list[list[str]], threshold: float | None, chunk_size: int | None
+        self,
+        tokens: list[Tensor],
+        texts: list[list[str]],
+        threshold: float | None,
+        chunk_size: int | None,
+        own: Sequence[Mapping[str, float]] = (),
     ) -> list[dict[str, Decided]]:
-        """Present or absent for every image, by what the model reads; equal texts are asked once."""
+        """Present or absent for every image, by what the model reads; equal texts are asked once.
+
+        Args:
+            own: Thresholds of some texts, for each image; they come before `threshold`.
+        """
         calibration = self.calibration
-        raised = 0.0 if threshold is None else calibration.temperature * float(np.log(threshold / (1 - threshold)))
+
+        def raised(image: int, name: str) -> float:
+            level = own[image].get(name, threshold) if own else threshold
+            return 0.0 if level is None else calibration.temperature * float(np.log(level / (1 - level)))
+
         chunks: list[_Chunk] = []
         for i, asked in enumerate(texts):
             names = list(dict.fromkeys(asked))
@@ -408,7 +423,7 @@ class Lasagna(Learning):
             torch.cat(tokens),
             [chunk.query for chunk in chunks],
             [chunk.image for chunk in chunks],
-            [chunk.offsets + raised for chunk in chunks],
+            [chunk.offsets + torch.tensor([raised(chunk.image, name) for name in chunk.names]) for chunk in chunks],
             best_window(self.model.device),
         )
         found: list[dict[str, Decided]] = [{} for _ in texts]
@@ -447,6 +462,15 @@ def _empty(kind: type[Lasagna]) -> Lasagna:
     """What a pickled model is read into: its parts are of libraries that need torchvision."""
     ensure_torchvision()
     return kind.__new__(kind)
+
+
+def _own_thresholds(texts: list[str], queries: list[ClassQuery]) -> dict[str, float]:
+    """The thresholds of single classes, by what the model reads; the lowest of names that it reads alike."""
+    found: dict[str, float] = {}
+    for text, query in zip(texts, queries, strict=True):
+        if query.threshold is not None:
+            found[text] = min(query.threshold, found.get(text, 1.0))
+    return found
 
 
 def _assemble(

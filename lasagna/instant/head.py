@@ -109,7 +109,7 @@ class Head:
         names: list[str],
         probability: Figures | None,
         said: NDArray[np.bool_] | None,
-        threshold: float = 0.5,
+        threshold: float | NDArray[np.float64] = 0.5,
     ) -> Judged:
         """Which classes are in a photo.
 
@@ -117,7 +117,7 @@ class Head:
             maps: The photo's features.
             names: C distinct labels.
             probability, said: (C,) the model's; None of a head that works alone.
-            threshold: From which a class is present where the head serves.
+            threshold: From which a class is present where the head serves: one, or (C,).
         """
         place = {name: i for i, name in enumerate(self.names)}
         every = [*names, NONE]

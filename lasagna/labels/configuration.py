@@ -5,8 +5,9 @@ exactly that name; the only thing taken off is white space around it.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -27,12 +28,13 @@ ABSENT, _ANSWER = "absent", "answer"
 
 @dataclass(frozen=True)
 class Label:
-    """A `<Label>` of a control. `alias`, `hint` and `predicted_values` are the attributes of these names."""
+    """A `<Label>` of a control. `alias`, `hint`, `predicted_values` and `threshold` are its attributes."""
 
     value: str
     alias: str | None = None
     hint: str | None = None
     predicted_values: tuple[str, ...] = ()
+    threshold: float | None = None
 
     @property
     def written(self) -> str:
@@ -186,7 +188,9 @@ def _controls(element: _Element) -> Iterator[Control]:
         value = tag.get("value")
         if value is not None and value not in labels:
             predicted = [text.strip() for text in (tag.get("predicted_values") or "").split(",")]
-            labels[value] = Label(value, tag.get("alias"), tag.get("hint"), tuple(text for text in predicted if text))
+            texts = tuple(text for text in predicted if text)
+            threshold = label_threshold(value, tag.get("threshold"))
+            labels[value] = Label(value, tag.get("alias"), tag.get("hint"), texts, threshold)
     if not labels:
         return
     for target in dict.fromkeys(target.strip() for target in (element.get("toName") or "").split(",")):
@@ -203,6 +207,30 @@ def _check_depth(root: Any) -> None:
     raise ConfigError(f"the labelling configuration is nested deeper than {MOST_LEVELS} elements; flatten it")
 
 
+def with_thresholds(config: LabelConfig, thresholds: Mapping[str, float]) -> LabelConfig:
+    """The configuration with thresholds of labels in place of what it says itself; names that it has not are left."""
+    classes = tuple(
+        replace(query, threshold=thresholds[query.name]) if query.name in thresholds else query
+        for query in config.classes
+    )
+    return replace(config, classes=classes)
+
+
+def label_threshold(label: str, written: str | None) -> float | None:
+    """The `threshold` of a `<Label>`; None without one. Raises ConfigError for what is no probability."""
+    if written is None or not written.strip():
+        return None
+    try:
+        value = float(written)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        raise ConfigError(
+            f'<Label value="{label}" threshold="{written}">: a threshold is a probability between 0 and 1, such as 0.3'
+        )
+    return value
+
+
 def _plan(image: _Element, controls: list[Control], elements: list[_Element]) -> LabelConfig:
     variable = image.get("value") or ""
     if not variable.startswith("$") or len(variable) < 2:
@@ -215,7 +243,8 @@ def _plan(image: _Element, controls: list[Control], elements: list[_Element]) ->
         for label in control.labels if control.kind != "keypoint" else ():
             known = classes.get(label.value)
             if known is None or known.reads_as is None:  # assigning to a known name keeps its place
-                classes[label.value] = ClassQuery(label.value, label.reads_as)
+                threshold = known.threshold if known is not None and label.threshold is None else label.threshold
+                classes[label.value] = ClassQuery(label.value, label.reads_as, threshold)
     name, values = _absent_choices(image, elements)
     return LabelConfig(
         image_name=image.get("name") or "",

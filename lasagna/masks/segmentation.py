@@ -22,10 +22,12 @@ class ClassQuery:
     Attributes:
         name: The label as the user wrote it; answers carry it unchanged.
         reads_as: An alias or a description that the model reads instead of the name, or None.
+        threshold: Probability from which this class is present, in (0, 1); None: as for the others of the call.
     """
 
     name: str
     reads_as: str | None = None
+    threshold: float | None = None
 
     @property
     def text(self) -> str:
@@ -135,6 +137,8 @@ def class_queries(classes: Sequence[str | ClassQuery]) -> list[ClassQuery]:
     for i, query in enumerate(queries):
         if not query.name.strip() or not query.text.strip():
             raise QueryError(f"class {i + 1} of {len(queries)} is blank ({query.name!r}); remove it or give it a name")
+        if query.threshold is not None and not 0 < query.threshold < 1:
+            raise QueryError(f"the threshold of {query.name!r} is between 0 and 1, not {query.threshold!r}")
     return queries
 
 

@@ -201,6 +201,10 @@ class TestSetup:
             ({"extra_params": {"threshold": 2}}, "between 0 and 1"),
             ({"extra_params": {"threshold": True}}, "between 0 and 1"),
             ({"extra_params": {"exclusive": "yes"}}, "true or false"),
+            ({"extra_params": {"thresholds": 0.3}}, "are those of labels"),
+            ({"extra_params": {"thresholds": {"Cat": 3}}}, "the threshold of 'Cat' is a probability"),
+            ({"extra_params": {"thresholds": {"Cat": "0.3"}}}, "the threshold of 'Cat' is a number"),
+            ({"extra_params": {"thresholds": {"Cow": 0.3}}}, "'Cow', and the labelling configuration has the labels"),
             ({"extra_params": {"chunk_size": 0}}, "whole number"),
         ],
     )

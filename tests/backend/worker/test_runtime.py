@@ -87,6 +87,22 @@ class TestBatches:
         assert predict(runtime, later)["cached"] == 2
         assert model.batches == [1]
 
+    @pytest.mark.parametrize("where", ["configuration", "extra parameters"])
+    def test_a_threshold_of_a_label(self, runtime: Runtime, stub: StubLabelStudio, where: str) -> None:
+        """Everything is present at 0.01; a dog has to be all but certain."""
+        never = 1 - 1e-9
+        config = CONFIG
+        if where == "configuration":
+            config = CONFIG.replace('<Label value="Dog"/>', f'<Label value="Dog" threshold="{never}"/>', 1)
+        else:
+            params = {"threshold": 0.01, "thresholds": {"Dog": never, "gone": 0.5}}
+            runtime.store.keep_project(PROJECT, Project(stub.url, TOKEN, params=params))
+        predict(runtime, ask(runtime, stub.add_tasks(1), config))
+        post = runtime.store.take_post()
+        assert post is not None
+        drawn = {label for r in post.prediction["result"] for label in r["value"].get(r["type"], ())}
+        assert drawn == {"Cat", "Sky"}
+
     @pytest.mark.parametrize(
         "change",
         [

@@ -108,6 +108,24 @@ def test_lists_that_cannot_be_asked(model: Lasagna, labels: list[str], message: 
         model.segment(photo(), labels)
 
 
+def test_a_class_has_a_threshold_of_its_own(model: Lasagna) -> None:
+    low, high = 1e-9, 1 - 1e-9
+    asked = [ClassQuery("sky", threshold=high), "road", ClassQuery("tree", threshold=low)]
+    assert [a.name for a in model.segment(photo(), asked, threshold=low).present] == ["road", "tree"]
+    assert [a.name for a in model.segment(photo(), asked, threshold=high).present] == ["tree"]
+    assert [a.name for a in model.segment(photo(), asked, threshold=low, chunk_size=1).present] == ["road", "tree"]
+    plain = model.segment(photo(), ["sky", "road", "tree"], threshold=low)
+    assert model.segment(photo(), [ClassQuery("sky", threshold=low)])["sky"].probability == pytest.approx(
+        model.segment(photo(), ["sky"])["sky"].probability
+    )
+    assert [a.name for a in plain.present] == ["sky", "road", "tree"]
+    # of two that the model reads alike the lowest counts
+    twins = [ClassQuery("a", "sky", high), ClassQuery("b", "sky", low)]
+    assert [a.name for a in model.segment(photo(), twins).present] == ["a", "b"]
+    with pytest.raises(QueryError, match="threshold of 'sky' is between 0 and 1"):
+        model.segment(photo(), [ClassQuery("sky", threshold=1.0)])
+
+
 def test_other_misuse_is_refused(model: Lasagna) -> None:
     with pytest.raises(QueryError, match="as many class lists"):
         model.segment_batch([photo()], [])

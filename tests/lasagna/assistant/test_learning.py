@@ -9,6 +9,7 @@ from lasagna import Lasagna
 from lasagna.errors import CheckpointError, DataError
 from lasagna.instant.head import Head
 from lasagna.masks.image import load_image
+from lasagna.masks.segmentation import ClassQuery
 from training.data.records import UNKNOWN
 from training.data.sources.folder import Folder
 
@@ -88,6 +89,12 @@ def test_a_threshold_moves_decisions_of_a_head(taught: Lasagna) -> None:
     for threshold in (0.02, 0.5, 0.98):
         answer = taught.segment(image, NAMES, threshold=threshold)
         assert all((each.probability >= threshold) == each.is_present for each in answer.classes)
+
+
+def test_a_class_has_a_threshold_of_its_own_with_a_head(taught: Lasagna) -> None:
+    image, _ = made(99)
+    asked = [ClassQuery("disc", threshold=1 - 1e-12), "ground", ClassQuery("nothing", threshold=1e-12)]
+    assert [a.name for a in taught.segment(image, asked).present] == ["ground", "nothing"]
 
 
 def test_below_five_corrections_masks_and_decisions_are_the_models() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lasagna.errors import ConfigError, QueryError
 from lasagna.labels import configuration
 from lasagna.labels.classes import describe_classes, make_label_config, read_labels, read_labels_file
-from lasagna.labels.configuration import parse_label_config, read_label_config
+from lasagna.labels.configuration import parse_label_config, read_label_config, with_thresholds
 from lasagna.masks.segmentation import ClassQuery
 
 ODD = [
@@ -231,6 +231,23 @@ def test_all_controls_at_once() -> None:
     assert (config.absent_choices, config.absent_values) == ("absent", (("Sky", "Sky"), ("Auto", "car")))
     assert [control.name for control, _ in config.controls_for("Sky")] == ["brush", "box"]
     assert config.controls_for("Only here") == []
+
+
+def test_thresholds_of_labels() -> None:
+    xml = ALL_AT_ONCE.replace('alias="car"/>', 'alias="car" threshold="0.25"/>', 1)
+    config = parse_label_config(xml)  # "Auto" stands in a second control without one
+    assert [query.threshold for query in config.classes] == [None, 0.25, None]
+    given = with_thresholds(config, {"Sky": 0.5, "Auto": 0.75, "gone": 0.1})
+    assert [query.threshold for query in given.classes] == [0.5, 0.75, None]
+    assert given.controls == config.controls
+    assert parse_label_config(ALL_AT_ONCE.replace('hint="tree"', 'threshold=" "')).classes[2].threshold is None
+
+
+@pytest.mark.parametrize("written", ["0", "1", "1.5", "-0.1", "nan", "30 %", "0,3", "inf"])
+def test_a_threshold_that_is_no_probability_is_named(written: str) -> None:
+    xml = ALL_AT_ONCE.replace('alias="car"/>', f'alias="car" threshold="{written}"/>', 1)
+    with pytest.raises(ConfigError, match=r'<Label value="Auto" threshold=.*between 0 and 1, such as 0\.3'):
+        parse_label_config(xml)
 
 
 def test_a_label_with_an_alias_is_written_as_the_alias() -> None:
