@@ -12,7 +12,9 @@ import difflib
 import re
 import sys
 import textwrap
+import tomllib
 from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import click
@@ -150,6 +152,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Write the generated parts of the documents.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if anything would change")
     check = parser.parse_args(arguments).check
+    if missing := _not_installed():
+        raise SystemExit(f"{', '.join(missing)}: not installed as pyproject.toml says; type `make setup` and try again")
     lag = False
     made = {document: updated(document) for document in dict.fromkeys(name for name, _ in BLOCKS)}
     for document, new in {**made, "house.svg": house.draw()}.items():
@@ -168,6 +172,17 @@ def main(arguments: list[str] | None = None) -> int:
     if check and lag:
         print("The documents lag behind the code; run: python -m tools.docs")
     return int(check and lag)
+
+
+def _not_installed() -> list[str]:
+    """Entry points that are in the files and not in this environment, or the other way round."""
+    found: set[tuple[str, str, str]] = set()
+    for file in ("pyproject.toml", "lab/pyproject.toml"):
+        given = tomllib.loads((DOCS.parent / file).read_text(encoding="utf-8"))["project"]["entry-points"]
+        found |= {(group, name, value) for group, points in given.items() for name, value in points.items()}
+    groups = {group for group, _, _ in found}
+    here = {(group, point.name, point.value) for group in groups for point in entry_points(group=group)}
+    return sorted({name for _, name, _ in found ^ here})
 
 
 def _context() -> click.Context:
