@@ -4,7 +4,7 @@
 |---|---|---|
 | GET /health (and /) | 1 s | 200 `{"status": "UP", ...}` while this process lives; says whether Redis is there |
 | GET /ready | not called | 200 where predictions can be made now, else 503; `checks` says what is missing |
-| POST /setup | 3 s | `{"model_version": ...}`; a labelling configuration that cannot be used is refused |
+| POST /setup | 3 s | `{"model_version": ..., "not_served": [...], "by_people": [...]}`; refuses what cannot be used |
 | POST /predict | 100 s | `{"results": [one entry per task], ...}` within the setting `predict_deadline` |
 | POST /webhook | 1 s | 201 at once; the event is noted for the learning loop |
 | GET /report/PROJECT | not called | the page of edit effort (`backend.effort.page`), for people |

@@ -31,6 +31,7 @@ CONFIG = f"""<View>
   <Image name="image" value="$image"/>
   <BrushLabels name="brush" toName="image"><Label value="{LABEL}" background="#1f7a8c"/></BrushLabels>
 </View>"""
+[_IMAGE] = parse_label_config(CONFIG).images
 _ROWS, _COLUMNS = 3, 4
 _LEARNT_WITHIN = 60.0
 _PAPER, _INK, _SOFT, _ADDED, _WRONG = "#ffffff", "#1d1d1f", "#6e6e73", (31, 122, 140), (208, 60, 48)
@@ -143,7 +144,7 @@ def _learnt(parts: "Demo", project: int, before: str) -> float | None:
 
 def _regions(truth: Mask, task: int) -> list[dict[str, Any]]:
     answer = Segmentation((truth.shape[0], truth.shape[1]), (ClassAnswer(LABEL, 1.0, truth if truth.any() else None),))
-    found = segmentation_to_label_studio(answer, parse_label_config(CONFIG), f"correct-{task}", "person")["result"]
+    found = segmentation_to_label_studio(answer, _IMAGE, f"correct-{task}", "person")["result"]
     return [{**{key: value for key, value in region.items() if key != "score"}, "origin": "manual"} for region in found]
 
 

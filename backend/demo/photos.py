@@ -26,7 +26,7 @@ def demo_label_config(labels: str | None, path: Path | None) -> str:
             xml = files("label_config").joinpath("demo.xml").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the labelling configuration {path} cannot be read: {error}") from error
-    if parse_label_config(xml).image_variable != "image":
+    if set(parse_label_config(xml).fields) != {"image"}:
         raise ConfigError('the photos of the demo are the variable "image": use <Image ... value="$image"/>')
     return xml
 

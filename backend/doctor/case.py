@@ -13,6 +13,7 @@ from backend.doctor.troubles import TROUBLES
 from backend.queue.store import Store
 from lasagna.errors import LasagnaError
 from lasagna.labels.configuration import LabelConfig
+from lasagna.labels.parts import ImageConfig
 from lasagna.settings import Settings, hide_password
 
 State = Literal["ok", "wrong", "note", "skipped"]
@@ -94,7 +95,7 @@ class Case:
         self.plan: LabelConfig | None = None
         self.connected: list[dict[str, Any]] = []  # backends, that which is asked first
         self.task: Any = None
-        self.image_size = (0, 0)
+        self.shown: list[tuple[ImageConfig, tuple[int, int] | None]] = []  # images of the task, with their sizes
         self.version = ""  # that Label Studio was told
         if not self.backend_url:
             host = self.settings.host

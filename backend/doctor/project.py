@@ -16,10 +16,10 @@ from backend.studio.client import LabelStudio, LabelStudioError, connection_faul
 from backend.studio.project_id import number_of, project_uid
 from lasagna.errors import ConfigError
 from lasagna.labels.configuration import parse_label_config
+from lasagna.labels.parts import ImageConfig
 
 _CORRECTIONS = {"ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED"}
 """The events without which corrections go unnoticed."""
-_DRAWN = ("brushlabels", "polygonlabels", "rectanglelabels")
 _JUST_NOW = 60.0
 _GATEWAY_SECONDS = 55.0
 """Gateways often end a request after 60 s, Label Studio itself after 100 s."""
@@ -51,26 +51,29 @@ def _labels(case: Case) -> str:
         plan = case.plan = parse_label_config(case.project["label_config"])
     except ConfigError as error:
         case.wrong("config-control", error=str(error))
+    for part in plan.not_served:
+        case.note("note-not-served", part=str(part))
     asked = {query.name for query in plan.classes}
-    for name, control in (case.project.get("parsed_label_config") or {}).items():
-        missed = sorted(set(control.get("labels") or ()) - asked)
-        kind = str(control.get("type"))
-        if not missed or not kind.lower().endswith("labels"):
-            continue
-        if kind.lower() in _DRAWN and plan.image_name not in (control.get("to_name") or ()):
-            case.wrong("config-other-image", labels=", ".join(missed), controls=name, image=plan.image_name)
-        case.note("note-labels", labels=", ".join(missed), controls=kind)
-    for own in plan.controls:
+    said = []
+    for image in plan.images:
+        _look_at_labels(case, image, asked)
+        kinds = ", ".join(dict.fromkeys(control.kind for control in image.drawn))
+        name = f"{image.image_name}: " if len(plan.images) > 1 else ""
+        of_task = " and those of each task" if any(control.is_dynamic for control in image.controls) else ""
+        said.append(f"{name}{len(image.classes)} asked{of_task}, drawn as {kinds}")
+    return "; ".join(said) + (f"; left to people: {', '.join(plan.by_people)}" if plan.by_people else "")
+
+
+def _look_at_labels(case: Case, image: ImageConfig, asked: set[str]) -> None:
+    for own in image.controls:
         for label in own.labels:
-            other = own.label_written(label.written)
+            other = own.label_written(list(label.path) or label.written)
             if other is not None and other is not label:
                 labels = f"{other.value!r} and {label.value!r}"
                 case.wrong("config-alias", labels=labels, control=own.name, written=label.written)
-    unknown = sorted(value for value, _ in plan.absent_values if value not in asked)
-    if unknown:
+    unknown = sorted(value for value, _ in image.absent_values if value not in asked)
+    if unknown and not any(control.is_dynamic for control in image.controls):
         case.wrong("config-absent", choices=", ".join(map(repr, unknown)))
-    kinds = dict.fromkeys(control.kind for control in plan.controls if control.kind != "keypoint")
-    return f"{len(plan.classes)} asked, drawn as {', '.join(kinds)}"
 
 
 # --- the connection ---------------------------------------------------------------------------------------------------
@@ -101,7 +104,8 @@ def _backend(case: Case) -> str:
         if told is None or told > _JUST_NOW:
             case.wrong("backend-redis", url=url, redis=case.redis_url)
     plan = case.plan
-    is_smart = plan is not None and (any(control.smart for control in plan.controls) or plan.question_area is not None)
+    images = plan.images if plan is not None else ()
+    is_smart = any(image.question_area or any(control.smart for control in image.controls) for image in images)
     if case.settings.predict_deadline > _GATEWAY_SECONDS:
         case.note("note-deadline", seconds=case.settings.predict_deadline)
     if is_smart and not backend.get("is_interactive"):

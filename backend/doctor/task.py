@@ -13,10 +13,11 @@ from backend.doctor.client import Inspection
 from backend.doctor.installation import silent_workers
 from backend.doctor.match import misfits
 from backend.queue.living_workers import predicting_workers
-from backend.queue.store import Work
+from backend.queue.works import work_of
 from backend.studio.client import LabelStudioError, StudioTask
-from backend.studio.images import ImageLimits, fetch_image, image_address
+from backend.studio.images import CLOUD_SCHEMES, ImageLimits, fetch_image
 from lasagna.errors import ImageError
+from lasagna.labels.configuration import TaskImage
 from lasagna.masks.image import load_image
 
 _PREDICT_SECONDS = 150.0
@@ -24,12 +25,31 @@ _PREDICT_SECONDS = 150.0
 
 
 def _image(case: Case) -> str:
+    """Fetches each image of the task; a prediction is made as long as one can be had."""
     task = case.task = _choose(case)
     assert case.plan is not None
     try:
-        address = image_address({"data": task.data}, case.plan.image_variable)
+        images = case.plan.shown(task.data)
     except ImageError as error:
-        case.wrong("image-field", task=task.id, error=str(error))
+        trouble = "task-labels" if "lists no labels" in str(error) else "image-field"
+        case.wrong(trouble, task=task.id, error=str(error))
+    said = []
+    for image in images:
+        width, height, size = _look(case, task, image)
+        case.shown.append((image.config, (width, height)))
+        name = f"{image.config.name}, " if len(images) > 1 else ""
+        said.append(f"{name}{size} bytes, {width} x {height} pixels")
+    for image in case.plan.of_task(task.data):
+        if image.problem:
+            case.note("note-image-missing", task=task.id, image=image.config.name, error=image.problem)
+        if image.shared_with:
+            case.note("note-list", task=task.id, count=image.shared_with + 1, image=image.config.image_name)
+    return f"task {task.id}: {'; '.join(said)}"
+
+
+def _look(case: Case, task: StudioTask, image: TaskImage) -> tuple[int, int, int]:
+    """Width, height and bytes of an image of the task."""
+    address = image.address
     known_as = case.store.project(case.uid).url if case.has_redis else ""
     limits = ImageLimits.from_settings(case.settings)
     try:
@@ -37,9 +57,11 @@ def _image(case: Case) -> str:
     except (ImageError, LabelStudioError) as error:
         is_off = isinstance(error, LabelStudioError) and error.status == 403
         why = "serving them is switched off" if is_off else "no storage covers it, or it is gone"
-        case.wrong(_of_address(address, str(error)), task=task.id, address=address, error=cause(error), why=why)
+        trouble = _of_address(address, str(error))
+        words = str(error) if trouble == "image-address" else cause(error)  # there the fix is in the words
+        case.wrong(trouble, task=task.id, address=address, error=words, why=why)
     try:
-        image = load_image(
+        found = load_image(
             data,
             max_bytes=case.settings.max_image_bytes,
             max_pixels=case.settings.max_image_pixels,
@@ -48,8 +70,7 @@ def _image(case: Case) -> str:
         )
     except ImageError as error:
         case.wrong("image-broken", task=task.id, error=cause(error))
-    case.image_size = image.size
-    return f"task {task.id}: {len(data)} bytes, {image.width} x {image.height} pixels"
+    return found.width, found.height, len(data)
 
 
 def _choose(case: Case) -> StudioTask:
@@ -72,9 +93,13 @@ def _of_address(address: str, error: str) -> str:
         return "image-local-files"
     if "has no uploaded file" in error:
         return "image-upload-gone"
-    if parts.scheme not in ("", "http", "https"):
+    if parts.scheme in CLOUD_SCHEMES:
         return "image-cloud"
-    return "image-elsewhere" if "is not fetched" in error else "image-unreachable"
+    if parts.scheme == "data":
+        return "image-broken"
+    if "is not fetched" not in error:
+        return "image-unreachable"
+    return "image-elsewhere" if parts.scheme in ("http", "https") else "image-address"
 
 
 def _prediction(case: Case) -> str:
@@ -128,7 +153,8 @@ def _check_version(case: Case, prediction: dict[str, Any]) -> None:
 
 def _check_fit(case: Case, task: int, prediction: dict[str, Any]) -> None:
     assert case.plan is not None
-    found = misfits(prediction["result"], case.plan, case.image_size)
+    configs, sizes = zip(*case.shown, strict=True)
+    found = misfits(prediction["result"], configs, sizes)
     if found:
         what = "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
         case.wrong("predict-mismatch", task=task, what=what, project=case.number)
@@ -139,12 +165,12 @@ def _record(case: Case, task: StudioTask | None) -> tuple[str, str]:
     assert case.plan is not None
     if task is None:
         return "", ""
+    config_key = case.store.keep_config(case.project["label_config"])
     try:
-        image = image_address({"data": task.data}, case.plan.image_variable)
+        work = work_of(case.plan, {"id": task.id, "data": task.data}, case.uid, config_key, case.version)
     except ImageError as error:
         return "failed", str(error)
-    config = case.store.keep_config(case.project["label_config"])
-    fields = case.store.fields([Work(case.uid, task.id, image, config, case.version).key])[0]
+    fields = case.store.fields([work.key])[0]
     return fields.get("state", ""), fields.get("reason", "")
 
 

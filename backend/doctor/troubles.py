@@ -128,17 +128,9 @@ TROUBLES: dict[str, Trouble] = {
     ),
     "config-control": Trouble(
         "labels",
-        "no image, no BrushLabels, PolygonLabels or RectangleLabels with labels, or labels that come from each task",
+        "no image, or nothing with labels that draws on it",
         "nothing can be predicted under this configuration: {error}",
         "change it under Settings > Labeling Interface > Code; label_config/ in this repository has examples",
-    ),
-    "config-other-image": Trouble(
-        "labels",
-        "a control whose toName is another image than the first one that masks are drawn on",
-        "the labels {labels} are never asked: {controls} draws on another image than {image!r}, which is the one "
-        "that is "
-        "predicted",
-        "set toName={image!r} for that control, or take it out",
     ),
     "config-alias": Trouble(
         "labels",
@@ -152,11 +144,12 @@ TROUBLES: dict[str, Trouble] = {
         'the Choices "absent" has {choices}, which no control has as a label: they are never listed',
         "write its choices like the labels, letter by letter",
     ),
-    "note-labels": Trouble(
+    "note-not-served": Trouble(
         "labels",
-        "labels that only other controls have (EllipseLabels, KeyPointLabels, ...)",
-        "no prediction draws the labels {labels}: only {controls} has them",
-        "add them to BrushLabels, PolygonLabels or RectangleLabels if they are to be predicted",
+        "a part of the labelling configuration that no prediction is made for: lines, labels that only key points "
+        "have, an image that nothing draws on, a video",
+        "{part}",
+        "leave it as it is if people fill it in; else change it under Settings > Labeling Interface > Code",
         is_note=True,
     ),
     "backend-none": Trouble(
@@ -303,9 +296,39 @@ TROUBLES: dict[str, Trouble] = {
     ),
     "image-field": Trouble(
         "image",
-        "the image is not in the field that the labelling configuration names",
+        "the image is not where the labelling configuration says",
         "task {task} names no image: {error}",
-        'correct value="$..." of the Image tag, or import the tasks with that field',
+        'import the task with that field, or correct value="$..." (or valueList) of the Image tag to where the address '
+        "is",
+    ),
+    "task-labels": Trouble(
+        "image",
+        "the labels stand in the tasks, and this one has none",
+        "there is nothing to ask of task {task}: {error}",
+        'import the task with a list of labels, each an object with a "value", in the field that the control\'s '
+        'value="$..." names',
+    ),
+    "image-address": Trouble(
+        "image",
+        "the field holds something else than an address: HTML, a path on somebody's machine, a path without its slash",
+        "the image of task {task} is at no address: {error}",
+        "import the task with an address that the editor shows: /data/upload/..., /data/local-files/?d=..., "
+        "https://..., s3://...",
+    ),
+    "note-image-missing": Trouble(
+        "image",
+        "the configuration shows several images, and the task has not all of them",
+        "task {task} has no image {image}: {error}",
+        "the others are predicted; import the task with that field if it is to have the image",
+        is_note=True,
+    ),
+    "note-list": Trouble(
+        "image",
+        'value="$..." holds a list of images',
+        "task {task} shows a list of {count} images in {image!r}: Label Studio draws each region on all of them and "
+        "does not say which it is meant for; the first is predicted, and nothing is learned from the task",
+        'write valueList="$..." in place of value="$...": then each is a page of its own',
+        is_note=True,
     ),
     "image-upload-gone": Trouble(
         "image",

@@ -4,6 +4,7 @@ Pure functions of Label Studio's JSON and of masks; no model, no torch. What alw
 
 - a task is compared by two annotations of the same photo: the prediction that its annotator was shown, and what was
   submitted. Which prediction that was: `shown_prediction`;
+- each image of a task is compared by itself: a region belongs to the image that its `to_name` and page say;
 - pixels and boundaries are compared by class, all regions of a class together, as training reads them
   (`lasagna.formats.annotations`): they do not depend on how an object is cut into regions;
 - regions are compared by their id, which Label Studio keeps when a prediction becomes an annotation. A region is
@@ -23,11 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lasagna.errors import DataError
-from lasagna.formats.annotations import DRAWN, Region, choose_annotation, region_to_mask, regions_to_masks
-from lasagna.formats.label_studio import region_to_label
+from lasagna.formats.annotations import choose_annotation, region_to_mask, regions_to_masks
+from lasagna.formats.regions import Region, read_regions
 from lasagna.labels.configuration import LabelConfig
+from lasagna.labels.parts import ImageConfig
 from lasagna.masks.conversions import mask_to_box
 from lasagna.masks.segmentation import Mask
+
+NO_LABEL = "(no label)"
+"""What regions without a label are called."""
 
 
 @dataclass(frozen=True)
@@ -175,34 +180,53 @@ def _boundary(padded: Mask) -> Mask:
 # --- Tasks ------------------------------------------------------------------------------------------------------------
 
 
-def task_effort(task: Mapping[str, Any], config: LabelConfig) -> TaskEffort:
-    """What an annotator changed in a task.
+def task_effort(task: Mapping[str, Any], config: LabelConfig, renamed: Mapping[str, str] | None = None) -> TaskEffort:
+    """What an annotator changed in a task, on all images that it shows.
 
     Args:
-        task: With `id`, `annotations` and `predictions`, both with their `result`, as Label Studio lists tasks.
+        task: With `id`, `data`, `annotations` and `predictions`, both with their `result`, as Label Studio lists tasks.
         config: The project's labelling configuration.
+        renamed: Labels that were renamed: old name -> new name.
 
     Raises:
         DataError: The task cannot be compared: nothing was submitted, no prediction was shown, or a mask is damaged.
     """
     annotation = choose_annotation(task.get("annotations") or ())
     prediction = shown_prediction(annotation, task.get("predictions") or ())
-    old, new = _regions(prediction, config, "predicted"), _regions(annotation, config, "submitted")
-    sizes = {size for regions in (old, new) for _, size in regions.values()}
-    if len(sizes) > 1:
-        raise DataError(f"its regions were drawn on photos of different sizes: {sorted(sizes)}")
-    size = sizes.pop() if sizes else (0, 0)
-    before, after = ({id: region for id, (region, _) in regions.items()} for regions in (old, new))
+    images = [image.config for image in config.of_task(task.get("data") or {})]
+    old, new = (_regions(side, images, renamed) for side in (prediction, annotation))
+    pixels, efforts, counts = 0, [], dict[str, RegionCounts]()
+    for image, before, after in zip(images, old, new, strict=True):
+        size = _size([*before.values(), *after.values()], image.name if len(images) > 1 else "")
+        pixels += size[0] * size[1]
+        efforts.append(edit_effort(_class_masks(before, size, "predicted"), _class_masks(after, size, "submitted")))
+        for name, one in _compare_regions(before, after, size).items():
+            counts[name] = counts.get(name, RegionCounts())
+            counts[name] += one
     seconds = annotation.get("lead_time")
     return TaskEffort(
         int(task["id"]),
         str(prediction.get("model_version") or "unknown"),
         str(prediction.get("created_at") or ""),
-        size[0] * size[1],
+        pixels,
         float(seconds) if isinstance(seconds, int | float) else None,
-        edit_effort(_class_masks(before, size), _class_masks(after, size)),
-        _compare_regions(before, after, size),
+        _together(efforts),
+        counts,
     )
+
+
+def _together(efforts: Sequence[Effort]) -> Effort:
+    """The efforts of several images: pixels add up, the boundary of a class is the mean over the images."""
+    if len(efforts) == 1:
+        return efforts[0]
+    found = {}
+    for name in dict.fromkeys(name for effort in efforts for name in effort.classes):
+        parts = [effort.classes[name] for effort in efforts if name in effort.classes]
+        boundaries = [one.boundary for one in parts if one.boundary is not None]
+        sums = (sum(getattr(one, what) for one in parts) for what in ("before", "after", "changed"))
+        before, after, changed = sums
+        found[name] = ClassEffort(before, after, changed, _mean(boundaries))
+    return Effort(found)
 
 
 def shown_prediction(annotation: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -234,52 +258,62 @@ def shown_prediction(annotation: Mapping[str, Any], predictions: Sequence[Mappin
     return max(earlier, key=key)
 
 
-_Found = tuple[Region[str], tuple[int, int]]
+def _regions(
+    annotation: Mapping[str, Any], images: Sequence[ImageConfig], renamed: Mapping[str, str] | None
+) -> list[dict[str, Region]]:
+    """The drawn regions of an annotation or a prediction by their id, for each image. One without an id gets one that
+    no region of the other side has."""
+    reading = read_regions(annotation.get("result") or (), images, renamed)
+    return [
+        {region.id or f"{id(region)}": region for region in regions if region.is_area} for regions in reading.of_image
+    ]
 
 
-def _regions(annotation: Mapping[str, Any], config: LabelConfig, side: str) -> dict[str, _Found]:
-    """The drawn regions of an annotation or a prediction by their id, with (height, width) of the photo. One without an
-    id gets one that no region of the other side has."""
-    found: dict[str, _Found] = {}
-    for number, region in enumerate(annotation.get("result") or ()):
-        known = region_to_label(region, config)
-        if known is None or known[0].kind not in DRAWN:
-            continue
-        try:
-            size = int(region["original_height"]), int(region["original_width"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"region {region.get('id')} does not say the size of the photo ({error!r})") from error
-        control, label = known
-        name = f"{side} region {region.get('id')} of {control.name}"
-        id = str(region.get("id") or f"{side} {number}")
-        found[id] = Region(name, control.kind, label.value, region["value"]), size
-    return found
+def _size(regions: Sequence[Region], image: str) -> tuple[int, int]:
+    """(height, width) of the image that regions were drawn on; (0, 0) without any."""
+    of_image = f" of {image!r}" if image else ""
+    unsized = next((region for region in regions if region.size is None), None)
+    if unsized is not None:
+        raise DataError(f"{unsized.name}{of_image} does not say the size of the photo")
+    sizes = {region.size for region in regions if region.size is not None}
+    if len(sizes) > 1:
+        raise DataError(f"its regions{of_image} were drawn on photos of different sizes: {sorted(sizes)}")
+    return sizes.pop() if sizes else (0, 0)
 
 
-def _class_masks(regions: Mapping[str, Region[str]], size: tuple[int, int]) -> dict[str, Mask]:
-    return dict(regions_to_masks(regions.values(), size))
+def _class_names(region: Region) -> list[str]:
+    """The classes of a region: its labels, also such that the configuration no longer has; both sides may have them."""
+    return [*(label.value for label in region.labels), *region.unknown_labels] or [NO_LABEL]
+
+
+def _class_masks(regions: Mapping[str, Region], size: tuple[int, int], side: str) -> dict[str, Mask]:
+    pairs = [(name, region) for region in regions.values() for name in _class_names(region)]
+    try:
+        return dict(regions_to_masks(pairs, size))
+    except DataError as error:
+        raise DataError(f"{side} {error}") from error
 
 
 def _compare_regions(
-    before: Mapping[str, Region[str]], after: Mapping[str, Region[str]], size: tuple[int, int]
+    before: Mapping[str, Region], after: Mapping[str, Region], size: tuple[int, int]
 ) -> dict[str, RegionCounts]:
     """By the class that a region has now, or had where it is deleted."""
     counts: dict[str, RegionCounts] = {}
     for id, region in after.items():
-        one, old = counts.setdefault(region.key, RegionCounts()), before.get(id)
+        one, old = counts.setdefault(_class_names(region)[0], RegionCounts()), before.get(id)
         if old is None:
             one.added += 1
-        elif (old.kind, old.key) == (region.kind, region.key) and _same_pixels(old, region, size):
+        elif (old.kind, _class_names(old)) == (region.kind, _class_names(region)) and _same_pixels(old, region, size):
             one.accepted += 1
         else:
             one.changed += 1
     for id, region in before.items():
         if id not in after:
-            counts.setdefault(region.key, RegionCounts()).deleted += 1
+            counts.setdefault(_class_names(region)[0], RegionCounts()).deleted += 1
     return counts
 
 
-def _same_pixels(old: Region[str], new: Region[str], size: tuple[int, int]) -> bool:
+def _same_pixels(old: Region, new: Region, size: tuple[int, int]) -> bool:
     """Whether two regions draw the same pixels, even if the editor wrote other run lengths or rounded percentages."""
     if old.value == new.value:
         return True

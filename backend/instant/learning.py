@@ -15,7 +15,7 @@ What always holds:
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,20 +24,22 @@ from backend.instant.changes import CRASHES, EVERYTHING, Changes
 from backend.instant.heads import HeadState, ProjectHeads
 from backend.instant.reading import read_annotation
 from backend.queue.connections import Connections
+from backend.registry.label_histories import LabelHistories
 from backend.registry.records import project_number
 from backend.registry.registry import Registry
 from backend.registry.trained import trained_photos
 from backend.studio.client import LabelStudio, LabelStudioError
-from backend.studio.images import ImageLimits, fetch_image, image_address
-from lasagna.errors import LasagnaError
+from backend.studio.images import ImageLimits, fetch_image, task_data
+from lasagna.errors import ImageError, LasagnaError
 from lasagna.files import write_atomically
 from lasagna.formats.annotations import choose_annotation
 from lasagna.instant.store import HeadStore
-from lasagna.labels.configuration import LabelConfig, parse_label_config
+from lasagna.labels.configuration import LabelConfig, TaskImage, parse_label_config
 from lasagna.masks.image import image_format
 
 if TYPE_CHECKING:
     from lasagna.assistant.lasagna import Lasagna
+    from lasagna.instant.correction import Correction
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +86,7 @@ class Learning:
         self._connections, self.changes = connections, changes
         self._registry, self._own_version, self._limits = registry, own_version, limits
         self.heads = ProjectHeads(registry.folder)
+        self.histories = LabelHistories(registry.folder)
         self._stores: dict[Path, HeadStore] = {}
 
     def version(self, project: str) -> str:
@@ -198,6 +201,7 @@ class _Batch:
         self._label_studio, self._known_as, self._store, self._trained = label_studio, known_as, store, trained
         self._number = int(project_number(project))
         self._seen: dict[str, list[Any]] = _read_json(store.folder / _SEEN)
+        self._history = learning.histories.of(project)
         self.handled: list[str] = []
 
     def unlike_label_studio(self) -> list[str]:
@@ -222,7 +226,7 @@ class _Batch:
         for number in sorted(chunk, key=lambda n: str(chosen[n].get("updated_at") or "") if n in chosen else ""):
             task, ended = str(number), ""
             if number not in chosen:
-                ended = "removed" if self._store.remove(task) else ""
+                ended = "removed" if self._forget(task) else ""
                 self._seen.pop(task, None)
                 self._learning.changes.take_back(self._project, task)
             elif self._is_known(task, chosen[number]):
@@ -243,35 +247,57 @@ class _Batch:
         changes, name = self._learning.changes, str(task["id"])
         if changes.attempt(self._project, name) > CRASHES:
             return self._set_aside(name, annotation, f"the worker died {CRASHES} times while it learnt from this task")
-        try:
-            address = image_address(task, plan.image_variable)
-            limits = self._learning._limits
-            data = fetch_image(self._label_studio, address, int(name), limits, known_as=self._known_as)
-            features, photo_key = self._learning._features_of(self._model, data, address)
-            kind = image_format(data)
-            annotated = read_annotation({**task, "annotations": [annotation]}, data, kind, xml, plan)
-            correction = self._model.observe(
-                features,
-                annotated.masks,
-                name,
-                classes=annotated.classes,
-                undecided=annotated.undecided,
-                is_evidence=self._trained is not None and photo_key not in self._trained,
-            )
-        except LabelStudioError as error:
-            if error.is_temporary:
-                raise
-            return self._set_aside(name, annotation, str(error))
-        except LasagnaError as error:
-            return self._set_aside(name, annotation, str(error))
-        self._store.put(correction)
+        corrections, reasons = [], []
+        images = plan.of_task(task_data(task))
+        for image in images:
+            try:
+                if not image.address:
+                    raise ImageError(image.problem)
+                id = name if len(images) == 1 else f"{name}:{image.config.name}"
+                corrections.append(self._observe(task, annotation, image, id, xml))
+            except LabelStudioError as error:
+                if error.is_temporary:
+                    raise
+                reasons.append(str(error))
+            except LasagnaError as error:
+                reasons.append(str(error))
+        if not corrections:
+            return self._set_aside(name, annotation, "; ".join(dict.fromkeys(reasons)) or "the task shows no image")
+        self._forget(name, besides={correction.id for correction in corrections})
+        for correction in corrections:
+            self._store.put(correction)
         self._seen[name] = _identity(annotation)
         changes.take_back(self._project, name)
         return "learnt"
 
+    def _observe(
+        self, task: dict[str, Any], annotation: dict[str, Any], image: TaskImage, id: str, xml: str
+    ) -> "Correction":
+        """What the annotation teaches about one image of the task."""
+        limits = self._learning._limits
+        data = fetch_image(self._label_studio, image.address, int(task["id"]), limits, known_as=self._known_as)
+        features, photo_key = self._learning._features_of(self._model, data, image.address)
+        kind = image_format(data)
+        chosen = {**task, "annotations": [annotation]}
+        annotated = read_annotation(chosen, image.config, data, kind, xml, self._history)
+        return self._model.observe(
+            features,
+            annotated.masks,
+            id,
+            classes=annotated.classes,
+            undecided=annotated.undecided,
+            is_evidence=self._trained is not None and photo_key not in self._trained,
+        )
+
+    def _forget(self, task: str, besides: Container[str] = ()) -> bool:
+        """Takes away what was learnt from the images of a task; whether there was anything."""
+        ids = [known.id for known in self._store.corrections if known.id == task or known.id.startswith(f"{task}:")]
+        gone = [id for id in ids if id not in besides and self._store.remove(id)]
+        return bool(gone)
+
     def _set_aside(self, task: str, annotation: Mapping[str, Any], reason: str) -> str:
         """What was learnt from an earlier annotation of the task does not stand any more either."""
-        self._store.remove(task)
+        self._forget(task)
         self._seen[task] = _identity(annotation)
         self._learning.changes.set_aside(self._project, task, reason)
         logger.warning("task %s is not learnt from: %s", task, reason)

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from lasagna.errors import DataError
-from lasagna.labels.configuration import LabelConfig
+from lasagna.formats.first_uses import FirstUses
+from lasagna.labels.history import LabelHistory
+from lasagna.labels.parts import ImageConfig
 from lasagna.masks.segmentation import ClassQuery, Mask
 from training.data.records import UNKNOWN
-from training.data.sources.label_studio import LabelStudioExport
+from training.data.sources.label_studio import HISTORY, LabelStudioExport
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,18 @@ class AnnotatedPhoto:
     undecided: Mask | None
 
 
-def read_annotation(task: Mapping[str, Any], photo: bytes, kind: str, xml: str, plan: LabelConfig) -> AnnotatedPhoto:
-    """Reads the annotation that counts of a task.
+def read_annotation(
+    task: Mapping[str, Any], image: ImageConfig, photo: bytes, kind: str, xml: str, history: LabelHistory
+) -> AnnotatedPhoto:
+    """Reads what the annotation that counts of a task says of one of its images.
 
     Args:
-        task: As Label Studio exports it, with `id` and `annotations`.
+        task: As Label Studio exports it, with `id`, `data` and `annotations`.
+        image: The image.
         photo: The file's bytes.
         kind: Its format, as Pillow calls it ("JPEG").
-        xml, plan: The project's labelling configuration, as text and read.
+        xml: The project's labelling configuration.
+        history: When which labels stood in it.
 
     Raises:
         DataError: It cannot be used; the message says why.
@@ -52,7 +58,12 @@ def read_annotation(task: Mapping[str, Any], photo: bytes, kind: str, xml: str, 
         name = f"photo.{kind.lower()}"
         (root / "images" / name).write_bytes(photo)
         (root / "label_config.xml").write_text(xml, encoding="utf-8")
-        reduced = {"id": task["id"], "data": {plan.image_variable: name}, "annotations": task["annotations"]}
+        uses = FirstUses(history)
+        annotations = [{**each, "labels": uses.stood(image, each)} for each in task["annotations"]]
+        place_of_image = {"photo": name, "image": image.image_name, "page": image.item_index}
+        reduced = {"id": task["id"], "data": task["data"], "snapshot": place_of_image, "annotations": annotations}
+        if history.renamed:
+            (root / HISTORY).write_text(json.dumps(LabelHistory(renamed=history.renamed).as_dict()))
         (root / "one.json").write_text(json.dumps([reduced]), encoding="utf-8")
         try:
             export = LabelStudioExport(root, "one")
@@ -60,7 +71,7 @@ def read_annotation(task: Mapping[str, Any], photo: bytes, kind: str, xml: str, 
             layers = record.read()
         except DataError as error:
             raise DataError(str(error).split(f"task {task['id']}: ")[-1]) from error
-    queries = {query.text: query for query in reversed(plan.classes)}
+    queries = {query.text: query for query in reversed(image.classes)}
     classes = [queries[text] for text in record.classes]
     masks = {}
     for index, query in enumerate(classes):

@@ -12,9 +12,9 @@ import logging
 
 from backend.instant.heads import HeadState, base_version
 from backend.queue.jobs import enqueue_works
-from backend.queue.store import Store, Work
+from backend.queue.store import Store
+from backend.queue.works import work_of
 from backend.studio.client import LabelStudio
-from backend.studio.images import image_address
 from backend.studio.project_id import number_of
 from lasagna.errors import ImageError
 from lasagna.labels.configuration import parse_label_config
@@ -38,17 +38,16 @@ def renew_next(store: Store, label_studio: LabelStudio, project: str, head: Head
     number = int(number_of(project))
     works = []
     xml = str(label_studio.project(number)["label_config"])
-    variable, config = parse_label_config(xml).image_variable, store.keep_config(xml)
+    config, config_key = parse_label_config(xml), store.keep_config(xml)
     for task in label_studio.next_tasks(number, ahead):
         ours = {version for version in task.model_versions if base_version(version) == head.version}
         if not ours or ours == {head.full_version}:
             continue  # Label Studio asks for it by itself, or it has the newest one
         try:
-            image = image_address({"data": task.data}, variable)
+            sent = {"id": task.id, "data": task.data}
+            works.append(work_of(config, sent, project, config_key, head.full_version, replace=True))
         except ImageError as error:
             logger.info("task %d is not renewed: %s", task.id, error)
-            continue
-        works.append(Work(project, task.id, image, config, head.full_version, replace=True))
     registered = store.register(works, 0) if works else []
     new = [entry.key for entry in registered if entry.status == "new"]
     enqueue_works(store, new, 1, name="instant")

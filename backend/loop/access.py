@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.loop.snapshot import Snapshots
+from backend.registry.label_histories import LabelHistories
 from backend.registry.records import project_number
 from backend.studio.client import LabelStudio
 from backend.studio.images import ImageLimits
@@ -28,4 +29,5 @@ def snapshots_of(settings: Settings, registry: Path, project: str, access: Studi
         ImageLimits.from_settings(settings),
         {"max_pixels": settings.max_image_pixels, "max_memory": settings.max_image_memory},
         access.known_as,
+        LabelHistories(registry).of(project),
     )

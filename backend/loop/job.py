@@ -305,6 +305,9 @@ class TrainingJob:
         if snapshot.disagreements:
             shown = "; ".join(f"task {task}: {words}" for task, words in list(snapshot.disagreements.items())[:20])
             about["annotators disagree"] = f"{len(snapshot.disagreements)} tasks: {shown}"
+        if snapshot.left_out:
+            shown = "; ".join(f"task {task}: {', '.join(why)}" for task, why in list(snapshot.left_out.items())[:20])
+            about["undecided in part"] = f"{len(snapshot.left_out)} tasks: {shown}"
         if self._rechecked():
             about["the candidate before"] = self._rechecked()
         if trained["notes"]:

@@ -27,6 +27,7 @@ local function move(id, state)
   if old then redis.call('ZREM', prefix .. 'state:' .. old, id) end
   redis.call('HSET', key, 'state', state, 'changed', text(t))
   redis.call('ZADD', prefix .. 'state:' .. state, t, id)
+  if state == 'done' then redis.call('HDEL', key, 'data') end
   if state == 'done' or state == 'failed' then
     redis.call('EXPIRE', key, {KEEP_WORK})
     redis.call('ZREMRANGEBYSCORE', prefix .. 'state:' .. state, '-inf', t - {KEEP_WORK})
@@ -89,13 +90,14 @@ return taken
 """
 
 FINISH = """
-local id, prediction = ARGV[1], ARGV[2]
+local id, prediction, note = ARGV[1], ARGV[2], ARGV[3]
 local key = prefix .. 'work:' .. id
 local state = redis.call('HGET', key, 'state')
 if state ~= 'running' and state ~= 'queued' then return state end
 local t = now()
 redis.call('HSET', key, 'prediction', prediction)
 redis.call('HDEL', key, 'reason', 'since', 'doubted', 'attempts')
+if note ~= '' then redis.call('HSET', key, 'note', note) end
 redis.call('ZADD', prefix .. 'outbox', math.max(t, tonumber(redis.call('HGET', key, 'lease'))), id)
 move(id, 'ready')
 return 'ready'

@@ -22,7 +22,7 @@ Times are Redis's own (TIME), so that machines may disagree about theirs. Nothin
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -51,7 +51,7 @@ class Work:
     Attributes:
         project: Label Studio's name of the project towards backends, "ID.SECONDS".
         task: The task's id; None for a task without one, which can be answered but not posted.
-        image: The image's address in the task's data.
+        data: What the labelling configuration reads of the task's data, as JSON (`LabelConfig.data_read`).
         config: Key of the labelling configuration (`Store.keep_config`).
         version: Model version that was asked for.
         replace: Older predictions of this version, whatever their head, are removed once this one is posted.
@@ -59,25 +59,26 @@ class Work:
 
     project: str
     task: int | None
-    image: str
+    data: str
     config: str
     version: str
     replace: bool = False
 
     @property
     def key(self) -> str:
-        identity = [self.project, self.task, self.image, self.config, self.version]
+        identity = [self.project, self.task, self.data, self.config, self.version]
         return hashlib.sha256(json.dumps(identity).encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
     def fields(self) -> dict[str, str]:
-        given = asdict(self)
-        return {**given, "task": "" if self.task is None else str(self.task), "replace": "1" if self.replace else "0"}
+        task = "" if self.task is None else str(self.task)
+        return {**asdict(self), "task": task, "replace": "1" if self.replace else "0", "image": _first_text(self.data)}
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, str]) -> "Work":
         task = int(fields["task"]) if fields.get("task") else None
-        names = ("project", "image", "config", "version")
-        return cls(**{name: fields[name] for name in names}, task=task, replace=fields.get("replace") == "1")
+        names = ("project", "config", "version")
+        data = fields.get("data", "")  # what is done has none any more
+        return cls(**{name: fields[name] for name in names}, data=data, task=task, replace=fields.get("replace") == "1")
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class Project:
             `THRESHOLDS`, the labels' own.
         train: When it is trained, from the same place (`backend.loop.trainings.Policy`); "": as the setting says.
         instant: Whether it learns from each correction at once, from there too; None: as the setting says.
+        not_served: Parts of its labelling configuration that no prediction is made for, in words.
     """
 
     url: str = ""
@@ -100,6 +102,7 @@ class Project:
     params: Mapping[str, Any] | None = None
     train: str = ""
     instant: bool | None = None
+    not_served: Sequence[str] = ()
 
 
 class Registration(NamedTuple):
@@ -166,8 +169,9 @@ class Store:
         taken = [_text(key) for key in self._scripts["start"](args=[job, *keys])] if keys else []
         return [(key, Work.from_fields(fields)) for key, fields in zip(taken, self.fields(taken), strict=True)]
 
-    def finish(self, key: str, prediction: Mapping[str, Any]) -> None:
-        self._scripts["finish"](args=[key, json.dumps(prediction)])
+    def finish(self, key: str, prediction: Mapping[str, Any], note: str = "") -> None:
+        """Takes a prediction; `note`: what of the task has none."""
+        self._scripts["finish"](args=[key, json.dumps(prediction), note.encode("utf-8", "replace")])
 
     def fail(self, key: str, reason: str, kind: str = "other") -> None:
         """Records why a task failed: in words, and of which kind that is (`backend.queue.counters.REASONS`)."""
@@ -293,7 +297,10 @@ class Store:
 
     def project(self, uid: str) -> Project:
         found = self.redis.get(f"{PREFIX}project:{uid}")
-        return Project() if found is None else Project(**json.loads(found))
+        if found is None:
+            return Project()
+        values = json.loads(found)
+        return Project(**{**values, "not_served": tuple(values.get("not_served") or ())})
 
     def told(self, uid: str) -> float | None:
         """Seconds since a project was kept last; None where it never was."""
@@ -357,6 +364,22 @@ class Store:
             for args in arguments:
                 self._scripts[script](args=list(args), client=pipe)
             return list(pipe.execute())
+
+
+def _first_text(data: str) -> str:
+    """The first text in JSON, for people who look at the jobs: of a task's data, the image's address."""
+
+    def texts(value: Any) -> Iterator[str]:
+        if isinstance(value, str):
+            yield value
+        for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            yield from texts(inner)
+
+    try:
+        found = next(texts(json.loads(data or "{}")), "")
+    except ValueError:
+        found = data
+    return found if len(found) <= 200 else found[:197] + "..."
 
 
 def _work(key: str) -> str:

@@ -6,7 +6,8 @@ A task's data is written by whoever imports tasks, so an address in it is not to
 - from cloud storage (s3://, gs://, azure-blob://) through Label Studio, which looks up the project's storages and
   either passes the bytes on or redirects to a presigned address; that address must be a public one, which is looked at
   when the connection is made, so that a name which means another address a moment later (DNS rebinding) gains nothing;
-- from hosts that the setting `image_hosts` lists, without the token.
+- from hosts that the setting `image_hosts` lists, without the token;
+- from the address itself, where it is a `data:` URI: nothing is fetched.
 
 Anything else (another port of this machine, file://, a redirect elsewhere) is refused in words. Every fetch is limited
 in time and bytes; the limit on pixels is `lasagna.masks.image.load_image`'s.
@@ -18,7 +19,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, unquote, unquote_to_bytes, urljoin, urlsplit
 
 import requests
 import urllib3.exceptions
@@ -28,7 +29,7 @@ from backend.studio.networks import CheckedAdapter, is_public
 from lasagna.errors import ImageError
 from lasagna.settings import Settings
 
-_CLOUD_SCHEMES = ("s3", "s3s", "gs", "azure-blob", "azure-spi", "azure_spi")
+CLOUD_SCHEMES = ("s3", "s3s", "gs", "azure-blob", "azure-spi", "azure_spi")
 _FILE_PATHS = re.compile(
     r"/(data/upload/|data/local-files/?\?|storage-data/uploaded/?\?|static/|(tasks|projects)/\d+/(resolve|presign)/?\?)"
 )
@@ -57,30 +58,12 @@ class DoubtfulImageError(ImageError):
     still ourselves, or it was empty, as it seems to be where a server is killed in the middle."""
 
 
-def image_address(task: Any, variable: str) -> str:
-    """The image's address in a task's data.
-
-    Args:
-        task: A task as Label Studio sends it.
-        variable: Name of the field, from the labelling configuration (`$image` without the dollar sign).
-
-    Raises:
-        ImageError: The task has no such field, or it holds no text.
-    """
+def task_data(task: Any) -> Mapping[str, Any]:
+    """The data of a task as Label Studio sends it. Raises ImageError where it has none."""
     data = task.get("data") if isinstance(task, Mapping) else None
     if not isinstance(data, Mapping):
         raise ImageError("the task has no data")
-    value = data.get(variable)
-    if isinstance(value, str) and value.strip():
-        if not value.isprintable():  # control characters and lone surrogates, which no address holds
-            raise ImageError(f"the task's field {variable!r} holds {value[:80]!r}, which is no address of an image")
-        return value.strip()
-    if variable not in data:
-        fields = ", ".join(sorted(str(name) for name in data)) or "none"
-        raise ImageError(
-            f"the task has no field {variable!r}, where the labelling configuration expects the image; it has: {fields}"
-        )
-    raise ImageError(f"the task's field {variable!r} holds {str(value)[:80]!r}, which is no address of an image")
+    return data
 
 
 def fetch_image(
@@ -101,12 +84,14 @@ def fetch_image(
         DoubtfulImageError: It took too long, or nothing came.
         LabelStudioError: Label Studio cannot be reached or does not accept the token.
     """
+    if address[:5].lower() == "data:":
+        return _inline(address, limits)
     deadline = time.monotonic() + limits.seconds
     parts = _split(address)
     if known_as and parts.netloc and _origin(parts) == _origin(urlsplit(known_as)):
         address = _path(parts)
         parts = _split(address)
-    if parts.scheme in _CLOUD_SCHEMES:
+    if parts.scheme in CLOUD_SCHEMES:
         response = _open_cloud(label_studio, address, task_id)
     elif parts.scheme == "" and address.startswith("/") and not address.startswith("//"):
         response = _open_own(label_studio, address)
@@ -115,17 +100,52 @@ def fetch_image(
     elif parts.scheme in ("http", "https") and _is_listed(parts, limits):
         response = _open_elsewhere(address, limits, public_only=False)
     else:
-        raise ImageError(
-            f"{_shown(address)} is not fetched: images come from the project's own Label Studio ({label_studio.url}), "
-            "its storages, or hosts listed in LASAGNA_IMAGE_HOSTS; import the file into Label Studio or list its host"
-        )
+        raise ImageError(_why_refused(address, parts, label_studio.url))
     is_ours = parts.scheme not in ("http", "https") or _origin(parts) == _origin(urlsplit(label_studio.url))
     response = _follow(label_studio, response, limits, trust_target=is_ours)
     try:
-        _check_status(label_studio, response, address, is_cloud=parts.scheme in _CLOUD_SCHEMES)
+        _check_status(label_studio, response, address, is_cloud=parts.scheme in CLOUD_SCHEMES)
         return _read(response, address, limits, deadline)
     finally:
         response.close()
+
+
+def _inline(address: str, limits: ImageLimits) -> bytes:
+    """The bytes in a `data:` URI (RFC 2397)."""
+    head, comma, content = address.partition(",")
+    if not comma:
+        raise ImageError(f"{_shown(address)} is a data: URI without a comma, so that it holds nothing")
+    is_base64 = head.lower().endswith(";base64")
+    if len(content) > (4 * limits.max_bytes // 3 + 4 if is_base64 else 3 * limits.max_bytes):
+        limit = f"{limits.max_bytes} bytes, the limit (LASAGNA_MAX_IMAGE_BYTES)"
+        raise ImageError(f"{_shown(address)} has more than {limit}")
+    try:
+        data = base64.b64decode(unquote(content), validate=True) if is_base64 else unquote_to_bytes(content)
+    except ValueError as error:
+        raise ImageError(f"{_shown(address)} is a damaged data: URI ({error}); import the image again") from error
+    if not data:
+        raise ImageError(f"{_shown(address)} is empty (0 bytes)")
+    return data
+
+
+def _why_refused(address: str, parts: SplitResult, own: str) -> str:
+    """Why an address is not fetched, with the fix that fits."""
+    from_where = f"images come from the project's own Label Studio ({own}), its storages, or hosts listed in "
+    from_where += "LASAGNA_IMAGE_HOSTS"
+    if address.lstrip().startswith("<"):
+        fix = "the field holds HTML; import the address alone"
+    elif parts.scheme in ("http", "https"):
+        fix = "import the file into Label Studio or list its host"
+    elif parts.scheme == "file" or len(parts.scheme) == 1 or "\\" in address:
+        fix = (
+            "it is a path on somebody's machine, which the editor cannot show either; import the file into Label "
+            "Studio, or serve its folder as a Local files storage (/data/local-files/?d=...)"
+        )
+    elif parts.scheme == "":
+        fix = "an address on Label Studio begins with a slash; the editor does not find it so either"
+    else:
+        fix = f"{parts.scheme}: is no storage of Label Studio; import the file"
+    return f"{_shown(address)} is not fetched: {from_where}; {fix}"
 
 
 def _open_own(label_studio: LabelStudio, path: str) -> requests.Response:

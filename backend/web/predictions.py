@@ -19,9 +19,10 @@ from backend.instant.policy import learns_at_once
 from backend.loop.trainings import CHANGES, Policy
 from backend.queue.jobs import enqueue_click, enqueue_works
 from backend.queue.store import THRESHOLDS, Project, Registration, Store, Work
+from backend.queue.works import task_number, work_of
+from backend.registry.label_histories import LabelHistories
 from backend.registry.registry import Registry
 from backend.studio.address import normalise_url
-from backend.studio.images import image_address
 from lasagna.checkpoint.folder import checkpoint_version, shipped_checkpoints
 from lasagna.errors import CheckpointError, ConfigError, ImageError, RegistryError, ServiceError
 from lasagna.files import parse_json
@@ -110,6 +111,21 @@ def _check_threshold(what: str, value: Any) -> None:
         raise ConfigError(f"{what} is a probability between 0 and 1, not {value!r}")
 
 
+@dataclass(frozen=True)
+class SetUp:
+    """An answer to `/setup`.
+
+    Attributes:
+        model_version: That serves the project.
+        not_served: Parts of the labelling configuration that no prediction is made for, in words.
+        by_people: Names of the tags that people fill in.
+    """
+
+    model_version: str
+    not_served: tuple[str, ...]
+    by_people: tuple[str, ...]
+
+
 def label_config(xml: str) -> LabelConfig:
     """`parse_label_config`, remembered, refusals too: every request carries the whole configuration."""
     found = _read_config(xml)
@@ -139,14 +155,15 @@ class Predictor:
         self.settings = settings
         self.store = store
         self.registry = Registry(registry_folder(settings))
+        self.histories = LabelHistories(self.registry.folder)
         self.heads = ProjectHeads(self.registry.folder)
         self.changes = Changes(store)
         self._checkpoint_version: str | None = None
 
     # --- /setup -------------------------------------------------------------------------------------------------------
 
-    def setup(self, project: str, config: str, hostname: str, token: str, extra: Any = None) -> str:
-        """Notes how to reach a project and returns the model version.
+    def setup(self, project: str, config: str, hostname: str, token: str, extra: Any = None) -> SetUp:
+        """Notes how to reach a project, and says what it is served by.
 
         Raises:
             ConfigError: The labelling configuration or the parameters cannot be used.
@@ -154,7 +171,8 @@ class Predictor:
         """
         plan, params = self._plan(config), parse_parameters(extra)
         names = [query.name for query in plan.classes]
-        if unknown := [label for label in params.get(THRESHOLDS, {}) if label not in names]:
+        unknown = [label for label in params.get(THRESHOLDS, {}) if label not in names]
+        if unknown and not plan.has_dynamic_labels:
             raise ConfigError(
                 f"{THRESHOLDS} names {', '.join(map(repr, unknown))}, and the labelling configuration has the labels "
                 f"{', '.join(map(repr, names))}"
@@ -163,11 +181,13 @@ class Predictor:
         before = self.store.project(project)
         given = before.given_token if before.url == url else ""
         train, instant = str(params.pop(TRAIN_WHEN, "")), params.pop(INSTANT, None)
-        known = Project(url, token, given, params, train, instant)
+        self.histories.note(project, plan.images)
+        not_served = tuple(map(str, plan.not_served))
+        known = Project(url, token, given, params, train, instant, not_served)
         self.store.keep_project(project, known)
         if learns_at_once(self.settings, known):
             self.changes.note(project, [EVERYTHING])  # what was annotated before it was connected
-        return self.model_version(project)
+        return SetUp(self.model_version(project), not_served, plan.by_people)
 
     def _plan(self, config: str) -> LabelConfig:
         plan = label_config(config)
@@ -220,6 +240,16 @@ class Predictor:
 
     # --- /webhook -----------------------------------------------------------------------------------------------------
 
+    def project_updated(self, project: Any) -> None:
+        """A project as Label Studio's webhook has it: notes the labels that stand in its configuration now."""
+        if not isinstance(project, Mapping) or not isinstance(project.get("id"), int):
+            return
+        try:
+            plan = label_config(str(project.get("label_config") or ""))
+        except ConfigError:
+            return  # said at the next /setup
+        self.histories.note(str(project["id"]), plan.images)
+
     def corrected(self, event: Mapping[str, str]) -> None:
         """An event of Label Studio (`Store.record_event`): what was annotated is learnt from at once, by the worker."""
         if event.get("action") not in CHANGES or not event.get("project"):
@@ -247,6 +277,8 @@ class Predictor:
             redis.RedisError: Redis is gone.
         """
         plan = self._plan(config)
+        if project:
+            self.histories.note(project, plan.images)
         seconds = self.settings.predict_deadline if deadline is None else deadline
         if context and context.get("result"):
             if not isinstance(context["result"], list):
@@ -265,11 +297,10 @@ class Predictor:
         refused: list[Work] = []
         for position, task in enumerate(tasks):
             try:
-                image = image_address(task, plan.image_variable)
-                works[position] = Work(project, _task_id(task), image, config_key, version)
+                works[position] = work_of(plan, task, project, config_key, version)
             except ImageError as error:
                 answer.errors[position] = str(error)
-                refused.append(Work(project, _task_id(task), "", config_key, version))
+                refused.append(Work(project, task_number(task), "", config_key, version))
         self._refuse(refused, list(answer.errors.values()))
 
         positions, registrations = list(works), self.ask(list(works.values()), lease=seconds, urgent=len(tasks) == 1)
@@ -315,15 +346,15 @@ class Predictor:
         nothing = {"model_version": version, "score": 0.0, "result": []}
         answer = PredictReply([nothing, *([] for _ in tasks[1:])], version)
         try:
-            image = image_address(tasks[0] if tasks else None, label_config(config).image_variable)
+            work = work_of(label_config(config), tasks[0] if tasks else None, project, "", version)
         except ImageError as error:
             answer.errors[0] = str(error)
             return answer
         request = {
             "project": project,
             "version": version,
-            "task": _task_id(tasks[0]),
-            "image": image,
+            "task": work.task,
+            "data": work.data,
             "config": self.store.keep_config(config),
             "context": list(context["result"]),
         }
@@ -338,9 +369,3 @@ class Predictor:
         else:
             answer.results[0] = found["prediction"]
         return answer
-
-
-def _task_id(task: Any) -> int | None:
-    """The id of a task, None where it has none that Label Studio could have given."""
-    found = task.get("id") if isinstance(task, Mapping) else None
-    return found if isinstance(found, int) and not isinstance(found, bool) else None

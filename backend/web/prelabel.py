@@ -20,8 +20,8 @@ from backend.instant.heads import base_version
 from backend.queue.counters import pace_of, read_counters
 from backend.queue.living_workers import predicting_workers
 from backend.queue.store import Store, Work
+from backend.queue.works import work_of
 from backend.studio.client import LabelStudio, StudioTask
-from backend.studio.images import image_address
 from backend.studio.project_id import project_uid
 from backend.web.predictions import Predictor
 from lasagna.errors import ImageError
@@ -132,6 +132,7 @@ class ProjectRun:
         known = predictor.store.project(self.uid)
         predictor.store.keep_project(self.uid, replace(known, url=label_studio.url, given_token=label_studio.token))
         self._config_key = predictor.store.keep_config(self.project["label_config"])
+        predictor.histories.note(self.uid, self.plan.images)
 
     @property
     def total(self) -> int:
@@ -219,13 +220,12 @@ class ProjectRun:
                 advance("")
                 continue
             try:
-                image = image_address({"data": task.data}, self.plan.image_variable)
+                sent = {"id": task.id, "data": task.data}
+                replace = again or fate == "replaced"
+                works.append(work_of(self.plan, sent, self.uid, self._config_key, self.version, replace=replace))
             except ImageError as error:
                 outcome.failed[task.id] = str(error)
                 advance(f"task {task.id}: {error}")
-                continue
-            replace = again or fate == "replaced"
-            works.append(Work(self.uid, task.id, image, self._config_key, self.version, replace=replace))
         self.predictor.ask(works, lease=0)
         return {work.key: work.task for work in works if work.task is not None}
 

@@ -82,7 +82,7 @@ class Protocol:
     def setup(self) -> dict[str, Any]:
         """POST /setup."""
         body = _body()
-        version = self._predictor.setup(
+        found = self._predictor.setup(
             project=check_project_name(_word(body, "project")),
             config=_text(body, "schema"),
             hostname=_word(body, "hostname"),
@@ -90,8 +90,11 @@ class Protocol:
             extra=body.get("extra_params"),
         )
         g.project = _number(body.get("project"))
-        g.said = f"project {body.get('project')}, {version}"
-        return {"model_version": version}
+        g.said = f"project {body.get('project')}, {found.model_version}"
+        for part in found.not_served:
+            with logged(project=g.project):
+                logger.warning("%s", part)
+        return asdict(found)
 
     def predict(self) -> dict[str, Any]:
         """POST /predict."""
@@ -142,6 +145,7 @@ class Protocol:
         try:
             event = _event(action, body)
             self._store.record_event(event)
+            self._predictor.project_updated(body.get("project"))
             self._predictor.corrected(event)
         except redis.RedisError as error:
             # an error would only delay the annotator: Label Studio does not send an event again

@@ -22,7 +22,7 @@ from backend.loop.trainings import Trainings
 from backend.queue.counters import REASONS
 from backend.queue.jobs import find_jobs
 from backend.queue.living_workers import living_workers
-from backend.queue.store import PREFIX, Store
+from backend.queue.store import PREFIX, Project, Store
 from backend.registry.records import project_number
 from backend.registry.registry import Registry, Version
 from backend.studio.project_id import number_of
@@ -101,7 +101,8 @@ class Serving:
     """What serves a project: `champion`, or the worker's own model where that is None.
 
     `learnt` is the instant head in words, "" where there is none; `waiting` corrections are not learnt from yet;
-    `aside` are tasks that cannot be learnt from, with the reason.
+    `aside` are tasks that cannot be learnt from, with the reason; `not_served` are parts of its labelling configuration
+    that no prediction is made for.
     """
 
     project: str
@@ -113,6 +114,7 @@ class Serving:
     learnt: str = ""
     waiting: int = 0
     aside: Sequence[tuple[TaskLink, str]] = ()
+    not_served: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,8 @@ def look(store: Store, registry: Registry) -> dict[str, Any]:
     done = int(store.redis.zcount(f"{PREFIX}state:done", now - _RATE_SECONDS, "+inf"))
     left = counts["queued"] + counts["running"]
     uids: dict[str, str] = {number_of(uid): uid for uid in reversed(store.projects())}  # the latest of a number wins
-    urls = {number: store.project(uid).url for number, uid in uids.items()}
+    projects = {number: store.project(uid) for number, uid in uids.items()}
+    urls = {number: project.url for number, project in projects.items()}
     jobs, open_jobs = PrelabelJobs(store).recent(), PrelabelJobs(store).under_way()
     open_ids = {job["id"] for job in open_jobs}
     return {
@@ -187,7 +190,7 @@ def look(store: Store, registry: Registry) -> dict[str, Any]:
         "now": now,
         "running": _running(store, urls, now),
         "failures": _failures(store, urls, now),
-        "serving": _serving(store, registry, urls),
+        "serving": _serving(store, registry, projects),
         "workers": workers,
         "someone_predicts": any("predict" in worker.queues for worker in workers),
     }
@@ -237,10 +240,11 @@ def _failures(store: Store, urls: dict[str, str], now: float) -> list[Failures]:
     return sorted(groups.values(), key=lambda group: group.seconds_ago)
 
 
-def _serving(store: Store, registry: Registry, urls: dict[str, str]) -> list[Serving]:
+def _serving(store: Store, registry: Registry, projects: dict[str, Project]) -> list[Serving]:
     trainings, changes, heads = Trainings(store), Changes(store), ProjectHeads(registry.folder)
+    urls = {number: project.url for number, project in projects.items()}
     uids = {project_number(uid): uid for uid in changes.projects()}
-    numbers = {*registry.projects(), *urls, *trainings.projects()}
+    numbers = {*registry.projects(), *projects, *trainings.projects()}
     found = []
     for number in sorted(numbers, key=lambda number: (len(number), number)):
         champion = candidate = None
@@ -257,9 +261,9 @@ def _serving(store: Store, registry: Registry, urls: dict[str, str]) -> list[Ser
                 aside = [(_place({"project": number, "task": task}, urls), reason) for task, reason in reasons]
         except RegistryError as error:
             problem = str(error)
-        url = urls.get(number, "")
-        known = trainings.of(number)
-        found.append(Serving(number, champion, candidate, known, url, problem, learnt, waiting, aside))
+        known, training = projects.get(number, Project()), trainings.of(number)
+        served = (champion, candidate, training, known.url, problem)
+        found.append(Serving(number, *served, learnt, waiting, aside, known.not_served))
     return found
 
 

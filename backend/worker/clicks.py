@@ -1,66 +1,107 @@
 """What an annotator asks for with a smart tool: clicks and boxes, and the control to draw the answer in."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lasagna.errors import ConfigError
-from lasagna.formats.label_studio import region_to_label
-from lasagna.labels.configuration import Control, LabelConfig
+from lasagna.formats.regions import Region, read_regions
+from lasagna.labels.configuration import TaskImage
+from lasagna.labels.parts import Control
 
-_PROMPT_KINDS = ("brush", "polygon", "rectangle")
+_PROMPT_KINDS = ("brush", "bitmask", "magicwand", "polygon", "rectangle", "ellipse")
 """Controls in which the answer to a click is drawn, the best fit first."""
 
 Point = tuple[float, float, bool]
 Box = tuple[float, float, float, float]
 
 
-def parse_prompt(regions: Iterable[Any], plan: LabelConfig) -> tuple[Control, str, list[Point], Box | None]:
+@dataclass(frozen=True)
+class Prompt:
+    """What is asked for.
+
+    Attributes:
+        image: That was clicked on.
+        control: To draw the answer in.
+        class_name: Of the answer.
+        points: x, y in percent, and whether it is on what is meant.
+        box: x0, y0, x1, y1 in percent, or None.
+    """
+
+    image: TaskImage
+    control: Control
+    class_name: str
+    points: list[Point]
+    box: Box | None
+
+
+def parse_prompt(regions: Iterable[Any], images: Sequence[TaskImage]) -> Prompt:
     """What an annotator asks for with a smart tool.
+
+    The answer is drawn on the image that was clicked, in a control with that label: a brush before a polygon before a
+    rectangle.
 
     Args:
         regions: `context.result` of the request: key points (with `is_positive`) and rectangles, in percent.
-        plan: The labelling configuration.
-
-    Returns:
-        The control to draw the answer in (brush, else polygon, else rectangle with that label), the class, the points
-        (x, y, positive) and the box (x0, y0, x1, y1), both in percent.
+        images: That the task shows.
 
     Raises:
         ConfigError: No usable click or box, or a label that no control can draw.
     """
-    points: list[Point] = []
-    box: Box | None = None
-    class_name: str | None = None
-    for region in regions:
-        value = region.get("value") if isinstance(region, Mapping) else None
-        found = region_to_label(region, plan) if isinstance(value, dict) else None
-        if value is None or found is None:
-            continue
-        control, label = found
-        try:
-            if control.kind == "keypoint":
-                x, y = (_percent(value[name]) for name in ("x", "y"))
-                points.append((x, y, bool(region.get("is_positive", True))))
-            elif control.kind == "rectangle":
-                x, y, width, height = (_percent(value[name]) for name in ("x", "y", "width", "height"))
-                box = (x, y, x + width, y + height)
-            else:
+    reading = read_regions(regions, [image.config for image in images])
+    found: Prompt | None = None
+    for image, drawn in zip(images, reading.of_image, strict=True):
+        points: list[Point] = []
+        box: Box | None = None
+        class_name = ""
+        for region in drawn:
+            if region.kind not in ("keypoint", "rectangle") or not region.labels:
                 continue
-        except (KeyError, TypeError, ValueError, OverflowError):
-            continue
-        class_name = label.value
-    if class_name is None:
-        raise ConfigError("the request holds no click (KeyPointLabels) or box (RectangleLabels) with a known label")
-    drawn = plan.controls_for(class_name)
+            try:
+                if region.kind == "keypoint":
+                    points.append((_percent(region.value["x"]), _percent(region.value["y"]), region.is_positive))
+                else:
+                    box = _box(region)
+            except (KeyError, TypeError, ValueError, OverflowError):
+                continue
+            class_name = region.labels[0].value
+        if class_name:
+            found = Prompt(image, _control(image, class_name), class_name, points, box)
+    if found is None:
+        raise ConfigError(_why_none([*(region for each in reading.of_image for region in each), *reading.elsewhere]))
+    return found
+
+
+def _control(image: TaskImage, class_name: str) -> Control:
+    drawn = image.config.controls_for(class_name)
     for kind in _PROMPT_KINDS:
         fitting = [control for control, _ in drawn if control.kind == kind]
         if fitting:
-            return min(fitting, key=lambda control: control.smart), class_name, points, box  # not the prompt's own
+            return min(fitting, key=lambda control: control.smart)  # not the prompt's own
     raise ConfigError(
-        f"the label {class_name!r} is in no BrushLabels, PolygonLabels or RectangleLabels, so there is nothing to draw "
-        "the answer in; add it to one"
+        f"no control of the image {image.config.image_name!r} draws the label {class_name!r}, so there is nothing to "
+        "draw the answer in; add it to BrushLabels, BitmaskLabels, PolygonLabels, RectangleLabels or EllipseLabels"
     )
+
+
+def _why_none(regions: Sequence[Region]) -> str:
+    if not regions:
+        return "the request holds no click (a key point) and no box (a rectangle)"
+    said = []
+    for region in regions:
+        what = {"keypoint": "a click", "rectangle": "a box"}.get(region.kind, "a region")
+        if region.unknown_labels:
+            said.append(f"{what} with the label {region.unknown_labels[0]!r}, which the configuration does not have")
+        elif not region.labels:
+            said.append(f"{what} without a label; choose one first")
+        else:
+            said.append(f"{what} on {region.where!r}")
+    return f"the request holds no click or box that can be answered; it holds {', '.join(dict.fromkeys(said))}"
+
+
+def _box(region: Region) -> Box:
+    x, y, width, height = (_percent(region.value[name]) for name in ("x", "y", "width", "height"))
+    return (x, y, x + width, y + height)
 
 
 def _percent(value: Any) -> float:
@@ -69,17 +110,6 @@ def _percent(value: Any) -> float:
     if not -100 <= found <= 200:  # NaN is refused too
         raise ValueError(f"{value!r} is no place in an image")
     return found
-
-
-def without_prompts(plan: LabelConfig) -> LabelConfig:
-    """A labelling configuration without controls that only take boxes for the smart tool: smart ones whose labels are
-    all in another control of the same kind. Else every rectangle would be drawn twice."""
-
-    def is_prompt(control: Control) -> bool:
-        others = {label.value for c in plan.controls if c.kind == control.kind and not c.smart for label in c.labels}
-        return control.smart and all(label.value in others for label in control.labels)
-
-    return replace(plan, controls=tuple(control for control in plan.controls if not is_prompt(control)))
 
 
 def to_pixels(box: Box, width: int, height: int) -> Box:

@@ -6,7 +6,7 @@ holds: an answer that cannot be given is said in words, in the answer's `TextAre
 since the editor shows no error of a model.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -15,7 +15,9 @@ import numpy as np
 
 from lasagna.errors import ConfigError, QueryError
 from lasagna.formats.label_studio import segmentation_to_label_studio
-from lasagna.labels.configuration import LabelConfig
+from lasagna.formats.regions import read_regions
+from lasagna.labels.configuration import TaskImage
+from lasagna.labels.parts import ImageConfig
 from lasagna.masks.segmentation import ClassAnswer, Segmentation
 
 if TYPE_CHECKING:
@@ -24,15 +26,15 @@ if TYPE_CHECKING:
 
 MAX_NEW_TOKENS = 128
 """Most tokens of an answer: a person waits for it."""
-_DRAWN = ("brushlabels", "polygonlabels", "rectanglelabels")
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, and the class in whose label masks of the answer are drawn (None: in none)."""
+    """What is asked, of which image, and the class in whose label masks of the answer are drawn (None: in none)."""
 
     text: str
     class_name: str | None
+    image: TaskImage
 
     @property
     def task(self) -> str:
@@ -40,7 +42,7 @@ class Question:
         return "vqa" if self.text.endswith("?") else "referring"
 
 
-def parse_question(regions: Iterable[Any], plan: LabelConfig) -> Question | None:
+def parse_question(regions: Sequence[Any], images: Sequence[TaskImage]) -> Question | None:
     """The question in an interactive request, or None where it holds none.
 
     The label is the one that the request's region has (a `TextArea` with perRegion="true" belongs to a region, whose
@@ -48,40 +50,43 @@ def parse_question(regions: Iterable[Any], plan: LabelConfig) -> Question | None
 
     Args:
         regions: `context.result` of the request.
-        plan: The labelling configuration.
+        images: That the task shows.
     """
-    if plan.question_area is None:
-        return None
-    text, label = "", None
-    known = {one.written: one.value for control in plan.controls for one in control.labels}
-    for region in regions:
+    reading = read_regions(regions, [image.config for image in images])
+    for image, drawn in zip(images, reading.of_image, strict=True):
+        text = _written(regions, image.config)
+        if text:
+            labels = [label.value for region in drawn for label in region.labels]
+            return Question(text, labels[-1] if labels else _named(text, image.config), image)
+    return None
+
+
+def _written(regions: Sequence[Any], config: ImageConfig) -> str:
+    """What is written in the image's field for questions."""
+    text = ""
+    for region in regions if config.question_area is not None else ():
         value = region.get("value") if isinstance(region, Mapping) else None
-        if not isinstance(value, Mapping):
+        is_of_page = isinstance(region, Mapping) and config.item_index in (None, region.get("item_index") or 0)
+        if not isinstance(value, Mapping) or not is_of_page:
             continue
-        if region.get("from_name") == plan.question_area and region.get("type") == "textarea":
+        if region.get("from_name") == config.question_area and region.get("type") == "textarea":
             lines = value.get("text")
             written = [lines] if isinstance(lines, str) else lines if isinstance(lines, list) else []
             text = " ".join(" ".join(str(line).split()) for line in written).strip()
-        for kind in _DRAWN:
-            chosen = value.get(kind)
-            if isinstance(chosen, list) and chosen and isinstance(chosen[0], str) and chosen[0] in known:
-                label = known[chosen[0]]
-    if not text:
-        return None
-    return Question(text, label or _named(text, plan))
+    return text
 
 
-def _named(text: str, plan: LabelConfig) -> str | None:
-    names = [query.name for query in plan.classes]
+def _named(text: str, config: ImageConfig) -> str | None:
+    names = [query.name for query in config.classes]
     if len(names) == 1:
         return names[0]
     padded = f" {text.lower().rstrip('?.! ')} "
-    found = [query.name for query in plan.classes if f" {query.name.lower()} " in padded]
+    found = [query.name for query in config.classes if f" {query.name.lower()} " in padded]
     return max(found, key=len, default=None)
 
 
 def answer_question(
-    model: "Lasagna", features: "ImageFeatures", question: Question, plan: LabelConfig, size: tuple[int, int]
+    model: "Lasagna", features: "ImageFeatures", question: Question, size: tuple[int, int]
 ) -> dict[str, Any]:
     """A prediction of Label Studio: masks in the first control that has the label, and the words.
 
@@ -93,37 +98,39 @@ def answer_question(
         ConfigError: The answer holds nothing that the configuration can show.
         QueryError: The question cannot be asked, and the configuration has no `TextArea` to say so in.
     """
+    config = question.image.config
     masks: tuple[Any, ...] = ()
     try:
         found = model.ask_features(features, question.text, task=question.task, max_new_tokens=MAX_NEW_TOKENS)
         words, masks = found.text, found.masks
     except QueryError as error:
-        if plan.answer_area is None:
+        if config.answer_area is None:
             raise
         words = f"{model.version} cannot answer this: {error}"
     prediction: dict[str, Any] = {"model_version": model.version, "score": 0.0, "result": []}
-    drawn = plan.controls_for(question.class_name) if question.class_name else []
+    drawn = config.controls_for(question.class_name) if question.class_name else []
     if masks and drawn:
         mask = np.logical_or.reduce(masks)
         shown = Segmentation(size, (ClassAnswer(str(question.class_name), 1.0, mask),))
-        narrowed = replace(plan, controls=(drawn[0][0],), absent_choices=None, absent_values=())
+        narrowed = replace(config, controls=(drawn[0][0],), absent_choices=None, absent_values=())
         # the id is new each time: a second answer must not replace the region of the first
         prediction = segmentation_to_label_studio(shown, narrowed, uuid4().hex, model.version)
     elif masks:
         words += " (name one of the labels in the question, and the mask is drawn with it)"
-    if plan.answer_area is not None:
+    if config.answer_area is not None:
         prediction["result"].append(
             {
                 "id": uuid4().hex[:10],
-                "from_name": plan.answer_area,
-                "to_name": plan.image_name,
+                "from_name": config.answer_area,
+                "to_name": config.image_name,
                 "type": "textarea",
                 "value": {"text": [words]},
+                **({} if config.item_index is None else {"item_index": config.item_index}),
             }
         )
     if not prediction["result"]:
         raise ConfigError(
             f'the answer is {words!r}, which nothing can show: add <TextArea name="answer" '
-            f'toName="{plan.image_name}"/> to the labelling configuration'
+            f'toName="{config.image_name}"/> to the labelling configuration'
         )
     return prediction

@@ -9,6 +9,7 @@ and its prediction says which these were.
 Models are used by one thread at a time (the worker's main thread).
 """
 
+import functools
 import hashlib
 import itertools
 import json
@@ -17,7 +18,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -37,15 +38,17 @@ from backend.queue.store import THRESHOLDS, Store, Work
 from backend.registry.registry import Registry
 from backend.studio.client import LabelStudioError
 from backend.studio.images import DoubtfulImageError, ImageLimits, fetch_image
-from backend.worker.clicks import parse_prompt, to_pixels, without_prompts
+from backend.worker.clicks import parse_prompt, to_pixels
 from backend.worker.loaded_models import LoadedModels
+from backend.worker.pieces import Picture, Piece, Place
 from backend.worker.questions import answer_question, parse_question
 from backend.worker.serving import ServingHeads, ServingModel
 from lasagna.assistant.each import segment_each
 from lasagna.errors import ConfigError, LasagnaError, in_words
 from lasagna.formats.hygiene import Hygiene, clean_segmentation, limit_region_bytes
 from lasagna.formats.label_studio import segmentation_to_label_studio
-from lasagna.labels.configuration import Control, LabelConfig, parse_label_config, with_thresholds
+from lasagna.labels.configuration import LabelConfig, TaskImage, parse_label_config
+from lasagna.labels.parts import with_thresholds
 from lasagna.logs import logged
 from lasagna.masks.image import load_image
 from lasagna.masks.segmentation import ClassAnswer, Segmentation
@@ -65,17 +68,8 @@ _WARM_UP = """<View><Image name="i" value="$i"/>
 <RectangleLabels name="r" toName="i"><Label value="warm"/></RectangleLabels></View>"""
 
 
-@dataclass
-class _Piece:
-    """A work on its way through a batch."""
-
-    key: str
-    work: Work
-    plan: LabelConfig
-    params: Mapping[str, Any]
-    image_key: str
-    result_key: str
-    data: bytes
+known_label_config = functools.lru_cache(maxsize=64)(parse_label_config)
+"""`parse_label_config`, remembered: every task of a batch names the same one."""
 
 
 class Runtime:
@@ -104,6 +98,7 @@ class Runtime:
         self.connections = Connections(settings, store)
         self._settings = settings
         self._hygiene = Hygiene.of(settings)
+        self._batch_size = settings.batch_size
         self._limits = ImageLimits.from_settings(settings)
         self.learning = Learning(
             self.models.of,
@@ -129,7 +124,7 @@ class Runtime:
         mask = np.zeros_like(mask)
         mask[100:200, 100:200] = True
         answer = Segmentation((480, 640), (ClassAnswer("warm", 1.0, mask),))
-        segmentation_to_label_studio(answer, parse_label_config(_WARM_UP), "", self.model.version)
+        segmentation_to_label_studio(answer, parse_label_config(_WARM_UP).images[0], "", self.model.version)
         return time.monotonic() - started
 
     # --- batches ------------------------------------------------------------------------------------------------------
@@ -184,8 +179,16 @@ class Runtime:
                 self._failed(key, work, f"version {version} cannot be used: {reason}", "version", counts)
             return
         started, before = time.monotonic(), counts["predicted"]
-        pieces = self._fetch(taken, (model.version, model.precision), counts)
-        self._compute(self._from_cache(pieces, counts), model, counts)
+        pieces = self._pieces(taken, counts)
+        places = [Place(piece, picture) for piece in pieces for picture in piece.pictures]
+        for first in range(0, len(places), self._batch_size):  # a task may have hundreds of pages
+            chunk = places[first : first + self._batch_size]
+            self._fetch(chunk, (model.version, model.precision))
+            self._compute(self._without_answer(chunk), model)
+            for place in chunk:
+                place.picture.data = b""
+        for piece in pieces:
+            self._end(piece, counts)
         if counts["predicted"] > before:
             self.meter.pace(base_version(model.version), counts["predicted"] - before, time.monotonic() - started)
 
@@ -196,28 +199,44 @@ class Runtime:
             return ServingModel(model)
         return self._heads.beside(model, project)
 
-    def _fetch(
-        self, taken: Sequence[tuple[str, Work]], answering: tuple[str, str], counts: dict[str, int]
-    ) -> list[_Piece]:
-        """Fetches the images side by side. `answering`: version and precision of the model."""
-        with (
-            self.meter.stage("fetch", len(taken)),
-            ThreadPoolExecutor(max_workers=min(8, len(taken)), thread_name_prefix="fetch") as pool,
-        ):
-            outcomes = list(pool.map(self._piece, taken, itertools.repeat(answering)))
+    def _pieces(self, taken: Sequence[tuple[str, Work]], counts: dict[str, int]) -> list[Piece]:
+        """Works with the images that they show; those that show none have failed."""
         pieces = []
-        for (key, work), outcome in zip(taken, outcomes, strict=True):
-            if isinstance(outcome, _Piece):
-                pieces.append(outcome)
-            elif (patience := self._patience(outcome)) > 0:
-                state = self.store.try_later(key, str(outcome), patience, reason_of(outcome))
-                counts[state] = counts.get(state, 0) + 1
-                with logged(task=work.task):
-                    words = "tried again" if state == "later" else "given up"
-                    logger.warning("task %s: %s; %s", work.task, outcome, words)
+        for key, work in taken:
+            try:
+                images = self._shown(work.config, work.data)
+                params = dict(self.store.project(work.project).params or {})
+            except LasagnaError as error:
+                self._failed(key, work, str(error), reason_of(error), counts)
             else:
-                self._failed(key, work, str(outcome), reason_of(outcome), counts)
+                own = params.pop(THRESHOLDS, {})
+                pictures = [Picture(replace(i, config=with_thresholds(i.config, own))) for i in images]
+                pieces.append(Piece(key, work, params, pictures))
         return pieces
+
+    def _fetch(self, places: Sequence[Place], answering: tuple[str, str]) -> None:
+        """Fetches images side by side. `answering`: version and precision of the model."""
+        with (
+            self.meter.stage("fetch", len(places)),
+            ThreadPoolExecutor(max_workers=min(8, len(places)), thread_name_prefix="fetch") as pool,
+        ):
+            list(pool.map(self._fetch_one, places, itertools.repeat(answering)))
+
+    def _fetch_one(self, place: Place, answering: tuple[str, str]) -> None:
+        piece, picture = place.piece, place.picture
+        if piece.later is not None:
+            return
+        try:
+            label_studio, project = self.connections.of(piece.work.project)
+            address, task = picture.image.address, piece.work.task
+            data = fetch_image(label_studio, address, task, self._limits, known_as=project.url)
+        except LasagnaError as error:
+            if self._patience(error):
+                piece.later = error
+            else:
+                picture.problem = (str(error), reason_of(error))
+        else:
+            piece.take(picture, data, answering, self._hygiene)
 
     def _patience(self, error: LasagnaError) -> float:
         """Seconds for which a task is tried again that could not be fetched."""
@@ -225,57 +244,41 @@ class Runtime:
             return _DOUBT_SECONDS
         return self._settings.delivery_timeout if isinstance(error, LabelStudioError) and error.is_temporary else 0.0
 
-    def _piece(self, item: tuple[str, Work], answering: tuple[str, str]) -> _Piece | LasagnaError:
-        key, work = item
-        try:
-            plan = without_prompts(self._plan(work.config))
-            label_studio, project = self.connections.of(work.project)
-            data = fetch_image(label_studio, work.image, work.task, self._limits, known_as=project.url)
-        except LasagnaError as error:
-            return error
-        params = dict(project.params or {})
-        plan = with_thresholds(plan, params.pop(THRESHOLDS, {}))
-        image_key = hashlib.sha256(data).hexdigest()
-        result_key = _result_key(image_key, plan, params, answering, self._hygiene)
-        return _Piece(key, work, plan, params, image_key, result_key, data)
+    def _shown(self, config_key: str, data: str) -> tuple[TaskImage, ...]:
+        return self._config(config_key).shown(json.loads(data or "{}"))
 
-    def _from_cache(self, pieces: Sequence[_Piece], counts: dict[str, int]) -> list[_Piece]:
-        """Finishes what was computed before; returns the others."""
+    def _without_answer(self, places: Sequence[Place]) -> list[Place]:
+        """Takes what was computed before; returns the other pictures that have come."""
         fresh = []
-        for piece in pieces:
-            known = self.store.result(piece.result_key)
-            if known is None:
-                fresh.append(piece)
-            else:
-                self.store.finish(piece.key, known)
-                counts["cached"] += 1
+        for place in places:
+            if place.picture.result_key and place.piece.later is None:
+                place.picture.prediction = self.store.result(place.picture.result_key)
+                fresh += [place] if place.picture.prediction is None else []
         return fresh
 
-    def _compute(self, pieces: Sequence[_Piece], model: ServingModel, counts: dict[str, int]) -> None:
+    def _compute(self, places: Sequence[Place], model: ServingModel) -> None:
         """Runs the model on each different image, query and parameters once."""
-        groups: OrderedDict[str, list[_Piece]] = OrderedDict()
-        for piece in pieces:
-            groups.setdefault(piece.result_key, []).append(piece)
+        groups: OrderedDict[str, list[Place]] = OrderedDict()
+        for place in places:
+            groups.setdefault(place.picture.result_key, []).append(place)
         images: dict[str, Image.Image] = {}
-        for result_key, group in list(groups.items()):
+        for result_key, group in groups.items():
+            picture = group[0].picture
             try:
                 with self.meter.stage("open", 1):
-                    images[result_key] = self._load(group[0].data, group[0].work.image)
+                    images[result_key] = self._load(picture.data, picture.image.address)
             except LasagnaError as error:
-                for piece in groups.pop(result_key):
-                    self._failed(piece.key, piece.work, str(error), reason_of(error), counts)
+                for place in group:
+                    place.picture.problem = (str(error), reason_of(error))
         batches: dict[str, list[str]] = {}
-        for result_key, group in groups.items():
-            batches.setdefault(json.dumps(group[0].params, sort_keys=True), []).append(result_key)
+        for result_key in images:
+            params = groups[result_key][0].piece.params
+            batches.setdefault(json.dumps(params, sort_keys=True), []).append(result_key)
         for result_keys in batches.values():
-            self._segment({key: images[key] for key in result_keys}, groups, model, counts)
+            self._segment({key: images[key] for key in result_keys}, groups, model)
 
     def _segment(
-        self,
-        images: Mapping[str, Image.Image],
-        groups: Mapping[str, list[_Piece]],
-        model: ServingModel,
-        counts: dict[str, int],
+        self, images: Mapping[str, Image.Image], groups: Mapping[str, list[Place]], model: ServingModel
     ) -> None:
         """One model batch; where it fails, each image by itself."""
         firsts = [groups[key][0] for key in images]
@@ -284,40 +287,52 @@ class Runtime:
             outcomes = segment_each(
                 model.segment_batch,
                 list(images.values()),
-                [piece.plan.classes for piece in firsts],
+                [first.picture.image.config.classes for first in firsts],
                 fatal=(JobTimeoutException,),
-                **firsts[0].params,
+                **firsts[0].piece.params,
             )
-        for (key, _), outcome, piece in zip(images.items(), outcomes, firsts, strict=True):
+        for (key, _), outcome, first in zip(images.items(), outcomes, firsts, strict=True):
             if isinstance(outcome, Exception):
-                self._model_failed(groups[key], outcome, counts)
+                _model_failed(groups[key], outcome)
                 continue
             with self.meter.stage("regions", 1):
-                prediction = self._prediction(outcome, piece, model.version)
+                prediction = self._prediction(outcome, first, model.version)
             self.store.keep_result(key, prediction)
-            for each in groups[key]:
-                self.store.finish(each.key, prediction)
-            counts["predicted"] += 1
-            counts["cached"] += len(groups[key]) - 1
+            for place in groups[key]:
+                place.picture.prediction = prediction
+            first.picture.is_computed = True
 
-    def _model_failed(self, pieces: Sequence[_Piece], error: Exception, counts: dict[str, int]) -> None:
-        """Fails every work that asked what the model failed on."""
-        if not isinstance(error, LasagnaError):
-            logger.error("the model failed on %s", pieces[0].work.image, exc_info=error)
-        kind = "configuration" if reason_of(error) == "configuration" else "model"
-        for piece in pieces:
-            self._failed(piece.key, piece.work, f"the model failed: {in_words(error)}", kind, counts)
-
-    def _prediction(self, answer: Segmentation, piece: _Piece, version: str) -> dict[str, Any]:
+    def _prediction(self, answer: Segmentation, place: Place, version: str) -> dict[str, Any]:
         """The prediction of an answer, without what the settings of `Hygiene` leave out."""
+        config = place.picture.image.config
         clean, left_out = clean_segmentation(answer, self._hygiene)
-        prediction = segmentation_to_label_studio(clean, piece.plan, piece.image_key, version)
-        prediction, shrunk = limit_region_bytes(prediction, piece.plan, self._hygiene.max_region_bytes)
+        prediction = segmentation_to_label_studio(clean, config, place.picture.key, version)
+        prediction, shrunk = limit_region_bytes(prediction, config, self._hygiene.max_region_bytes)
         counts = {name: number for name, number in asdict(left_out + shrunk).items() if number}
         if counts:
-            with logged(task=piece.work.task):
-                logger.info("left out of the prediction of task %s: %s", piece.work.task, counts)
+            with logged(task=place.piece.work.task):
+                logger.info("left out of the prediction of task %s: %s", place.piece.work.task, counts)
         return prediction
+
+    def _end(self, piece: Piece, counts: dict[str, int]) -> None:
+        """Hands a work on with what its images got; it fails where none got anything."""
+        work, prediction, problems = piece.work, piece.prediction(), piece.problems()
+        if piece.later is not None:
+            reason = str(piece.later)
+            state = self.store.try_later(piece.key, reason, self._patience(piece.later), reason_of(piece.later))
+            counts[state] = counts.get(state, 0) + 1
+            with logged(task=work.task):
+                logger.warning("task %s: %s; %s", work.task, reason, "tried again" if state == "later" else "given up")
+            return
+        words = "; ".join(reason for reason, _ in problems)
+        if prediction is None:
+            self._failed(piece.key, work, words, problems[0][1], counts)
+            return
+        if problems:
+            with logged(task=work.task):
+                logger.warning("task %s is predicted in part: %s", work.task, words)
+        self.store.finish(piece.key, prediction, note=words)
+        counts["predicted" if any(picture.is_computed for picture in piece.pictures) else "cached"] += 1
 
     def _failed(self, key: str, work: Work, reason: str, kind: str, counts: dict[str, int]) -> None:
         self.store.fail(key, reason, kind)
@@ -325,11 +340,11 @@ class Runtime:
         with logged(task=work.task):
             logger.warning("task %s failed: %s", work.task, reason)
 
-    def _plan(self, config_key: str) -> LabelConfig:
+    def _config(self, config_key: str) -> LabelConfig:
         xml = self.store.config(config_key)
         if xml is None:
             raise ConfigError("the labelling configuration of this task is gone from Redis; ask for it again")
-        return parse_label_config(xml)
+        return known_label_config(xml)
 
     # --- clicks -------------------------------------------------------------------------------------------------------
 
@@ -337,24 +352,24 @@ class Runtime:
         """Answers an interactive request: {"prediction": {...}} or {"error": reason}.
 
         Args:
-            request: `project`, `version`, `task`, `image`, `config` (key) and `context`: the regions that the annotator
-                drew, or the question that was written into a smart `TextArea`.
+            request: `project`, `version`, `task`, `data` (as in `Work`), `config` (key) and `context`: the regions that
+                the annotator drew, or the question that was written into a smart `TextArea`.
         """
         started = time.monotonic()
         try:
-            plan = self._plan(request["config"])
-            question = parse_question(request["context"], plan)
-            prompt = None if question else parse_prompt(request["context"], plan)
+            images = self._shown(request["config"], request["data"])
+            question = parse_question(request["context"], images)
+            prompt = None if question else parse_prompt(request["context"], images)
+            asked = (question or prompt).image  # type: ignore[union-attr]
             model = self.models.of(request["project"], base_version(request["version"]))
-            features, width, height = self._features_of(model, request["project"], request["image"], request["task"])
+            features, width, height = self._features_of(model, request["project"], asked.address, request["task"])
             if question:
-                return {"prediction": answer_question(model, features, question, plan, (height, width))}
+                return {"prediction": answer_question(model, features, question, (height, width))}
             assert prompt is not None
-            control, class_name, points, box = prompt
             mask, score = model.segment_prompt(
                 features,
-                points=[(x * width / 100, y * height / 100, positive) for x, y, positive in points],
-                box=None if box is None else to_pixels(box, width, height),
+                points=[(x * width / 100, y * height / 100, positive) for x, y, positive in prompt.points],
+                box=None if prompt.box is None else to_pixels(prompt.box, width, height),
             )
         except LasagnaError as error:
             logger.warning("click on task %s: %s", request.get("task"), error)
@@ -364,11 +379,12 @@ class Runtime:
         except Exception as error:  # whatever a model raises: the annotator waits for an answer
             logger.exception("the model failed on a click on task %s", request.get("task"))
             return {"error": f"the model failed: {in_words(error)}"}
-        answer = Segmentation((height, width), (ClassAnswer(class_name, float(score), np.asarray(mask, dtype=bool)),))
-        narrowed = replace(plan, controls=(control,), absent_choices=None, absent_values=())
+        found = ClassAnswer(prompt.class_name, float(score), np.asarray(mask, dtype=bool))
+        answer = Segmentation((height, width), (found,))
+        narrowed = replace(asked.config, controls=(prompt.control,), absent_choices=None, absent_values=())
         # the id is new each time: a second click must not replace the region of the first
         prediction = segmentation_to_label_studio(answer, narrowed, uuid4().hex, model.version)
-        logger.info("click on task %s: %s, %.2f s", request.get("task"), class_name, time.monotonic() - started)
+        logger.info("click on task %s: %s, %.2f s", request.get("task"), prompt.class_name, time.monotonic() - started)
         return {"prediction": prediction}
 
     def _features_of(self, model: "Lasagna", project: str, address: str, task: int | None) -> tuple[Any, int, int]:
@@ -434,16 +450,10 @@ class Runtime:
         )
 
 
-def _drawn(control: Control) -> list[Any]:
-    return [control.name, control.kind, control.to_name, [(label.value, label.written) for label in control.labels]]
-
-
-def _result_key(
-    image_key: str, plan: LabelConfig, params: Mapping[str, Any], answering: tuple[str, str], hygiene: Hygiene
-) -> str:
-    """Identifies a prediction: image, query as far as it changes the answer, parameters, the model's version and
-    precision, what is left out."""
-    query = [plan.image_name, [_drawn(control) for control in plan.controls], plan.absent_values]
-    asked = [(c.name, c.reads_as) if c.threshold is None else (c.name, c.reads_as, c.threshold) for c in plan.classes]
-    identity = [image_key, query, asked, dict(params), answering, asdict(hygiene)]
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:40]
+def _model_failed(places: Sequence[Place], error: Exception) -> None:
+    """Every picture that asked what the model failed on has no answer."""
+    if not isinstance(error, LasagnaError):
+        logger.error("the model failed on %s", places[0].picture.image.address, exc_info=error)
+    kind = "configuration" if reason_of(error) == "configuration" else "model"
+    for place in places:
+        place.picture.problem = (f"the model failed: {in_words(error)}", kind)

@@ -122,9 +122,9 @@ def _regions(bench: Load, task: int) -> list[dict[str, Any]]:
         mask = np.zeros((height, width), bool)
         mask[top : bottom + 1] = True
         answers.append(ClassAnswer(name, 1.0, mask))
-    drawn = segmentation_to_label_studio(
-        Segmentation((height, width), tuple(answers)), parse_label_config(bench.config), f"submit-{task}", "person"
-    )["result"]
+    [image] = parse_label_config(bench.config).images
+    answer = Segmentation((height, width), tuple(answers))
+    drawn = segmentation_to_label_studio(answer, image, f"submit-{task}", "person")["result"]
     return [{**{key: value for key, value in region.items() if key != "score"}, "origin": "manual"} for region in drawn]
 
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from backend.demo.local_label_studio import Projects
 from lasagna.errors import ConfigError
-from lasagna.formats.label_studio import region_to_label
-from lasagna.labels.configuration import Control, Label, LabelConfig
+from lasagna.formats.regions import read_regions
+from lasagna.labels.configuration import Control, ImageConfig, Label, LabelConfig
 from lasagna.masks.conversions import brush_rle_to_mask, mask_to_brush_rle
 from lasagna.masks.segmentation import Mask
 
@@ -55,7 +55,7 @@ class SimulatedAnnotator:
 
     Args:
         label_studio: With the token of the user who annotates.
-        config: The project's labelling configuration. Each of its classes needs a brush.
+        config: The project's labelling configuration. It shows one image, and each of its classes needs a brush.
         habits: See there.
 
     Raises:
@@ -63,8 +63,9 @@ class SimulatedAnnotator:
     """
 
     def __init__(self, label_studio: Projects, config: LabelConfig, habits: Habits | None = None) -> None:
-        self._label_studio, self._config, self._habits = label_studio, config, habits or Habits()
-        self._brushes = {query.name: _brush(config, query.name) for query in config.classes}
+        self._label_studio, self._habits = label_studio, habits or Habits()
+        [self._config] = config.images
+        self._brushes = {query.name: _brush(self._config, query.name) for query in config.classes}
 
     def correct(self, task: int, truth: Mapping[str, Mask]) -> CorrectedTask:
         """Opens a task, takes its newest prediction, makes the regions right and submits.
@@ -81,15 +82,16 @@ class SimulatedAnnotator:
         wanted = {name: mask for name, mask in truth.items() if mask.any()}
         result: list[dict[str, Any]] = []
         counts = {"accepted": 0, "changed": 0, "added": 0, "deleted": 0}
-        for region in shown["result"] if shown else []:
-            found = region_to_label(region, self._config)
-            if found is None:  # the list of absent classes, which is written anew below
-                continue
-            control, label = found
-            if control.kind != "brush" or label.value not in wanted:
+        predicted = shown["result"] if shown else []
+        [drawn_before] = read_regions(predicted, [self._config]).of_image  # not the list of absent classes
+        known = {region.id: region for region in drawn_before}
+        for region in (one for one in predicted if one["id"] in known):
+            before = known[region["id"]]
+            label = before.labels[0].value if before.labels else ""
+            if before.kind != "brush" or label not in wanted:
                 counts["deleted"] += 1
                 continue
-            mask = wanted.pop(label.value)
+            mask = wanted.pop(label)
             drawn = brush_rle_to_mask(region["value"]["rle"], (mask.shape[0], mask.shape[1]))
             if _iou(drawn, mask) >= self._habits.accept:
                 counts["accepted"] += 1
@@ -144,7 +146,7 @@ class SimulatedAnnotator:
         )
 
 
-def _brush(config: LabelConfig, name: str) -> tuple[Control, Label]:
+def _brush(config: ImageConfig, name: str) -> tuple[Control, Label]:
     for control, label in config.controls_for(name):
         if control.kind == "brush":
             return control, label

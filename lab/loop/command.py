@@ -34,10 +34,10 @@ from lab.loop.annotator import Habits, SimulatedAnnotator
 from lab.loop.product import running_product
 from lasagna.environment import describe_environment
 from lasagna.errors import DataError, ServiceError
-from lasagna.formats.label_studio import region_to_label
+from lasagna.formats.annotations import region_to_mask
+from lasagna.formats.regions import read_regions
 from lasagna.labels.classes import make_label_config
 from lasagna.labels.configuration import parse_label_config
-from lasagna.masks.conversions import brush_rle_to_mask
 from lasagna.masks.image import load_image
 from lasagna.masks.segmentation import ClassQuery
 from lasagna.settings import registry_folder
@@ -278,11 +278,11 @@ class Bench:
             versions.add(newest["model_version"])
             truth, valid = _truth(self._measured, index), _valid(self._measured, index)
             drawn: dict[str, Mask] = {}
-            for region in newest["result"]:
-                found = region_to_label(region, self._config)
-                if found is not None:
+            [found] = read_regions(newest["result"], self._config.images).of_image
+            for region in found:
+                if region.labels:
                     size = (valid.shape[0], valid.shape[1])
-                    drawn[found[1].value] = brush_rle_to_mask(region["value"]["rle"], size) & valid
+                    drawn[region.labels[0].value] = region_to_mask(region, size) & valid
             effort = edit_effort(drawn, truth)
             for name, one in effort.classes.items():
                 union = (one.before + one.after + one.changed) // 2

@@ -22,9 +22,9 @@ from PIL import Image
 from backend.demo.local_label_studio import LocalLabelStudio, Projects
 from backend.effort.measure import edit_effort
 from lab.editor import Editor, open_chromium
-from lasagna.formats.label_studio import region_to_label
+from lasagna.formats.annotations import region_to_mask
+from lasagna.formats.regions import read_regions
 from lasagna.labels.configuration import parse_label_config
-from lasagna.masks.conversions import brush_rle_to_mask
 from lasagna.settings import Settings
 
 _COLOURS = 128
@@ -86,12 +86,11 @@ def _changed(before: dict[str, Any], after: dict[str, Any], config: Any) -> floa
     pixels = 1
     for prediction in (before, after):
         masks.append({})
-        for region in prediction["result"]:
-            label = region_to_label(region, config)
-            if label is not None and "rle" in region["value"]:
-                size = (int(region["original_height"]), int(region["original_width"]))
-                pixels = size[0] * size[1]
-                masks[-1][label[1].value] = brush_rle_to_mask(region["value"]["rle"], size)
+        [regions] = read_regions(prediction["result"], config.images).of_image
+        for region in regions:
+            if region.kind == "brush" and region.labels and region.size:
+                pixels = region.size[0] * region.size[1]
+                masks[-1][region.labels[0].value] = region_to_mask(region, region.size)
     return edit_effort(masks[0], masks[1]).changed / pixels
 
 

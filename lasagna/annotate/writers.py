@@ -25,13 +25,13 @@ from lasagna.annotate.sources import LocalFile
 from lasagna.annotate.swap import files_below
 from lasagna.errors import ConfigError
 from lasagna.formats.coco import Variant, coco_category_ids, coco_frame, segmentation_to_coco
-from lasagna.formats.hygiene import Hygiene, limit_region_bytes
-from lasagna.formats.label_studio import segmentation_to_label_studio
+from lasagna.formats.hygiene import Counts, Hygiene, limit_region_bytes
+from lasagna.formats.label_studio import join_predictions, segmentation_to_label_studio
 from lasagna.formats.png import class_table, indices_to_png, segmentation_to_indices, segmentation_to_instances
 from lasagna.formats.voc import segmentation_to_voc
 from lasagna.formats.yolo import segmentation_to_yolo, yolo_data_yaml, yolo_label_path
 from lasagna.labels.configuration import LabelConfig
-from lasagna.masks.segmentation import Segmentation
+from lasagna.masks.segmentation import ClassQuery, Segmentation
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Job:
     Attributes:
         parts: Whether each connected part of a class is an object of its own in every format that has objects; else
             each format does as its readers expect.
+        queries: The classes, where they stand in the tasks and not in the labelling configuration.
     """
 
     out: Path
@@ -51,6 +52,7 @@ class Job:
     addresses: Addresses
     hygiene: Hygiene
     parts: bool = False
+    queries: Sequence[ClassQuery] = ()
 
     def stage(self, name: str, data: bytes | str) -> str:
         """Writes what will be OUT/name. Returns the hash of its content."""
@@ -100,17 +102,23 @@ class LabelStudioWriter(Writer):
 
     def encode(self, image: ImageFile, content: str, segmentation: Segmentation) -> Any:
         config, job = self._job.label_config, self._job
-        prediction = segmentation_to_label_studio(
-            segmentation, config, f"{content} {image.name}", job.model_version, parts=job.parts
-        )
-        prediction, counts = limit_region_bytes(prediction, config, job.hygiene.max_region_bytes)
-        task = {"data": {config.image_variable: job.addresses.of(image)}, "predictions": [prediction]}
+        data = config.make_data(job.addresses.of(image), job.queries)
+        shown, predictions, counts = config.shown(data), [], Counts()
+        for each in shown:
+            key = f"{content} {image.name}" + (f" {each.config.name}" if len(shown) > 1 else "")
+            prediction = segmentation_to_label_studio(
+                segmentation, each.config, key, job.model_version, parts=job.parts
+            )
+            prediction, left_out = limit_region_bytes(prediction, each.config, job.hygiene.max_region_bytes)
+            predictions.append(prediction)
+            counts += left_out
+        task = {"data": data, "predictions": [join_predictions(predictions)]}
         return {"task": json.dumps(task, ensure_ascii=False, separators=(",", ":")), "left_out": asdict(counts)}
 
     def begin(self, out: OutputFolder, images: ImageSet) -> None:
         super().begin(out, images)
         for image in images.files:  # an address that cannot be made says so now, not after hours
-            self._job.addresses.of(image)
+            self._job.label_config.make_data(self._job.addresses.of(image), self._job.queries)
         self._tasks = out.part("tasks.json")
         self._tasks.write("[\n")
 

@@ -182,6 +182,7 @@ def annotate(
             addresses=_addresses(found, image_root, image_url_prefix),
             hygiene=Hygiene.of(settings),
             parts=instances == "parts",
+            queries=queries,
         )
         request = AnnotateRequest(job, formats, Asked(queries, threshold, exclusive), settings, gallery, head)
         run = AnnotateRun(request, found, Execution(engine, workers, max_failures, overwrite))

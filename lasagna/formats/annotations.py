@@ -1,45 +1,35 @@
 """What people drew in Label Studio, as masks. The other direction is `lasagna.formats.label_studio`.
 
 What always holds: a mask is bool (height, width) of the upright photo; a region that is damaged raises DataError that
-names it; a rectangle is a mask of its area, unless a brush or polygon region of its class touches it: then it is the
-same object in coarser form, as in projects where the model draws every class with each control.
+names it; a rectangle or an ellipse is a mask of its area, unless a traced region (brush, bitmask, polygon) of its class
+touches it: then it is the same object in coarser form, as in projects where the model draws every class with each
+control.
 
 Source of the format: Label Studio 1.23, measured against a real server.
 """
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lasagna.errors import DataError
+from lasagna.formats.regions import AREAS, Region
+from lasagna.masks.bitmask import bitmask_to_mask
 from lasagna.masks.conversions import as_polygon, brush_rle_to_mask
-from lasagna.masks.runs import Runs, mask_to_runs, polygon_to_runs, runs_to_mask, touch, union
+from lasagna.masks.ellipses import Ellipse, ellipse_to_mask
+from lasagna.masks.runs import Runs, is_empty, mask_to_runs, polygon_to_runs, runs_to_mask, touch, union
 from lasagna.masks.segmentation import Mask
 
 Key = TypeVar("Key", bound=Hashable)
 
-
-@dataclass(frozen=True)
-class Region(Generic[Key]):
-    """One label of one drawn region.
-
-    Attributes:
-        name: Says in messages which it is.
-        kind: Of its control: "brush", "polygon" or "rectangle" can be drawn (`DRAWN`).
-        key: What it is drawn for: a class.
-        value: Label Studio's.
-    """
-
-    name: str
-    kind: str
-    key: Key
-    value: dict[str, Any]
+_COARSE = ("rectangle", "ellipse")
+MOST_REGIONS = 20_000
+"""Regions of one annotation."""
 
 
 def choose_annotation(annotations: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -48,81 +38,91 @@ def choose_annotation(annotations: Sequence[dict[str, Any]]) -> dict[str, Any]:
     finished = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
     if not finished:
         raise DataError("skipped by the annotator" if annotations else "not annotated")
-    return max(finished, key=lambda a: (bool(a.get("ground_truth")), _changed_at(a), a.get("id") or 0))
+    return max(finished, key=lambda a: (bool(a.get("ground_truth")), changed_at(a), a.get("id") or 0))
 
 
-def _changed_at(annotation: dict[str, Any]) -> datetime:
+def changed_at(annotation: Mapping[str, Any]) -> datetime:
+    """When an annotation was changed last, else made; `datetime.min` where it does not say."""
     try:
         time = datetime.fromisoformat(annotation.get("updated_at") or annotation.get("created_at") or "")
-    except ValueError:
+    except (TypeError, ValueError):
         return datetime.min.replace(tzinfo=UTC)
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def compact_value(value: dict[str, Any]) -> dict[str, Any]:
-    """The value with its run lengths as bytes: as a list of ints they take eight times the memory."""
-    try:
-        return {**value, "rle": bytes(value["rle"])} if isinstance(value.get("rle"), list) else value
-    except (TypeError, ValueError):
-        return value  # whoever reads the mask is told that it is damaged
+def region_to_mask(region: Region, size: tuple[int, int]) -> Mask:
+    """The mask of one region on an image of `size` (height, width).
+
+    Raises:
+        DataError: It is damaged, was drawn on an image of another size, or is no area. Names the region.
+    """
+    with _named(region, size):
+        draw = _DRAW.get(region.kind)
+        return draw(region.value, size) if draw else runs_to_mask(_runs(region, size))
 
 
-MOST_REGIONS = 20_000
-"""Regions of one annotation."""
+def has_area(region: Region, size: tuple[int, int]) -> bool:
+    """Whether a region covers a pixel. Raises DataError as `region_to_mask`."""
+    if region.kind in _CORNERS:
+        with _named(region, size):
+            return not is_empty(_runs(region, size))
+    return bool(region_to_mask(region, size).any())
 
 
-def region_to_mask(region: Region[Any], size: tuple[int, int]) -> Mask:
-    """The mask of one region. Raises DataError that names it where it is damaged."""
-    with _named(region):
-        return _brush_mask(region, size) if region.kind == "brush" else runs_to_mask(_runs(region, size))
-
-
-def regions_to_masks(regions: Iterable[Region[Key]], size: tuple[int, int]) -> Iterator[tuple[Key, Mask]]:
-    """The mask of each key of an annotation's regions, one after the other, so that one is in memory at a time: the
-    union of its regions, without the rectangles that a traced region of the key touches.
+def regions_to_masks(regions: Iterable[tuple[Key, Region]], size: tuple[int, int]) -> Iterator[tuple[Key, Mask]]:
+    """The mask of each key of an annotation's regions (what a region is drawn for: a class), one after the other, so
+    that one is in memory at a time: the union of its regions, without the rectangles and ellipses that a traced region
+    of the key touches.
 
     Raises DataError as `region_to_mask`, or where there are more than `MOST_REGIONS`.
     """
-    groups: dict[Key, list[Region[Key]]] = {}
-    for region in regions:
-        groups.setdefault(region.key, []).append(region)
+    groups: dict[Key, list[Region]] = {}
+    for key, region in regions:
+        groups.setdefault(key, []).append(region)
     count = sum(map(len, groups.values()))
     if count > MOST_REGIONS:
         raise DataError(f"the annotation has {count} regions, the limit is {MOST_REGIONS}")
     for key, group in groups.items():
         traced = _traced(group, size)
-        rectangles = []
+        coarse = []
         for region in group:
-            if region.kind == "rectangle":
-                with _named(region):
+            if region.kind in _COARSE:
+                with _named(region, size):
                     runs = _runs(region, size)
                 if traced is None or not touch(traced, runs):
-                    rectangles.append(runs)
-        yield key, runs_to_mask(union([*([] if traced is None else [traced]), *rectangles]))
+                    coarse.append(runs)
+        yield key, runs_to_mask(union([*([] if traced is None else [traced]), *coarse]))
 
 
-def _traced(group: Sequence[Region[Any]], size: tuple[int, int]) -> Runs | None:
-    """The union of the brush and polygon regions of one key; None where there are none."""
+def _traced(group: Sequence[Region], size: tuple[int, int]) -> Runs | None:
+    """The union of the regions of one key that are traced (brush, bitmask, polygon); None where there are none."""
     parts: list[Runs] = []
     painted: Mask | None = None
     for region in group:
-        if region.kind == "rectangle":
+        if region.kind in _COARSE:
             continue
-        with _named(region):
-            if region.kind != "brush":
+        if region.kind in _CORNERS:
+            with _named(region, size):
                 parts.append(_runs(region, size))
-            elif painted is None:
-                painted = _brush_mask(region, size)
-            else:
-                painted |= _brush_mask(region, size)
+            continue
+        mask = region_to_mask(region, size)
+        painted = mask if painted is None else painted | mask
     if painted is not None:
         parts.append(mask_to_runs(painted))
     return union(parts) if parts else None
 
 
 @contextmanager
-def _named(region: Region[Any]) -> Iterator[None]:
-    """An error of drawing a region as DataError that names it."""
+def _named(region: Region, size: tuple[int, int]) -> Iterator[None]:
+    """Raises DataError that names a region that cannot be drawn on an image of this size, or while it is drawn."""
+    if region.size not in (None, size):
+        assert region.size is not None
+        raise DataError(
+            f"{region.name} was drawn on {region.size[1]} x {region.size[0]} pixels, but the photo has "
+            f"{size[1]} x {size[0]}"
+        )
+    if region.kind not in AREAS:
+        raise DataError(f"{region.name} is {_NO_AREA.get(region.kind, 'of a kind that is not known here')}")
     try:
         yield
     except (DataError, KeyError, TypeError, ValueError) as error:
@@ -130,21 +130,26 @@ def _named(region: Region[Any]) -> Iterator[None]:
         raise DataError(f"{region.name}: {what}") from error
 
 
-def _brush_mask(region: Region[Any], size: tuple[int, int]) -> Mask:
-    return brush_rle_to_mask(region.value["rle"], size)
+def _runs(region: Region, size: tuple[int, int]) -> Runs:
+    corners = _CORNERS.get(region.kind)
+    if corners is None:
+        return mask_to_runs(_DRAW[region.kind](region.value, size))
+    return polygon_to_runs(as_polygon(corners(region.value, size), size), size)
 
 
-def _runs(region: Region[Any], size: tuple[int, int]) -> Runs:
-    """Of a polygon or a rectangle."""
-    corners = _CORNERS[region.kind](region.value, size)
-    return polygon_to_runs(as_polygon(corners, size), size)
+def _draw_brush(value: Mapping[str, Any], size: tuple[int, int]) -> Mask:
+    return brush_rle_to_mask(value["rle"], size)
 
 
-def _polygon_corners(value: dict[str, Any], size: tuple[int, int]) -> NDArray[np.float64]:
+def _draw_bitmask(value: Mapping[str, Any], size: tuple[int, int]) -> Mask:
+    return bitmask_to_mask(value["imageDataURL"], size)
+
+
+def _polygon_corners(value: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.float64]:
     return _pixels(value["points"], size)
 
 
-def _rectangle_corners(value: dict[str, Any], size: tuple[int, int]) -> NDArray[np.float64]:
+def _rectangle_corners(value: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.float64]:
     """x and y are the corner that is top left before the rectangle is turned about it, clockwise, by `rotation`."""
     corner, extent = _pixels([[value["x"], value["y"]], [value["width"], value["height"]]], size)
     angle = math.radians(value.get("rotation") or 0)
@@ -153,12 +158,17 @@ def _rectangle_corners(value: dict[str, Any], size: tuple[int, int]) -> NDArray[
     return np.stack([corner, corner + along, corner + along + down, corner + down])
 
 
+def _draw_ellipse(value: Mapping[str, Any], size: tuple[int, int]) -> Mask:
+    points = [[value["x"], value["y"]], [value["radiusX"], value["radiusY"]]]
+    (x, y), (radius_x, radius_y) = _pixels(points, size).tolist()
+    return ellipse_to_mask(Ellipse(x, y, radius_x, radius_y, float(value.get("rotation") or 0)), size)
+
+
 def _pixels(percent: Any, size: tuple[int, int]) -> NDArray[np.float64]:
     """Points (n, 2) in percent of the width and height as pixels."""
     return np.asarray(percent, np.float64).reshape(-1, 2) * (size[1] / 100, size[0] / 100)
 
 
 _CORNERS = {"polygon": _polygon_corners, "rectangle": _rectangle_corners}
-
-DRAWN = frozenset({"brush", *_CORNERS})
-"""The kinds of controls whose regions are masks."""
+_DRAW = {"brush": _draw_brush, "bitmask": _draw_bitmask, "ellipse": _draw_ellipse}
+_NO_AREA = {"keypoint": "a point and has no area", "line": "a line and has no area"}

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lasagna.formats.label_studio import region_to_label
-from lasagna.labels.configuration import LabelConfig
+from lasagna.formats.regions import Region, read_regions
+from lasagna.labels.parts import ImageConfig
 from lasagna.masks.segmentation import Mask, Segmentation
 from lasagna.settings import Settings
 
@@ -119,33 +119,39 @@ def clean_segmentation(segmentation: Segmentation, hygiene: Hygiene) -> tuple[Se
 
 
 def limit_region_bytes(
-    prediction: dict[str, Any], label_config: LabelConfig, max_bytes: int
+    prediction: dict[str, Any], config: ImageConfig, max_bytes: int
 ) -> tuple[dict[str, Any], Counts]:
     """A prediction of Label Studio without brush regions that freeze the editor, where a polygon shows the same.
 
     Args:
         prediction: Of `segmentation_to_label_studio`.
-        label_config: That it was made for.
+        config: That it was made for.
         max_bytes: See `Hygiene.max_region_bytes`.
     """
     if not max_bytes:
         return prediction, Counts()
-    found = [(region, region_to_label(region, label_config)) for region in prediction["result"]]
-    outlined = {pair[1].value for _, pair in found if pair is not None and pair[0].kind == "polygon"}
-    kept, to_polygon, too_large = [], 0, 0
-    for region, pair in found:
-        kind = "" if pair is None else pair[0].kind
-        drawn = region["value"].get({"brush": "rle", "polygon": "points"}.get(kind, ""), [])
-        if pair is not None and _json_bytes(drawn) > max_bytes:
-            if kind == "brush" and pair[1].value in outlined:
-                to_polygon += 1
-                continue
+    [regions] = read_regions(prediction["result"], [config]).of_image
+    outlined = {label.value for region in regions if region.kind == "polygon" for label in region.labels}
+    dropped, to_polygon, too_large = set(), 0, 0
+    for region in regions:
+        if _bytes(region) <= max_bytes:
+            continue
+        if region.kind == "brush" and outlined.issuperset(label.value for label in region.labels):
+            dropped.add(region.id)
+            to_polygon += 1
+        else:
             too_large += 1
-        kept.append(region)
+    kept = [result for result in prediction["result"] if result.get("id") not in dropped]
     return {**prediction, "result": kept}, Counts(to_polygon=to_polygon, too_large=too_large)
 
 
-def _json_bytes(value: list[Any]) -> int:
+def _bytes(region: Region) -> int:
+    """Of the JSON of a region's shape."""
+    drawn = region.value.get({"brush": "rle", "bitmask": "imageDataURL"}.get(region.kind, "points"), ())
+    return _json_bytes(list(drawn) if isinstance(drawn, bytes) else drawn)
+
+
+def _json_bytes(value: Any) -> int:
     return len(json.dumps(value, separators=(",", ":")))
 
 

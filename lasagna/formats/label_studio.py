@@ -1,14 +1,18 @@
 """Label Studio predictions. Field by field what Label Studio 1.23 stores and draws, measured against a real server.
 
-A prediction holds a region per class, control and part: the whole class as one brush mask, and one polygon or rectangle
-per connected part. Absent classes go to the `Choices` named "absent" where the labelling configuration has one.
+A prediction holds a region per image, class, control and part: the whole class as one brush mask or bitmask, and one
+polygon, rectangle or ellipse per connected part. Absent classes go to the `Choices` named "absent" where the labelling
+configuration has one.
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
-from lasagna.labels.configuration import Control, Label, LabelConfig
+from lasagna.labels.parts import Control, ImageConfig, Label
+from lasagna.masks.bitmask import mask_to_bitmask
 from lasagna.masks.conversions import drop_specks, mask_to_boxes, mask_to_brush_rle, mask_to_parts, mask_to_polygons
+from lasagna.masks.ellipses import mask_to_ellipses
 from lasagna.masks.ordering import task_score
 from lasagna.masks.segmentation import Mask, Segmentation
 
@@ -21,7 +25,7 @@ MIN_PART = 3e-4
 
 def segmentation_to_label_studio(
     segmentation: Segmentation,
-    label_config: LabelConfig,
+    config: ImageConfig,
     key: str,
     model_version: str,
     *,
@@ -29,12 +33,12 @@ def segmentation_to_label_studio(
     min_part: float = MIN_PART,
     parts: bool = False,
 ) -> dict[str, Any]:
-    """One prediction, as `/predict`, the import of tasks and the predictions API take it.
+    """One prediction of one image, as `/predict`, the import of tasks and the predictions API take it.
 
     Args:
         segmentation: The answers. Its size must be that of the upright image (see `load_image`).
-        label_config: Where a class may be drawn. A class that no control of it names is left out.
-        key: Identifies the task or image. Region ids are made from it, so the same input gives the same ids.
+        config: Where a class may be drawn. A class that no control of it names is left out.
+        key: Identifies the task and image. Region ids are made from it, so the same input gives the same ids.
         model_version: Written into the prediction; Label Studio compares it with what `/setup` reports.
         tolerance: Of polygons, in pixels; see `mask_to_polygons`.
         min_part: Share of the image's pixels below which a connected part is dropped and a hole filled; the largest
@@ -47,55 +51,65 @@ def segmentation_to_label_studio(
     """
     height, width = segmentation.size
     min_area = 0.0 if parts else min_part * height * width
-    regions: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     drawn: set[str] = set()
     for answer in segmentation.present:
         if answer.name in drawn:  # a class asked twice is drawn once
             continue
         drawn.add(answer.name)
-        for control, label in label_config.controls_for(answer.name):
+        for control, label in config.controls_for(answer.name):
             for part, value in enumerate(_values(answer.mask, control, tolerance, min_area, parts)):
-                regions.append(
-                    {
-                        "id": _region_id(key, control.name, answer.name, part),
-                        "from_name": control.name,
-                        "to_name": control.to_name,
-                        "type": f"{control.kind}labels",
-                        "original_width": width,
-                        "original_height": height,
-                        "image_rotation": 0,
-                        "score": round(float(answer.probability), 6),
-                        "value": {**value, f"{control.kind}labels": [label.written]},
-                    }
-                )
-    absent = absent_choices(segmentation, label_config)
+                shared = {
+                    "id": _region_id(key, control.name, answer.name, part),
+                    "to_name": control.to_name,
+                    "original_width": width,
+                    "original_height": height,
+                    "image_rotation": 0,
+                    "score": round(float(answer.probability), 6),
+                    **_page(config),
+                }
+                results += [{**shared, **each} for each in _results(control, label, value)]
+    absent = absent_choices(segmentation, config)
     if absent:
-        regions.append(
+        results.append(
             {
-                "id": _region_id(key, label_config.absent_choices, "", 0),
-                "from_name": label_config.absent_choices,
-                "to_name": label_config.image_name,
+                "id": _region_id(key, config.absent_choices, "", 0),
+                "from_name": config.absent_choices,
+                "to_name": config.image_name,
                 "type": "choices",
                 "value": {"choices": absent},
             }
         )
-    return {"model_version": model_version, "score": round(task_score(segmentation), 6), "result": regions}
+    return {"model_version": model_version, "score": round(task_score(segmentation), 6), "result": results}
 
 
-def absent_choices(segmentation: Segmentation, label_config: LabelConfig) -> list[str]:
+def join_predictions(predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The prediction of a task that shows several images, of one for each: its score is the lowest."""
+    result = [region for prediction in predictions for region in prediction["result"]]
+    return {**predictions[0], "score": min(p["score"] for p in predictions), "result": result}
+
+
+def absent_choices(segmentation: Segmentation, config: ImageConfig) -> list[str]:
     """What the `Choices` "absent" of the configuration lists for this image, in query order; empty without one."""
-    written = dict(label_config.absent_values)
+    written = dict(config.absent_values)
     return list(dict.fromkeys(written[answer.name] for answer in segmentation.absent if answer.name in written))
 
 
-def region_to_label(region: dict[str, Any], label_config: LabelConfig) -> tuple[Control, Label] | None:
-    """The control and label of a region that Label Studio sent; None for one that the configuration does not know."""
-    control = next((c for c in label_config.controls if c.name == region.get("from_name")), None)
-    value = region.get("value")
-    written = value.get(f"{control.kind}labels") if control and isinstance(value, dict) else None
-    is_named = isinstance(written, list) and written and isinstance(written[0], str)
-    label = control.label_written(written[0]) if control and is_named else None  # type: ignore[index]
-    return (control, label) if control and label else None
+def _results(control: Control, label: Label, value: dict[str, Any]) -> list[dict[str, Any]]:
+    """The results of one region: one, or two where its labels stand in a tag of their own, each with the shape, as the
+    editor writes them."""
+    if control.labelled_by is None:
+        written = {control.result_type: [label.written]}
+        return [{"from_name": control.name, "type": control.result_type, "value": {**value, **written}}]
+    labeller = control.labelled_by
+    return [
+        {"from_name": control.name, "type": control.result_type, "value": value},
+        {"from_name": labeller.name, "type": labeller.kind, "value": {**value, **labeller.write(label)}},
+    ]
+
+
+def _page(config: ImageConfig) -> dict[str, int]:
+    return {} if config.item_index is None else {"item_index": config.item_index}
 
 
 def _values(
@@ -105,14 +119,24 @@ def _values(
     if mask is None or not mask.any():
         return []
     height, width = mask.shape
-    if control.kind == "brush" and parts:
-        return [{"format": "rle", "rle": mask_to_brush_rle(part)} for part in mask_to_parts(mask)]
-    if control.kind == "brush":
-        return [{"format": "rle", "rle": mask_to_brush_rle(drop_specks(mask, min_area))}]
+    if control.kind in ("brush", "magicwand", "bitmask"):
+        pieces = mask_to_parts(mask) if parts else [drop_specks(mask, min_area)]
+        return [_pixels(piece, control) for piece in pieces]
     if control.kind == "polygon":
         return [
             {"points": [[_percent(x, width), _percent(y, height)] for x, y in polygon], "closed": True}
             for polygon in mask_to_polygons(mask, tolerance, min_area)
+        ]
+    if control.kind == "ellipse":
+        return [
+            {
+                "x": _percent(ellipse.x, width),
+                "y": _percent(ellipse.y, height),
+                "radiusX": _percent(ellipse.radius_x, width),
+                "radiusY": _percent(ellipse.radius_y, height),
+                "rotation": round(ellipse.rotation, 3),
+            }
+            for ellipse in mask_to_ellipses(mask, min_area)
         ]
     return [
         {
@@ -124,6 +148,12 @@ def _values(
         }
         for x0, y0, x1, y1 in mask_to_boxes(mask, min_area)
     ]
+
+
+def _pixels(mask: Mask, control: Control) -> dict[str, Any]:
+    if control.kind == "bitmask":
+        return {"imageDataURL": mask_to_bitmask(mask)}
+    return {"format": "rle", "rle": mask_to_brush_rle(mask)}
 
 
 def _percent(pixels: float, of: int) -> float:

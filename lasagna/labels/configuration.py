@@ -1,12 +1,17 @@
-"""Label Studio labelling configurations: what to ask, and where the answers are drawn.
+"""Label Studio labelling configurations: what to ask of each image of a task, and where the answers are drawn.
 
-A label is data. Whatever it contains (commas, quotes, `<SEG>`, other scripts), it is asked, answered and written under
-exactly that name; the only thing taken off is white space around it.
+A configuration may show several images, each with controls of its own or with shared ones; pages (`valueList`,
+`Repeater`); labels that stand in the task (`value="$labels"`); and shapes whose labels stand in a tag of their own
+(`Brush` with `Labels`). `LabelConfig.of_task` says what that means for one task.
+
+What always holds: a label is data, and is asked, answered and written under exactly that name, whatever it contains;
+only white space around it is taken off. Tag and attribute names may be in any case. Each part is served, or is in
+`LabelConfig.not_served` or `LabelConfig.by_people`.
 """
 
-import itertools
-import math
-from collections.abc import Callable, Iterator, Mapping
+import functools
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,68 +19,53 @@ from xml.etree import ElementTree
 
 import defusedxml.ElementTree
 
-from lasagna.errors import ConfigError
+from lasagna.errors import ConfigError, ImageError
+from lasagna.labels.elements import ABSENT, Tags, image_configs, parts_left
+from lasagna.labels.parts import Control, ImageConfig, Label, Labeller, NotServed
+from lasagna.labels.task_data import (
+    MISSING,
+    UNDEFINED,
+    depends_on_task,
+    expand,
+    fields_read,
+    put_value,
+    top_field,
+    value_of,
+    variables,
+)
 from lasagna.masks.segmentation import ClassQuery
 
-_KINDS = {
-    "brushlabels": "brush",
-    "polygonlabels": "polygon",
-    "rectanglelabels": "rectangle",
-    "keypointlabels": "keypoint",
-}
-ABSENT, _ANSWER = "absent", "answer"
+__all__ = [
+    "ABSENT",
+    "Control",
+    "ImageConfig",
+    "Label",
+    "LabelConfig",
+    "Labeller",
+    "NotServed",
+    "TaskImage",
+    "parse_label_config",
+    "read_label_config",
+    "read_text",
+]
 
 
 @dataclass(frozen=True)
-class Label:
-    """A `<Label>` of a control. `alias`, `hint`, `predicted_values` and `threshold` are its attributes."""
-
-    value: str
-    alias: str | None = None
-    hint: str | None = None
-    predicted_values: tuple[str, ...] = ()
-    threshold: float | None = None
-
-    @property
-    def written(self) -> str:
-        """What Label Studio writes into a region for this label, and accepts in one: the alias if there is one."""
-        return self.alias or self.value
-
-    @property
-    def reads_as(self) -> str | None:
-        """What the model reads: the alias, else the hint, else the first predicted value, else None (the label itself).
-
-        In this order because an alias is another name for the class, a hint describes it to people, and predicted
-        values name it in the vocabulary of some model.
-        """
-        return self.alias or self.hint or next(iter(self.predicted_values), None)
-
-
-@dataclass(frozen=True)
-class Control:
-    """A control tag that draws on the image.
+class TaskImage:
+    """One image that a task shows.
 
     Attributes:
-        name: The tag's name: `from_name` of its regions.
-        kind: "brush", "polygon", "rectangle" or "keypoint".
-        to_name: Name of the image tag.
-        labels: Its labels, each value once.
-        smart: The tag offers a smart tool: a click or box of it is sent to the model.
+        config: What is asked of it; of pages with their number (`item_index`).
+        address: Where it is; "" where there is none.
+        problem: Why there is no address.
+        shared_with: Other images of the same tag that regions of it may belong to as well: Label Studio draws a region
+            on every image of a list that `value` (not `valueList`) names, and does not say which it is meant for.
     """
 
-    name: str
-    kind: str
-    to_name: str
-    labels: tuple[Label, ...]
-    smart: bool = False
-
-    def label(self, value: str) -> Label | None:
-        """The label with this value, or None."""
-        return next((label for label in self.labels if label.value == value), None)
-
-    def label_written(self, written: str) -> Label | None:
-        """The label that a region's text stands for (its alias or its value), or None."""
-        return next((label for label in self.labels if written in (label.written, label.value)), None)
+    config: ImageConfig
+    address: str
+    problem: str = ""
+    shared_with: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,29 +73,104 @@ class LabelConfig:
     """A labelling configuration as a query plan.
 
     Attributes:
-        image_name: Name of the image tag: `to_name` of every region.
-        image_variable: Key in a task's data that holds the image's address.
-        controls: Every control that draws on that image, in order.
-        classes: What to ask: the labels of the brush, polygon and rectangle controls, each once, by first appearance.
-        absent_choices: Name of a `Choices` tag called "absent", which is to list the absent classes, or None.
-        absent_values: Class name and what Label Studio writes for it, for each choice of that tag.
-        question_area: Name of the first `TextArea` of that image with smart="true": what is written in it is asked.
-        answer_area: Name of the `TextArea` called "answer", which takes answers in words.
+        xml: As it was given.
+        images: Its images as they stand in the configuration: names of repeated parts have their flag (`{{idx}}`), and
+            labels of the task are missing. Those of one task: `of_task`.
+        not_served: Parts that no prediction is made for, though one could be expected.
+        by_people: Names of the tags that people fill in (`Choices`, `TextArea`, ...).
+        fields: Fields of a task's data that are read.
+        depends_on_task: Whether names or labels differ from task to task.
     """
 
-    image_name: str
-    image_variable: str
-    controls: tuple[Control, ...]
-    classes: tuple[ClassQuery, ...]
-    absent_choices: str | None = None
-    absent_values: tuple[tuple[str, str], ...] = ()
-    question_area: str | None = None
-    answer_area: str | None = None
+    xml: str
+    images: tuple[ImageConfig, ...]
+    not_served: tuple[NotServed, ...] = ()
+    by_people: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
+    depends_on_task: bool = False
 
-    def controls_for(self, class_name: str) -> list[tuple[Control, Label]]:
-        """The controls in which the class is drawn, with its label there. Keypoint controls only take clicks."""
-        found = [(control, control.label(class_name)) for control in self.controls if control.kind != "keypoint"]
-        return [(control, label) for control, label in found if label is not None]
+    @property
+    def classes(self) -> tuple[ClassQuery, ...]:
+        """What is asked of any image, each once, by first appearance; without labels that stand in tasks."""
+        found: dict[str, ClassQuery] = {}
+        for image in self.images:
+            for query in image.classes:
+                known = found.get(query.name)
+                if known is None or known.reads_as is None:  # assigning to a known name keeps its place
+                    threshold = known.threshold if known is not None and query.threshold is None else query.threshold
+                    found[query.name] = replace(query, threshold=threshold)
+        return tuple(found.values())
+
+    @property
+    def has_dynamic_labels(self) -> bool:
+        return any(control.is_dynamic for image in self.images for control in image.controls)
+
+    def data_read(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The part of a task's data that a prediction depends on."""
+        known = self._defined(data)
+        return {name: known[name] for name in self.fields if name in known}
+
+    def of_task(self, data: Mapping[str, Any]) -> tuple[TaskImage, ...]:
+        """The images of a task in the order of the configuration, pages in theirs. One without an address has a
+        `problem`; a `Repeater` over an empty list gives none."""
+        known = self._defined(data)
+        configs = self.images
+        if self.depends_on_task:
+            part = json.dumps(self.data_read(data), sort_keys=True, ensure_ascii=False)
+            configs = _configs_of_task(self.xml, part)
+        return tuple(image for config in configs for image in _pages(config, known))
+
+    def shown(self, data: Mapping[str, Any]) -> tuple[TaskImage, ...]:
+        """The images of a task that can be asked.
+
+        Raises:
+            ImageError: There is none; says why of each.
+        """
+        images = self.of_task(data)
+        found = tuple(image for image in images if image.address)
+        if not found:
+            reasons = list(dict.fromkeys(image.problem for image in images))
+            raise ImageError("; ".join(reasons) or f"the task has no pages: {_listed(self._repeated())} is no list")
+        return found
+
+    def make_data(self, address: str, labels: Sequence[ClassQuery] = ()) -> dict[str, Any]:
+        """Data of a task that shows one image, at every place where the configuration shows one.
+
+        Args:
+            address: The image's.
+            labels: Of the task, where the configuration takes labels from it.
+
+        Raises:
+            ConfigError: The configuration shows no image at such an address.
+        """
+        data: dict[str, Any] = {}
+        root = expand(_parsed(self.xml), {name: [{}] for name in map(top_field, self._repeated())})
+        for image in image_configs(Tags(root), with_dynamic=True):
+            text = image.value_list or image.value
+            if not variables(text):
+                raise ConfigError(
+                    f'<Image name="{image.image_name}"> always shows {text!r}; write a variable, such as value="$image"'
+                )
+            if not put_value(text, [address] if image.value_list is not None else address, data):
+                raise ConfigError(
+                    f'<Image name="{image.image_name}"> shows {text!r}, and {address!r} does not begin and end so; '
+                    "choose the addresses with --image-url-prefix"
+                )
+            for control in image.controls:
+                if control.variable:
+                    entries = [{"value": q.name, **({"hint": q.reads_as} if q.reads_as else {})} for q in labels]
+                    put_value(control.variable, entries, data)
+        return data
+
+    def _defined(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The data with what was uploaded before the project had a configuration under the name that it has now."""
+        first = next((top_field(found) for image in self.images for found in variables(image.value)), "")
+        return {**data, first: data[UNDEFINED]} if UNDEFINED in data and first and first not in data else data
+
+    def _repeated(self) -> list[str]:
+        root = _parsed(self.xml)
+        texts = [tag.get("on") or "" for tag in Tags(root) if tag.tag == "repeater"]
+        return [found for text in texts for found in variables(text)]
 
 
 MOST_CHARACTERS, MOST_LEVELS = 2_000_000, 100
@@ -115,165 +180,25 @@ MOST_CHARACTERS, MOST_LEVELS = 2_000_000, 100
 def parse_label_config(xml: str) -> LabelConfig:
     """The query plan of a Label Studio labelling configuration.
 
-    Uses the first `Image` tag that a `BrushLabels`, `PolygonLabels` or `RectangleLabels` with labels draws on. Tag and
-    attribute names may be in any case, as in the editor. `KeyPointLabels` are kept as controls (smart clicks), but a
-    class that only they name is not asked. Other tags are ignored.
+    `KeyPointLabels` are kept as controls (smart clicks), but a class that only they name is not asked.
 
     Raises:
-        ConfigError: Not XML, over a limit, no image, or no usable control; or the `Choices` "absent" holds only one
-            choice.
+        ConfigError: Not XML, over a limit, or nothing that can be drawn; says what was found. Or the `Choices` "absent"
+            holds only one choice.
     """
     if len(xml) > MOST_CHARACTERS:
         raise ConfigError(
             f"the labelling configuration has {len(xml)} characters, the limit is {MOST_CHARACTERS}; name fewer labels"
         )
-    try:
-        root = defusedxml.ElementTree.fromstring(xml.strip())
-    except (ElementTree.ParseError, defusedxml.DefusedXmlException, ValueError) as error:
-        raise ConfigError(
-            f"the labelling configuration is not the XML of Label Studio ({error}); copy it from the project's "
-            "Settings > Labeling Interface > Code"
-        ) from error
-    _check_depth(root)
-    elements = [_Element(element) for element in root.iter() if isinstance(element.tag, str)]
-
-    images = [element for element in elements if element.tag == "image" and element.get("name")]
-    if not images:
-        found = ", ".join(sorted({element.tag for element in elements if element.get("name")})) or "none"
-        raise ConfigError(
-            f'the labelling configuration has no <Image name="..." value="$..."/> tag (named tags found: {found}); '
-            "only image projects can be pre-labelled"
-        )
-    drawing: dict[str, list[Control]] = {}
-    for control in itertools.chain.from_iterable(map(_controls, elements)):
-        drawing.setdefault(control.to_name, []).append(control)
-    for image in images:
-        controls = drawing.get(image.get("name") or "", [])
-        if any(control.kind != "keypoint" for control in controls):
-            return _plan(image, controls, elements)
-    raise ConfigError(
-        "the labelling configuration has no <BrushLabels>, <PolygonLabels> or <RectangleLabels> with labels for the "
-        f"image {images[0].get('name')!r}; add one, with toName={images[0].get('name')!r} and at least one "
-        '<Label value="..."/> inside (labels that come from each task cannot be used)'
-    )
-
-
-class _Element:
-    """An XML element whose tag and attribute names are compared without case, as the editor does."""
-
-    def __init__(self, element: Any) -> None:
-        self.tag: str = element.tag.lower()
-        self._attributes = {name.lower(): value for name, value in element.attrib.items()}
-        self._element = element
-
-    def get(self, name: str) -> str | None:
-        """The attribute without surrounding white space; None where it is missing or blank."""
-        return (self._attributes.get(name.lower()) or "").strip() or None
-
-    def is_on(self, name: str) -> bool:
-        return (self.get(name) or "").lower() == "true"
-
-    def descendants(self, tag: str) -> "list[_Element]":
-        inner = [_Element(element) for element in self._element.iter() if isinstance(element.tag, str)]
-        return [element for element in inner if element.tag == tag]
-
-
-def _controls(element: _Element) -> Iterator[Control]:
-    """The control that an element is, for each image that it draws on; nothing of any other element."""
-    kind, name = _KINDS.get(element.tag), element.get("name")
-    if kind is None or name is None:
-        return
-    labels: dict[str, Label] = {}
-    for tag in element.descendants("label"):
-        value = tag.get("value")
-        if value is not None and value not in labels:
-            predicted = [text.strip() for text in (tag.get("predicted_values") or "").split(",")]
-            texts = tuple(text for text in predicted if text)
-            threshold = label_threshold(value, tag.get("threshold"))
-            labels[value] = Label(value, tag.get("alias"), tag.get("hint"), texts, threshold)
-    if not labels:
-        return
-    for target in dict.fromkeys(target.strip() for target in (element.get("toName") or "").split(",")):
-        yield Control(name, kind, target, tuple(labels.values()), element.is_on("smart"))
-
-
-def _check_depth(root: Any) -> None:
-    """Raises ConfigError where elements are nested so deeply that looking below each would take for ever."""
-    level = [root]
-    for _ in range(MOST_LEVELS):
-        level = [below for element in level for below in element]
-        if not level:
-            return
-    raise ConfigError(f"the labelling configuration is nested deeper than {MOST_LEVELS} elements; flatten it")
-
-
-def with_thresholds(config: LabelConfig, thresholds: Mapping[str, float]) -> LabelConfig:
-    """The configuration with thresholds of labels in place of what it says itself; names that it has not are left."""
-    classes = tuple(
-        replace(query, threshold=thresholds[query.name]) if query.name in thresholds else query
-        for query in config.classes
-    )
-    return replace(config, classes=classes)
-
-
-def label_threshold(label: str, written: str | None) -> float | None:
-    """The `threshold` of a `<Label>`; None without one. Raises ConfigError for what is no probability."""
-    if written is None or not written.strip():
-        return None
-    try:
-        value = float(written)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < 1:
-        raise ConfigError(
-            f'<Label value="{label}" threshold="{written}">: a threshold is a probability between 0 and 1, such as 0.3'
-        )
-    return value
-
-
-def _plan(image: _Element, controls: list[Control], elements: list[_Element]) -> LabelConfig:
-    variable = image.get("value") or ""
-    if not variable.startswith("$") or len(variable) < 2:
-        raise ConfigError(
-            f'<Image name="{image.get("name")}"> has value={variable!r}, which names no field of the tasks; '
-            'expected value="$image" or another "$" and the name of the field'
-        )
-    classes: dict[str, ClassQuery] = {}
-    for control in controls:
-        for label in control.labels if control.kind != "keypoint" else ():
-            known = classes.get(label.value)
-            if known is None or known.reads_as is None:  # assigning to a known name keeps its place
-                threshold = known.threshold if known is not None and label.threshold is None else label.threshold
-                classes[label.value] = ClassQuery(label.value, label.reads_as, threshold)
-    name, values = _absent_choices(image, elements)
-    return LabelConfig(
-        image_name=image.get("name") or "",
-        image_variable=variable[1:],
-        controls=tuple(controls),
-        classes=tuple(classes.values()),
-        absent_choices=name,
-        absent_values=values,
-        question_area=_text_area(image, elements, lambda area: area.is_on("smart")),
-        answer_area=_text_area(image, elements, lambda area: area.get("name") == _ANSWER),
-    )
-
-
-def _text_area(image: _Element, elements: list[_Element], wanted: Callable[[_Element], bool]) -> str | None:
-    areas = [e for e in elements if e.tag == "textarea" and e.get("toName") == image.get("name") and e.get("name")]
-    return next((area.get("name") for area in areas if wanted(area)), None)
-
-
-def _absent_choices(image: _Element, elements: list[_Element]) -> tuple[str | None, tuple[tuple[str, str], ...]]:
-    for element in elements:
-        if element.tag == "choices" and element.get("name") == ABSENT and element.get("toName") == image.get("name"):
-            if (element.get("choice") or "").lower() != "multiple":
-                raise ConfigError(
-                    '<Choices name="absent"> lists the classes that are absent from an image, so it must take several: '
-                    'add choice="multiple"'
-                )
-            choices = [(tag.get("value"), tag.get("alias")) for tag in element.descendants("choice")]
-            return ABSENT, tuple((value, alias or value) for value, alias in choices if value is not None)
-    return None, ()
+    root = _parsed(xml)
+    tags = Tags(root)
+    images = image_configs(tags, with_dynamic=True)
+    not_served, by_people = parts_left(tags, images)
+    with_address = [image for image in images if image.value or image.value_list]
+    served = tuple(image for image in with_address if any(control.is_drawn for control in image.controls))
+    if not served:
+        raise ConfigError(_nothing(tags, not_served))
+    return LabelConfig(xml, served, not_served, by_people, tuple(fields_read(root)), depends_on_task(root))
 
 
 def read_label_config(path: str | Path) -> LabelConfig:
@@ -294,3 +219,90 @@ def read_text(path: str | Path) -> str:
         raise ConfigError(
             f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from error
+
+
+def _parsed(xml: str) -> ElementTree.Element:
+    try:
+        root: ElementTree.Element = defusedxml.ElementTree.fromstring(xml.strip())
+    except (ElementTree.ParseError, defusedxml.DefusedXmlException, ValueError) as error:
+        raise ConfigError(
+            f"the labelling configuration is not the XML of Label Studio ({error}); copy it from the project's "
+            "Settings > Labeling Interface > Code"
+        ) from error
+    _check_depth(root)
+    return root
+
+
+def _check_depth(root: ElementTree.Element) -> None:
+    """Raises ConfigError where elements are nested so deeply that looking below each would take for ever."""
+    level = [root]
+    for _ in range(MOST_LEVELS):
+        level = [below for element in level for below in element]
+        if not level:
+            return
+    raise ConfigError(f"the labelling configuration is nested deeper than {MOST_LEVELS} elements; flatten it")
+
+
+@functools.lru_cache(maxsize=256)
+def _configs_of_task(xml: str, data: str) -> tuple[ImageConfig, ...]:
+    """The images with what a task repeats and its labels. Tasks of a project often have the same."""
+    images = image_configs(Tags(expand(_parsed(xml), json.loads(data))))
+    return tuple(image for image in images if image.value or image.value_list)
+
+
+def _nothing(tags: Tags, not_served: tuple[NotServed, ...]) -> str:
+    named = [str(tag) for tag in tags if tag.get("name")]
+    found = f"found {', '.join(named[:12])}" if named else "no tag has a name"
+    if not any(tag.tag == "image" for tag in tags):
+        return (
+            f'the labelling configuration shows no image ({found}): add <Image name="image" value="$image"/>; only '
+            "image projects can be pre-labelled"
+        )
+    if reasons := "; ".join(map(str, not_served)):
+        return f"nothing in the labelling configuration can be pre-labelled ({found}): {reasons}"
+    image = next((tag.get("name") for tag in tags if tag.tag == "image" and tag.get("name")), "image")
+    return (
+        f"nothing in the labelling configuration draws on an image ({found}): add "
+        f'<BrushLabels name="brush" toName="{image}"> with a <Label value="..."/> for each class'
+    )
+
+
+# --- images of a task -------------------------------------------------------------------------------------------------
+
+
+def _pages(config: ImageConfig, data: Mapping[str, Any]) -> list[TaskImage]:
+    if config.value_list is not None:
+        listed = value_of(config.value_list, data)
+        items = listed if isinstance(listed, list) and listed else [listed]
+        pages = (replace(config, item_index=i, is_page=True, absent_choices=None) for i in range(len(items)))
+        return [_one(page, config.value_list, item, data) for page, item in zip(pages, items, strict=True)]
+    found = value_of(config.value, data)
+    if isinstance(found, list) and found:
+        return [replace(_one(config, config.value, found[0], data), shared_with=len(found) - 1)]
+    return [_one(config, config.value, found, data)]
+
+
+def _one(config: ImageConfig, text: str, value: Any, data: Mapping[str, Any]) -> TaskImage:
+    names = variables(text)
+    where = " and ".join(map(repr, names)) or repr(text)
+    if value is MISSING or value == []:
+        field = next((top_field(name) for name in names), "")
+        if field not in data:
+            fields = ", ".join(sorted(map(str, data))) or "none"
+            problem = f"has no field {field!r}, where the labelling configuration expects the image; it has: {fields}"
+        elif field in names:
+            problem = f"has the field {field!r} with {str(data[field])[:80]!r}, which is no address of an image"
+        else:
+            problem = f"has a field {field!r} with nothing at {where}, where the configuration expects the image"
+        return TaskImage(config, "", f"the task {problem}")
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        # control characters and lone surrogates, which no address holds
+        problem = f"the task's field {where} holds {str(value)[:80]!r}, which is no address of an image"
+        return TaskImage(config, "", problem)
+    if not config.classes:
+        return TaskImage(config, "", f"the task lists no labels for the image {config.image_name!r}")
+    return TaskImage(config, value.strip())
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(map(repr, names)) or "the field"

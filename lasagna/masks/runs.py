@@ -77,3 +77,10 @@ def touch(one: Runs, other: Runs) -> bool:
     from pycocotools.mask import area, merge
 
     return bool(area(merge([one, other], intersect=True)) > 0)
+
+
+def is_empty(runs: Runs) -> bool:
+    """Whether no pixel is in the mask."""
+    from pycocotools.mask import area
+
+    return int(area(runs)) == 0

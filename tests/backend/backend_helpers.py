@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,15 @@ def light_checkpoint(folder: Path, whole: Path, base: Path | str) -> Path:
     save_file({key: value + 1}, folder / "model.safetensors")
     (folder / "base.json").write_text(json.dumps({"base": str(base)}))
     return folder
+
+
+def note_labels(registry: Path | str, project: str = PROJECT, config: str = CONFIG) -> None:
+    """Notes that the labels of a configuration stood in it before anybody annotated: else what nobody marked is
+    undecided."""
+    from backend.registry.label_histories import LabelHistories
+    from lasagna.labels.configuration import parse_label_config
+
+    LabelHistories(Path(registry)).note(project, parse_label_config(config).images, datetime(2000, 1, 1, tzinfo=UTC))
 
 
 # --- Redis ------------------------------------------------------------------------------------------------------------

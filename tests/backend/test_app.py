@@ -169,12 +169,18 @@ class TestSetup:
     def test_without_a_worker_reads_the_version_from_the_checkpoint(self, client: FlaskClient, checkpoint: Any) -> None:
         started = time.monotonic()
         answer = client.post("/setup", json={**self.BODY, "extra_params": None})
-        assert answer.json == {"model_version": checkpoint_version(checkpoint)}
+        assert answer.json is not None
+        assert answer.json["model_version"] == checkpoint_version(checkpoint)
         assert time.monotonic() - started < 3
 
     def test_says_the_version_of_the_worker(self, client: FlaskClient, store: Store) -> None:
         store.publish_model({"version": "tiny-0f0f0f0f"})
-        assert client.post("/setup", json=self.BODY).json == {"model_version": "tiny-0f0f0f0f"}
+        answer = client.post("/setup", json=self.BODY).json
+        assert answer["model_version"] == "tiny-0f0f0f0f"
+        [part] = answer["not_served"]
+        assert '<KeyPointLabels name="kp"> is not served: ' in part
+        assert "its labels Bird are not predicted" in part
+        assert answer["by_people"] == []
 
     def test_remembers_how_to_reach_the_project(self, client: FlaskClient, store: Store) -> None:
         client.post("/setup", json={**self.BODY, "extra_params": '{"threshold": 0.25, "other": 1}'})
@@ -190,8 +196,8 @@ class TestSetup:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"schema": NO_IMAGE}, "has no <Image"),
-            ({"schema": NO_CONTROL}, "has no <BrushLabels>"),
+            ({"schema": NO_IMAGE}, "shows no image"),
+            ({"schema": NO_CONTROL}, "no control with labels draws on it"),
             ({"schema": "<View>"}, "not the XML of Label Studio"),
             ({"schema": ""}, "no labelling configuration"),
             ({"schema": None}, "no labelling configuration"),
@@ -293,7 +299,7 @@ class TestPredict:
 
     @pytest.mark.parametrize(
         ("config", "words"),
-        [(NO_IMAGE, "has no <Image"), (NO_CONTROL, "has no <BrushLabels>"), (None, "configuration")],
+        [(NO_IMAGE, "shows no image"), (NO_CONTROL, "no control with labels draws on it"), (None, "configuration")],
     )
     def test_an_unusable_configuration_is_refused_in_words(self, client: FlaskClient, config: Any, words: str) -> None:
         answer = predict(client, [task(1), task(2)], config)

@@ -86,7 +86,7 @@ def oriented_tasks(label_studio, tmp_path_factory):
     api = label_studio.api()
     project = api.create_project("Orientations", SHAPES_CONFIG)
     tasks = dict(zip(files, api.upload(project, list(files.values())), strict=True))
-    plan = parse_label_config(SHAPES_CONFIG)
+    [plan] = parse_label_config(SHAPES_CONFIG).images
     for orientation, file in files.items():
         width, height = load_image(file).size
         answers = tuple(ClassAnswer(name, 0.9, mask) for name, mask in shapes((width, height)).items())

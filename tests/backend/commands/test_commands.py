@@ -273,7 +273,7 @@ class TestPrelabel:
         stub.label_config = "<View/>"
         result = run(main, "prelabel", "3", "--url", stub.url, "--token", TOKEN)
         assert result.exit_code == 2
-        assert "has no <Image" in result.output
+        assert "shows no image" in result.output
 
     @pytest.mark.parametrize(
         ("arguments", "words"),

@@ -235,28 +235,14 @@ def configured(world: World, config: str) -> Case:
     return case
 
 
-@row("config-control", "has no <BrushLabels>")
+@row("config-control", 'found <Image name="image">, <Labels name="l">', "no Brush, Bitmask, MagicWand")
 def labels_without_a_brush(world: World) -> Case:
-    return configured(
-        world,
-        f'<View>{IMAGE}<Labels name="l" toName="image">{CAT}</Labels><Brush name="brush" toName="image"/></View>',
-    )
+    return configured(world, f'<View>{IMAGE}<Labels name="l" toName="image">{CAT}</Labels></View>')
 
 
-@row("config-control", "labels that come from each task cannot be used")
-def labels_from_the_task(world: World) -> Case:
-    return configured(world, f'<View>{IMAGE}<BrushLabels name="brush" toName="image" value="$labels"/></View>')
-
-
-@row("config-control", "no <BrushLabels>", name="a control without a name")
+@row("config-control", '<BrushLabels name=""> is not served: it has no name', name="a control without a name")
 def without_a_name(world: World) -> Case:
     return configured(world, f'<View>{IMAGE}<BrushLabels toName="image">{CAT}</BrushLabels></View>')
-
-
-@row("config-other-image", "the labels Dog are never asked: second draws on another image than 'image'")
-def another_image(world: World) -> Case:
-    second = '<Image name="other" value="$other"/><BrushLabels name="second" toName="other"><Label value="Dog"/>'
-    return configured(world, f"<View>{IMAGE}{BRUSH.format(CAT)}{second}</BrushLabels></View>")
 
 
 @row("config-alias", "'Cat' and 'Dog' of brush are both written 'pet'")
@@ -271,10 +257,20 @@ def a_choice_that_is_no_label(world: World) -> Case:
     return configured(world, f"<View>{IMAGE}{BRUSH.format(CAT)}{choices}</Choices></View>")
 
 
-@row("note-labels", "no prediction draws the labels Moon: only EllipseLabels has them")
+@row("note-not-served", '<VectorLabels name="e"> is not served: lines have no area')
 def labels_of_another_control(world: World) -> Case:
-    ellipse = '<EllipseLabels name="e" toName="image"><Label value="Moon"/></EllipseLabels>'
-    return configured(world, f"<View>{IMAGE}{BRUSH.format(CAT)}{ellipse}</View>")
+    lines = '<VectorLabels name="e" toName="image"><Label value="Moon"/></VectorLabels>'
+    return configured(world, f"<View>{IMAGE}{BRUSH.format(CAT)}{lines}</View>")
+
+
+@row(
+    "note-not-served",
+    '<Image name="other"> is not served: no control with labels draws on it',
+    name="an image to look at",
+)
+def another_image(world: World) -> Case:
+    second = '<Image name="other" value="$other"/>'
+    return configured(world, f"<View>{IMAGE}{BRUSH.format(CAT)}{second}</View>")
 
 
 @row("backend-none", "has no ML backend")
@@ -473,8 +469,42 @@ def with_image(world: World, address: Any, **settings: str) -> Case:
 
 
 @row("image-field", "which is no address of an image")
+def an_empty_field(world: World) -> Case:
+    return with_image(world, "")
+
+
+@row("image-address", "the field holds HTML; import the address alone")
+def html(world: World) -> Case:
+    return with_image(world, '<img src="/data/upload/a.png"/>')
+
+
+@row("image-address", "a path on somebody's machine", name="a path of Windows")
+def a_path_of_windows(world: World) -> Case:
+    return with_image(world, "C:\\Users\\me\\a.jpg")
+
+
+@row("task-labels", "the task lists no labels for the image 'image'")
+def no_labels_in_the_task(world: World) -> Case:
+    config = f'<View>{IMAGE}<BrushLabels name="brush" toName="image" value="$labels"/></View>'
+    return world.case(world.project(config, data=[{"image": "/data/upload/a.png", "labels": []}]))
+
+
+@row("note-image-missing", "has no image other", "has no field 'other'")
+def an_image_that_came_later(world: World) -> Case:
+    second = '<Image name="other" value="$other"/>'
+    config = f"<View>{IMAGE}{second}{BRUSH.format(CAT)}</View>".replace('toName="image"', 'toName="image,other"')
+    project = world.project(CONFIG)
+    world.change(project, label_config=config)
+    return world.case(project)
+
+
+@row("note-list", "shows a list of 2 images in 'image'")
 def several_images(world: World) -> Case:
-    return with_image(world, ["/data/upload/a.png", "/data/upload/b.png"])
+    project = world.project(CONFIG)
+    [task, *_] = world.api.tasks(project)
+    address = task.data["image"]
+    world.call("PATCH", f"/api/tasks/{task.id}/", {"data": {"image": [address, address]}})
+    return world.case(project, task.id)
 
 
 @row("image-upload-gone", "has no uploaded file")

@@ -12,11 +12,12 @@ from lasagna.masks.brush_rle import encode_brush_rle
 from lasagna.masks.conversions import mask_to_brush_rle
 from lasagna.masks.segmentation import ClassAnswer, Segmentation
 
-PLAN = parse_label_config("""<View><Image name="image" value="$image"/>
+CONFIG = """<View><Image name="image" value="$image"/>
 <BrushLabels name="brush" toName="image"><Label value="Cat"/><Label value="Dog" alias="hound"/></BrushLabels>
 <PolygonLabels name="poly" toName="image"><Label value="Cat"/></PolygonLabels>
 <RectangleLabels name="rect" toName="image"><Label value="Cat"/></RectangleLabels>
-<Choices name="absent" toName="image" choice="multiple"><Choice value="Cat"/><Choice value="Dog"/></Choices></View>""")
+<Choices name="absent" toName="image" choice="multiple"><Choice value="Cat"/><Choice value="Dog"/></Choices></View>"""
+[IMAGE] = parse_label_config(CONFIG).images
 SIZE = (40, 30)
 MASK = np.zeros((30, 40), dtype=bool)
 MASK[5:15, 5:20] = True
@@ -38,11 +39,11 @@ BOX = {"x": 0, "y": 0, "width": 100, "height": 100, "rotation": 0, "rectanglelab
 
 def test_what_the_worker_makes_fits() -> None:
     answer = Segmentation((30, 40), (ClassAnswer("Cat", 0.9, MASK), ClassAnswer("Dog", 0.8, MASK)))
-    result = segmentation_to_label_studio(answer, PLAN, "key", "v")["result"]
+    result = segmentation_to_label_studio(answer, IMAGE, "key", "v")["result"]
     assert {each["type"] for each in result} == {"brushlabels", "polygonlabels", "rectanglelabels"}
-    assert misfits(result, PLAN, SIZE) == []
+    assert misfits(result, [IMAGE], [SIZE]) == []
     absent = Segmentation((30, 40), (ClassAnswer("Cat", 0.1, None), ClassAnswer("Dog", 0.1, None)))
-    assert misfits(segmentation_to_label_studio(absent, PLAN, "key", "v")["result"], PLAN, SIZE) == []
+    assert misfits(segmentation_to_label_studio(absent, IMAGE, "key", "v")["result"], [IMAGE], [SIZE]) == []
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_what_the_worker_makes_fits() -> None:
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(result: list[dict[str, Any]], words: str) -> None:
-    [found] = misfits(result, PLAN, SIZE)
+    [found] = misfits(result, [IMAGE], [SIZE])
     assert words in found
 
 
@@ -83,4 +84,4 @@ def test_what_does_not_fit_is_named(result: list[dict[str, Any]], words: str) ->
     ids=["alias", "value of a label with an alias", "polygon to the border", "the whole image"],
 )
 def test_what_fits_is_left_alone(fits: dict[str, Any]) -> None:
-    assert misfits([fits], PLAN, SIZE) == []
+    assert misfits([fits], [IMAGE], [SIZE]) == []

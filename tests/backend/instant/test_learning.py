@@ -14,14 +14,16 @@ import torch
 from backend.instant.changes import CRASHES, EVERYTHING, Changes
 from backend.instant.heads import ProjectHeads, base_version
 from backend.queue import jobs
-from backend.queue.store import Project, Store, Work
+from backend.queue.store import Project, Store
+from backend.queue.works import work_of
 from backend.web.predictions import Predictor
 from backend.worker.runtime import Runtime
 from lasagna import Lasagna
 from lasagna.errors import RegistryError
 from lasagna.instant.store import HeadStore
+from lasagna.labels.configuration import parse_label_config
 from lasagna.settings import Settings
-from tests.backend.backend_helpers import CONFIG, PROJECT, TOKEN, StubLabelStudio
+from tests.backend.backend_helpers import CONFIG, PROJECT, TOKEN, StubLabelStudio, note_labels
 from tests.backend.loop.loop_helpers import correct, rectangle, square
 
 
@@ -38,6 +40,7 @@ def settings(settings: Settings, tmp_path: Path) -> Settings:
 @pytest.fixture
 def runtime(model: Lasagna, settings: Settings, store: Store, stub: StubLabelStudio) -> Runtime:
     store.keep_project(PROJECT, Project(stub.url, TOKEN))
+    note_labels(settings.registry)
     return Runtime(model, settings, store)
 
 
@@ -77,7 +80,7 @@ class TestLearning:
         assert base_version(version) == runtime.model.version
         assert version != runtime.model.version
         task = stub.add_tasks(1, first=50)[0]
-        work = Work(PROJECT, 50, task["data"]["image"], store.keep_config(CONFIG), version)
+        work = work_of(parse_label_config(CONFIG), task, PROJECT, store.keep_config(CONFIG), version)
         store.register([work], lease=0)
         assert runtime.predict([work.key], "job")["predicted"] == 1
         post = store.take_post()
@@ -188,6 +191,7 @@ class TestLearning:
             changes.note(PROJECT, [number])
             (runtime if number % 2 else other).learn(PROJECT)
         both = heads_of(runtime).current()
+        note_labels(settings.registry + "-alone")
         alone = Runtime(model, settings.replaced(registry=settings.registry + "-alone"), store)
         changes.note(PROJECT, [EVERYTHING])
         learn_all(alone)
@@ -328,6 +332,7 @@ def test_twenty_kills_in_forty_corrections(
     assert kills >= 20
     assert not changes.aside(PROJECT)
     killed = heads_of(runtime).current()
+    note_labels(settings.registry + "-alone")
     alone = Runtime(model, settings.replaced(registry=settings.registry + "-alone"), store)
     changes.note(PROJECT, [EVERYTHING])
     learn_all(alone)

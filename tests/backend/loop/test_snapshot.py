@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from backend.loop.snapshot import Snapshot, Snapshots
 from backend.studio.client import LabelStudio, LabelStudioError
 from backend.studio.images import ImageLimits
 from lasagna.errors import DataError
-from tests.backend.backend_helpers import TOKEN, StubLabelStudio
+from lasagna.labels.configuration import parse_label_config
+from lasagna.labels.history import LabelHistory, Seen, label_set
+from tests.backend.backend_helpers import CONFIG, TOKEN, StubLabelStudio
 from tests.backend.loop.loop_helpers import correct, rectangle, square
 from tests.forked import forks
 from training.data.records import Record
@@ -23,7 +26,10 @@ from training.data.sources.label_studio import LabelStudioExport
 @pytest.fixture
 def snapshots(tmp_path: Path, stub: StubLabelStudio) -> Snapshots:
     client = LabelStudio(stub.url, TOKEN, timeout=5.0)
-    return Snapshots(tmp_path / "3", client, 3, ImageLimits(5.0, 10_000_000), {"max_pixels": 10_000_000})
+    seen = Seen(datetime(2000, 1, 1, tzinfo=UTC), label_set(parse_label_config(CONFIG).images))
+    history = LabelHistory((seen,))
+    most = {"max_pixels": 10_000_000}
+    return Snapshots(tmp_path / "3", client, 3, ImageLimits(5.0, 10_000_000), most, history=history)
 
 
 def records(snapshot: Snapshot) -> dict[str, tuple[str, ...]]:
@@ -89,17 +95,31 @@ def test_what_is_broken_is_left_out_and_named(snapshots: Snapshots, stub: StubLa
     del stub.images[address[2]["image"]]
     address[3]["image"] = "http://127.0.0.1:1/elsewhere.png"
     stub.annotate(
-        4, [{**rectangle(square(4)[1]), "from_name": "brush", "value": {"rle": [1, 2], "brushlabels": ["Cat"]}}]
+        4,
+        [
+            {
+                **rectangle(square(4)[1]),
+                "from_name": "brush",
+                "type": "brushlabels",
+                "value": {"rle": [1, 2], "brushlabels": ["Cat"]},
+            }
+        ],
     )
     stub.annotate(5, [rectangle(square(5)[1], original_width=7)])
     snapshot = snapshots.take()
     assert snapshot.skipped is not None
-    assert sorted(snapshot.skipped) == ["1", "2", "3", "4", "5"]
+    assert sorted(snapshot.skipped) == ["1", "2", "3", "5"]
+    assert snapshot.left_out is not None
+    [damaged] = snapshot.left_out["4"]  # its class alone is left out
+    assert "a brush mask" in damaged
     assert "is not an image" in snapshot.skipped["1"]
     assert "cannot be fetched" in snapshot.skipped["2"]
     assert "is not fetched" in snapshot.skipped["3"]
     assert "drawn on 7" in snapshot.skipped["5"]
-    assert sorted(records(snapshot)) == sorted(str(task) for task in range(6, 15))
+    found = {side: LabelStudioExport(snapshot.folder, side) for side in ("train", "holdout")}
+    classes = {record.image_id: record.classes for source in found.values() for record in source}
+    assert sorted(classes) == sorted(map(str, (4, *range(6, 15))))
+    assert classes["4"] == ("Dog", "Sky")
 
 
 def test_label_studio_gone_is_no_snapshot_with_holes(

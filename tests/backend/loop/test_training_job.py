@@ -18,7 +18,7 @@ from backend.studio.client import LabelStudio
 from lasagna.checkpoint.folder import checkpoint_version, load_calibration
 from lasagna.errors import ConfigError, DataError, TrainingError
 from lasagna.settings import Settings
-from tests.backend.backend_helpers import PROJECT, TOKEN, StubLabelStudio
+from tests.backend.backend_helpers import PROJECT, TOKEN, StubLabelStudio, note_labels
 from tests.backend.loop import killed_job
 from tests.backend.loop.loop_helpers import TINY, correct
 from training.evaluation import gate
@@ -46,6 +46,7 @@ class Project:
         self.stub, self.settings = stub, Settings.load(environ)
         self.root = Path(environ["LASAGNA_REGISTRY"])
         self.registry = Registry(self.root)
+        note_labels(self.root)
         self.said: list[tuple[str, int, int]] = []
 
     def new(self, **values: Any) -> str:

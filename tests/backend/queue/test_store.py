@@ -133,10 +133,10 @@ class TestStates:
         base = work()
         others = [
             work(task=2),
-            Work("4.17", base.task, base.image, base.config, base.version),
+            Work("4.17", base.task, base.data, base.config, base.version),
             Work(base.project, base.task, "/other.png", base.config, base.version),
-            Work(base.project, base.task, base.image, "other", base.version),
-            Work(base.project, base.task, base.image, base.config, "tiny-2"),
+            Work(base.project, base.task, base.data, "other", base.version),
+            Work(base.project, base.task, base.data, base.config, "tiny-2"),
         ]
         assert len({each.key for each in [base, *others]}) == 6
 

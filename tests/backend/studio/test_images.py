@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backend.studio.client import LabelStudio, LabelStudioError
-from backend.studio.images import DoubtfulImageError, ImageLimits, fetch_image, image_address
+from backend.studio.images import DoubtfulImageError, ImageLimits, fetch_image, task_data
 from backend.studio.networks import is_public
 from lasagna.errors import ImageError
 from lasagna.settings import Settings
@@ -64,29 +64,11 @@ def other() -> Iterator[Any]:
     server.server_close()
 
 
-class TestImageAddress:
-    def test_finds_the_field_that_the_configuration_names(self) -> None:
-        assert image_address({"data": {"photo": " /data/upload/1/a.png "}}, "photo") == "/data/upload/1/a.png"
-
-    @pytest.mark.parametrize(
-        ("task", "words"),
-        [
-            ({"data": {"text": "x"}}, "no field 'image'.*it has: text"),
-            ({"data": {}}, "no field 'image'.*it has: none"),
-            ({"data": {"image": None}}, "which is no address"),
-            ({"data": {"image": 5}}, "which is no address"),
-            ({"data": {"image": "  "}}, "which is no address"),
-            ({"data": {"image": "/data/\x00"}}, "which is no address"),
-            ({"data": {"image": "/data/\ud800"}}, "which is no address"),
-            ({"data": [1]}, "has no data"),
-            ({}, "has no data"),
-            ("task", "has no data"),
-            (None, "has no data"),
-        ],
-    )
-    def test_says_what_is_wrong(self, task: Any, words: str) -> None:
-        with pytest.raises(ImageError, match=words):
-            image_address(task, "image")
+class TestData:
+    @pytest.mark.parametrize("task", [{"data": [1]}, {}, "task", None])
+    def test_a_task_without_data_is_said(self, task: Any) -> None:
+        with pytest.raises(ImageError, match="has no data"):
+            task_data(task)
 
 
 class TestFetch:

@@ -36,9 +36,10 @@ def test_shipped_configurations_are_valid(label_studio: Any, name: str) -> None:
     project = label_studio.api().create_project(f"shipped {name}", shipped(name))
     plan = parse_label_config(label_studio.api().project(project)["label_config"])
     kinds = {"all": {"brush", "polygon", "rectangle", "keypoint"}}.get(name, {name})
-    assert {control.kind for control in plan.controls} == kinds
+    [image] = plan.images
+    assert {control.kind for control in image.controls} == kinds
     assert len(plan.classes) == 8
-    assert (plan.absent_choices == "absent") == (name == "all")
+    assert (image.absent_choices == "absent") == (name == "all")
     assert next(query for query in plan.classes if query.name == "Animal").text == "cat or dog"
 
 

@@ -1,5 +1,6 @@
 """Questions in a smart TextArea: what is asked, how it is answered, and what a model says that answers none."""
 
+import json
 from importlib.resources import files
 from typing import Any
 
@@ -15,7 +16,7 @@ from lasagna.settings import Settings
 from tests.backend.backend_helpers import PROJECT, TOKEN, StubLabelStudio
 
 CONFIG = (files("label_config") / "question.xml").read_text(encoding="utf-8")
-PLAN = parse_label_config(CONFIG)
+[IMAGE] = parse_label_config(CONFIG).of_task({"image": "/data/upload/3/1.png"})
 
 
 def written(text: Any, **value: Any) -> dict[str, Any]:
@@ -32,12 +33,12 @@ def written(text: Any, **value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("region", "expected"),
     [
-        (written(["the person on the left"]), Question("the person on the left", "Person")),
-        (written(["What is there?"]), Question("What is there?", None)),
-        (written("the tree"), Question("the tree", "Tree")),
-        (written(["the carpet"]), Question("the carpet", None)),
-        (written(["left one"], brushlabels=["Car"]), Question("left one", "Car")),
-        (written(["two  lines,", "a sky."]), Question("two lines, a sky.", "Sky")),
+        (written(["the person on the left"]), Question("the person on the left", "Person", IMAGE)),
+        (written(["What is there?"]), Question("What is there?", None, IMAGE)),
+        (written("the tree"), Question("the tree", "Tree", IMAGE)),
+        (written(["the carpet"]), Question("the carpet", None, IMAGE)),
+        (written(["left one"], brushlabels=["Car"]), Question("left one", "Car", IMAGE)),
+        (written(["two  lines,", "a sky."]), Question("two lines, a sky.", "Sky", IMAGE)),
         (written([" "]), None),
         (written(None), None),
         ({**written(["the tree"]), "from_name": "answer"}, None),
@@ -57,11 +58,11 @@ def written(text: Any, **value: Any) -> dict[str, Any]:
     ],
 )
 def test_what_is_asked(region: Any, expected: Question | None) -> None:
-    assert parse_question([region], PLAN) == expected
+    assert parse_question([region], [IMAGE]) == expected
 
 
 def test_a_question_mark_asks_for_words() -> None:
-    assert (Question("what?", None).task, Question("the dog", None).task) == ("vqa", "referring")
+    assert (Question("what?", None, IMAGE).task, Question("the dog", None, IMAGE).task) == ("vqa", "referring")
 
 
 class TestAnswers:
@@ -77,8 +78,9 @@ class TestAnswers:
 
     def answer(self, runtime: Runtime, text: str, config: str = CONFIG) -> dict[str, Any]:
         key = runtime.store.keep_config(config)
-        request = {"project": PROJECT, "version": runtime.model.version, "task": 1, "config": key}
-        return runtime.click({**request, "image": "/data/upload/3/1.png", "context": [written([text])]})
+        data = json.dumps({"image": "/data/upload/3/1.png"})
+        request = {"project": PROJECT, "version": runtime.model.version, "task": 1, "config": key, "data": data}
+        return runtime.click({**request, "context": [written([text])]})
 
     def test_words_are_those_of_ask(self, runtime: Runtime, model: Lasagna, stub: StubLabelStudio) -> None:
         import io

@@ -1,5 +1,6 @@
 """What the worker does with the model: batches, the cache of results, clicks. With a tiny random model."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -7,16 +8,17 @@ from typing import Any
 import pytest
 
 from backend.queue.store import Project, Store, Work
+from backend.queue.works import work_of
 from backend.web.predictions import Predictor, label_config
-from backend.worker.clicks import parse_prompt, without_prompts
+from backend.worker.clicks import Prompt, parse_prompt
 from backend.worker.runtime import Runtime
 from lasagna import Lasagna
 from lasagna.errors import ConfigError
-from lasagna.labels.configuration import parse_label_config
+from lasagna.labels.configuration import TaskImage, parse_label_config
 from lasagna.settings import Settings
 from tests.backend.backend_helpers import CONFIG, PROJECT, TOKEN, StubLabelStudio, png
 
-PLAN = label_config(CONFIG)
+[IMAGE] = label_config(CONFIG).of_task({"image": "/data/upload/3/1.png"})
 
 
 class CountingLasagna(Lasagna):
@@ -55,7 +57,7 @@ def runtime(model: CountingLasagna, settings: Settings, store: Store, stub: Stub
 
 def ask(runtime: Runtime, tasks: list[dict[str, Any]], config: str = CONFIG) -> list[Work]:
     key = runtime.store.keep_config(config)
-    works = [Work(PROJECT, t["id"], t["data"]["image"], key, runtime.model.version) for t in tasks]
+    works = [work_of(label_config(config), task, PROJECT, key, runtime.model.version) for task in tasks]
     runtime.store.register(works, lease=0)
     return works
 
@@ -294,24 +296,31 @@ class TestConnections:
 
 def click(**more: Any) -> dict[str, Any]:
     value = {"x": 40.0, "y": 30.0, "width": 0.3, "keypointlabels": ["Cat"], "labels": ["Cat"]}
-    return {"type": "keypointlabels", "from_name": "kp", "is_positive": True, "value": value, **more}
+    known = {"type": "keypointlabels", "from_name": "kp", "to_name": "image", "is_positive": True}
+    return {**known, "value": value, **more}
 
 
 def box(**more: Any) -> dict[str, Any]:
     value = {"x": 10.0, "y": 20.0, "width": 50.0, "height": 40.0, "rotation": 0, "rectanglelabels": ["Dog"]}
-    return {"type": "rectanglelabels", "from_name": "box", "value": value, **more}
+    return {"type": "rectanglelabels", "from_name": "box", "to_name": "image", "value": value, **more}
+
+
+def only(*controls: Any) -> list[TaskImage]:
+    """The image with these controls alone."""
+    return [replace(IMAGE, config=replace(IMAGE.config, controls=controls))]
 
 
 class TestPrompts:
     def test_click(self) -> None:
-        control, name, points, where = parse_prompt([click()], PLAN)
-        assert (control.name, name, points, where) == ("brush", "Cat", [(40.0, 30.0, True)], None)
+        brush = IMAGE.config.controls[0]
+        assert brush.name == "brush"
+        assert parse_prompt([click()], [IMAGE]) == Prompt(IMAGE, brush, "Cat", [(40.0, 30.0, True)], None)
 
     def test_clicks_and_box_together(self) -> None:
-        regions = [click(), click(is_positive=False), box()]
-        control, name, points, where = parse_prompt(regions, PLAN)
-        assert (control.name, name, where) == ("brush", "Dog", (10.0, 20.0, 60.0, 60.0))
-        assert [positive for _, _, positive in points] == [True, False]
+        regions = [click(id="1"), click(id="2", is_positive=False), box(id="3")]
+        prompt = parse_prompt(regions, [IMAGE])
+        assert (prompt.control.name, prompt.class_name, prompt.box) == ("brush", "Dog", (10.0, 20.0, 60.0, 60.0))
+        assert [positive for _, _, positive in prompt.points] == [True, False]
 
     @pytest.mark.parametrize(
         ("kinds", "chosen"),
@@ -322,39 +331,44 @@ class TestPrompts:
         ],
     )
     def test_the_answer_is_drawn_in_the_control_that_fits(self, kinds: list[str], chosen: str) -> None:
-        controls = [c for c in PLAN.controls if c.kind in [*kinds, "keypoint"] and c.name != "box"]
-        assert parse_prompt([click()], replace(PLAN, controls=tuple(controls)))[0].kind == chosen
+        controls = [c for c in IMAGE.config.controls if c.kind in [*kinds, "keypoint"] and c.name != "box"]
+        assert parse_prompt([click()], only(*controls)).control.kind == chosen
 
     def test_a_rectangle_is_drawn_in_the_control_that_is_not_the_prompt(self) -> None:
-        controls = tuple(c for c in PLAN.controls if c.kind == "rectangle")
-        assert parse_prompt([box()], replace(PLAN, controls=controls[::-1]))[0].name == "rect"
+        controls = [c for c in IMAGE.config.controls if c.kind == "rectangle"]
+        assert parse_prompt([box()], only(*controls[::-1])).control.name == "rect"
 
     @pytest.mark.parametrize(
         ("regions", "words"),
         [
             ([], "holds no click"),
             (["x", None, 5, {}, {"value": 5}], "holds no click"),
-            ([click(from_name="other")], "holds no click"),
+            ([click(to_name="other")], "it holds a click on 'other'"),
             ([click(value={"keypointlabels": ["Cat"]})], "holds no click"),
             ([click(value={"x": "a", "y": 1, "keypointlabels": ["Cat"]})], "holds no click"),
-            ([click(value={"x": 1, "y": 1, "keypointlabels": ["Fish"]})], "holds no click"),
-            ([click(value={"x": 1, "y": 1, "keypointlabels": ["Bird"]})], "'Bird' is in no BrushLabels"),
+            (
+                [click(value={"x": 1, "y": 1, "keypointlabels": ["Fish"]})],
+                "the label 'Fish', which the con",
+            ),
+            ([click(value={"x": 1, "y": 1})], "a click without a label; choose one first"),
+            ([click(value={"x": 1, "y": 1, "keypointlabels": ["Bird"]})], "no control .* draws the label 'Bird'"),
         ],
     )
     def test_says_what_is_wrong(self, regions: list[Any], words: str) -> None:
         with pytest.raises(ConfigError, match=words):
-            parse_prompt(regions, PLAN)
+            parse_prompt(regions, [IMAGE])
 
     def test_prompt_controls_are_not_drawn_in_twice(self) -> None:
-        assert [c.name for c in without_prompts(PLAN).controls] == ["brush", "poly", "rect", "kp"]
-        only = replace(PLAN, controls=tuple(c for c in PLAN.controls if c.name != "rect"))
-        assert "box" in [c.name for c in without_prompts(only).controls]
+        assert [c.name for c in IMAGE.config.drawn] == ["brush", "poly", "rect"]
+        [without] = only(*(c for c in IMAGE.config.controls if c.name != "rect"))
+        assert "box" in [c.name for c in without.config.drawn]
 
 
 class TestClicks:
     def request(self, runtime: Runtime, regions: list[Any], image: str = "/data/upload/3/1.png") -> dict[str, Any]:
         config = runtime.store.keep_config(CONFIG)
-        asked = {"project": PROJECT, "version": runtime.model.version, "task": 1, "image": image}
+        data = json.dumps({"image": image})
+        asked = {"project": PROJECT, "version": runtime.model.version, "task": 1, "data": data}
         return {**asked, "config": config, "context": regions}
 
     @pytest.mark.parametrize("region", [click(), box()], ids=["point", "box"])

@@ -35,8 +35,8 @@ from lasagna.formats import (
     segmentation_to_yolo,
 )
 from lasagna.formats.coco import coco_category_ids, coco_frame
-from lasagna.formats.label_studio import region_to_label
 from lasagna.formats.png import class_table
+from lasagna.formats.regions import read_regions
 from lasagna.formats.yolo import yolo_data_yaml
 from lasagna.labels.classes import make_label_config
 from lasagna.labels.configuration import parse_label_config
@@ -58,6 +58,7 @@ CONFIG = """
   </Choices>
 </View>
 """
+[CONFIG_OF_IMAGE] = parse_label_config(CONFIG).images
 
 
 def area(rows: slice, columns: slice) -> Mask:
@@ -89,7 +90,7 @@ def scene() -> Segmentation:
 
 @pytest.fixture(scope="module")
 def prediction(scene: Segmentation) -> dict[str, Any]:
-    return segmentation_to_label_studio(scene, parse_label_config(CONFIG), "task 7", "nano-12345678")
+    return segmentation_to_label_studio(scene, CONFIG_OF_IMAGE, "task 7", "nano-12345678")
 
 
 def regions(prediction: dict[str, Any], control: str) -> list[dict[str, Any]]:
@@ -105,7 +106,7 @@ def test_prediction_version_and_score(prediction: dict[str, Any], scene: Segment
     assert prediction["model_version"] == "nano-12345678"
     assert prediction["score"] == pytest.approx(task_score(scene), abs=1e-6)
     nothing = Segmentation((4, 4), (ClassAnswer("sky", 0.2, None),))
-    empty = segmentation_to_label_studio(nothing, parse_label_config(CONFIG), "k", "v")
+    empty = segmentation_to_label_studio(nothing, CONFIG_OF_IMAGE, "k", "v")
     assert empty == {"model_version": "v", "score": pytest.approx(1 / 1.2, abs=1e-6), "result": []}
 
 
@@ -148,38 +149,36 @@ def test_absent_classes_are_the_choices_that_exist(prediction: dict[str, Any]) -
 def test_ids_are_unique_and_stable(prediction: dict[str, Any], scene: Segmentation) -> None:
     ids = [region["id"] for region in prediction["result"]]
     assert len(set(ids)) == len(ids)
-    again = segmentation_to_label_studio(scene, parse_label_config(CONFIG), "task 7", "other")
+    again = segmentation_to_label_studio(scene, CONFIG_OF_IMAGE, "task 7", "other")
     assert [region["id"] for region in again["result"]] == ids
-    other = segmentation_to_label_studio(scene, parse_label_config(CONFIG), "task 8", "nano-12345678")
+    other = segmentation_to_label_studio(scene, CONFIG_OF_IMAGE, "task 8", "nano-12345678")
     assert not {region["id"] for region in other["result"]} & set(ids)
 
 
 def test_small_parts_are_left_out_of_polygons_and_boxes(scene: Segmentation) -> None:
-    coarse = segmentation_to_label_studio(scene, parse_label_config(CONFIG), "k", "v", min_part=0.05)
+    coarse = segmentation_to_label_studio(scene, CONFIG_OF_IMAGE, "k", "v", min_part=0.05)
     assert [len(regions(coarse, name)) for name in ("brush", "poly", "box")] == [2, 2, 1]
 
 
 def test_a_class_asked_twice_is_drawn_once() -> None:
     mask = area(slice(0, 9), slice(0, 9))
     twice = Segmentation((HEIGHT, WIDTH), (ClassAnswer("sky", 0.9, mask), ClassAnswer("sky", 0.9, mask)))
-    assert len(segmentation_to_label_studio(twice, parse_label_config(CONFIG), "k", "v")["result"]) == 1
+    assert len(segmentation_to_label_studio(twice, CONFIG_OF_IMAGE, "k", "v")["result"]) == 1
 
 
 def test_regions_lead_back_to_their_label(prediction: dict[str, Any]) -> None:
-    config = parse_label_config(CONFIG)
-    found = [region_to_label(region, config) for region in prediction["result"]]
-    assert [None if pair is None else (pair[0].name, pair[1].value) for pair in found] == [
+    [found] = read_regions(prediction["result"], [CONFIG_OF_IMAGE]).of_image
+    assert [(region.control, region.labels[0].value) for region in found] == [
         ("brush", "sky"), ("brush", "car"), ("poly", "car"), ("poly", "car"), ("box", "car"), ("box", "car"),
-        ("poly", "ring"), None,
+        ("poly", "ring"),
     ]  # fmt: skip
-    assert region_to_label({"from_name": "nothing", "value": {}}, config) is None
 
 
 @pytest.mark.parametrize("label", ["a, b", "<SEG>", '"', "x" * 300, "🐈", "line\nbreak"])
 def test_odd_labels_survive_label_studio(label: str) -> None:
     xml = make_label_config([ClassQuery(label)])
     answer = Segmentation((2, 2), (ClassAnswer(label, 0.5, np.ones((2, 2), dtype=bool)),))
-    prediction = segmentation_to_label_studio(answer, parse_label_config(xml), "k", "v")
+    prediction = segmentation_to_label_studio(answer, parse_label_config(xml).images[0], "k", "v")
     assert LabelInterface(xml).validate_prediction(prediction, return_errors=True) == []
     assert prediction["result"][0]["value"]["brushlabels"] == [label]
 

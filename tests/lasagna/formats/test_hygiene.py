@@ -137,7 +137,7 @@ POLYGON = '<PolygonLabels name="poly" toName="img"><Label value="car"/></Polygon
     ids=["no limit", "below it", "a polygon instead", "no polygon to take instead", "polygons over it stay"],
 )
 def test_large_brush_regions(controls: str, limit: int, kept: list[str], counts: dict[str, int]) -> None:
-    config = parse_label_config(f'<View><Image name="img" value="$image"/>{controls}</View>')
+    [config] = parse_label_config(f'<View><Image name="img" value="$image"/>{controls}</View>').images
     prediction = segmentation_to_label_studio(SCENE, config, "k", "v")
     limited, found = limit_region_bytes(prediction, config, limit)
     assert [region["from_name"] for region in limited["result"]] == kept

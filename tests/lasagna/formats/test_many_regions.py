@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from lasagna.errors import DataError
-from lasagna.formats.annotations import MOST_REGIONS, Region, region_to_mask, regions_to_masks
+from lasagna.formats.annotations import MOST_REGIONS, has_area, region_to_mask, regions_to_masks
+from lasagna.formats.regions import Region
+from lasagna.masks.bitmask import mask_to_bitmask
 from lasagna.masks.conversions import mask_to_brush_rle, polygons_to_mask
 from lasagna.masks.runs import LONGEST_OUTLINE
 
@@ -16,7 +18,8 @@ _MEASURED = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from lasagna.formats.annotations import Region, regions_to_masks
+from lasagna.formats.annotations import regions_to_masks
+from lasagna.formats.regions import Region
 from training.data.records import stack_masks
 import pycocotools.mask, label_studio_brush_rle_rs
 
@@ -30,7 +33,7 @@ regions = []
 for number in range(300):
     x, y, width, height = rng.uniform(0, 70), rng.uniform(0, 70), rng.uniform(1, 30), rng.uniform(1, 30)
     value = {"x": x, "y": y, "width": width, "height": height}
-    regions.append(Region(f"region {number}", "rectangle", number % classes, value))
+    regions.append((number % classes, Region(f"{number}", "box", "rectangle", value)))
 Path("/proc/self/clear_refs").write_text("5")
 before = peak()
 labels = stack_masks(size, regions_to_masks(regions, size))
@@ -62,14 +65,14 @@ def test_a_polygon_of_many_corners_is_drawn() -> None:
 
 def test_too_many_regions_are_named() -> None:
     value = {"x": 1, "y": 1, "width": 1, "height": 1}
-    regions = [Region("one", "rectangle", 0, value)] * (MOST_REGIONS + 1)
+    regions = [(0, Region("one", "box", "rectangle", value))] * (MOST_REGIONS + 1)
     with pytest.raises(DataError, match=f"{MOST_REGIONS + 1} regions, the limit is {MOST_REGIONS}"):
         list(regions_to_masks(regions, (100, 100)))
 
 
 def test_a_damaged_region_is_named_among_many() -> None:
     value = {"x": 1, "y": 1, "width": 1, "height": 1}
-    regions = [Region("good", "rectangle", 0, value), Region("region 7 of box", "rectangle", 0, {"x": 1})]
+    regions = [(0, Region("6", "box", "rectangle", value)), (0, Region("7", "box", "rectangle", {"x": 1}))]
     with pytest.raises(DataError, match="region 7 of box"):
         list(regions_to_masks(regions, (100, 100)))
 
@@ -80,21 +83,27 @@ def test_the_union_is_that_of_the_masks_one_by_one() -> None:
     for number in range(60):
         x, y, width, height = rng.uniform(0, 80), rng.uniform(0, 80), rng.uniform(1, 20), rng.uniform(1, 20)
         value = {"x": x, "y": y, "width": width, "height": height, "rotation": rng.uniform(0, 90)}
-        if number % 20 == 0:
-            value = {"rle": mask_to_brush_rle(rng.random(size) < 0.02)}
+        kind = "rectangle"
+        if number % 20 in (0, 10):
+            mask = rng.random(size) < 0.02
+            kind, value = "brush", {"rle": mask_to_brush_rle(mask)}
+            if number % 20:
+                kind, value = "bitmask", {"imageDataURL": mask_to_bitmask(mask)}
         elif number % 5 == 0:
-            value = {"points": rng.uniform(0, 100, (6, 2)).tolist()}
-        kind = "brush" if "rle" in value else "polygon" if "points" in value else "rectangle"
-        regions.append(Region(f"region {number}", kind, number % 7, value))
+            kind, value = "polygon", {"points": rng.uniform(0, 100, (6, 2)).tolist()}
+        elif number % 7 == 0:
+            kind, value = "ellipse", {"x": x, "y": y, "radiusX": width / 2, "radiusY": height / 2}
+        regions.append((number % 7, Region(f"{number}", "any", kind, value)))
     for key, mask in regions_to_masks(regions, size):
-        own = [region for region in regions if region.key == key]
+        own = [region for other, region in regions if other == key]
         traced = np.zeros(size, np.bool_)
         for region in own:
-            if region.kind != "rectangle":
+            if region.kind not in ("rectangle", "ellipse"):
                 traced |= region_to_mask(region, size)
         expected = traced.copy()
         for region in own:
             drawn = region_to_mask(region, size)
-            if region.kind == "rectangle" and not (drawn & traced).any():
+            assert has_area(region, size) == drawn.any()
+            if region.kind in ("rectangle", "ellipse") and not (drawn & traced).any():
                 expected |= drawn
         assert (mask == expected).all()

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lasagna.errors import ConfigError, QueryError
-from lasagna.labels import configuration
+from lasagna.labels import elements
 from lasagna.labels.classes import describe_classes, make_label_config, read_labels, read_labels_file
-from lasagna.labels.configuration import parse_label_config, read_label_config, with_thresholds
+from lasagna.labels.configuration import parse_label_config, read_label_config
+from lasagna.labels.parts import with_thresholds
 from lasagna.masks.segmentation import ClassQuery
 
 ODD = [
@@ -218,8 +219,8 @@ ALL_AT_ONCE = """
 
 
 def test_all_controls_at_once() -> None:
-    config = parse_label_config(ALL_AT_ONCE)
-    assert (config.image_name, config.image_variable) == ("img", "photo")
+    [config] = parse_label_config(ALL_AT_ONCE).images
+    assert (config.image_name, config.value) == ("img", "$photo")
     assert [(c.name, c.kind, c.to_name, c.smart) for c in config.controls] == [
         ("brush", "brush", "img", False),
         ("poly", "polygon", "img", False),
@@ -237,9 +238,10 @@ def test_thresholds_of_labels() -> None:
     xml = ALL_AT_ONCE.replace('alias="car"/>', 'alias="car" threshold="0.25"/>', 1)
     config = parse_label_config(xml)  # "Auto" stands in a second control without one
     assert [query.threshold for query in config.classes] == [None, 0.25, None]
-    given = with_thresholds(config, {"Sky": 0.5, "Auto": 0.75, "gone": 0.1})
+    given = with_thresholds(config.images[0], {"Sky": 0.5, "Auto": 0.75, "gone": 0.1})
     assert [query.threshold for query in given.classes] == [0.5, 0.75, None]
-    assert given.controls == config.controls
+    names = [[label.value for label in control.labels] for control in config.images[0].controls]
+    assert [[label.value for label in control.labels] for control in given.controls] == names
     assert parse_label_config(ALL_AT_ONCE.replace('hint="tree"', 'threshold=" "')).classes[2].threshold is None
 
 
@@ -252,7 +254,7 @@ def test_a_threshold_that_is_no_probability_is_named(written: str) -> None:
 
 def test_a_label_with_an_alias_is_written_as_the_alias() -> None:
     """As Label Studio's own validation of predictions demands."""
-    brush = parse_label_config(ALL_AT_ONCE).controls[0]
+    brush = parse_label_config(ALL_AT_ONCE).images[0].controls[0]
     label = brush.label("Auto")
     assert label is not None
     assert label.written == "car"
@@ -274,7 +276,9 @@ def test_the_image_that_is_drawn_on_counts() -> None:
         '<BrushLabels name="x" toName="after"><Label value="cat"/></BrushLabels>'
         '<BrushLabels name="y" toName="nothing"><Label value="dog"/></BrushLabels></View>'
     )
-    assert (config.image_name, config.image_variable, config.classes) == ("after", "b", (ClassQuery("cat"),))
+    [image] = config.images
+    assert (image.image_name, image.value, config.classes) == ("after", "$b", (ClassQuery("cat"),))
+    assert [part.tag for part in config.not_served] == ['<Image name="before">', '<BrushLabels name="y">']
 
 
 @pytest.mark.parametrize(
@@ -283,20 +287,17 @@ def test_the_image_that_is_drawn_on_counts() -> None:
         ("", "not the XML"),
         ("<View>", "not the XML"),
         ('<!DOCTYPE v [<!ENTITY a "b">]><View>&a;</View>', "not the XML"),
-        ("<View/>", r"no <Image .*named tags found: none"),
-        ('<View><Text name="t" value="$t"/></View>', r"no <Image .*found: text"),
-        ('<View><Image name="i" value="$i"/></View>', "no <BrushLabels>"),
-        ('<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i"/></View>', "no <BrushLabels>"),
-        ('<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i" value="$l"/></View>', "from each task"),
+        ("<View/>", r"shows no image \(no tag has a name\)"),
+        ('<View><Text name="t" value="$t"/></View>', r'shows no image \(found <Text name="t">\)'),
+        (
+            '<View><Image name="i" value="$i"/></View>',
+            r'\(found <Image name="i">\): .*no control with labels draws on it',
+        ),
+        ('<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i"/></View>', 'has no <Label value="..."/>'),
         (
             '<View><Image name="i" value="$i"/>'
             '<KeyPointLabels name="k" toName="i"><Label value="c"/></KeyPointLabels></View>',
-            "no <BrushLabels>",
-        ),
-        (
-            '<View><Image name="i" value="http://x/y.jpg"/>'
-            '<BrushLabels name="b" toName="i"><Label value="c"/></BrushLabels></View>',
-            "names no field",
+            'found <Image name="i">, <KeyPointLabels name="k">.*key points only take clicks',
         ),
         (
             '<View><Image name="i" value="$i"/><BrushLabels name="b" toName="i"><Label value="c"/></BrushLabels>'
@@ -318,8 +319,9 @@ def test_made_configuration_holds_the_same_classes() -> None:
     queries = [ClassQuery(name) for name in ODD] + [ClassQuery("Auto", "car, seen from behind")]
     config = parse_label_config(make_label_config(queries))
     assert config.classes == tuple(queries)
-    assert config.absent_values == tuple((query.name, query.name) for query in queries)
-    assert [control.kind for control in config.controls] == ["brush"]
+    [image] = config.images
+    assert image.absent_values == tuple((query.name, query.name) for query in queries)
+    assert [control.kind for control in image.controls] == ["brush"]
 
 
 def test_made_configuration_is_valid_for_label_studio() -> None:
@@ -360,14 +362,14 @@ def test_500_labels() -> None:
 def test_a_configuration_costs_no_more_than_its_length(inner: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that took 24 s is refused after a few looks at each element; they are counted."""
     looks = 0
-    plain = configuration._Element.get
+    plain = elements.Tag.get
 
-    def counted(element: configuration._Element, name: str) -> str | None:
+    def counted(tag: elements.Tag, name: str) -> str | None:
         nonlocal looks
         looks += 1
-        return plain(element, name)
+        return plain(tag, name)
 
-    monkeypatch.setattr(configuration._Element, "get", counted)
+    monkeypatch.setattr(elements.Tag, "get", counted)
     with pytest.raises(ConfigError):
         parse_label_config(f"<View>{inner}</View>")
     assert looks < 400_000

@@ -1,7 +1,8 @@
-"""Exports of a Label Studio project: what people drew with brushes, polygons and rectangles.
+"""Exports of a Label Studio project: what people drew.
 
     ROOT/SPLIT.json          the project's export, as JSON or JSON_MIN
     ROOT/label_config.xml    its labelling configuration (Settings > Labeling Interface > Code)
+    ROOT/labels.json         optional: since when each label stands in it (`lasagna labels show PROJECT --json`)
     ROOT/images/...          its photos
 
 ROOT may be the export itself, with the others beside it, or the folder that `lasagna annotate` wrote, whose
@@ -12,45 +13,58 @@ Source of the format: Label Studio 1.23, `GET /api/projects/ID/export`, and the 
 
 What always holds:
 
-- One record per task that somebody finished, made of one annotation: the ground truth, else the newest. Cancelled
-  annotations, drafts and predictions never count.
-- A label without a region is certainly absent. Only where a region says that there is something of a class but not
-  where (a key point alone, an ellipse) is the class left out of the record's.
-- A class is called what the model reads for its label (`lasagna.labels.configuration`: alias, hint, or the label
-  itself), so that a model trained here is asked the same words by the backend. Labels that read the same are one class.
-- A rectangle is a mask of its area, unless a brush or polygon region of its class touches it: then it is the same
-  object in coarser form, as in projects where the model draws every class with each control.
+- One record per image of a task that somebody finished, made of one annotation: the ground truth, else the newest.
+  Cancelled annotations, drafts and predictions never count. Regions are read by `lasagna.formats.regions`.
+- A class is absent only where somebody could have marked it and did not. It is *undecided*, and not among the record's
+  classes, where a region of it is there whose extent cannot be told: a line, a damaged mask, an image of another size.
+  Unless it is drawn, it is also undecided where its label did not stand in the configuration when the annotation was
+  changed last, or where that is not known (`lasagna.labels.history`); where a region of it is a point or has no area;
+  and, with all others, where a region has no label or lies on an image that the task does not show.
+- Nothing is decided on a page of several without a region: perhaps nobody looked at it.
+- Pixels of a region without a label are void, unless they are drawn as something.
+- A region that cannot be used leaves its class out and the rest in, and is named in `left_out`. Where all regions were
+  drawn on an image of another size, the photo is taken for another and left out.
+- A class is called what the model reads for its label (`lasagna.labels.parts`: alias, hint, or the label itself), so
+  that a model trained here is asked the same words by the backend. Labels that read the same are one class.
 - What cannot be used is left out, never guessed, and listed in `skipped`.
 """
 
+import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from lasagna.errors import DataError
-from lasagna.formats.annotations import DRAWN, Region, choose_annotation, compact_value, regions_to_masks
-from lasagna.labels.configuration import LabelConfig, read_label_config
-from training.data.records import LabelMap, Record, require_files, stack_masks
+from lasagna.formats.annotations import choose_annotation, has_area, region_to_mask, regions_to_masks
+from lasagna.formats.first_uses import FirstUses
+from lasagna.formats.regions import Reading, Region, read_regions
+from lasagna.labels.configuration import LabelConfig, TaskImage, read_label_config
+from lasagna.labels.history import LabelHistory
+from lasagna.labels.parts import ImageConfig
+from training.data.records import OTHER, UNKNOWN, LabelMap, Record, require_files, stack_masks
 from training.data.sources.annotations import read_json, upright_size
 from training.data.sources.unsplit import SPLIT_NAMES, UNSPLIT, annotated_photos, is_in_split
 
 _WHAT = "a Label Studio export (SPLIT.json, label_config.xml and the photos)"
-_WRITTEN = ("tasks.json", "coco.json", "coco_polygons.json", "report.json")
-"""What `lasagna annotate` writes, which is no export."""
+HISTORY = "labels.json"
+"""The file that says since when labels stand in the configuration (`LabelHistory.as_dict`)."""
+_NO_EXPORTS = ("tasks.json", "coco.json", "coco_polygons.json", "report.json", HISTORY)
+"""What may lie beside an export: what `lasagna annotate` writes, and the labels' history."""
 _UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")
 """What Label Studio puts before the name of an uploaded file."""
 
 
 class LabelStudioExport:
-    """The finished tasks of one export.
+    """The finished images of one export.
 
     Attributes:
-        classes: What the model reads for each label of the configuration.
-        skipped: Task id -> why it is left out.
+        classes: What the model reads for each label of the configuration, and of the tasks.
+        skipped: Task id (of one that shows several images: with the image, "7:left") -> why it is left out.
+        left_out: The same -> what of it could not be used, of those that are not skipped.
     """
 
     def __init__(
@@ -77,33 +91,42 @@ class LabelStudioExport:
         require_files(_WHAT, root, [config_path, *(folders if isinstance(photos, Path) else ())])
         folders = folders or [root / "images", root, *annotated_photos(root)]
         config = read_label_config(config_path)
-        names = _Names.of(config)
-        self.classes: tuple[str, ...] = names.classes
         self.skipped: dict[str, str] = {}
+        self.left_out: dict[str, list[str]] = {}
         self._records: list[Record] = []
 
         tasks = _read_tasks(export, config)
+        history = _read_history(root / HISTORY)
+        uses = _first_uses(tasks, history)
+        self.classes = _all_classes(config, tasks)
+        shown = [(task, image) for task in tasks for image in task.chosen]
         found: dict[str, Path] = {}
         users: dict[Path, set[str]] = {}
-        for task in tasks:
+        for task, image in shown:
+            name = task.name_of(image)
             try:
-                found[task.id] = _find_photo(task.address, folders)
-                users.setdefault(found[task.id], set()).add(str(task.address))
+                found[name] = _find_photo(task.photo or image.address, folders, image.problem)
+                users.setdefault(found[name], set()).add(task.photo or image.address)
             except _UnusableError as reason:
-                self.skipped[task.id] = str(reason)
-        for task in tasks:
-            if task.id not in found or (is_of_all and not is_in_split(split, found[task.id])):
+                self.skipped[name] = str(reason)
+        for task, image in shown:
+            name = task.name_of(image)
+            if name not in found or (is_of_all and not is_in_split(split, found[name])):
                 continue
-            path = found[task.id]
+            path = found[name]
             try:
                 if len(users[path]) > 1:
                     raise _UnusableError(f"{path} could be any of {', '.join(sorted(users[path]))}; keep their folders")
-                self._records.append(_record(task, path, config, names, export))
+                record, notes = _record(task, image, path, history, uses, export)
             except (_UnusableError, DataError) as reason:
-                self.skipped[task.id] = str(reason)
+                self.skipped[name] = str(reason)
+            else:
+                self._records.append(record)
+                if notes:
+                    self.left_out[name] = notes
         if not self._records:
-            shown = "\n  ".join(f"task {task_id}: {reason}" for task_id, reason in list(self.skipped.items())[:5])
-            raise DataError(f"{export}: none of {len(tasks)} tasks can be used\n  {shown}")
+            reasons = "\n  ".join(f"task {task_id}: {reason}" for task_id, reason in list(self.skipped.items())[:5])
+            raise DataError(f"{export}: none of {len(tasks)} tasks can be used\n  {reasons}")
 
     def __len__(self) -> int:
         return len(self._records)
@@ -118,7 +141,7 @@ def _find_export(root: Path, split: str) -> tuple[Path, bool]:
         return root, split in UNSPLIT
     if (root / f"{split}.json").exists():
         return root / f"{split}.json", False
-    exports = [path for path in sorted(root.glob("*.json")) if path.name not in _WRITTEN]
+    exports = [path for path in sorted(root.glob("*.json")) if path.name not in _NO_EXPORTS]
     if len(exports) == 1 and split in UNSPLIT and exports[0].stem not in SPLIT_NAMES:
         return exports[0], True
     known = ", ".join(path.stem for path in exports) or "none"
@@ -126,7 +149,7 @@ def _find_export(root: Path, split: str) -> tuple[Path, bool]:
 
 
 class _UnusableError(Exception):
-    """Why a task is left out."""
+    """Why an image is left out."""
 
 
 # --- The export -------------------------------------------------------------------------------------------------------
@@ -134,9 +157,41 @@ class _UnusableError(Exception):
 
 @dataclass
 class _Task:
+    """A task of an export.
+
+    Attributes:
+        images: That it shows.
+        annotations: All of them.
+        photo: The file of its one image, where the export says it (a snapshot of ours does): then only the image
+            `place`, (name, page), counts.
+    """
+
     id: str
-    address: Any
+    images: tuple[TaskImage, ...]
     annotations: list[dict[str, Any]]
+    photo: str | None = None
+    place: tuple[str, int | None] | None = None
+    readings: dict[int, Reading] = field(default_factory=dict)
+
+    @property
+    def chosen(self) -> list[TaskImage]:
+        if self.place is None:
+            return list(self.images)
+        return [i for i in self.images if (i.config.image_name, i.config.item_index) == self.place]
+
+    @property
+    def configs(self) -> list[ImageConfig]:
+        return [image.config for image in self.images]
+
+    def name_of(self, image: TaskImage) -> str:
+        return self.id if len(self.chosen) == 1 else f"{self.id}:{image.config.name}"
+
+    def reading(self, annotation: dict[str, Any], renamed: Mapping[str, str]) -> Reading:
+        """The regions of an annotation, read once."""
+        place = id(annotation)
+        if place not in self.readings:
+            self.readings[place] = read_regions(annotation.get("result") or (), self.configs, renamed)
+        return self.readings[place]
 
 
 def _read_tasks(path: Path, config: LabelConfig) -> list[_Task]:
@@ -154,9 +209,12 @@ def _read_tasks(path: Path, config: LabelConfig) -> list[_Task]:
                 data, annotations = item, [_from_minimal(item)] if item["annotation_id"] is not None else []
             else:
                 raise KeyError("annotations")
-            task = tasks.setdefault(task_id, _Task(task_id, data.get(config.image_variable), []))
-            task.annotations.extend(annotations)
-        except (KeyError, AttributeError) as error:
+            if task_id not in tasks:
+                ours = item.get("snapshot") if isinstance(item.get("annotations"), list) else None
+                place = (str(ours["image"]), ours["page"]) if ours else None
+                tasks[task_id] = _Task(task_id, config.of_task(data), [], ours["photo"] if ours else None, place)
+            tasks[task_id].annotations.extend(annotations)
+        except (KeyError, AttributeError, TypeError) as error:
             raise DataError(
                 f"{path}: entry {position} is no task with annotations ({error!r}); export the project as JSON "
                 "or JSON_MIN"
@@ -180,17 +238,47 @@ def _from_minimal(item: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _read_history(path: Path) -> LabelHistory:
+    if not path.exists():
+        return LabelHistory()
+    try:
+        return LabelHistory.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} does not say since when labels stand in the configuration ({error!r}); make it anew with `lasagna "
+            "labels show PROJECT --json`, or remove it"
+        ) from error
+
+
+def _first_uses(tasks: Iterable[_Task], history: LabelHistory) -> FirstUses:
+    uses = FirstUses(history)
+    for task in tasks:
+        for annotation in task.annotations:
+            if "labels" not in annotation and not annotation.get("was_cancelled"):
+                uses.add(annotation, task.reading(annotation, history.renamed), task.configs)
+    return uses
+
+
+def _all_classes(config: LabelConfig, tasks: Iterable[_Task]) -> tuple[str, ...]:
+    texts = dict.fromkeys(query.text for query in config.classes)
+    for task in tasks if config.has_dynamic_labels else ():
+        texts |= dict.fromkeys(query.text for image in task.configs for query in image.classes)
+    return tuple(texts)
+
+
 # --- Photos -----------------------------------------------------------------------------------------------------------
 
 
-def _find_photo(address: Any, folders: Sequence[Path]) -> Path:
+def _find_photo(address: str, folders: Sequence[Path], problem: str) -> Path:
     """The file of an address: `/data/upload/3/c2d0f86e-a.png`, `/data/local-files/?d=b/a.png`, or any other address.
 
     Below each folder, the address's whole path is looked for, then the path without its first folder, and so on, and
     last the bare name; `b/a.png` is never found as `c/a.png`. An upload is also found under the name that it had.
     """
-    if not isinstance(address, str) or not address.strip() or address.startswith("data:"):
-        raise _UnusableError(f"the task names no file as its photo, but {str(address)[:80]!r}")
+    if not address:
+        raise _UnusableError(problem)
+    if address.startswith("data:"):
+        raise _UnusableError(f"the task names no file as its photo, but {address[:80]!r}")
     url = urlsplit(address.strip())
     path = parse_qs(url.query).get("d", [""])[0] if "/local-files" in url.path else unquote(url.path)
     parts = [part for part in path.split("/") if part not in ("", ".")]
@@ -211,83 +299,116 @@ def _find_photo(address: Any, folders: Sequence[Path]) -> Path:
 # --- Regions ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Names:
-    """The classes, and for every label, as regions write it, the class that it is."""
-
-    classes: tuple[str, ...]
-    index: dict[str, int]
-
-    @classmethod
-    def of(cls, config: LabelConfig) -> "_Names":
-        texts = tuple(dict.fromkeys(query.text for query in config.classes))
-        index = {query.name: texts.index(query.text) for query in config.classes}
-        for control in config.controls:
-            for label in control.labels:
-                if label.value in index:
-                    index.setdefault(label.written, index[label.value])
-        return cls(texts, index)
-
-
-def _record(task: _Task, path: Path, config: LabelConfig, names: _Names, export: Path) -> Record:
+def _record(
+    task: _Task, image: TaskImage, path: Path, history: LabelHistory, uses: FirstUses, export: Path
+) -> tuple[Record, list[str]]:
+    """The record of an image, and what of its annotation was left out."""
     annotation = choose_annotation(task.annotations)
+    if image.shared_with:
+        raise _UnusableError(
+            f"the task shows a list of {image.shared_with + 1} images, and Label Studio does not say on which of them "
+            "a region was drawn; use valueList for pages"
+        )
+    reading = task.reading(annotation, history.renamed)
+    regions = reading.of_image[task.images.index(image)]
+    if image.config.is_page and not regions and len(task.images) > 1:
+        raise _UnusableError("nothing is drawn on this page, and perhaps nobody looked at it")
     size = upright_size(path)
-    found = [region for result in annotation.get("result") or () for region in _regions(result, size, config, names)]
-    regions = [region for region in found if region.kind in DRAWN]
-    pointed = {region.key for region in found if region.kind == "keypoint"} - {region.key for region in regions}
-    undecided = pointed | {region.key for region in found if region.kind == "other"}
-    kept = [index for index in range(len(names.classes)) if index not in undecided]
-    if not kept:
-        raise _UnusableError("every label has a region that is neither brush nor polygon nor rectangle")
-    position = {index: i for i, index in enumerate(kept)}
-    drawn = [replace(region, key=position[region.key]) for region in regions if region.key in position]
-    return Record(
+    drawn_on = {region.size for region in regions if region.is_area and region.size}
+    if drawn_on and size not in drawn_on:
+        height, width = sorted(drawn_on)[0]
+        of_photo = f"the photo has {size[1]} x {size[0]}: is it another?"
+        raise _UnusableError(f"its regions were drawn on {width} x {height} pixels, but {of_photo}")
+    stood = annotation["labels"] if "labels" in annotation else uses.stood(image.config, annotation)
+    decided = _decide(regions, reading.elsewhere, image.config, set(stood), size)
+    if not decided.classes:
+        raise _UnusableError("; ".join(decided.notes) or "no label is known to have stood in the configuration then")
+    record = Record(
         "label_studio",
-        task.id,
+        task.name_of(image),
         path,
-        classes=tuple(names.classes[index] for index in kept),
-        labels=partial(_labels, drawn, size, f"{export}: task {task.id}"),
+        classes=decided.classes,
+        labels=partial(_labels, decided.drawn, decided.unlabelled, size, f"{export}: task {task.name_of(image)}"),
         size=size,
     )
+    return record, decided.notes
 
 
-def _regions(
-    result: dict[str, Any], size: tuple[int, int], config: LabelConfig, names: _Names
-) -> Iterator[Region[int]]:
-    """A region for each label of an entry of `result`; of kind "other" where we know no such control (an ellipse, a
-    bitmask). Entries without labels (choices, text) give none."""
-    value = result.get("value")
-    if not isinstance(value, dict) or result.get("to_name", config.image_name) != config.image_name:
-        return
-    written = [
-        text for key, texts in value.items() if key.endswith("labels") and isinstance(texts, list) for text in texts
-    ]
-    control = next((control for control in config.controls if control.name == result.get("from_name")), None)
-    kind = control.kind if control is not None else "other"
-    where = f"region {result.get('id', '')} of {result.get('from_name')}"
-    for text in written:
-        label = control.label_written(text) if control is not None else None
-        index = names.index.get(label.value if label is not None else text)
-        if kind not in DRAWN:
-            if index is not None:
-                yield Region(where, kind, index, {})
-            continue
-        if label is None or index is None:
-            raise _UnusableError(
-                f"{where} has the label {text!r}, which the labelling configuration does not: a newer one?"
+@dataclass
+class _Decided:
+    """What an annotation says about one image: classes that it decides about, their regions by index, regions that are
+    something, and what was left out."""
+
+    classes: tuple[str, ...]
+    drawn: list[tuple[int, Region]]
+    unlabelled: list[Region]
+    notes: list[str]
+
+
+def _decide(
+    regions: Sequence[Region], elsewhere: Sequence[Region], config: ImageConfig, stood: set[str], size: tuple[int, int]
+) -> _Decided:
+    texts = {query.name: query.text for query in config.classes}
+    classes = list(dict.fromkeys(texts.values()))
+    drawn: list[tuple[str, Region]] = []
+    unlabelled: list[Region] = []
+    unknown_extent: set[str] = set()
+    hinted = {text for text in classes if not any(texts[label] == text for label in stood & texts.keys())}
+    not_offered = set(hinted)
+    notes: list[str] = []
+    for region in regions:
+        of = [texts[label.value] for label in region.labels if label.value in texts]
+        has_area, problem = _look(region, size)
+        if problem and (of or not region.is_labelled):
+            notes.append(problem)
+        if region.unknown_labels:
+            stale = ", ".join(map(repr, region.unknown_labels))
+            notes.append(
+                f"{region.name} has the label {stale}, which the labelling configuration no longer has; if it was "
+                "renamed: lasagna labels rename"
             )
-        if result.get("image_rotation"):
-            raise _UnusableError("the photo was turned in the editor")
-        width, height = result.get("original_width"), result.get("original_height")
-        if width and height and (height, width) != size:
-            raise _UnusableError(
-                f"{where} was drawn on {width} x {height} pixels, but the photo has {size[1]} x {size[0]}"
-            )
-        yield Region(where, kind, index, compact_value(value))
+        if not region.is_labelled:
+            hinted |= set(classes)
+            notes.append(f"{region.name} has no label, so that no class is absent here")
+            unlabelled += [region] if has_area else []
+        elif has_area:
+            drawn += [(text, region) for text in of]
+        elif problem:
+            unknown_extent |= set(of)
+        else:
+            hinted |= set(of)
+            notes += [f"{region.name} has no area"] if of else []
+    for region in elsewhere:
+        of = [texts[label.value] for label in region.labels if label.value in texts]
+        hinted |= set(of) if region.is_labelled else set(classes)
+        notes.append(f"{region.name} lies on {region.where!r}, which the task does not show")
+    undecided = (hinted - {text for text, _ in drawn}) | unknown_extent
+    if not_offered & undecided:
+        names = ", ".join(sorted(not_offered & undecided))
+        notes.append(f"not known to have been a label when this was annotated: {names}")
+    kept = [text for text in classes if text not in undecided]
+    place = {text: index for index, text in enumerate(kept)}
+    return _Decided(tuple(kept), [(place[text], r) for text, r in drawn if text in place], unlabelled, notes)
 
 
-def _labels(drawn: list[Region[int]], size: tuple[int, int], where: str) -> LabelMap:
+def _look(region: Region, size: tuple[int, int]) -> tuple[bool, str]:
+    """Whether a region covers a pixel, and why that cannot be told. A point covers none."""
+    if region.kind == "keypoint":
+        return False, ""
     try:
-        return stack_masks(size, regions_to_masks(drawn, size))
+        return has_area(region, size), ""
+    except DataError as reason:
+        return False, str(reason)
+
+
+def _labels(
+    drawn: Sequence[tuple[int, Region]], unlabelled: Sequence[Region], size: tuple[int, int], where: str
+) -> LabelMap:
+    try:
+        labels = stack_masks(size, regions_to_masks(drawn, size))
+        for region in unlabelled:
+            void = region_to_mask(region, size) & (labels == OTHER).all(axis=0)
+            labels[:, void] = UNKNOWN
     except DataError as error:
         raise DataError(f"{where}, {error}; correct the task and export again") from error
+    return labels

@@ -1,0 +1,37 @@
+"""A task of Label Studio as a work of the queue."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from backend.queue.store import Work
+from backend.studio.images import task_data
+from lasagna.labels.configuration import LabelConfig
+
+
+def work_of(
+    config: LabelConfig, task: Any, project: str, config_key: str, version: str, *, replace: bool = False
+) -> Work:
+    """What to predict for a task as Label Studio sends it.
+
+    Args:
+        config: The project's labelling configuration.
+        task: With `id` and `data`.
+        project: Label Studio's uid.
+        config_key: Of the configuration (`Store.keep_config`).
+        version: That is asked for.
+        replace: Older predictions of the model go once this one is posted.
+
+    Raises:
+        ImageError: It shows no image that can be asked.
+    """
+    data = task_data(task)
+    config.shown(data)
+    read = json.dumps(config.data_read(data), sort_keys=True)
+    return Work(project, task_number(task), read, config_key, version, replace=replace)
+
+
+def task_number(task: Any) -> int | None:
+    """The id of a task, None where it has none that Label Studio could have given."""
+    found = task.get("id") if isinstance(task, Mapping) else None
+    return found if isinstance(found, int) and not isinstance(found, bool) else None

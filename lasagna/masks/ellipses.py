@@ -1,0 +1,58 @@
+"""Masks and ellipses. Geometry is in pixels of the image at pixel corners, as in `lasagna.masks.conversions`."""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from lasagna.masks.segmentation import Mask
+
+
+class Ellipse(NamedTuple):
+    """Centre, half axes, and the angle in degrees by which the first axis is turned clockwise from the x axis."""
+
+    x: float
+    y: float
+    radius_x: float
+    radius_y: float
+    rotation: float
+
+
+def mask_to_ellipses(mask: Mask, min_area: float = 0.0) -> list[Ellipse]:
+    """An ellipse per 8-connected part, largest part first: of the same centre, area ratio of axes and direction.
+
+    The half axes are twice the square roots of the eigenvalues of the pixels' covariance: for a part that is an
+    ellipse these are its own. A pixel counts as a square, so that a part of one pixel has an area.
+
+    Args:
+        mask: bool (height, width).
+        min_area: Pixels below which a part is left out; the largest stays.
+    """
+    count, labels, rows, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+    areas = np.asarray(rows)[1:, cv2.CC_STAT_AREA] if count > 1 else np.zeros(0, np.int32)
+    order = sorted(range(len(areas)), key=lambda i: -int(areas[i]))
+    found = []
+    for place, i in enumerate(order):
+        if place and areas[i] < min_area:
+            continue
+        ys, xs = np.nonzero(labels == i + 1)
+        centre = np.array((xs.mean() + 0.5, ys.mean() + 0.5))
+        covariance = np.cov(np.stack([xs, ys]), bias=True) if len(xs) > 1 else np.zeros((2, 2))
+        values, axes = np.linalg.eigh(covariance + np.eye(2) / 12)  # 1/12: the variance of a unit square
+        radius_y, radius_x = 2 * np.sqrt(values)
+        angle = np.degrees(np.arctan2(axes[1, 1], axes[0, 1])) % 180
+        x, y = centre.tolist()
+        found.append(Ellipse(x, y, float(radius_x), float(radius_y), float(angle)))
+    return found
+
+
+def ellipse_to_mask(ellipse: Ellipse, size: tuple[int, int]) -> Mask:
+    """The pixels whose centres lie in an ellipse: bool of size (height, width). No pixel where an axis is 0."""
+    if not (ellipse.radius_x > 0 and ellipse.radius_y > 0):
+        return np.zeros(size, np.bool_)
+    ys, xs = np.mgrid[0 : size[0], 0 : size[1]] + 0.5
+    turn = np.radians(ellipse.rotation)
+    across, down = xs - ellipse.x, ys - ellipse.y
+    along = (across * np.cos(turn) + down * np.sin(turn)) / ellipse.radius_x
+    beside = (down * np.cos(turn) - across * np.sin(turn)) / ellipse.radius_y
+    return np.asarray(along**2 + beside**2 <= 1)
