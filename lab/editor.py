@@ -7,6 +7,7 @@ a person could type and click.
 import io
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,90 @@ class Editor:
         self._wait.until(lambda _: self.browser.execute_script("return Htx.autoAnnotation"))
         field = self.browser.find_element(self._by.CSS_SELECTOR, f"[placeholder='{placeholder}']")
         field.send_keys(question + "\n")
+
+    def work_on(self, project: int, task: int) -> list[Any]:
+        """Opens a task to annotate it, as an annotator does, and returns the regions that it begins with (`regions`):
+        Label Studio makes them of the prediction that the project shows."""
+        self.browser.get_log("browser")
+        self.browser.get(f"{self.url}/projects/{project}/data?task={task}")
+        ready = "return !!window.Htx && Htx.annotationStore.initialized && Htx.annotationStore.selected?.type"
+        self._wait.until(lambda _: self.browser.execute_script(ready) == "annotation" and self._stage() is not None)
+        self.settle()
+        return self.regions()
+
+    def regions(self) -> list[Any]:
+        """The regions of what is on the screen: (type, labels, image, page)."""
+        found: list[Any] = self.browser.execute_script(
+            "return Htx.annotationStore.selected.regions.map("
+            "r => [r.type, r.labels || [], r.object.name, r.item_index ?? null])"
+        )
+        return found
+
+    def results(self) -> list[dict[str, Any]]:
+        """What would be submitted."""
+        found: list[dict[str, Any]] = self.browser.execute_script(
+            "return Htx.annotationStore.selected.serializeAnnotation()"
+        )
+        return found
+
+    def choose(self, label: str) -> None:
+        """Clicks on a label."""
+        spans = self.browser.find_elements(self._by.XPATH, "//span[contains(@class, 'lsf-label_clickable')]")
+        shown = [span for span in spans if span.is_displayed() and span.text.split("\n")[0].strip() == label]
+        self._click(shown[0])
+
+    def take(self, tool: str) -> None:
+        """Takes a tool up, by the name that the editor has for it ("BrushTool"), on every image that has it."""
+        self.browser.execute_script(
+            "for (const image of [...Htx.annotationStore.selected.names.values()].filter(t => t.type === 'image')) {"
+            "const tools = image.getToolsManager();"
+            "const found = tools.allTools().find(t => t.toolName === arguments[0]);"
+            "if (found) tools.selectTool(found, true); }",
+            tool,
+        )
+
+    def turn_page(self) -> None:
+        """Goes to the next page of a task with several."""
+        button = self.browser.find_elements(self._by.CSS_SELECTOR, "[class*='pagination__btn_arrow-right']")
+        self._click(button[0])
+        self._wait.until(lambda _: self._stage() is not None)
+        self.settle()
+
+    def drag(self, points: Sequence[tuple[float, float]], image: int = 0) -> None:
+        """Drags the mouse over an image, from point to point in shares of what is shown of its width and height."""
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        stage = self.browser.find_elements(self._by.CSS_SELECTOR, ".konvajs-content")[image]
+        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", stage)
+        size, mouse = stage.size, ActionChains(self.browser, duration=60)
+        for number, (x, y) in enumerate(points):
+            mouse.move_to_element_with_offset(
+                stage, round((x - 0.5) * size["width"]), round((y - 0.5) * size["height"])
+            )
+            if number == 0:
+                mouse.click_and_hold()
+        mouse.release().perform()
+        time.sleep(0.5)
+
+    def click(self, x: float, y: float, image: int = 0) -> None:
+        """Clicks on an image, at a place as in `drag`."""
+        self.drag([(x, y)], image)
+
+    def submit(self) -> None:
+        """Clicks on Submit and waits until Label Studio has it."""
+        self._click(self.browser.find_element(self._by.XPATH, "//button[normalize-space()='Submit']"))
+        self._wait.until(lambda _: self.browser.execute_script("return !!Htx.annotationStore.selected?.pk"))
+
+    def picture(self, target: Path, height: int | None = None) -> None:
+        """Keeps what is on the screen as a small PNG, from the top down to a height in pixels."""
+        shot = Image.open(io.BytesIO(self.browser.get_screenshot_as_png())).convert("RGB")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shot.crop((0, 0, shot.width, height or shot.height)).quantize(128).save(target, optimize=True)
+
+    def _click(self, element: Any) -> None:
+        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        element.click()
+        time.sleep(0.3)
 
     def texts(self, name: str) -> list[str]:
         """What is in a text field of the annotation."""

@@ -74,6 +74,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshot", metavar="FILE", help="keep the picture of the editor that test_editor.py takes")
+    parser.addoption("--pictures", metavar="FOLDER", help="keep the pictures that test_editor_forms.py takes")
     parser.addoption("--examples", type=int, help="damaged requests per test of test_fuzz.py, in place of 150")
     parser.addoption("--postgres", action="store_true", help="also start Label Studio on a real PostgreSQL (a minute)")
 

@@ -223,6 +223,8 @@ def parts_left(tags: Tags, images: tuple[ImageConfig, ...]) -> tuple[tuple[NotSe
             why = _why_no_image(names[name])
         elif not tag.targets or name in used:
             why = _why_clicks_only(controls.get(name), asked) if tag.tag == "keypointlabels" else ""
+            if len(tag.targets) > 1 and (tag.tag in _LABELLED or tag.tag in _SHAPES):
+                not_served.append(NotServed(str(tag), _no_tools(tag), is_predicted=True))
         elif not any(target in names for target in tag.targets):
             why = _why_elsewhere(tag, named)
         else:
@@ -242,6 +244,15 @@ def _why_no_image(image: ImageConfig) -> str:
     return (
         f'no control with labels draws on it; add toName="{image.image_name}" to one of BrushLabels, BitmaskLabels, '
         "PolygonLabels, RectangleLabels and EllipseLabels, if it is to be pre-labelled"
+    )
+
+
+def _no_tools(tag: Tag) -> str:
+    """Measured in the editor of Label Studio 1.23: it shows the regions of such a control, and has no tool for it."""
+    images = " and ".join(tag.targets)
+    return (
+        f"predictions are drawn on {images}, but Label Studio has no tool for a control with several images, so that "
+        "people cannot draw with it; give each image a control of its own"
     )
 
 

@@ -191,15 +191,17 @@ def with_thresholds(config: ImageConfig, thresholds: Mapping[str, float]) -> Ima
 
 @dataclass(frozen=True)
 class NotServed:
-    """A part of a configuration that no prediction is made for.
+    """A part of a configuration that no prediction is made for, or that people cannot work with.
 
     Attributes:
         tag: As a person would write it: `<VectorLabels name="v">`.
         why: In words, with what to do.
+        is_predicted: Predictions are made for it.
     """
 
     tag: str
     why: str
+    is_predicted: bool = False
 
     def __str__(self) -> str:
-        return f"{self.tag} is not served: {self.why}"
+        return f"{self.tag} is {'served in part' if self.is_predicted else 'not served'}: {self.why}"

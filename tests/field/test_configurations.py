@@ -49,16 +49,19 @@ SHOWN = {
         f'<Image name="rgb" value="$rgb"/><Image name="ref" value="$ref"/>{brush("rgb,ref")}',
         {"rgb": A, "ref": B},
         [("rgb", None, A), ("ref", None, B)],
+        not_served=('<BrushLabels name="b">',),  # predicted, but the editor has no tool for it
     ),
     "two images, the names with a blank between": Shown(
         f'<Image name="rgb" value="$rgb"/><Image name="ref" value="$ref"/>{brush("rgb, ref")}',
         {"rgb": A, "ref": B},
         [("rgb", None, A), ("ref", None, B)],
+        not_served=('<BrushLabels name="b">',),  # predicted, but the editor has no tool for it
     ),
     "an image that came later and is not in this task": Shown(
         f'<Image name="thermal" value="$thermal"/><Image name="image" value="$image"/>{brush("image,thermal")}',
         {"image": A},
         ONE,
+        not_served=('<BrushLabels name="b">',),
     ),
     "an image that nothing draws on": Shown(
         f'{IMAGE}{brush()}<Image name="legend" value="$legend"/>',

@@ -46,10 +46,10 @@ class Project:
         self.stub, self.settings = stub, Settings.load(environ)
         self.root = Path(environ["LASAGNA_REGISTRY"])
         self.registry = Registry(self.root)
-        note_labels(self.root)
         self.said: list[tuple[str, int, int]] = []
 
     def new(self, **values: Any) -> str:
+        note_labels(self.root)
         return new_job(self.root, PROJECT, "test", **values)
 
     def job(self, id: str, **more: Any) -> TrainingJob:
