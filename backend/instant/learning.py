@@ -33,6 +33,8 @@ from backend.studio.images import ImageLimits, fetch_image, task_data
 from lasagna.errors import ImageError, LasagnaError
 from lasagna.files import write_atomically
 from lasagna.formats.annotations import choose_annotation
+from lasagna.formats.first_uses import FirstUses
+from lasagna.formats.regions import read_regions
 from lasagna.instant.store import HeadStore
 from lasagna.labels.configuration import LabelConfig, TaskImage, parse_label_config
 from lasagna.masks.image import image_format
@@ -45,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE = 8
 """Tasks of one job; what is left gets another one, so that clicks and predictions come between."""
-_SEEN = "seen.json"
+_SEEN, _USES = "seen.json", "first_uses.json"
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ class _Batch:
         self._label_studio, self._known_as, self._store, self._trained = label_studio, known_as, store, trained
         self._number = int(project_number(project))
         self._seen: dict[str, list[Any]] = _read_json(store.folder / _SEEN)
-        self._history = learning.histories.of(project)
+        self._uses = FirstUses(learning.histories.of(project), _read_json(store.folder / _USES).get("uses", ()))
         self.handled: list[str] = []
 
     def unlike_label_studio(self) -> list[str]:
@@ -222,6 +224,8 @@ class _Batch:
         }
         xml = str(self._label_studio.project(self._number)["label_config"]) if chosen else ""
         plan = parse_label_config(xml) if chosen else None
+        for known in exported.values() if plan is not None else ():
+            self._note_uses(known, plan)
         counts = {"learnt": 0, "removed": 0, "set_aside": 0}
         for number in sorted(chunk, key=lambda n: str(chosen[n].get("updated_at") or "") if n in chosen else ""):
             task, ended = str(number), ""
@@ -237,8 +241,17 @@ class _Batch:
             if ended:
                 counts[ended] += 1
             self.handled.append(task)
+        write_atomically(self._store.folder / _USES, json.dumps({"uses": self._uses.as_list()}))
         write_atomically(self._store.folder / _SEEN, json.dumps(self._seen))
         return LearnOutcome(counts["learnt"], counts["removed"], counts["set_aside"])
+
+    def _note_uses(self, task: Mapping[str, Any], plan: LabelConfig) -> None:
+        """Notes which labels people used: those stood in the configuration from then on, whoever noted it."""
+        images = [image.config for image in plan.of_task(task_data(task))]
+        for annotation in task["annotations"]:
+            if not annotation.get("was_cancelled"):
+                renamed = self._uses.history.renamed
+                self._uses.add(annotation, read_regions(annotation.get("result") or (), images, renamed), images)
 
     def _is_known(self, task: str, annotation: Mapping[str, Any]) -> bool:
         return self._seen.get(task) == _identity(annotation)
@@ -279,7 +292,7 @@ class _Batch:
         features, photo_key = self._learning._features_of(self._model, data, image.address)
         kind = image_format(data)
         chosen = {**task, "annotations": [annotation]}
-        annotated = read_annotation(chosen, image.config, data, kind, xml, self._history)
+        annotated = read_annotation(chosen, image.config, data, kind, xml, self._uses)
         return self._model.observe(
             features,
             annotated.masks,

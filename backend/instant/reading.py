@@ -37,7 +37,7 @@ class AnnotatedPhoto:
 
 
 def read_annotation(
-    task: Mapping[str, Any], image: ImageConfig, photo: bytes, kind: str, xml: str, history: LabelHistory
+    task: Mapping[str, Any], image: ImageConfig, photo: bytes, kind: str, xml: str, uses: FirstUses
 ) -> AnnotatedPhoto:
     """Reads what the annotation that counts of a task says of one of its images.
 
@@ -47,7 +47,7 @@ def read_annotation(
         photo: The file's bytes.
         kind: Its format, as Pillow calls it ("JPEG").
         xml: The project's labelling configuration.
-        history: When which labels stood in it.
+        uses: When which labels stood in it.
 
     Raises:
         DataError: It cannot be used; the message says why.
@@ -58,12 +58,11 @@ def read_annotation(
         name = f"photo.{kind.lower()}"
         (root / "images" / name).write_bytes(photo)
         (root / "label_config.xml").write_text(xml, encoding="utf-8")
-        uses = FirstUses(history)
         annotations = [{**each, "labels": uses.stood(image, each)} for each in task["annotations"]]
         place_of_image = {"photo": name, "image": image.image_name, "page": image.item_index}
         reduced = {"id": task["id"], "data": task["data"], "snapshot": place_of_image, "annotations": annotations}
-        if history.renamed:
-            (root / HISTORY).write_text(json.dumps(LabelHistory(renamed=history.renamed).as_dict()))
+        if renamed := uses.history.renamed:
+            (root / HISTORY).write_text(json.dumps(LabelHistory(renamed=renamed).as_dict()))
         (root / "one.json").write_text(json.dumps([reduced]), encoding="utf-8")
         try:
             export = LabelStudioExport(root, "one")

@@ -11,11 +11,20 @@ from lasagna.labels.parts import ImageConfig, Label
 
 
 class FirstUses:
-    """When each label was first used in an annotation, by image."""
+    """When each label was first used in an annotation, by image.
 
-    def __init__(self, history: LabelHistory) -> None:
-        self._history = history
-        self._times: dict[tuple[str, str], datetime] = {}
+    Args:
+        history: The label sets that were noted.
+        known: Uses that were found before (`as_list`).
+    """
+
+    def __init__(self, history: LabelHistory, known: Iterable[Sequence[str]] = ()) -> None:
+        self.history = history
+        self._times = {(image, history.name_now(label)): datetime.fromisoformat(at) for image, label, at in known}
+
+    def as_list(self) -> list[list[str]]:
+        """JSON-ready."""
+        return [[image, label, at.isoformat()] for (image, label), at in sorted(self._times.items())]
 
     def add(self, annotation: Mapping[str, Any], reading: Reading, images: Sequence[ImageConfig]) -> None:
         """Takes the labels of an annotation; one without a time tells nothing."""
@@ -24,7 +33,7 @@ class FirstUses:
             return
         for image, regions in zip(images, reading.of_image, strict=True):
             for label in (name for region in regions for name in (*region.unknown_labels, *_values(region.labels))):
-                place = (image.template_name, self._history.name_now(label))
+                place = (image.template_name, self.history.name_now(label))
                 self._times[place] = min(at, self._times.get(place, at))
 
     def stood(self, image: ImageConfig, annotation: Mapping[str, Any]) -> list[str]:
@@ -36,7 +45,7 @@ class FirstUses:
         return [
             label
             for label in labels
-            if label in own or self._history.stood(name, label, at, self._times.get((name, label)))
+            if label in own or self.history.stood(name, label, at, self._times.get((name, label)))
         ]
 
 

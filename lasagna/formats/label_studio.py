@@ -43,7 +43,8 @@ def segmentation_to_label_studio(
         tolerance: Of polygons, in pixels; see `mask_to_polygons`.
         min_part: Share of the image's pixels below which a connected part is dropped and a hole filled; the largest
             part of a class stays whatever its size.
-        parts: Whether each connected part of a class, whatever its size, is a brush region of its own, too.
+        parts: Whether each connected part of a class, whatever its size, is a region of its own also where it is drawn
+            by pixels (brush, bitmask).
 
     Returns:
         `{"model_version", "score", "result": [region, ...]}`. A region's score is the probability of its class; the

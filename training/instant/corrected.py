@@ -5,7 +5,8 @@
     Label Studio   FILE.json, an export as JSON or JSON_MIN beside label_config.xml; or the folder of both
     data set       DIR/classes.json, images, masks and train.txt (docs/data.md): its train split
 
-What always holds: a class of the form's list without a mask is certainly absent; void and unknown pixels stay
+What always holds: a class of the form's list without a mask is certainly absent, in an export of Label Studio where its
+label could be chosen then (`training.data.sources.label_studio`); void and unknown pixels stay
 undecided; photos are found below the folders that were given, and beside the corrections, by their path or their name.
 """
 
@@ -24,7 +25,7 @@ from training.data.sources.annotations import read_json
 from training.data.sources.coco_json import CocoFile
 from training.data.sources.folder import Folder
 from training.data.sources.label_images import read_label_image
-from training.data.sources.label_studio import LabelStudioExport
+from training.data.sources.label_studio import HISTORY, LabelStudioExport
 
 _FORMS = (
     "masks (masks/*.png with classes.json, as `lasagna annotate --format masks` writes), COCO (a JSON file), an export "
@@ -52,7 +53,7 @@ def read_corrected(path: Path, photos: Sequence[Path] = ()) -> Source:
     for folder in (path, path / "masks"):
         if (folder / "classes.json").exists():
             return MaskFolder(folder, [*photos, *_beside(folder)])
-    exports = sorted(path.glob("*.json"))
+    exports = sorted(file for file in path.glob("*.json") if file.name != HISTORY)
     if (path / "coco.json") in exports:
         return _read_file(path / "coco.json", photos)
     if len(exports) == 1:

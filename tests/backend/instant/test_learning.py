@@ -137,6 +137,23 @@ class TestLearning:
         assert learnt(runtime) == {"1", "2", "3", "4"}
         assert not changes.aside(PROJECT)
 
+    def test_what_was_annotated_before_anything_was_noted(
+        self, runtime: Runtime, settings: Settings, stub: StubLabelStudio, changes: Changes
+    ) -> None:
+        """A class is absent from when on somebody used its label; the others stay undecided. Later jobs know it too."""
+        (Path(settings.registry) / "labels" / "3.json").unlink()
+        for number in correct(stub, 3):
+            changes.note(PROJECT, [number])
+            runtime.learn(PROJECT)
+        assert [heads_of(runtime).read(id).classes for id in ("1", "2", "3")] == [("Cat",)] * 3
+        changes.note(PROJECT, correct(stub, 1, first=4))
+        stub.tasks[-1]["annotations"] = []
+        stub.annotate(4, [rectangle(square(4)[1], "Dog")])
+        learn_all(runtime)
+        changes.note(PROJECT, correct(stub, 1, first=6))
+        learn_all(runtime)
+        assert heads_of(runtime).read("6").classes == ("Cat", "Dog")
+
     def test_a_task_that_ends_the_worker_is_set_aside(
         self, runtime: Runtime, stub: StubLabelStudio, changes: Changes
     ) -> None:

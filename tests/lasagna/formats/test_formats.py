@@ -401,19 +401,20 @@ def test_one_object_per_part_in_every_format_alike() -> None:
     assert (masks[0] | masks[1] == cars).all()
     assert not (masks[0] & masks[1]).any()
 
-    config = parse_label_config(
+    kinds = ("Brush", "Bitmask", "Polygon", "Rectangle", "Ellipse")
+    [config] = parse_label_config(
         '<View><Image name="i" value="$i"/>'
         + "".join(
             f'<{kind}Labels name="{kind}" toName="i">'
             + "".join(f'<Label value="{name}"/>' for name in ids)
             + f"</{kind}Labels>"
-            for kind in ("Brush", "Polygon", "Rectangle")
+            for kind in kinds
         )
         + "</View>"
-    )
+    ).images
     regions = segmentation_to_label_studio(scene, config, "k", "v", parts=True)["result"]
     found = Counter((region["from_name"], region["value"][region["type"]][0]) for region in regions)
-    assert found == {(kind, name): 2 for kind in ("Brush", "Polygon", "Rectangle") for name in expected}
+    assert found == {(kind, name): 2 for kind in kinds for name in expected}
     assert len({region["id"] for region in regions}) == len(regions)
 
     rows = Counter(int(line.split()[0]) for line in segmentation_to_yolo(scene, ids).splitlines())

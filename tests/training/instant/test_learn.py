@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from lasagna.errors import ConfigError, DataError
 from lasagna.formats.png import class_table
 from lasagna.instant.head import Head
 from lasagna.instant.store import HeadStore
+from lasagna.labels.history import LabelHistory, Seen
 from lasagna.masks.conversions import mask_to_brush_rle, mask_to_coco_rle
 from training.commands.learn import learn
 from training.data.records import OTHER, UNKNOWN
@@ -97,10 +99,12 @@ def write_export(folder: Path, count: int) -> Path:
             {
                 "id": seed,
                 "data": {"image": f"/data/local-files/?d=photos/{name_of(seed)}.png"},
-                "annotations": [{"id": seed, "result": result}],
+                "annotations": [{"id": seed, "updated_at": f"2026-11-{seed % 9 + 10}T10:00:00Z", "result": result}],
             }
         )
     (folder / "export.json").write_text(json.dumps(tasks))
+    seen = LabelHistory((Seen(datetime(2026, 11, 1, tzinfo=UTC), {"image": NAMES}),))
+    (folder / "labels.json").write_text(json.dumps(seen.as_dict()))
     return folder
 
 
@@ -117,6 +121,15 @@ def test_every_form_gives_the_same_masks(form: str, tmp_path: Path, photos: Path
         assert record.image_path.name == f"{seed}.png"
         assert record.classes == NAMES
         assert np.array_equal(record.read()[0], truth(seed))
+
+
+def test_what_an_export_does_not_know_is_undecided(tmp_path: Path, photos: Path) -> None:
+    """Nobody used the label "nothing", and nobody noted that it stood in the configuration."""
+    folder = write_export(tmp_path / "export", 4)
+    (folder / "labels.json").unlink()
+    source = read_corrected(folder, [photos])
+    assert source.classes == NAMES
+    assert [source[i].classes for i in range(4)] == [NAMES[:2]] * 4
 
 
 def test_masks_from_annotate_are_read_back(tmp_path: Path, photos: Path) -> None:

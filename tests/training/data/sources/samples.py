@@ -295,6 +295,9 @@ def label_studio(root: Path) -> None:
         "value": {"points": corners, "closed": True, "polygonlabels": ["Cat"]},
     }
     annotation = {"id": 1, "was_cancelled": False, "ground_truth": False, "result": [region]}
+    annotation["updated_at"] = "2026-11-24T10:00:00Z"
+    seen = {"at": "2026-11-01T10:00:00Z", "labels": {"image": ["Cat", "Dog"]}}
+    (root / "labels.json").write_text(json.dumps({"seen": [seen]}))
     task = {"id": 1, "data": {"photo": "/data/upload/1/c2d0f86e-a.png"}, "annotations": [annotation]}
     (root / "train.json").write_text(json.dumps([task]))
     labels = '<Label value="Cat"/><Label value="Dog"/>'

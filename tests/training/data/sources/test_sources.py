@@ -80,7 +80,7 @@ def test_class_names_are_words_that_differ(tmp_path: Path, name: str) -> None:
 
 def files_of(name: str, root: Path) -> Iterator[Path]:
     """What a reader of the sample needs: every file but those that are optional or of another annotation."""
-    optional = re.compile(r"imagelabels|instanceIds|_color|_polygons")
+    optional = re.compile(r"imagelabels|instanceIds|_color|_polygons|^labels\.json")
     yield from (path for path in sorted(root.rglob("*")) if path.is_file() and not optional.search(path.name))
 
 
