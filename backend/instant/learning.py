@@ -224,8 +224,9 @@ class _Batch:
         }
         xml = str(self._label_studio.project(self._number)["label_config"]) if chosen else ""
         plan = parse_label_config(xml) if chosen else None
-        for known in exported.values() if plan is not None else ():
-            self._note_uses(known, plan)
+        if plan is not None:
+            for known in exported.values():
+                self._note_uses(known, plan)
         counts = {"learnt": 0, "removed": 0, "set_aside": 0}
         for number in sorted(chunk, key=lambda n: str(chosen[n].get("updated_at") or "") if n in chosen else ""):
             task, ended = str(number), ""

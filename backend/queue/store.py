@@ -23,7 +23,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import redis
@@ -301,6 +301,13 @@ class Store:
             return Project()
         values = json.loads(found)
         return Project(**{**values, "not_served": tuple(values.get("not_served") or ())})
+
+    def keep_not_served(self, uid: str, parts: Sequence[str]) -> None:
+        """What is not served of the configuration that a project has now; when it was told last stays (`told`)."""
+        known = self.project(uid)
+        if known.not_served != tuple(parts):
+            changed = replace(known, not_served=tuple(parts))
+            self.redis.set(f"{PREFIX}project:{uid}", json.dumps(asdict(changed)), keepttl=True, xx=True)
 
     def told(self, uid: str) -> float | None:
         """Seconds since a project was kept last; None where it never was."""

@@ -23,6 +23,7 @@ from backend.queue.works import task_number, work_of
 from backend.registry.label_histories import LabelHistories
 from backend.registry.registry import Registry
 from backend.studio.address import normalise_url
+from backend.studio.project_id import is_project_name
 from lasagna.checkpoint.folder import checkpoint_version, shipped_checkpoints
 from lasagna.errors import CheckpointError, ConfigError, ImageError, RegistryError, ServiceError
 from lasagna.files import parse_json
@@ -241,14 +242,19 @@ class Predictor:
     # --- /webhook -----------------------------------------------------------------------------------------------------
 
     def project_updated(self, project: Any) -> None:
-        """A project as Label Studio's webhook has it: notes the labels that stand in its configuration now."""
-        if not isinstance(project, Mapping) or not isinstance(project.get("id"), int):
+        """A project as Label Studio's webhook has it: notes the labels that stand in its configuration now, and the
+        parts that are not served. Nothing is noted of a project that was never connected."""
+        if not isinstance(project, Mapping) or not is_project_name(str(project.get("id"))):
+            return
+        uid = self.store.uid(str(project["id"]))
+        if self.store.told(uid) is None:
             return
         try:
             plan = label_config(str(project.get("label_config") or ""))
         except ConfigError:
             return  # said at the next /setup
-        self.histories.note(str(project["id"]), plan.images)
+        self.histories.note(uid, plan.images)
+        self.store.keep_not_served(uid, tuple(map(str, plan.not_served)))
 
     def corrected(self, event: Mapping[str, str]) -> None:
         """An event of Label Studio (`Store.record_event`): what was annotated is learnt from at once, by the worker."""

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from flask.testing import FlaskClient
 from backend.app import create_app
 from backend.queue import jobs
 from backend.queue.store import Project, Store, connect
+from backend.registry.label_histories import LabelHistories
 from backend.web.problems import status_line
 from backend.worker.rq_worker import LasagnaWorker
 from lasagna.checkpoint.folder import checkpoint_version
@@ -392,6 +394,30 @@ class TestWebhook:
         assert event["action"] == body["action"]
         assert event["project"] == "33"
         assert {name: json.loads(event[name]) for name in ("tasks", "annotations")} == noted
+
+    def test_a_changed_configuration_is_noted(
+        self, redis_db: str, checkpoint: Any, store: Store, tmp_path: Path
+    ) -> None:
+        """Its labels, and what of it is not served, which the status page shows. Of a project that was connected."""
+        client = create_app(app_settings(redis_db, checkpoint, LASAGNA_REGISTRY=str(tmp_path))).test_client()
+        client.post("/setup", json=TestSetup.BODY)
+        told = store.told(PROJECT)
+        changed = CONFIG.replace('<Label value="Dog"/>', '<Label value="Fox"/>').replace(
+            "</View>", '<VectorLabels name="line" toName="image"><Label value="Wire"/></VectorLabels></View>'
+        )
+        body = {"id": 3, "created_at": "2026-11-26T11:09:57Z", "label_config": changed}
+        for project in (body, {**body, "id": 4}, {**body, "id": True}, {**body, "label_config": "<View>"}, []):
+            assert client.post("/webhook", json={"action": "PROJECT_UPDATED", "project": project}).status_code == 201
+        histories = LabelHistories(tmp_path)
+        assert [set(seen.labels["image"]) for seen in histories.of(PROJECT).seen] == [
+            {"Cat", "Dog", "Sky", "Bird"},
+            {"Cat", "Fox", "Sky", "Bird"},
+        ]
+        assert histories.of("4").seen == ()
+        assert any('<VectorLabels name="line"> is not served' in part for part in store.project(PROJECT).not_served)
+        assert "VectorLabels" in client.get("/status").text
+        assert store.told(PROJECT) == pytest.approx(told, abs=30)
+        assert store.project(PROJECT).token == TOKEN
 
     def test_without_redis_is_acknowledged_all_the_same(self, checkpoint: Any) -> None:
         client = create_app(app_settings("redis://127.0.0.1:1/0", checkpoint)).test_client()
