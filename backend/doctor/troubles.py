@@ -147,7 +147,7 @@ TROUBLES: dict[str, Trouble] = {
     "note-not-served": Trouble(
         "labels",
         "a part of the labelling configuration that no prediction is made for: lines, labels that only key points "
-        "have, an image that nothing draws on, a video",
+        "have, an image that nothing draws on, a video; or that people cannot draw with: a control of two images",
         "{part}",
         "leave it as it is if people fill it in; else change it under Settings > Labeling Interface > Code",
         is_note=True,

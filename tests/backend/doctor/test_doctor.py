@@ -273,6 +273,17 @@ def another_image(world: World) -> Case:
     return configured(world, f"<View>{IMAGE}{BRUSH.format(CAT)}{second}</View>")
 
 
+@row(
+    "note-not-served",
+    '<BrushLabels name="brush"> is served in part: predictions are drawn on image and other',
+    name="a control of two images",
+)
+def a_control_of_two_images(world: World) -> Case:
+    second = '<Image name="other" value="$other"/>'
+    shared = BRUSH.format(CAT).replace('toName="image"', 'toName="image,other"')
+    return configured(world, f"<View>{IMAGE}{second}{shared}</View>")
+
+
 @row("backend-none", "has no ML backend")
 def no_backend(world: World) -> Case:
     return configured(world, CONFIG)
@@ -492,7 +503,8 @@ def no_labels_in_the_task(world: World) -> Case:
 @row("note-image-missing", "has no image other", "has no field 'other'")
 def an_image_that_came_later(world: World) -> Case:
     second = '<Image name="other" value="$other"/>'
-    config = f"<View>{IMAGE}{second}{BRUSH.format(CAT)}</View>".replace('toName="image"', 'toName="image,other"')
+    own = '<BrushLabels name="second" toName="other"><Label value="Cat"/></BrushLabels>'
+    config = f"<View>{IMAGE}{second}{BRUSH.format(CAT)}{own}</View>"
     project = world.project(CONFIG)
     world.change(project, label_config=config)
     return world.case(project)
