@@ -140,6 +140,46 @@ def test_regions_by_id_and_pixels_by_class() -> None:
     assert {name: one.changed for name, one in found.effort.classes.items()} == {"Cat": 100, "Dog": 164, "Sky": 100}
 
 
+TWO = parse_label_config(
+    '<View><Image name="image" value="$image"/><Image name="other" value="$other"/>'
+    '<BrushLabels name="brush" toName="image,other"><Label value="Cat"/><Label value="Dog"/></BrushLabels></View>'
+)
+
+
+def on_other(region: dict[str, Any]) -> dict[str, Any]:
+    return {**region, "to_name": "other"}
+
+
+def test_each_image_of_a_task_counts_for_itself() -> None:
+    """The second is of another size, and what is drawn there is no correction of the first."""
+    large = (80, 90)
+    first, second = brush("a", "Cat", square(0, 0)), on_other(brush("b", "Cat", square(5, 5, size=large)))
+    added = on_other(brush("c", "Dog", square(30, 30, size=large)))
+    both = {**task([prediction(5, [first, second])], [annotation([first, second, added])])}
+    both["data"] = {"image": "/data/upload/3/1.png", "other": "/data/upload/3/2.png"}
+    found = task_effort(both, TWO)
+    assert found.counts == RegionCounts(accepted=2, added=1)
+    assert found.pixels == 40 * 60 + 80 * 90
+    assert {name: one.changed for name, one in found.effort.classes.items()} == {"Cat": 0, "Dog": 100}
+
+
+def test_the_same_mask_on_another_image_is_a_correction() -> None:
+    region = brush("a", "Cat", square(0, 0))
+    moved = {**task([prediction(5, [region])], [annotation([on_other(region)])])}
+    moved["data"] = {"image": "/data/upload/3/1.png", "other": "/data/upload/3/2.png"}
+    found = task_effort(moved, TWO)
+    assert found.counts == RegionCounts(added=1, deleted=1)
+    assert found.effort.changed == 200
+
+
+def test_an_image_that_the_configuration_does_not_have_counts_nowhere() -> None:
+    region = brush("a", "Cat", square(0, 0))
+    submitted = [region, on_other(brush("b", "Cat", square(0, 0, size=(8, 8))))]
+    assert task_effort(task([prediction(5, [region])], [annotation(submitted)]), PLAN).counts == RegionCounts(
+        accepted=1
+    )
+
+
 def test_a_mask_that_the_editor_wrote_in_other_runs_is_accepted() -> None:
     region = brush("a", "Cat", square(3, 3))
     other = json.loads(json.dumps(region))

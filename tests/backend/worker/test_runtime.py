@@ -294,6 +294,88 @@ class TestConnections:
         assert runtime.connections.of(PROJECT)[0].token == "from-setup-3"
 
 
+BRUSH = '<BrushLabels name="{}" toName="{}"><Label value="Cat"/><Label value="Dog"/></BrushLabels>'
+POINTS = '<KeyPointLabels name="{}" toName="{}" smart="true"><Label value="Cat"/></KeyPointLabels>'
+TWO = '<Image name="left" value="$left"/><Image name="right" value="$right"/>'
+OWN = f"<View>{TWO}{BRUSH.format('bl', 'left')}{POINTS.format('kl', 'left')}"
+OWN += f"{BRUSH.format('br', 'right')}{POINTS.format('kr', 'right')}</View>"
+SHARED = f"<View>{TWO}{BRUSH.format('b', 'left,right')}{POINTS.format('k', 'left,right')}</View>"
+PAGES = f'<View><Image name="page" valueList="$pages"/>{BRUSH.format("b", "page")}</View>'
+
+
+class TestSeveralImages:
+    def task(self, stub: StubLabelStudio, *sizes: tuple[int, int], field: str = "") -> dict[str, Any]:
+        """A task of two images, or of pages."""
+        addresses = [f"/data/upload/3/{number}.png" for number in range(1, len(sizes) + 1)]
+        for number, (address, size) in enumerate(zip(addresses, sizes, strict=True)):
+            stub.images[address] = png(number, size=size)
+        names = [field] if field else ["left", "right"]
+        return {"id": 9, "data": dict(zip(names, [addresses] if field else addresses, strict=True))}
+
+    def prediction(self, runtime: Runtime, work: Work) -> dict[str, Any]:
+        post = runtime.store.take_post()
+        assert post is not None
+        assert post.work.key == work.key
+        return dict(post.prediction)
+
+    @pytest.mark.parametrize(
+        ("config", "controls"), [(OWN, ("bl", "br")), (SHARED, ("b", "b"))], ids=["own controls", "one control"]
+    )
+    def test_both_are_predicted_each_on_itself(
+        self, runtime: Runtime, stub: StubLabelStudio, config: str, controls: tuple[str, str]
+    ) -> None:
+        [work] = ask(runtime, [self.task(stub, (64, 48), (40, 56))], config)
+        assert predict(runtime, [work])["predicted"] == 1
+        drawn = self.prediction(runtime, work)["result"]
+        assert {(r["from_name"], r["to_name"], r["original_width"], r["original_height"]) for r in drawn} == {
+            (controls[0], "left", 64, 48),
+            (controls[1], "right", 40, 56),
+        }
+        assert len({region["id"] for region in drawn}) == len(drawn)
+
+    def test_the_same_photo_twice_has_regions_of_its_own(self, runtime: Runtime, stub: StubLabelStudio) -> None:
+        task = self.task(stub, (64, 48), (64, 48))
+        task["data"]["right"] = task["data"]["left"]
+        [work] = ask(runtime, [task], OWN)
+        predict(runtime, [work])
+        drawn = self.prediction(runtime, work)["result"]
+        assert {region["to_name"] for region in drawn} == {"left", "right"}
+        assert len({region["id"] for region in drawn}) == len(drawn)
+
+    def test_one_that_is_broken_leaves_the_other(self, runtime: Runtime, stub: StubLabelStudio) -> None:
+        task = self.task(stub, (64, 48), (64, 48))
+        stub.images["/data/upload/3/2.png"] = b"this is text"
+        [work] = ask(runtime, [task], OWN)
+        assert predict(runtime, [work])["predicted"] == 1
+        assert "right: " in runtime.store.fields([work.key])[0]["note"]
+        assert {region["to_name"] for region in self.prediction(runtime, work)["result"]} == {"left"}
+
+    def test_where_all_are_broken_each_is_named(self, runtime: Runtime, stub: StubLabelStudio) -> None:
+        task = self.task(stub, (64, 48), (64, 48))
+        stub.images["/data/upload/3/1.png"] = stub.images["/data/upload/3/2.png"] = b"this is text"
+        [work] = ask(runtime, [task], OWN)
+        assert predict(runtime, [work])["failed"] == 1
+        reason = runtime.store.fields([work.key])[0]["reason"]
+        assert "left: " in reason
+        assert "; right: " in reason
+
+    def test_one_that_cannot_be_had_now_waits_for_both(self, runtime: Runtime, stub: StubLabelStudio) -> None:
+        task = self.task(stub, (64, 48), (64, 48))
+        stub.status["/data/upload/3/2.png"] = 503
+        [work] = ask(runtime, [task], OWN)
+        assert predict(runtime, [work])["later"] == 1
+        stub.status.clear()
+        assert predict(runtime, [work])["predicted"] == 1
+        assert {region["to_name"] for region in self.prediction(runtime, work)["result"]} == {"left", "right"}
+
+    def test_more_pages_than_a_batch(self, runtime: Runtime, model: Any, stub: StubLabelStudio) -> None:
+        [work] = ask(runtime, [self.task(stub, *[(32, 24)] * 11, field="pages")], PAGES)
+        assert predict(runtime, [work])["predicted"] == 1
+        assert {region["item_index"] for region in self.prediction(runtime, work)["result"]} == set(range(11))
+        assert max(model.batches) == runtime._batch_size
+        assert sum(model.batches) == 11
+
+
 def click(**more: Any) -> dict[str, Any]:
     value = {"x": 40.0, "y": 30.0, "width": 0.3, "keypointlabels": ["Cat"], "labels": ["Cat"]}
     known = {"type": "keypointlabels", "from_name": "kp", "to_name": "image", "is_positive": True}
@@ -357,6 +439,29 @@ class TestPrompts:
     def test_says_what_is_wrong(self, regions: list[Any], words: str) -> None:
         with pytest.raises(ConfigError, match=words):
             parse_prompt(regions, [IMAGE])
+
+    @pytest.mark.parametrize(
+        ("config", "clicked", "drawn"),
+        [
+            (SHARED, ("k", "left"), ("left", "b")),
+            (SHARED, ("k", "right"), ("right", "b")),
+            (OWN, ("kl", "left"), ("left", "bl")),
+            (OWN, ("kr", "right"), ("right", "br")),
+        ],
+        ids=["shared, first", "shared, second", "own, first", "own, second"],
+    )
+    def test_the_answer_is_drawn_on_the_image_that_was_clicked(
+        self, config: str, clicked: tuple[str, str], drawn: tuple[str, str]
+    ) -> None:
+        images = label_config(config).of_task({"left": "/a.png", "right": "/b.png"})
+        prompt = parse_prompt([click(from_name=clicked[0], to_name=clicked[1])], images)
+        assert (prompt.image.config.image_name, prompt.control.name) == drawn
+        assert prompt.image.address == ("/a.png" if drawn[0] == "left" else "/b.png")
+
+    def test_a_click_on_a_page(self) -> None:
+        images = label_config(PAGES).of_task({"pages": ["/a.png", "/b.png"]})
+        prompt = parse_prompt([click(from_name="k", to_name="page", item_index=1)], images)
+        assert (prompt.image.config.item_index, prompt.image.address) == (1, "/b.png")
 
     def test_prompt_controls_are_not_drawn_in_twice(self) -> None:
         assert [c.name for c in IMAGE.config.drawn] == ["brush", "poly", "rect"]
