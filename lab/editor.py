@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from backend.demo.local_label_studio import LocalLabelStudio
 
+_IMAGES = "img[alt='image']"
+
 
 def open_chromium(profile: Path) -> "Chrome":
     """The browser, 1500 x 1300; end it with `quit()`.
@@ -144,10 +146,10 @@ class Editor:
         return found
 
     def choose(self, label: str) -> None:
-        """Clicks on a label."""
+        """Clicks on a label; where several controls have it, in the last one."""
         spans = self.browser.find_elements(self._by.XPATH, "//span[contains(@class, 'lsf-label_clickable')]")
         shown = [span for span in spans if span.is_displayed() and span.text.split("\n")[0].strip() == label]
-        self._click(shown[0])
+        self._click(shown[-1])
 
     def take(self, tool: str) -> None:
         """Takes a tool up, by the name that the editor has for it ("BrushTool"), on every image that has it."""
@@ -167,16 +169,16 @@ class Editor:
         self.settle()
 
     def drag(self, points: Sequence[tuple[float, float]], image: int = 0) -> None:
-        """Drags the mouse over an image, from point to point in shares of what is shown of its width and height."""
+        """Drags the mouse over an image, from point to point in shares of its width and height as it is shown."""
         from selenium.webdriver.common.action_chains import ActionChains
 
-        stage = self.browser.find_elements(self._by.CSS_SELECTOR, ".konvajs-content")[image]
-        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", stage)
-        size, mouse = stage.size, ActionChains(self.browser, duration=60)
+        shown = [one for one in self.browser.find_elements(self._by.CSS_SELECTOR, _IMAGES) if one.is_displayed()]
+        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", shown[image])
+        box = self.browser.execute_script("return arguments[0].getBoundingClientRect().toJSON()", shown[image])
+        mouse = ActionChains(self.browser, duration=60)
         for number, (x, y) in enumerate(points):
-            mouse.move_to_element_with_offset(
-                stage, round((x - 0.5) * size["width"]), round((y - 0.5) * size["height"])
-            )
+            place = box["x"] + x * box["width"], box["y"] + y * box["height"]
+            mouse.w3c_actions.pointer_action.move_to_location(*map(round, place))
             if number == 0:
                 mouse.click_and_hold()
         mouse.release().perform()
@@ -227,8 +229,9 @@ class Editor:
     def _stage(self) -> Any:
         """The element that the regions are drawn on, which covers the image, once the image is loaded."""
         return self.browser.execute_script(
-            "const image = document.querySelector(\"img[alt='image']\");"
-            "return image && image.complete && image.naturalWidth ? document.querySelector('.konvajs-content') : null"
+            "const image = document.querySelector(arguments[0]);"
+            "return image && image.complete && image.naturalWidth ? document.querySelector('.konvajs-content') : null",
+            _IMAGES,
         )
 
     def settle(self) -> None:
