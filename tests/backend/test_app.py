@@ -223,7 +223,7 @@ class TestSetup:
         assert words in answer.status  # the status line is what Label Studio shows
 
     @pytest.mark.parametrize(
-        ("name", "shown"), [("bild_größe", "'bild_größe'"), ("картинка", "[name 1]"), ("画像", "[name 1]")]
+        ("name", "shown"), [("bild_größe", '"bild_größe"'), ("картинка", "[name 1]"), ("画像", "[name 1]")]
     )
     def test_a_name_keeps_its_characters_where_the_line_carries_them(
         self, client: FlaskClient, name: str, shown: str
@@ -231,7 +231,7 @@ class TestSetup:
         config = f'<View><Image name="{name}" value="$image"/></View>'
         answer = client.post("/setup", json={**self.BODY, "schema": config})
         assert answer.status_code == 400
-        assert f"'{name}'" in answer.json["error"]
+        assert f'"{name}"' in answer.json["error"]
         assert shown in answer.status
         assert "?" not in answer.status
         assert ("lasagna doctor" in answer.status) == (shown == "[name 1]")
