@@ -29,6 +29,21 @@ def _say(settings: Settings, words: str) -> None:
         click.echo(mask(words), err=True)
 
 
+def _say_unfit(settings: Settings, url: str) -> None:
+    """Says loudly that tasks will be lost; a Redis that only refuses for now may be mended while this runs."""
+    import redis
+
+    from backend.queue.fitness import unfitness
+    from backend.queue.store import connect
+
+    try:
+        why_not = unfitness(connect(url))
+    except redis.RedisError as error:
+        why_not = [f"it does not answer: {error}"]
+    for reason in why_not:
+        _say(settings, f"WARNING: Redis: {reason}")
+
+
 _print_config_option = click.option(
     "--print-config", is_flag=True, help="Print every setting and where it comes from, secrets as ***; start nothing."
 )
@@ -71,6 +86,7 @@ def serve(print_config: bool, **options: Any) -> None:
     url = redis_address(settings)
     if not settings.redis_url:
         settings = settings.replaced(redis_url=url)
+    _say_unfit(settings, url)
     _say(settings, check_label_studio(settings))
     app = create_app(settings)
     _say(settings, f"Listening on http://{bound(settings)} (Ctrl-C ends)")
@@ -129,6 +145,7 @@ def worker(queues: str, check: bool, print_config: bool, **options: Any) -> None
     from backend.studio.way import check_label_studio
     from backend.worker.process import run_worker
 
+    _say_unfit(settings, url)
     _say(settings, check_label_studio(settings))
     if chosen == {"train"}:
         run_training_worker(settings, url)

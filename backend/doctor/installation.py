@@ -9,6 +9,7 @@ from rq import Worker
 from backend.doctor.case import Case, Check, SkippedError, cause
 from backend.doctor.client import Inspection
 from backend.queue.connections import Connections
+from backend.queue.fitness import unfitness
 from backend.queue.living_workers import predicting_workers
 from backend.queue.own_redis import ensure_redis
 from backend.queue.store import Store, connect
@@ -29,6 +30,12 @@ def _redis(case: Case) -> str:
     except (LasagnaError, redis.RedisError) as error:
         case.wrong("redis-gone", error=cause(error))
     case._store = store
+    try:
+        why_not = unfitness(store.redis)
+    except redis.RedisError as error:
+        case.wrong("redis-gone", error=cause(error))
+    if why_not:
+        case.wrong("redis-unfit", reasons="; ".join(why_not))
     own = "" if case.settings.redis_url else ", our own on this machine, since LASAGNA_REDIS_URL is not set"
     return f"{case.redis_url} answers{own}"
 

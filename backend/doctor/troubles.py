@@ -39,6 +39,12 @@ TROUBLES: dict[str, Trouble] = {
         "nothing works without Redis: {error}",
         "start Redis, or correct LASAGNA_REDIS_URL; without that setting lasagna runs its own",
     ),
+    "redis-unfit": Trouble(
+        "redis",
+        "Redis throws away what it has no memory for, is a cluster, is older than 6.2, or refuses to write",
+        "this Redis cannot keep tasks: {reasons}",
+        "set Redis up as the message says, or use one that is, or unset LASAGNA_REDIS_URL: lasagna then runs its own",
+    ),
     "worker-none": Trouble(
         "worker",
         "`lasagna worker` is not started, has died, still loads its model, works on another Redis, or only trains",

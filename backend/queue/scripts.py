@@ -252,6 +252,22 @@ move(id, 'queued')
 return 'queued'
 """
 
+# Works in a list whose record is gone: thrown away by a Redis without memory for them.
+FORGET = """
+local lost = 0
+for _, id in ipairs(ARGV) do
+  if redis.call('EXISTS', prefix .. 'work:' .. id) == 0 then
+    for _, state in ipairs({'queued', 'running', 'ready'}) do
+      lost = lost + redis.call('ZREM', prefix .. 'state:' .. state, id)
+    end
+    redis.call('ZREM', prefix .. 'outbox', id)
+    redis.call('ZREM', prefix .. 'later', id)
+  end
+end
+if lost > 0 then redis.call('HINCRBY', prefix .. 'counters', 'lost', lost) end
+return lost
+"""
+
 PENDING = """
 local count = 0
 for _, id in ipairs(ARGV) do
@@ -287,6 +303,7 @@ SCRIPTS = {
         "retry": RETRY,
         "requeue": REQUEUE,
         "cancel": CANCEL,
+        "forget": FORGET,
         "pending": PENDING,
         "due_later": DUE_LATER,
     }.items()

@@ -40,6 +40,10 @@ KEEP_RESULT = 24 * 3600
 """Seconds for which a prediction is not computed again for the same image, query, parameters and version."""
 KEEP_PROJECT = 90 * 24 * 3600
 THRESHOLDS = "thresholds"
+_UIDS = f"{PREFIX}uids"
+"""The latest uid of each project's number."""
+_NONE_SECONDS = 60
+"""Seconds for which a number that no project has is not looked for again."""
 _MAX_EVENTS = 10_000
 _MAX_ASIDE = 100
 
@@ -196,6 +200,10 @@ class Store:
                 pipe.hset(_work(key), "job", job)
             pipe.execute()
 
+    def forget(self, keys: Sequence[str]) -> int:
+        """Takes those out of every list whose record is gone, and counts them as lost; returns how many."""
+        return sum(int(self._scripts["forget"](args=keys[at : at + 1000])) for at in range(0, len(keys), 1000))
+
     def requeue(self, key: str) -> None:
         """Back to "queued": its job is lost. The caller enqueues it."""
         self._scripts["requeue"](args=[key])
@@ -294,6 +302,9 @@ class Store:
 
     def keep_project(self, uid: str, project: Project) -> None:
         self.redis.set(f"{PREFIX}project:{uid}", json.dumps(asdict(project)), ex=KEEP_PROJECT)
+        number, latest = number_of(uid), self.redis.hget(_UIDS, number_of(uid))
+        if latest is None or _made(uid) >= _made(_text(latest)) or not self.redis.exists(_project(_text(latest))):
+            self.redis.hset(_UIDS, number, uid)
 
     def project(self, uid: str) -> Project:
         found = self.redis.get(f"{PREFIX}project:{uid}")
@@ -322,7 +333,17 @@ class Store:
 
     def uid(self, number: str) -> str:
         """Label Studio's name of a project towards backends, of its number; the number where no `/setup` was seen."""
-        return next((uid for uid in self.projects() if number_of(uid) == number), number)
+        latest = self.redis.hget(_UIDS, number)
+        if latest is not None and self.redis.exists(_project(_text(latest))):
+            return _text(latest)
+        if self.redis.exists(f"{_UIDS}:none:{number}"):
+            return number
+        found = next((uid for uid in self.projects() if number_of(uid) == number), "")  # kept by an earlier release
+        if found:
+            self.redis.hset(_UIDS, number, found)
+        else:
+            self.redis.set(f"{_UIDS}:none:{number}", "", ex=_NONE_SECONDS)
+        return found or number
 
     def keep_result(self, key: str, prediction: Mapping[str, Any]) -> None:
         self.redis.set(f"{PREFIX}result:{key}", zlib.compress(json.dumps(prediction).encode(), 1), ex=KEEP_RESULT)
@@ -395,3 +416,11 @@ def _work(key: str) -> str:
 
 def _text(value: bytes | str) -> str:
     return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
+
+
+def _project(uid: str) -> str:
+    return f"{PREFIX}project:{uid}"
+
+
+def _made(uid: str) -> int:
+    return int(uid.partition(".")[2] or 0)

@@ -86,6 +86,7 @@ METRICS = tuple(
             "In the answer to /predict, posted later, or its task gone.",
         ),
         ("lasagna_failures_total", "counter", ("reason",), "Tasks that failed, by kind of reason."),
+        ("lasagna_tasks_lost_total", "counter", (), "Tasks whose record Redis has no more."),
         ("lasagna_postponements_total", "counter", (), "Attempts put off because Label Studio did not answer."),
         ("lasagna_gpu_memory_used_bytes", "gauge", ("host", "gpu"), "Memory of a worker's GPU in use, by anything."),
         ("lasagna_gpu_memory_total_bytes", "gauge", ("host", "gpu"), "Memory of a worker's GPU."),
@@ -164,6 +165,7 @@ class _FromRedis(Collector):
         yield counter("lasagna_predictions_delivered_total", "delivered", ("answered", "posted", "gone"))
         yield counter("lasagna_failures_total", "failures", REASONS)
         yield counter("lasagna_trainings_ended_total", "trainings", OUTCOMES)
+        yield _counter("lasagna_tasks_lost_total", {(): numbers.get("lost", 0.0)})
         yield _counter("lasagna_postponements_total", {(): numbers.get("postponed", 0.0)})
         wait = _family(HistogramMetricFamily, "lasagna_queue_wait_seconds")
         for name in QUEUES:

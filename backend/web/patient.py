@@ -5,6 +5,7 @@ What always holds:
 - A connection waits in the loop of the process, without a thread, until the head of its request is there: at most
   `HEAD_SECONDS`, `MOST_HALF_OPEN` of one address and `MOST_WAITING` in all; of more, the oldest are closed. The bytes
   stay in the kernel meanwhile (MSG_PEEK; SO_RCVLOWAT wakes the loop only when there are more).
+- `/health` has threads of its own, so it is answered while all others wait.
 - A body has to come at `BODY_RATE`, after `BODY_SECONDS` of patience, and an answer has to be taken in
   `ANSWER_SECONDS`; whoever is slower is cut off. Who has no credentials is answered before a body is read
   (`backend.web.guards`), and the connection is closed.
@@ -16,10 +17,11 @@ gunicorn's own worker.
 """
 
 import errno
+import re
 import socket
 import time
 from collections import Counter
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from selectors import EVENT_READ
@@ -33,6 +35,7 @@ MOST_HALF_OPEN, MOST_WAITING = 64, 500
 BODY_SECONDS, BODY_RATE = 20.0, 100_000.0
 """Seconds until the first bytes must have come at this many bytes per second."""
 ANSWER_SECONDS, LEAVING_SECONDS, UNREAD_SECONDS = 60.0, 2.0, 0.05
+_HEALTH = re.compile(rb"(GET|HEAD) /(health)?[? ]")
 _END_OF_HEAD = b"\r\n\r\n"
 
 
@@ -78,6 +81,11 @@ class PatientWorker(ThreadWorker):
         super().__init__(*args, **options)
         self._waiting: dict[TConn, float] = {}  # in the order of their deadlines
         self._leaving: dict[TConn, float] = {}
+
+    def init_process(self) -> None:
+        """Begins, with two threads that nothing but `/health` takes: others may all wait for Redis."""
+        self._for_health = ThreadPoolExecutor(max_workers=2, thread_name_prefix="health")
+        super().init_process()
 
     def accept(self, listener: Any) -> None:
         """Takes a new connection into the loop."""
@@ -167,7 +175,11 @@ class PatientWorker(ThreadWorker):
             self.poller.unregister(conn.sock)
             del self._waiting[conn]
             conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-            self.enqueue_req(conn)
+            if _HEALTH.match(head):
+                future = self._for_health.submit(self.handle, conn)
+                future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+            else:
+                self.enqueue_req(conn)
         elif len(head) < before or len(head) >= MOST_HEAD_BYTES:  # woken by nothing new: it has left
             self._drop(conn)
         else:

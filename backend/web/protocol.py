@@ -11,9 +11,9 @@ from typing import Any
 import redis
 from flask import Blueprint, g, request
 
-from backend.queue.living_workers import predicting_workers
 from backend.queue.store import Store
 from backend.studio.project_id import check_project_name, is_project_name, number_of
+from backend.web.health import Health
 from backend.web.predictions import Predictor
 from backend.web.readiness import readiness
 from lasagna.errors import ConfigError
@@ -43,6 +43,7 @@ class Protocol:
 
     def __init__(self, settings: Settings, store: Store, predictor: Predictor) -> None:
         self._settings, self._store, self._predictor = settings, store, predictor
+        self._health = Health(store)
         self._places = threading.BoundedSemaphore(MAX_WAITING_REQUESTS)
 
     def routes(self) -> Blueprint:
@@ -63,13 +64,7 @@ class Protocol:
         200 also without Redis: at a failed /health Label Studio says only "disconnected", at a failed /setup why.
         """
         answer: dict[str, Any] = {"status": "UP", "model_class": "LasagnaBackend"}
-        try:
-            model = self._store.model()
-            workers = len(predicting_workers(self._store))
-            answer.update(redis="up", workers=workers, model_version=model["version"] if model else None)
-        except redis.RedisError as error:
-            answer.update(redis=f"down: {error}", workers=None, model_version=None)
-        return answer
+        return {**answer, **self._health.look()}
 
     def ready(self) -> tuple[dict[str, Any], int]:
         """GET /ready."""

@@ -1,7 +1,7 @@
 """Whether predictions can be made now: what `/ready` answers, and what `lasagna doctor` looks at first.
 
 What always holds: an answer takes no longer than a few seconds whatever hangs (each check has a limit, and they wait
-side by side), nothing is changed, and no secret is in the words.
+side by side), nothing is changed but a key that shows that Redis can write, and no secret is in the words.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import redis
 
+from backend.queue.fitness import unfitness
 from backend.queue.living_workers import predicting_workers
 from backend.queue.store import Store
 from backend.studio.client import LabelStudio
@@ -34,7 +35,11 @@ def readiness(settings: Settings, store: Store) -> dict[str, ReadinessCheck]:
     """The checks "redis", "worker" and "label_studio". Ready is when all of them are ok."""
     try:
         store.redis.ping()
-        checks = {"redis": ReadinessCheck(True, "answers"), "worker": _workers(store)}
+        why_not = unfitness(store.redis)
+        checks = {
+            "redis": ReadinessCheck(not why_not, f"answers, but {'; '.join(why_not)}" if why_not else "answers"),
+            "worker": _workers(store),
+        }
         addresses = _addresses(settings, store)
     except redis.RedisError as error:
         checks = {

@@ -147,6 +147,7 @@ def recover(store: Store, batch_size: int) -> int:
     or when its worker died too often (`jobs.CRASHES`).
     """
     time_there, lost, failed = store.now(), [], 0
+    _forget_ghosts(store)
     for state in ("queued", "running"):
         keys = store.keys(state, limit=500, oldest_first=True)
         for key, fields in zip(keys, store.fields(keys), strict=True):
@@ -167,6 +168,20 @@ def recover(store: Store, batch_size: int) -> int:
         logger.warning("%d tasks had lost their job; they are queued again", len(lost))
         jobs.enqueue_works(store, lost, batch_size)
     return len(lost) + failed
+
+
+def _forget_ghosts(store: Store) -> None:
+    """Works in a list without a record: thrown away by a Redis that has no memory for them. They are lost, and must not
+    stand before those that are not."""
+    for state in ("queued", "running", "ready"):
+        keys = store.keys(state, limit=20_000, oldest_first=True)
+        ghosts = [key for key, known in zip(keys, store.states(keys), strict=True) if not known]
+        lost = store.forget(ghosts)
+        if lost:
+            words = (
+                "%d tasks are lost: Redis has no record of them any more (%s); `lasagna doctor` says whether it keeps"
+            )
+            logger.error(f"{words} what it is given", lost, state)
 
 
 def _job_status(connection: "redis.Redis", job_id: str) -> tuple[str, str]:
@@ -219,18 +234,21 @@ def work_until_stopped(make: Callable[[], LasagnaWorker]) -> None:
         make: Makes a worker, after what else has to be done each time that Redis is there.
     """
     pause = 1.0
+    worker: LasagnaWorker | None = None
     try:
         while True:
-            worker = None
             try:
                 worker = make()
                 pause = 1.0
                 worker.work(logging_level="WARNING")
             except redis.RedisError as error:
                 logger.warning("Redis is gone (%s); trying again in %.0f s", error, pause)
+            until = time.monotonic() + pause
+            # The signal goes to the last worker, also where it comes while there is no new one yet.
+            while time.monotonic() < until and not (worker is not None and worker.was_asked_to_stop):
+                time.sleep(0.2)
             if worker is not None and worker.was_asked_to_stop:
                 return
-            time.sleep(pause)
             pause = min(pause * 2, _MAX_WAIT)
     except StopRequested:  # RQ's signal handler, where it interrupted something else than its own waiting
         return

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import requests
 from click.testing import CliRunner
 from flask import Response
@@ -97,6 +98,20 @@ def row(trouble: str, *words: str, name: str = "") -> Callable[[Callable[[World]
 @row("redis-gone", "redis://***@127.0.0.1:1/0 does not answer")
 def no_redis(world: World) -> Case:
     return world.case(REDIS_URL="redis://:hidden@127.0.0.1:1/0")
+
+
+@row("redis-unfit", "maxmemory-policy allkeys-lru", "noeviction")
+def a_redis_that_throws_away(world: World) -> Case:
+    client = redis.Redis.from_url(world.other_redis)
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    client.config_set("maxmemory", "200mb")
+
+    def back() -> None:
+        client.config_set("maxmemory", "0")
+        client.config_set("maxmemory-policy", "noeviction")
+
+    world.stack.callback(back)
+    return world.case(REDIS_URL=world.other_redis)
 
 
 @row("worker-none", "no worker with a loaded model", "and no other")
