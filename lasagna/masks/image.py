@@ -45,9 +45,9 @@ IMAGE_SUFFIXES = frozenset({
 """File name endings (lower case) that count as images when a folder is searched."""
 
 UNREAD_SUFFIXES = frozenset({
-    ".3fr", ".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".exr", ".hdr", ".ico", ".iiq", ".j2c", ".j2k", ".jp2",
-    ".jpf", ".jpx", ".jxl", ".jxr", ".nef", ".nrw", ".orf", ".pef", ".psd", ".raf", ".raw", ".rw2", ".sr2", ".srw",
-    ".svg", ".x3f", ".xcf",
+    ".3fr", ".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heics", ".heif", ".heifs",
+    ".hif", ".ico", ".iiq", ".j2c", ".j2k", ".jp2", ".jpf", ".jpx", ".jxl", ".jxr", ".nef", ".nrw", ".orf", ".pef",
+    ".psd", ".raf", ".raw", ".rw2", ".sr2", ".srw", ".svg", ".x3f", ".xcf",
 })  # fmt: skip
 """Endings (lower case) of pictures that are not read: a search names what it passes over."""
 
@@ -209,6 +209,7 @@ _SIGNATURES = (
     (b"\xff\x4f\xff\x51", 0, "JPEG 2000"),
     (b"ftyphe", 4, "HEIC"),
     (b"ftypmif1", 4, "HEIF"),
+    (b"ftypmsf1", 4, "HEIF"),
     (b"\xff\x0a", 0, "JPEG XL"),
     (b"\0\0\0\x0cJXL ", 0, "JPEG XL"),
     (b"8BPS", 0, "a Photoshop file"),

@@ -189,6 +189,26 @@ def test_memory_for_decoding_has_a_limit_in_every_format(format: str, scene: Ima
     assert load_image(data, max_memory=100_000).size == (30, 20)
 
 
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b"\0\0\0\x1cftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x1cftypheix", "HEIC"),
+        (b"\0\0\0\x1cftypmif1", "HEIF"),
+        (b"\0\0\0\x1cftypmsf1", "HEIF"),
+        (b"\xff\x0a", "JPEG XL"),
+        (bytes(128) + b"DICM", "DICOM"),
+        (b"%PDF-1.7", "PDF"),
+        (b"<svg xmlns=", "SVG"),
+    ],
+)
+def test_formats_that_are_not_read_are_named(start: bytes, kind: str) -> None:
+    with pytest.raises(
+        ImageError, match=rf"photo is not an image that is read here but .*{kind}.*; convert it to JPEG"
+    ):
+        load_image(start + bytes(64), name="photo")
+
+
 @pytest.mark.parametrize(("format", "kind"), [("ICO", "an icon"), ("JPEG2000", "JPEG 2000")])
 def test_formats_whose_memory_cannot_be_told_are_not_opened(format: str, kind: str, scene: Image.Image) -> None:
     with pytest.raises(ImageError, match=kind):
