@@ -23,6 +23,7 @@ import redis
 from rq.exceptions import StopRequested
 
 from backend.loop.access import StudioAccess, snapshots_of
+from backend.loop.tidy import tidy
 from backend.loop.trainings import Triggers
 from backend.queue.connections import Connections
 from backend.queue.services import Service, state_dir
@@ -93,7 +94,16 @@ class TrainingRuntime:
             _free_memory()
         logger.info("job %s: %s, %s", id, result["outcome"], result.get("summary", ""))
         self._triggers.end(number, id, result)
+        self._tidy()
         return result
+
+    def _tidy(self) -> None:
+        """Removes what earlier jobs left, by the default policy; what goes wrong there is no fault of the job."""
+        try:
+            for garbage in tidy(self._registry, state_dir(self._settings), self._store):
+                logger.info("%s is removed: %s", garbage.what, garbage.why)
+        except (LasagnaError, OSError, redis.RedisError) as error:
+            logger.warning("nothing is tidied up: %s", error)
 
     def _sayer(self, number: str) -> Callable[[str, int, int, float | None], None]:
         last_stage, last_said = "", 0.0

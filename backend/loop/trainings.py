@@ -179,6 +179,12 @@ class Trainings:
             self._redis.sunionstore(key + ":changed", key + ":changed", key + ":taken")
         self._redis.delete(key + ":taken")
 
+    def forget(self, number: str) -> None:
+        """Takes away all that is known of a project."""
+        key = _key(number)
+        self._redis.delete(key, key + ":changed", key + ":taken")
+        self._redis.srem(f"{PREFIX}trainings", number)
+
     def overview(self) -> dict[str, dict[str, str]]:
         """For `lasagna jobs`: by project."""
         return {number: self.of(number) for number in self.projects()}

@@ -1,0 +1,170 @@
+"""What the learning loop leaves behind and nobody needs any more: found, and removed.
+
+What always holds: a snapshot that a version, an unfinished job or the next comparison refers to stays, and so do the
+newest of each project; versions are never touched (somebody may roll back to them), nor is a job that has not ended.
+What cannot be read is taken for needed.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend.loop.trainings import Trainings, unfinished_jobs
+from backend.queue.store import Store
+from backend.registry.registry import Registry
+from backend.studio.project_id import number_of
+from lasagna.errors import RegistryError
+from lasagna.files import parse_json
+
+
+@dataclass(frozen=True)
+class Keep:
+    """The policy: how much stays.
+
+    Attributes:
+        snapshots: The newest of each project, besides those that something refers to.
+        jobs: The newest ended jobs of each project, whatever their age.
+        days: Younger jobs stay too; so does what Redis knows of a project that is gone.
+        log_bytes: Of a log file; of a longer one the end stays, a tenth of it.
+    """
+
+    snapshots: int = 3
+    jobs: int = 20
+    days: float = 30.0
+    log_bytes: int = 20_000_000
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """One thing that may go: a folder, a log file (which is cut), or what Redis has of a project (`path` None)."""
+
+    what: str
+    why: str
+    bytes: int
+    path: Path | None = None
+    project: str = ""
+
+
+def find_garbage(registry: Path, logs: Path, store: Store | None, keep: Keep = Keep()) -> list[Garbage]:
+    """What may go by the policy; nothing is changed.
+
+    Args:
+        registry: The registry's folder.
+        logs: The folder of our own processes' logs.
+        store: The records in Redis; None: they are left alone.
+        keep: The policy.
+
+    Raises:
+        RegistryError: A version cannot be read, so that it is not known what it needs.
+        redis.RedisError: Redis is gone.
+    """
+    found = [*_snapshots(registry, keep), *_jobs(registry, keep), *_logs(logs, keep)]
+    return found + (list(_projects(registry, store, keep)) if store is not None else [])
+
+
+def remove(garbage: Garbage, store: Store | None) -> None:
+    """Removes one thing; what is gone already is fine."""
+    if garbage.project and store is not None:
+        Trainings(store).forget(garbage.project)
+    elif garbage.path is not None and garbage.path.is_dir():
+        aside = garbage.path.with_name(f".gone-{garbage.path.name}")  # a reader sees all of it or nothing
+        with suppress(OSError):
+            garbage.path.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+    elif garbage.path is not None:
+        _cut(garbage.path, garbage.bytes)
+
+
+def tidy(registry: Path, logs: Path, store: Store | None, keep: Keep = Keep()) -> list[Garbage]:
+    """Finds and removes; as `find_garbage`."""
+    found = find_garbage(registry, logs, store, keep)
+    for garbage in found:
+        remove(garbage, store)
+    return found
+
+
+def _snapshots(registry: Path, keep: Keep) -> Iterator[Garbage]:
+    needed = {version.snapshot for version in Registry(registry).versions()}
+    unfinished = unfinished_jobs(registry)
+    for id in unfinished:
+        needed.add(_value(registry / "jobs" / id / "snapshot.json", "id"))
+    for folder in sorted((registry / "snapshots").glob("[!.]*")):
+        newest = _value(folder / "seen.json", "id")
+        mine = [path for path in folder.glob("[!.]*") if path.is_dir() and path.name != "unfinished"]
+        mine.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in mine[keep.snapshots :]:
+            if path.name not in needed and path.name != newest:
+                why = "no version, no job and no comparison needs it"
+                yield Garbage(f"snapshot {path.name} of project {folder.name}", why, _size(path), path)
+
+
+def _jobs(registry: Path, keep: Keep) -> Iterator[Garbage]:
+    ended: dict[str, list[Path]] = defaultdict(list)
+    for end in (registry / "jobs").glob("[!.]*/end.json"):
+        ended[number_of(_value(end.with_name("job.json"), "project"))].append(end)
+    for number, ends in ended.items():
+        ends.sort(key=lambda end: end.parent.name, reverse=True)  # a name begins with the time
+        for end in ends[keep.jobs :]:
+            days = (time.time() - end.stat().st_mtime) / 86400
+            if days > keep.days:
+                why = f"it ended {days:.0f} days ago, and {keep.jobs} newer ones of its project are there"
+                yield Garbage(f"job {end.parent.name} of project {number}", why, _size(end.parent), end.parent)
+
+
+def _logs(logs: Path, keep: Keep) -> Iterator[Garbage]:
+    for path in sorted(logs.rglob("*.log")):
+        size = path.stat().st_size
+        if size > keep.log_bytes:
+            yield Garbage(f"{path}", f"it has {size} bytes; its end stays", size - keep.log_bytes // 10, path)
+
+
+def _projects(registry: Path, store: Store, keep: Keep) -> Iterator[Garbage]:
+    """Trainings of projects that nobody knows any more."""
+    known = {number_of(uid) for uid in store.projects()} | set(Registry(registry).projects())
+    trainings = Trainings(store)
+    for number in trainings.projects():
+        state = trainings.of(number)
+        days = (time.time() - float(state.get("ended") or 0)) / 86400
+        if number not in known and state["state"] == "idle" and days > keep.days:
+            yield Garbage(f"training state of project {number}", "the project is known nowhere else", 0, None, number)
+
+
+def _value(path: Path, name: str) -> str:
+    """A text of a JSON file; "" where the file is not there. Raises RegistryError where it cannot be read."""
+    try:
+        return str(parse_json(path.read_bytes()).get(name) or "")
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, AttributeError) as error:
+        raise RegistryError(f"{path} cannot be read ({error}); correct it or move it away") from error
+
+
+def _size(folder: Path) -> int:
+    """Bytes that come back: a photo that other snapshots have too (a link) takes none."""
+    total = 0
+    for path in folder.rglob("*"):
+        found = path.lstat()
+        total += found.st_size if found.st_nlink == 1 else 0
+    return total
+
+
+def _cut(path: Path, away: int) -> None:
+    """Takes so many bytes away at the beginning of a log that its process goes on appending to."""
+    with path.open("rb+") as file:
+        file.seek(away)
+        end = file.read()
+        file.seek(0)
+        file.write(end)
+        file.truncate()
+        os.fsync(file.fileno())
+
+
+def as_json(found: list[Garbage]) -> str:
+    """For `lasagna gc --json`."""
+    return json.dumps([{"what": g.what, "why": g.why, "bytes": g.bytes} for g in found], indent=2, ensure_ascii=False)

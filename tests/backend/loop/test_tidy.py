@@ -1,0 +1,120 @@
+"""What may go goes, and nothing that anything needs."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from backend.loop.tidy import Keep, find_garbage, tidy
+from backend.loop.trainings import Trainings
+from backend.queue.store import Project, Store
+from backend.registry.registry import Registry
+from lasagna.commands.cli import main
+
+KEEP = Keep(snapshots=2, jobs=1, days=10, log_bytes=1000)
+
+
+def snapshot(root: Path, name: str, days: float, project: str = "3") -> Path:
+    folder = root / "snapshots" / project / name
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "a.png").write_bytes(b"x" * 1000)
+    then = time.time() - days * 86400
+    os.utime(folder, (then, then))
+    return folder
+
+
+def job(root: Path, name: str, days: float, *, ended: bool = True, of: str = "") -> Path:
+    folder = root / "jobs" / name
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text(json.dumps({"project": "3.1", "reason": "x"}))
+    if of:
+        (folder / "snapshot.json").write_text(json.dumps({"id": of}))
+    if ended:
+        (folder / "end.json").write_text("{}")
+        then = time.time() - days * 86400
+        os.utime(folder / "end.json", (then, then))
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path, checkpoint: Path) -> Path:
+    """A registry in which every kind of thing is needed by one other, and one of each by none."""
+    root = tmp_path / "registry"
+    snapshot(root, "of-a-version", 50)
+    snapshot(root, "of-a-job", 40)
+    snapshot(root, "compared-with", 30)
+    snapshot(root, "garbage", 20)
+    for number in range(2):
+        snapshot(root, f"new-{number}", number)
+    snapshot(root, "only-one", 99, project="4")
+    (root / "snapshots" / "3" / "seen.json").write_text(json.dumps({"id": "compared-with", "tasks": {}}))
+    (root / "snapshots" / "3" / "sides.json").write_text("{}")
+    Registry(root).add(checkpoint, project="3", snapshot="of-a-version", parent="", metrics={})
+    job(root, "20260101-000000-3-aaaa", 300)
+    job(root, "20260102-000000-3-bbbb", 299, ended=False, of="of-a-job")
+    job(root, "20261101-000000-3-cccc", 5)
+    job(root, "20261102-000000-3-dddd", 4)
+    return root
+
+
+def test_what_nothing_needs_goes(root: Path, store: Store, tmp_path: Path) -> None:
+    logs = tmp_path / "state"
+    logs.mkdir()
+    (logs / "training.log").write_bytes(b"old\n" * 1000 + b"new\n" * 25)
+    trainings = Trainings(store)
+    for number in ("3", "7", "8"):
+        trainings.note(number, state="idle", ended=str(time.time() - 40 * 86400))
+    trainings.add_changes("7", ["1"])
+    store.keep_project("8.1", Project())
+    before = sorted(path for path in root.rglob("*"))
+    found = find_garbage(root, logs, store, KEEP)
+    assert sorted(path for path in root.rglob("*")) == before
+    assert [garbage.what.split(" of ")[0] for garbage in found] == [
+        "snapshot garbage",
+        "job 20260101-000000-3-aaaa",
+        str(logs / "training.log"),
+        "training state",
+    ]
+    assert found[0].bytes == 1000
+    assert tidy(root, logs, store, KEEP) == found
+    assert find_garbage(root, logs, store, KEEP) == []
+    left = {path.name for path in (root / "snapshots" / "3").iterdir()}
+    assert left == {"of-a-version", "of-a-job", "compared-with", "new-0", "new-1", "seen.json", "sides.json"}
+    assert (root / "snapshots" / "4" / "only-one").is_dir()
+    assert (logs / "training.log").read_bytes() == b"new\n" * 25
+    assert trainings.projects() == ["3", "8"]
+    assert not list(store.redis.scan_iter("lasagna:training:7*"))
+
+
+def test_a_link_of_another_snapshot_counts_nothing(root: Path, store: Store, tmp_path: Path) -> None:
+    photo = root / "snapshots" / "3" / "garbage" / "images" / "a.png"
+    os.link(photo, root / "snapshots" / "3" / "new-0" / "images" / "b.png")
+    [garbage] = [one for one in find_garbage(root, tmp_path, store, KEEP) if "snapshot" in one.what]
+    assert garbage.bytes == 0
+    tidy(root, tmp_path, store, KEEP)
+    assert (root / "snapshots" / "3" / "new-0" / "images" / "b.png").read_bytes() == b"x" * 1000
+
+
+def test_what_cannot_be_read_is_taken_for_needed(root: Path, redis_db: str, tmp_path: Path) -> None:
+    (root / "jobs" / "20260102-000000-3-bbbb" / "snapshot.json").write_text("{")
+    environ = {"LASAGNA_REGISTRY": str(root), "LASAGNA_REDIS_URL": redis_db, "LASAGNA_STATE_DIR": str(tmp_path / "s")}
+    result = CliRunner().invoke(main, ["gc", "--snapshots", "1"], env=environ)
+    assert result.exit_code != 0
+    assert "cannot be read" in result.output
+    assert (root / "snapshots" / "3" / "garbage").is_dir()
+
+
+def test_the_command_says_and_removes(root: Path, redis_db: str, tmp_path: Path) -> None:
+    environ = {"LASAGNA_REGISTRY": str(root), "LASAGNA_REDIS_URL": redis_db, "LASAGNA_STATE_DIR": str(tmp_path / "s")}
+    arguments = ["gc", "--snapshots", "2", "--jobs", "1", "--days", "10"]
+    dry = CliRunner().invoke(main, [*arguments, "--dry-run"], env=environ)
+    assert "2 things, 0.0 MB would go" in dry.output
+    assert (root / "snapshots" / "3" / "garbage").is_dir()
+    done = CliRunner().invoke(main, arguments, env=environ)
+    assert "snapshot garbage of project 3" in done.output
+    assert "2 things, 0.0 MB are gone" in done.output
+    assert not (root / "snapshots" / "3" / "garbage").exists()
+    assert not (root / "jobs" / "20260101-000000-3-aaaa").exists()
