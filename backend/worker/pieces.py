@@ -40,6 +40,11 @@ class Picture:
     problem: tuple[str, str] | None = None
     is_computed: bool = False
 
+    @property
+    def content(self) -> str:
+        """The hash of its bytes."""
+        return self.key.partition(" ")[0]
+
 
 @dataclass
 class Piece:

@@ -39,6 +39,7 @@ from backend.registry.registry import Registry
 from backend.studio.client import LabelStudioError
 from backend.studio.images import DoubtfulImageError, ImageLimits, fetch_image
 from backend.worker.clicks import parse_prompt, to_pixels
+from backend.worker.kept_features import KeptFeatures
 from backend.worker.loaded_models import LoadedModels
 from backend.worker.pieces import Picture, Piece, Place
 from backend.worker.questions import answer_question, parse_question
@@ -80,7 +81,7 @@ class Runtime:
         settings: Limits on images, `delivery_timeout`; for the other models `registry`, `loaded_versions`, `device` and
             `dtype`.
         store: The records in Redis.
-        feature_images: How many images' features are kept for clicks.
+        feature_images: How many images' features are kept for clicks and corrections.
     """
 
     def __init__(self, model: "Lasagna", settings: Settings, store: Store, feature_images: int = 8) -> None:
@@ -110,9 +111,8 @@ class Runtime:
             self._limits,
         )
         self._heads = ServingHeads(self.learning.heads)
-        self._features: OrderedDict[tuple[str, str], Any] = OrderedDict()  # by version and image
+        self._features = KeptFeatures(feature_images)
         self._hashes: dict[tuple[str, str, int | None], tuple[str, float]] = {}
-        self._feature_images = feature_images
 
     def warm_up(self) -> float:
         """Goes once through everything that a task and a click need, so that the first one does not pay for lazy
@@ -286,7 +286,7 @@ class Runtime:
         with self.meter.stage("model", len(images)):
             outcomes = segment_each(
                 model.segment_batch,
-                list(images.values()),
+                self._features.opened(model.model, firsts[0].picture.content, list(images.values())),
                 [first.picture.image.config.classes for first in firsts],
                 fatal=(JobTimeoutException,),
                 **firsts[0].piece.params,
@@ -400,23 +400,21 @@ class Runtime:
             data = fetch_image(label_studio, address, task, self._limits, known_as=known.url)
             key = (model.version, hashlib.sha256(data).hexdigest())
             self._encoded(model, data, address)
-            kept = {image_key for _, image_key in self._features}
-            self._hashes = {place: seen for place, seen in self._hashes.items() if seen[0] in kept}
+            self._hashes = {place: seen for place, seen in self._hashes.items() if seen[0] in self._features.asked}
             self._hashes[project, address, task] = (key[1], time.monotonic())
-        self._features.move_to_end(key)
-        return self._features[key]
+        features: tuple[Any, int, int] = self._features.get(key)
+        return features
 
     def _encoded(self, model: "Lasagna", data: bytes, name: str) -> tuple[Any, str]:
         """A photo as a model encodes it, and the hash of its bytes; the last few are kept."""
         image_key = hashlib.sha256(data).hexdigest()
         key = (model.version, image_key)
-        if key not in self._features:
+        if key in self._features:
+            found = self._features.get(key)
+        else:
             image = self._load(data, name)
-            self._features[key] = (model.encode_image(image), *image.size)
-        self._features.move_to_end(key)
-        while len(self._features) > self._feature_images:
-            self._features.popitem(last=False)
-        return self._features[key][0], image_key
+            found = (model.encode_image(image), *image.size)
+        return self._features.keep(key, found)[0], image_key
 
     # --- corrections --------------------------------------------------------------------------------------------------
 

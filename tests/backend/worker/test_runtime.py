@@ -11,6 +11,7 @@ from backend.queue.store import Project, Store, Work
 from backend.queue.works import work_of
 from backend.web.predictions import Predictor, label_config
 from backend.worker.clicks import Prompt, parse_prompt
+from backend.worker.kept_features import KeptFeatures
 from backend.worker.runtime import Runtime
 from lasagna import Lasagna
 from lasagna.errors import ConfigError
@@ -539,3 +540,30 @@ class TestClicks:
         monkeypatch.setattr(CountingLasagna, "segment_prompt", fails)
         answer = runtime.click(self.request(runtime, [click()]))
         assert answer == {"error": "the model failed: MemoryError: no memory left"}
+
+
+def test_a_predicted_photo_is_not_encoded_again_when_it_is_corrected(
+    runtime: Runtime, model: Any, stub: StubLabelStudio
+) -> None:
+    """An opened task comes alone: its features serve the clicks, the correction, and the prediction of a newer head."""
+    works = ask(runtime, stub.add_tasks(1))
+    predict(runtime, works)
+    assert model.encoded == 1
+    data = stub.images["/data/upload/3/1.png"]
+    runtime._encoded(runtime.model, data, "1.png")
+    assert model.encoded == 1
+
+
+def test_what_is_predicted_pushes_out_nothing_that_was_asked_for() -> None:
+    kept = KeptFeatures(2)
+    for number in range(3):
+        kept.keep(("v", f"clicked {number}"), number)
+    for number in range(9):
+        kept.keep(("v", f"predicted {number}"), number, predicted=True)
+    assert kept.asked == {"clicked 1", "clicked 2"}
+    assert len(kept) == 4
+    assert ("v", "predicted 6") not in kept
+    kept.keep(("v", "predicted 8"), kept.get(("v", "predicted 8")))  # it is clicked on
+    assert kept.asked == {"clicked 2", "predicted 8"}
+    assert len(kept) == 3
+    assert ("other version", "predicted 8") not in kept
