@@ -71,8 +71,8 @@ class Step:
     learnt: float | None
 
 
-def coin_pieces(folder: Path) -> list[CoinPiece]:
-    """Writes the pieces as PNG into a folder, in an order that mixes the photo's bright and dark parts."""
+def coin_photo() -> tuple[NDArray[np.uint8], Mask]:
+    """The photo, uint8 (H, W), and where its coins are, bool (H, W)."""
     from scipy import ndimage
     from skimage import data, filters, segmentation
 
@@ -81,7 +81,12 @@ def coin_pieces(folder: Path) -> list[CoinPiece]:
     markers[photo < 30], markers[photo > 150] = 1, 2
     coins = ndimage.binary_fill_holes(segmentation.watershed(filters.sobel(photo), markers) == 2)
     parts, _ = ndimage.label(coins)
-    coins = (np.bincount(parts.ravel())[parts] > 300) & (parts > 0)  # specks are none
+    return photo, (np.bincount(parts.ravel())[parts] > 300) & (parts > 0)  # specks are none
+
+
+def coin_pieces(folder: Path) -> list[CoinPiece]:
+    """Writes the pieces as PNG into a folder, in an order that mixes the photo's bright and dark parts."""
+    photo, coins = coin_photo()
     folder.mkdir(parents=True, exist_ok=True)
     height, width = photo.shape
     pieces = []
@@ -91,10 +96,14 @@ def coin_pieces(folder: Path) -> list[CoinPiece]:
             row * height // _ROWS : (row + 1) * height // _ROWS,
             column * width // _COLUMNS : (column + 1) * width // _COLUMNS,
         ]
-        path = folder / f"coins-{place + 1:02}.png"
-        Image.fromarray(photo[part]).convert("RGB").save(path)
-        pieces.append(CoinPiece(path, coins[part]))
+        pieces.append(cut_coins(photo, coins, part, folder / f"coins-{place + 1:02}.png"))
     return pieces
+
+
+def cut_coins(photo: NDArray[np.uint8], coins: Mask, part: tuple[slice, slice], path: Path) -> CoinPiece:
+    """Writes a part of the photo to a file."""
+    Image.fromarray(photo[part]).convert("RGB").save(path)
+    return CoinPiece(path, coins[part])
 
 
 def correct_one_by_one(parts: "Demo", project: int, pieces: Sequence[CoinPiece], timeout: float) -> list[Step]:
@@ -110,9 +119,9 @@ def correct_one_by_one(parts: "Demo", project: int, pieces: Sequence[CoinPiece],
             predicted = _mask(prediction["result"], piece.truth.shape)
             before = prediction["model_version"]
             parts.api.create_annotation(
-                task, _regions(piece.truth, task), lead_time=5.0, prediction=int(prediction["id"])
+                task, drawn_regions(piece.truth, task), lead_time=5.0, prediction=int(prediction["id"])
             )
-            learnt = _learnt(parts, project, before)
+            learnt = seconds_until_learnt(parts, project, before)
             to_change = float((predicted != piece.truth).mean())
             steps.append(Step(piece.path.name, task, before, predicted, to_change, learnt))
             advance()
@@ -131,7 +140,7 @@ def _opened(parts: "Demo", project: int, task: int, timeout: float) -> dict[str,
     raise ServiceError(f"task {task} got no prediction within {timeout:g} s; see {parts.folder}/worker.log")
 
 
-def _learnt(parts: "Demo", project: int, before: str) -> float | None:
+def seconds_until_learnt(parts: "Demo", project: int, before: str) -> float | None:
     """Seconds until a head newer than a version serves; None where it takes longer than `_LEARNT_WITHIN`."""
     started = time.monotonic()
     while (seconds := time.monotonic() - started) < _LEARNT_WITHIN:
@@ -142,7 +151,8 @@ def _learnt(parts: "Demo", project: int, before: str) -> float | None:
     return None
 
 
-def _regions(truth: Mask, task: int) -> list[dict[str, Any]]:
+def drawn_regions(truth: Mask, task: int) -> list[dict[str, Any]]:
+    """The coins' mask as an annotator's region."""
     answer = Segmentation((truth.shape[0], truth.shape[1]), (ClassAnswer(LABEL, 1.0, truth if truth.any() else None),))
     found = segmentation_to_label_studio(answer, _IMAGE, f"correct-{task}", "person")["result"]
     return [{**{key: value for key, value in region.items() if key != "score"}, "origin": "manual"} for region in found]

@@ -12,6 +12,8 @@ of corrections, for at most 40 of them are left out in turn; a correction whose 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
+
 from lasagna.errors import DataError
 from lasagna.instant.correction import Correction, Summary
 from lasagna.instant.discriminant import moments
@@ -31,7 +33,15 @@ from lasagna.instant.leave_out import (
     tally_stacks,
     unseen_share,
 )
-from lasagna.instant.presence import REFINED_FROM, RIDGE_UNSEEN, Presence, default_presence, default_unseen
+from lasagna.instant.presence import (
+    REFINED_FROM,
+    RIDGE_UNSEEN,
+    Presence,
+    as_the_model,
+    default_presence,
+    default_unseen,
+    log_loss,
+)
 from lasagna.instant.stacking import CANDIDATES, HEAD, Stacking
 from lasagna.instant.statistics import Statistics
 from lasagna.instant.tally import Tally
@@ -126,6 +136,8 @@ class Learner:
         u = unseen_share(every)
         presence, unseen = _presence(photos, latest[-1].answer is None, enough)
         stacking, decision = _stack(photos, presence, unseen, u, len(every), previous)
+        if not decision.serves and not refines(photos, presence):
+            presence = as_the_model()
         discriminant = moments(self._total).solve(shrinkage.value)
         return Head(
             number,
@@ -180,6 +192,18 @@ def _presence(photos: Sequence[LeftOut], alone: bool, enough: bool) -> tuple[Pre
         if unseen is not None and evidence:
             unseen = unseen.refine(*presence_answers(evidence, unseen=True), RIDGE_UNSEEN, RIDGE_UNSEEN)
     return presence, unseen
+
+
+def refines(photos: Sequence[LeftOut], presence: Presence) -> bool:
+    """Whether probabilities beside a model that draws are better than its own: the log loss of the left-out answers, by
+    more than one standard error of the photos' differences. Of one photo alone nothing can be said."""
+    gains = []
+    for photo in photos:
+        if not photo.correction.is_evidence or not len((pair := presence_answers([photo]))[1]):
+            continue
+        own, new = (log_loss(each.probability(pair[0]), pair[1]) for each in (as_the_model(), presence))
+        gains.append(own - new)
+    return len(gains) > 1 and float(np.mean(gains)) > float(np.std(gains, ddof=1) / len(gains) ** 0.5)
 
 
 def _stack(

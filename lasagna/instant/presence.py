@@ -17,9 +17,11 @@ Because one regression serves all classes, a handful of photos is enough to refi
 The constant is pulled with `RIDGE_BIAS` only: which features count is much the same everywhere, how sure heads of few
 photos are of themselves is not.
 
-A class that no correction has keeps the model's probability while the model draws. Where the head draws, its odds are
-halved (what was named and never drawn is rarer than the model believes), and that, too, is refined, by the answers of
-the model about classes that no *other* photo has: how often was it right? (As Good 1953 asks of counts.)
+While the model draws, its own probabilities stay, unless the left-out answers were better with the head's features
+(`lasagna.instant.fit.refines`); a class that no correction has keeps the model's always then. Where the head draws, the
+odds of such a class are halved (what was named and never drawn is rarer than the model believes), and that, too, is
+refined, by the answers of the model about classes that no *other* photo has: how often was it right? (As Good 1953
+asks of counts.)
 
 What always holds: a class is present from probability one half on, as everywhere in this project; two classes with the
 same features have the same probability.
@@ -124,6 +126,18 @@ def fit_presence(features: Figures, truth: NDArray[np.bool_], weights: Figures) 
     ridge = np.append(np.ones(features.shape[1]), 0.0)
     fitted = _fit(x, truth.astype(np.float64), np.zeros(x.shape[1]), ridge, weights)
     return Presence(fitted[:-1], float(fitted[-1]), center, scale)
+
+
+@lru_cache(maxsize=1)
+def as_the_model() -> Presence:
+    """The model's own probability, and nothing of the head."""
+    features = HEAD_FEATURES + 1
+    return Presence(np.append(np.zeros(HEAD_FEATURES), 1.0), 0.0, np.zeros(features), np.ones(features))
+
+
+def log_loss(probability: Figures, truth: NDArray[np.bool_]) -> float:
+    """The mean of minus the log of what was given to what is true."""
+    return float(-np.log(np.where(truth, probability, 1 - probability)).mean())
 
 
 def default_unseen() -> Presence:

@@ -2,13 +2,14 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lasagna.errors import CheckpointError, DataError
-from lasagna.instant.correction import ModelAnswer
+from lasagna.instant.correction import Correction, ModelAnswer
 from lasagna.instant.fit import Learner, fit_head
 from lasagna.instant.head import Head
 from lasagna.instant.statistics import NONE
@@ -146,8 +147,6 @@ def test_a_head_of_another_encoder_or_model_is_refused(corrections):
 
 
 def test_what_no_correction_has_keeps_the_models_probability(corrections):
-    import numpy as np
-
     head = fit_head(corrections[:3])
     masks = made_masks(30)
     names = [*CLASSES, "never seen"]
@@ -160,8 +159,6 @@ def test_what_no_correction_has_keeps_the_models_probability(corrections):
 
 def test_the_models_answer_about_classes_without_a_correction_is_refined() -> None:
     """Of a name that was asked sixteen times and never drawn, though the model said 0.8, little is left."""
-    import numpy as np
-
     made = []
     for seed in range(16):
         one = made_correction(seed, skill=0.3)
@@ -186,6 +183,37 @@ def test_the_models_answer_about_classes_without_a_correction_is_refined() -> No
     judged = head.judge(made_maps(30, made_masks(30)), [*CLASSES, "never drawn"], np.full(4, 0.8), np.ones(4, bool))
     assert judged.probability[3] < 0.5
     assert not judged.present[3]
+
+
+def with_probability(correction: Correction, there: float, absent: float) -> Correction:
+    """A correction of a good model that gives these probabilities."""
+    answer = correction.answer
+    assert answer is not None
+    given = torch.where(correction.present, there, absent).float()
+    return dataclasses.replace(correction, answer=dataclasses.replace(answer, probability=given, said=given >= 0.5))
+
+
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_a_model_that_draws_and_is_right_keeps_its_probabilities(count: int) -> None:
+    head = fit_head(with_probability(made_correction(seed, skill=6.0), 0.995, 0.005) for seed in range(count))
+    assert not head.serves
+    maps = made_maps(70, made_masks(70))
+    given = np.array([0.995, 0.005, 0.7])
+    judged = head.judge(maps, list(CLASSES), given, given >= 0.5)
+    np.testing.assert_allclose(judged.probability, given, atol=1e-6)
+
+
+def test_a_model_that_draws_and_does_not_know_is_refined() -> None:
+    """Its probabilities say nothing of what is there; those of the head do, on the side of the model's decision."""
+    known = [with_probability(made_correction(seed, skill=6.0), 0.4, 0.4) for seed in range(4)]
+    head = fit_head(known)
+    assert not head.serves
+    masks, given = made_masks(71), np.full(3, 0.4)
+    judged = head.judge(made_maps(71, masks), list(CLASSES), given, given >= 0.5)
+    there = np.array([mask.any() for mask in masks.values()])
+    assert there.any()
+    assert (judged.probability[there] > 0.45).all()
+    assert (judged.probability < 0.5).all()
 
 
 def test_weights_apply_to_parts_as_to_dense_features(corrections):
