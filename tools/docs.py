@@ -24,7 +24,8 @@ from lasagna.commands.cli import main as lasagna
 from lasagna.settings import Settings, allowed, variable
 from tools import house
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+CHECKOUT = Path(__file__).resolve().parent.parent
+DOCS = CHECKOUT / "docs"
 LABORATORY = ("bench", "experiment")
 """Groups of commands that measure; they are in docs/lab/commands.md."""
 
@@ -178,7 +179,7 @@ def _not_installed() -> list[str]:
     """Entry points that are in the files and not in this environment, or the other way round."""
     found: set[tuple[str, str, str]] = set()
     for file in ("pyproject.toml", "lab/pyproject.toml"):
-        given = tomllib.loads((Path(__file__).resolve().parent.parent / file).read_text(encoding="utf-8"))["project"]["entry-points"]
+        given = tomllib.loads((CHECKOUT / file).read_text(encoding="utf-8"))["project"]["entry-points"]
         found |= {(group, name, value) for group, points in given.items() for name, value in points.items()}
     groups = {group for group, _, _ in found}
     here = {(group, point.name, point.value) for group in groups for point in entry_points(group=group)}
