@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from backend.demo.local_label_studio import LocalLabelStudio
 
-_IMAGES = "img[alt='image']"
-
 
 def open_chromium(profile: Path) -> "Chrome":
     """The browser, 1500 x 1300; end it with `quit()`.
@@ -172,12 +170,19 @@ class Editor:
         """Drags the mouse over an image, from point to point in shares of its width and height as it is shown."""
         from selenium.webdriver.common.action_chains import ActionChains
 
-        shown = [one for one in self.browser.find_elements(self._by.CSS_SELECTOR, _IMAGES) if one.is_displayed()]
-        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", shown[image])
-        box = self.browser.execute_script("return arguments[0].getBoundingClientRect().toJSON()", shown[image])
+        stage = self.browser.find_elements(self._by.CSS_SELECTOR, ".konvajs-content")[image]
+        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", stage)
+        # the stage is wider than an image that is turned, which begins in its corner
+        x0, y0, width, height = self.browser.execute_script(
+            "const stage = arguments[0], box = stage.getBoundingClientRect();"
+            "const all = [...Htx.annotationStore.selected.names.values()].filter(tag => tag.type === 'image');"
+            "const size = all.find(tag => tag.stageRef?.content === stage)?.canvasSize ?? box;"
+            "return [box.x, box.y, size.width, size.height]",
+            stage,
+        )
         mouse = ActionChains(self.browser, duration=60)
         for number, (x, y) in enumerate(points):
-            place = box["x"] + x * box["width"], box["y"] + y * box["height"]
+            place = x0 + x * width, y0 + y * height
             mouse.w3c_actions.pointer_action.move_to_location(*map(round, place))
             if number == 0:
                 mouse.click_and_hold()
@@ -193,11 +198,20 @@ class Editor:
         self._click(self.browser.find_element(self._by.XPATH, "//button[normalize-space()='Submit']"))
         self._wait.until(lambda _: self.browser.execute_script("return !!Htx.annotationStore.selected?.pk"))
 
-    def picture(self, target: Path, height: int | None = None) -> None:
-        """Keeps what is on the screen as a small PNG, from the top down to a height in pixels."""
+    def picture(self, target: Path, height: int | None = None, width: int | None = None) -> None:
+        """Keeps what is on the screen as a small PNG.
+
+        Args:
+            target: The file.
+            height: Pixels of the window from the top.  [default: all]
+            width: Of the picture.  [default: of the window]
+        """
         shot = Image.open(io.BytesIO(self.browser.get_screenshot_as_png())).convert("RGB")
+        shot = shot.crop((0, 0, shot.width, height or shot.height))
+        if width:
+            shot.thumbnail((width, shot.height), Image.Resampling.LANCZOS)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shot.crop((0, 0, shot.width, height or shot.height)).quantize(128).save(target, optimize=True)
+        shot.quantize(128).save(target, optimize=True)
 
     def _click(self, element: Any) -> None:
         self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
@@ -229,9 +243,8 @@ class Editor:
     def _stage(self) -> Any:
         """The element that the regions are drawn on, which covers the image, once the image is loaded."""
         return self.browser.execute_script(
-            "const image = document.querySelector(arguments[0]);"
-            "return image && image.complete && image.naturalWidth ? document.querySelector('.konvajs-content') : null",
-            _IMAGES,
+            "const image = document.querySelector(\"img[alt='image']\");"
+            "return image && image.complete && image.naturalWidth ? document.querySelector('.konvajs-content') : null"
         )
 
     def settle(self) -> None:

@@ -62,7 +62,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> It
 
 @pytest.fixture
 def running(everything: Running, stub: StubLabelStudio) -> Running:
-    assert everything.backend.setup(stub.url).json() == {"model_version": everything.version}
+    assert everything.backend.setup(stub.url).json()["model_version"] == everything.version
     return everything
 
 
@@ -83,7 +83,7 @@ def test_a_version_serves_without_a_restart(running: Running, stub: StubLabelStu
 
     def answer() -> dict[str, Any]:
         [entry] = running.backend.predict([task]).json()["results"]
-        assert running.backend.setup(stub.url).json() == {"model_version": entry["model_version"]}
+        assert running.backend.setup(stub.url).json()["model_version"] == entry["model_version"]
         return entry
 
     before = answer()
