@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check site audit sbom update setup screenshot clean
+.PHONY: help demo test test-fast check site audit sbom update setup pictures screenshot clean
 
 # The first Python that is new enough; 3.11 first, for which the most wheels exist.
 PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3; do \
@@ -24,6 +24,7 @@ help:
 	@echo 'make audit    looks up known vulnerabilities of every package (needs internet)'
 	@echo 'make sbom     what an installation brings along, with licences, in sbom.json (CycloneDX)'
 	@echo 'make setup    what demo and test install, without running either'
+	@echo 'make pictures     takes the pictures of docs/labelling.md anew'
 	@echo 'make screenshot   takes docs/editor.png anew'
 	@echo 'make clean    removes .venv and what tools left in this folder'
 
@@ -70,6 +71,10 @@ lint:
 setup:
 	@$(SETUP) environment label-studio browser
 	@echo 'Ready. Commands: .venv/bin/lasagna --help'
+
+pictures:
+	@$(SETUP) environment label-studio browser
+	.venv/bin/pytest tests/field/test_editor_forms.py --pictures docs/pictures
 
 screenshot:
 	@$(SETUP) environment label-studio browser
