@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lasagna.errors import ConfigError
-from lasagna.settings import Settings
+from lasagna.settings import Settings, registry_folder
 
 
 @click.command(
@@ -31,6 +31,7 @@ def report(project: int, as_json: bool, html: Path | None, url: str | None, toke
     from backend.effort.disagreement import in_words as disagreement_in_words
     from backend.effort.page import FIGURES, effect, headline, in_words, render_effort
     from backend.effort.report import EffortReader
+    from backend.registry.label_histories import LabelHistories
     from backend.studio.client import LabelStudio
     from lasagna.files import write_atomically
     from lasagna.progress import progress_bar
@@ -40,7 +41,9 @@ def report(project: int, as_json: bool, html: Path | None, url: str | None, toke
         raise ConfigError("where is Label Studio? give --url or set LASAGNA_LABEL_STUDIO_URL")
     label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_token)
     with progress_bar(Console(stderr=True), "reading tasks", len(label_studio.annotated(project))) as advance:
-        found = EffortReader().read(label_studio, project, lambda done, total: advance())
+        found = EffortReader(LabelHistories(registry_folder(settings))).read(
+            label_studio, project, lambda done, total: advance()
+        )
     if html is not None:
         write_atomically(html, render_effort(found))
     if as_json:

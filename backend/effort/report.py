@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from backend.effort.disagreement import Disagreement, disagreement
 from backend.effort.measure import RegionCounts, TaskEffort, task_effort
-from backend.instant.heads import version_family
+from backend.registry.label_histories import LabelHistories
+from backend.registry.version_names import version_family
 from backend.studio.client import LabelStudio
 from lasagna.bootstrap import bootstrap_counts, percentile_interval
 from lasagna.errors import DataError
@@ -90,9 +91,14 @@ class EffortReport:
 
 
 class EffortReader:
-    """Reads projects, and remembers the figures of tasks that have not changed since. Safe to share between threads."""
+    """Reads projects, and remembers the figures of tasks that have not changed since. Safe to share between threads.
 
-    def __init__(self) -> None:
+    Args:
+        histories: Which labels were renamed; None: none.
+    """
+
+    def __init__(self, histories: LabelHistories | None = None) -> None:
+        self._histories = histories
         self._known: dict[tuple[str, int], _Project] = {}
         self._lock = threading.Lock()
 
@@ -114,8 +120,9 @@ class EffortReader:
         with self._lock:
             known = self._known.setdefault((label_studio.url, project), _Project())
         with known.lock:
-            if known.config != xml:  # labels may have other names now
-                known.config, known.tasks = xml, {}
+            renamed = self._histories.renamed(str(project)) if self._histories else {}
+            if (known.config, known.renamed) != (xml, renamed):  # labels may have other names now
+                known.config, known.renamed, known.tasks = xml, renamed, {}
             known.refresh(label_studio, project, config, on_task)
             outcomes = {task: outcome for task, (_, outcome) in known.tasks.items()}
             disagreements = dict(sorted(known.disagreements.items()))
@@ -131,6 +138,7 @@ class _Project:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.config = ""
+        self.renamed: dict[str, str] = {}
         self.tasks: dict[int, tuple[str, TaskEffort | str]] = {}
         self.disagreements: dict[int, Disagreement] = {}
 
@@ -146,7 +154,7 @@ class _Project:
             number = int(task["id"])
             outcome: TaskEffort | str
             try:
-                outcome = task_effort({**task, "predictions": label_studio.predictions(number)}, config)
+                outcome = task_effort({**task, "predictions": label_studio.predictions(number)}, config, self.renamed)
             except DataError as error:
                 outcome = str(error)
             self.tasks[number] = annotated[number], outcome

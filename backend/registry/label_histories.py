@@ -54,6 +54,14 @@ class LabelHistories:
                 "from now on says that a class is absent"
             ) from error
 
+    def renamed(self, project: str) -> dict[str, str]:
+        """Labels of a project that were renamed: old name -> new name; none, and a warning, where that is damaged."""
+        try:
+            return dict(self.of(project).renamed)
+        except RegistryError as error:
+            logger.warning("%s", error)
+            return {}
+
     def note(self, project: str, images: Iterable[ImageConfig], at: datetime | None = None) -> bool:
         """Notes the labels that stand in a project's configuration now; whether they are others than before.
 
@@ -76,6 +84,10 @@ class LabelHistories:
     def rename(self, project: str, old: str, new: str) -> LabelHistory:
         """Notes that a label was renamed, and returns the history. Raises RegistryError where it cannot be written."""
         return self._change(project, lambda known: known.with_rename(old, new))
+
+    def forget_rename(self, project: str, old: str) -> LabelHistory:
+        """Forgets that a label was renamed, and returns the history. Raises RegistryError as `rename`."""
+        return self._change(project, lambda known: known.without_rename(old))
 
     def _change(self, project: str, change: Callable[[LabelHistory], LabelHistory]) -> LabelHistory:
         try:

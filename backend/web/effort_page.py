@@ -7,7 +7,8 @@ from flask import Blueprint, Response, g
 
 from backend.queue.connections import Connections
 from backend.queue.store import Store
-from lasagna.settings import Settings
+from backend.registry.label_histories import LabelHistories
+from lasagna.settings import Settings, registry_folder
 
 
 def effort_routes(settings: Settings, store: Store) -> Blueprint:
@@ -18,7 +19,7 @@ def effort_routes(settings: Settings, store: Store) -> Blueprint:
     def reader() -> Any:
         from backend.effort.report import EffortReader  # OpenCV and SciPy, which nothing else here needs
 
-        return EffortReader()
+        return EffortReader(LabelHistories(registry_folder(settings)))
 
     @pages.get("/report/<int:project>")
     def report(project: int) -> Response:

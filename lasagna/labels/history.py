@@ -50,6 +50,10 @@ class LabelHistory:
         chained = {name: new if target == old else target for name, target in self.renamed.items()}
         return LabelHistory(self.seen, {name: to for name, to in {**chained, old: new}.items() if name != to})
 
+    def without_rename(self, old: str) -> "LabelHistory":
+        """Without the entry of a renamed label."""
+        return LabelHistory(self.seen, {name: to for name, to in self.renamed.items() if name != old})
+
     def name_now(self, label: str) -> str:
         return self.renamed.get(label, label)
 

@@ -2,7 +2,7 @@
 
     ROOT/SPLIT.json          the project's export, as JSON or JSON_MIN
     ROOT/label_config.xml    its labelling configuration (Settings > Labeling Interface > Code)
-    ROOT/labels.json         optional: since when each label stands in it (`lasagna labels show PROJECT --json`)
+    ROOT/labels.json         optional: since when each label stands in it (`lasagna labels list PROJECT --json`)
     ROOT/images/...          its photos
 
 ROOT may be the export itself, with the others beside it, or the folder that `lasagna annotate` wrote, whose
@@ -246,7 +246,7 @@ def _read_history(path: Path) -> LabelHistory:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} does not say since when labels stand in the configuration ({error!r}); make it anew with `lasagna "
-            "labels show PROJECT --json`, or remove it"
+            "labels list PROJECT --json`, or remove it"
         ) from error
 
 
