@@ -23,7 +23,7 @@ from label_studio_ml.model import LabelStudioMLBase
 
 from backend.queue.store import Project, Store, connect
 from backend.studio.project_id import number_of
-from backend.web.predictions import Predictor
+from backend.web.predictions import Predictor, label_config
 from lasagna.errors import ConfigError, LasagnaError
 from lasagna.settings import Settings
 
@@ -49,7 +49,11 @@ class LasagnaBackend(LabelStudioMLBase):
     def setup(self) -> None:
         """Called by the constructor of 2.x: the version that its `/setup` reports."""
         try:
-            self.set("model_version", _predictor().model_version(self._project_of([])))
+            project, config = self._project_of([]), self.label_config
+            version = _predictor().model_version(project)
+            if config:
+                version = _predictor().asked_version(project, label_config(config))
+            self.set("model_version", version)
         except (LasagnaError, redis.RedisError) as error:
             logger.warning("the model version is not known yet: %s", error)
 

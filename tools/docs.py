@@ -75,6 +75,7 @@ _CHECKS = {
     "image": "Image",
     "prediction": "Prediction",
     "shown": "What annotators see",
+    "up-to-date": "Outdated predictions",
 }
 
 

@@ -86,16 +86,18 @@ def prune(
 
 
 def _serving(settings: Settings, label_studio: "LabelStudio", project: int) -> str:
-    """The version that serves a project; "" where no worker has told one yet."""
+    """What predictions of a project carry that are made now; "" where no worker has told a version yet."""
     from backend.studio.project_id import project_uid
     from backend.web.predictions import Predictor
     from lasagna.errors import ServiceError
+    from lasagna.labels.configuration import parse_label_config
 
-    uid = project_uid(label_studio.project(project))
+    found = label_studio.project(project)
+    plan = parse_label_config(str(found["label_config"]))
     with redis_in_words():
         store = open_store(settings)
         try:
-            return Predictor(settings, store).model_version(uid)
+            return Predictor(settings, store).asked_version(project_uid(found), plan)
         except ServiceError:
             return ""
 

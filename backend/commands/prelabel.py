@@ -42,7 +42,7 @@ Exit code: 0 every task has its prediction, 1 some failed, 2 nothing could be st
     help="Only the tasks of this tab of the data manager: its address ends with ?tab=NUMBER.",
 )
 @click.option(
-    "--refresh", is_flag=True, help="Also tasks with a prediction of this version, which is replaced; none annotated."
+    "--refresh", is_flag=True, help="Also tasks whose prediction is up to date, which is replaced; none annotated."
 )
 @click.option("--dry-run", is_flag=True, help="Say what would happen and how long it would take, and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print what came of it, or would, as JSON on stdout.")
@@ -57,10 +57,11 @@ def prelabel(
     as_json: bool,
     redis_url: str | None,
 ) -> None:
-    """Predict every task of PROJECT (its number in Label Studio) that has no prediction of the version that serves it.
+    """Predict every task of PROJECT (its number in Label Studio) that has no prediction which is up to date.
 
-    After a promotion or a rollback it renews the tasks that nobody has annotated yet. Annotated tasks keep the
-    prediction that their annotator was shown.
+    A prediction is outdated once labels, controls or parameters of the project were changed, its task shows another
+    image, or another version serves: such predictions are renewed, and no others. Annotated tasks keep the prediction
+    that their annotator was shown.
     """
     from contextlib import suppress
     from dataclasses import asdict
@@ -111,6 +112,8 @@ def prelabel(
             with suppress(redis.RedisError):  # the error at hand says more
                 jobs.end(id, "failed", str(error))
             raise
+    for words, count in outcome.why.items():
+        console.print(f"  {count} renewed: {words}", highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{outcome.done} predicted, {outcome.had_one} had a prediction already, "
         + (f"{outcome.annotated} annotated keep an older one, " if outcome.annotated else "")
@@ -140,10 +143,11 @@ def _interrupted(project: int) -> str:
 def _plan_in_words(plan: "Plan") -> str:
     words = (
         f"{plan.to_predict} of {plan.total} tasks would be predicted: {plan.missing} without a prediction, "
-        f"{plan.outdated} with one of another version"
+        f"{plan.outdated} outdated"
         + (f", {plan.replaced} whose prediction is replaced" if plan.replaced else "")
-        + f". Left alone: {plan.had_one} that have one of {plan.version}, {plan.annotated} annotated."
+        + f". Left alone: {plan.had_one} up to date, {plan.annotated} annotated with an older one."
     )
+    words += "".join(f"\n  {why['tasks']} outdated: {why['words']}" for why in plan.why)
     if plan.seconds is None or plan.seconds_per_task is None:
         return f"{words}\nHow long it takes is not known before {plan.version} has predicted something here."
     at_work = f"{plan.workers} worker{'s' * (plan.workers != 1)}" if plan.workers else "one worker (none runs now)"

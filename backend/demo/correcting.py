@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from backend.registry.version_names import without_question
 from lasagna.errors import ServiceError
 from lasagna.formats.label_studio import segmentation_to_label_studio
 from lasagna.labels.configuration import parse_label_config
@@ -117,7 +118,7 @@ def correct_one_by_one(parts: "Demo", project: int, pieces: Sequence[CoinPiece],
         for piece, task in zip(pieces, parts.tasks, strict=True):
             prediction = _opened(parts, project, task, timeout)
             predicted = _mask(prediction["result"], piece.truth.shape)
-            before = prediction["model_version"]
+            before = without_question(prediction["model_version"])
             parts.api.create_annotation(
                 task, drawn_regions(piece.truth, task), lead_time=5.0, prediction=int(prediction["id"])
             )

@@ -23,6 +23,7 @@ from backend.demo.local_label_studio import LocalLabelStudio, Projects
 from backend.queue.own_redis import ensure_redis, release_redis
 from backend.queue.services import Service, free_port, port_is_free
 from backend.queue.store import Store, connect
+from backend.registry.version_names import base_version
 from lasagna.errors import LasagnaError, ServiceError
 from lasagna.labels.configuration import parse_label_config
 from lasagna.progress import progress_bar
@@ -176,7 +177,7 @@ class Demo:
                 prediction = self._prediction(project, task, answer, deadline)
                 answer.seconds = time.monotonic() - started
                 if prediction is not None:
-                    answer.model_version = prediction["model_version"]
+                    answer.model_version = base_version(prediction["model_version"])
                     answer.present = present_classes(prediction["result"])
                     answer.absent = len(plan.classes) - len(answer.present)
                 answers.append(answer)
@@ -188,7 +189,7 @@ class Demo:
             self.api.open_task(project, task)
             while True:
                 for prediction in self.api.predictions(task):
-                    if prediction["model_version"] == self.model_version:
+                    if base_version(prediction["model_version"]) == self.model_version:
                         return prediction
                 answer.error = self._failure(task)
                 if answer.error is not None:

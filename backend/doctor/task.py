@@ -5,6 +5,7 @@ Label Studio, and in the records of the queue.
 """
 
 import time
+from collections import Counter
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -12,14 +13,20 @@ from backend.doctor.case import Case, Check, NotYetError, cause
 from backend.doctor.client import Inspection
 from backend.doctor.installation import silent_workers
 from backend.doctor.match import misfits
+from backend.queue.freshness import Freshness, Reasons
 from backend.queue.living_workers import predicting_workers
+from backend.queue.provenance import Provenance
 from backend.queue.works import work_of
+from backend.registry.label_histories import LabelHistories
 from backend.studio.client import LabelStudioError, StudioTask
 from backend.studio.images import CLOUD_SCHEMES, ImageLimits, fetch_image
 from lasagna.errors import ImageError
 from lasagna.labels.configuration import TaskImage
 from lasagna.masks.image import load_image
+from lasagna.settings import registry_folder
 
+_LOOKED_AT = 400
+"""Tasks whose predictions are looked at: two pages of them."""
 _PREDICT_SECONDS = 150.0
 """Longer than Label Studio itself waits for a prediction."""
 
@@ -205,8 +212,26 @@ def _shown(case: Case) -> str:
     return f"annotators see the predictions of {chosen!r}"
 
 
+def _up_to_date(case: Case) -> str:
+    """Looks for predictions that answer another question than that of now, on the first tasks of the project."""
+    assert case.plan is not None
+    provenance = Provenance(case.store)
+    question = provenance.question_of(case.uid, case.plan, provenance.hygiene(case.settings))
+    renamed = LabelHistories(registry_folder(case.settings)).renamed(case.uid)
+    reasons = Reasons(provenance, case.version, question, renamed)
+    first = [task for task, _ in zip(case.label_studio.tasks(case.number), range(_LOOKED_AT), strict=False)]
+    tasks = [task for task in first if not task.is_annotated and task.model_versions]
+    found = Counter(why for why in Freshness(provenance, case.uid, case.plan, reasons).outdated(tasks) if why)
+    of_all = "" if len(first) < _LOOKED_AT else f" of the first {_LOOKED_AT}"
+    if found:
+        why = "; ".join(f"{count}: {why.words}" for why, count in found.most_common(3))
+        case.note("note-outdated", count=found.total(), all=len(tasks), of_all=of_all, why=why, project=case.number)
+    return f"{len(tasks) - found.total()} of {len(tasks)} predictions{of_all} answer what is asked now"
+
+
 TASK_CHECKS: tuple[Check, ...] = (
     Check("image", ("labels",), _image),
     Check("prediction", ("redis", "worker", "backend", "image"), _prediction),
     Check("shown", ("backend", "prediction"), _shown),
+    Check("up-to-date", ("redis", "backend", "labels"), _up_to_date),
 )

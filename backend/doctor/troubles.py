@@ -428,4 +428,12 @@ TROUBLES: dict[str, Trouble] = {
         "the predictions of {version} are there and not shown: project {project} shows those of {shown}",
         "choose {title!r} under Settings > Annotation > Use predictions to prelabel tasks",
     ),
+    "note-outdated": Trouble(
+        "up-to-date",
+        "labels, controls or parameters of the project were changed, the image of a task was replaced, or another "
+        "version serves",
+        "{count} of {all} predictions{of_all} are outdated ({why})",
+        "`lasagna prelabel {project}` renews them and no others; with --dry-run it says what it would do",
+        is_note=True,
+    ),
 }

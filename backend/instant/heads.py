@@ -18,21 +18,7 @@ from backend.registry.records import project_number
 from lasagna.errors import RegistryError
 
 FOLDER = "heads"
-_VERSION = re.compile(r"(?P<base>.+)\+(?P<head>h\d+)")
 _FILE = re.compile(r"(h(\d+))-[0-9a-f]+\.safetensors")
-
-
-def base_version(version: str) -> str:
-    """The version without its head: "nano-ec805b63" of "nano-ec805b63+h12"."""
-    match = _VERSION.fullmatch(version)
-    return match["base"] if match else version
-
-
-def version_family(version: str) -> str:
-    """What versions that differ in the number of their head have in common: "nano-ec805b63+h"; the version where it has
-    no head."""
-    match = _VERSION.fullmatch(version)
-    return f"{match['base']}+h" if match else version
 
 
 @dataclass(frozen=True)

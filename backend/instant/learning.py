@@ -8,14 +8,17 @@ What always holds:
   `CRASHES` times is set aside too.
 - A champion's answers on photos that it was trained on are no evidence of how good it is; where nobody knows which
   these were (its snapshot is gone), none are.
+- What an annotation teaches is read under the labels of its time, by the names and meanings that they have now: where
+  these change, it is read again.
 - Label Studio is the truth: where Redis or the files are new, every annotation is read again (the newest, as many as a
   store keeps).
 """
 
+import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -234,11 +237,13 @@ class _Batch:
                 ended = "removed" if self._forget(task) else ""
                 self._seen.pop(task, None)
                 self._learning.changes.take_back(self._project, task)
-            elif self._is_known(task, chosen[number]):
-                pass
             else:
                 assert plan is not None
-                ended = self._learn(exported[number], chosen[number], xml, plan)
+                images = plan.of_task(task_data(exported[number]))
+                identity = _identity(chosen[number], images, self._uses)
+                if self._seen.get(task) != identity:
+                    ended = self._learn(exported[number], chosen[number], xml, images)
+                    self._seen[task] = identity
             if ended:
                 counts[ended] += 1
             self.handled.append(task)
@@ -254,15 +259,11 @@ class _Batch:
                 renamed = self._uses.history.renamed
                 self._uses.add(annotation, read_regions(annotation.get("result") or (), images, renamed), images)
 
-    def _is_known(self, task: str, annotation: Mapping[str, Any]) -> bool:
-        return self._seen.get(task) == _identity(annotation)
-
-    def _learn(self, task: dict[str, Any], annotation: dict[str, Any], xml: str, plan: LabelConfig) -> str:
+    def _learn(self, task: dict[str, Any], annotation: dict[str, Any], xml: str, images: Sequence[TaskImage]) -> str:
         changes, name = self._learning.changes, str(task["id"])
         if changes.attempt(self._project, name) > CRASHES:
-            return self._set_aside(name, annotation, f"the worker died {CRASHES} times while it learnt from this task")
+            return self._set_aside(name, f"the worker died {CRASHES} times while it learnt from this task")
         corrections, reasons = [], []
-        images = plan.of_task(task_data(task))
         for image in images:
             try:
                 if not image.address:
@@ -276,11 +277,10 @@ class _Batch:
             except LasagnaError as error:
                 reasons.append(str(error))
         if not corrections:
-            return self._set_aside(name, annotation, "; ".join(dict.fromkeys(reasons)) or "the task shows no image")
+            return self._set_aside(name, "; ".join(dict.fromkeys(reasons)) or "the task shows no image")
         self._forget(name, besides={correction.id for correction in corrections})
         for correction in corrections:
             self._store.put(correction)
-        self._seen[name] = _identity(annotation)
         changes.take_back(self._project, name)
         return "learnt"
 
@@ -309,17 +309,26 @@ class _Batch:
         gone = [id for id in ids if id not in besides and self._store.remove(id)]
         return bool(gone)
 
-    def _set_aside(self, task: str, annotation: Mapping[str, Any], reason: str) -> str:
+    def _set_aside(self, task: str, reason: str) -> str:
         """What was learnt from an earlier annotation of the task does not stand any more either."""
         self._forget(task)
-        self._seen[task] = _identity(annotation)
         self._learning.changes.set_aside(self._project, task, reason)
         logger.warning("task %s is not learnt from: %s", task, reason)
         return "set_aside"
 
 
-def _identity(annotation: Mapping[str, Any]) -> list[Any]:
-    return [int(annotation.get("id") or 0), str(annotation.get("updated_at") or "")]
+def _identity(annotation: Mapping[str, Any], images: Sequence[TaskImage], uses: FirstUses) -> list[Any]:
+    """Which annotation it is, and what its labels mean now: those that it uses, and those that stood when it was made,
+    with what the model reads for them. A label that came later means nothing to it."""
+    configs = [image.config for image in images]
+    reading = read_regions(annotation.get("result") or (), configs, uses.history.renamed)
+    meant = []
+    for config, regions in zip(configs, reading.of_image, strict=True):
+        texts = {query.name: query.text for query in config.classes}
+        used = {name for region in regions for name in (*(one.value for one in region.labels), *region.unknown_labels)}
+        meant.append(sorted((name, texts.get(name, "")) for name in {*used, *uses.stood(config, annotation)}))
+    digest = hashlib.sha256(json.dumps(meant).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return [int(annotation.get("id") or 0), str(annotation.get("updated_at") or ""), digest]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

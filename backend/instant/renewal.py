@@ -10,14 +10,18 @@ left alone; no more than `AHEAD` tasks are predicted for one head.
 
 import logging
 
-from backend.instant.heads import HeadState, base_version
+from backend.instant.heads import HeadState
 from backend.queue.jobs import enqueue_works
+from backend.queue.provenance import Provenance
 from backend.queue.store import Store
 from backend.queue.works import work_of
+from backend.registry.version_names import base_version
 from backend.studio.client import LabelStudio
 from backend.studio.project_id import number_of
 from lasagna.errors import ImageError
+from lasagna.formats.hygiene import Hygiene
 from lasagna.labels.configuration import parse_label_config
+from lasagna.labels.question import name_version
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +29,15 @@ AHEAD = 4
 """Tasks that are renewed for a head: an annotator opens one at a time, and the next correction brings a newer head."""
 
 
-def renew_next(store: Store, label_studio: LabelStudio, project: str, head: HeadState, ahead: int = AHEAD) -> int:
+def renew_next(
+    store: Store, label_studio: LabelStudio, project: str, head: HeadState, hygiene: Hygiene, ahead: int = AHEAD
+) -> int:
     """Asks for new predictions of the next tasks; returns for how many.
 
     Args:
         project: Label Studio's uid.
         head: In use now.
+        hygiene: Of the worker.
 
     Raises:
         LabelStudioError: Label Studio cannot be reached.
@@ -39,13 +46,14 @@ def renew_next(store: Store, label_studio: LabelStudio, project: str, head: Head
     works = []
     xml = str(label_studio.project(number)["label_config"])
     config, config_key = parse_label_config(xml), store.keep_config(xml)
+    asked = name_version(head.full_version, Provenance(store).question_of(project, config, hygiene))
     for task in label_studio.next_tasks(number, ahead):
         ours = {version for version in task.model_versions if base_version(version) == head.version}
-        if not ours or ours == {head.full_version}:
+        if not ours or ours == {asked}:
             continue  # Label Studio asks for it by itself, or it has the newest one
         try:
             sent = {"id": task.id, "data": task.data}
-            works.append(work_of(config, sent, project, config_key, head.full_version, replace=True))
+            works.append(work_of(config, sent, project, config_key, asked, replace=True))
         except ImageError as error:
             logger.info("task %d is not renewed: %s", task.id, error)
     registered = store.register(works, 0) if works else []

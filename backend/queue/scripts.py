@@ -10,12 +10,15 @@ COUNTERS = f"{PREFIX}counters"
 _DAY = 24 * 3600
 KEEP_WORK = 7 * _DAY
 """Seconds for which finished work is listed."""
+KEEP_PROJECT = 90 * _DAY
+"""Seconds for which it is known how a project is reached, and what its predictions were made of."""
 POSTED_JUST_NOW = 10
 """Seconds after a post in which a request for the same work is taken for one that Label Studio made before it."""
 POST_VISIBILITY = 180
 """Seconds after which a post that was begun and not finished (its process died) is taken up again."""
 
-# Every script starts with this. `move` keeps one sorted set of keys per state, by time of the last change.
+# Every script starts with this. `move` keeps one sorted set of keys per state, by time of the last change; `made` notes
+# what the prediction was made of that a task has got, and how many tasks have one of each version.
 _LUA = f"""
 local function now() local t = redis.call('TIME'); return tonumber(t[1]) + tonumber(t[2]) / 1e6 end
 local function text(x) return string.format('%.6f', x) end
@@ -34,6 +37,19 @@ local function move(id, state)
   else
     redis.call('PERSIST', key)
   end
+end
+local function made(id)
+  local key = prefix .. 'work:' .. id
+  local found = redis.call('HMGET', key, 'made', 'project', 'task')
+  redis.call('HDEL', key, 'made')
+  if not found[1] or not found[3] or found[3] == '' then return end
+  local place, totals = prefix .. 'made:' .. found[2], prefix .. 'made-by:' .. found[2]
+  local old = redis.call('HGET', place, found[3])
+  if old then redis.call('HINCRBY', totals, cjson.decode(old).version, -1) end
+  redis.call('HINCRBY', totals, cjson.decode(found[1]).version, 1)
+  redis.call('HSET', place, found[3], found[1])
+  redis.call('EXPIRE', place, {KEEP_PROJECT})
+  redis.call('EXPIRE', totals, {KEEP_PROJECT})
 end
 local function count(name) redis.call('HINCRBYFLOAT', '{COUNTERS}', name, 1) end
 local function fail(id, reason, kind)
@@ -90,7 +106,7 @@ return taken
 """
 
 FINISH = """
-local id, prediction, note = ARGV[1], ARGV[2], ARGV[3]
+local id, prediction, note, made_of = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local key = prefix .. 'work:' .. id
 local state = redis.call('HGET', key, 'state')
 if state ~= 'running' and state ~= 'queued' then return state end
@@ -98,6 +114,7 @@ local t = now()
 redis.call('HSET', key, 'prediction', prediction)
 redis.call('HDEL', key, 'reason', 'since', 'doubted', 'attempts')
 if note ~= '' then redis.call('HSET', key, 'note', note) end
+if made_of ~= '' then redis.call('HSET', key, 'made', made_of) end
 redis.call('ZADD', prefix .. 'outbox', math.max(t, tonumber(redis.call('HGET', key, 'lease'))), id)
 move(id, 'ready')
 return 'ready'
@@ -150,6 +167,7 @@ if state == 'ready' and redis.call('HGET', key, 'delivery') == '' then
   redis.call('HSET', key, 'delivery', 'answered')
   redis.call('HDEL', key, 'prediction')
   redis.call('ZREM', prefix .. 'outbox', id)
+  made(id)
   move(id, 'done')
   count('delivered:answered')
   return {'prediction', prediction}
@@ -210,6 +228,7 @@ redis.call('HSET', key, 'delivery', way, 'prediction_id', ARGV[2])
 redis.call('HDEL', key, 'prediction', 'reason', 'since', 'doubted', 'attempts')
 redis.call('ZREM', prefix .. 'outbox', id)
 if redis.call('HGET', key, 'state') ~= 'done' then count('delivered:' .. way) end
+if way == 'posted' then made(id) end
 move(id, 'done')
 return 'done'
 """
@@ -241,6 +260,19 @@ redis.call('HDEL', key, 'reason', 'since', 'doubted', 'attempts', 'job')
 redis.call('HSET', key, 'delivery', 'cancelled')
 move(id, 'done')
 return 'done'
+"""
+
+# ARGV: a project's uid, then tasks that are gone.
+FORGET_TASKS = """
+local place, totals = prefix .. 'made:' .. ARGV[1], prefix .. 'made-by:' .. ARGV[1]
+for i = 2, #ARGV do
+  local old = redis.call('HGET', place, ARGV[i])
+  if old then
+    redis.call('HDEL', place, ARGV[i])
+    redis.call('HINCRBY', totals, cjson.decode(old).version, -1)
+  end
+end
+return true
 """
 
 REQUEUE = """
@@ -301,6 +333,7 @@ SCRIPTS = {
         "post_alone": POST_ALONE,
         "posted": POSTED,
         "retry": RETRY,
+        "forget_tasks": FORGET_TASKS,
         "requeue": REQUEUE,
         "cancel": CANCEL,
         "forget": FORGET,

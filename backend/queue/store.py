@@ -24,21 +24,34 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis
 
-from backend.queue.scripts import KEEP_WORK, PREFIX, SCRIPTS
+from backend.queue.scripts import KEEP_PROJECT, KEEP_WORK, PREFIX, SCRIPTS
 from backend.studio.project_id import number_of
 from lasagna.errors import ConfigError
 
-__all__ = ["KEEP_WORK", "PREFIX", "STATES", "Post", "Project", "Registration", "Store", "Work", "connect"]
+if TYPE_CHECKING:
+    from backend.queue.provenance import Made
+
+__all__ = [
+    "KEEP_PROJECT",
+    "KEEP_WORK",
+    "PREFIX",
+    "STATES",
+    "Post",
+    "Project",
+    "Registration",
+    "Store",
+    "Work",
+    "connect",
+]
 
 STATES = ("queued", "running", "ready", "done", "failed")
 
 KEEP_RESULT = 24 * 3600
 """Seconds for which a prediction is not computed again for the same image, query, parameters and version."""
-KEEP_PROJECT = 90 * 24 * 3600
 THRESHOLDS = "thresholds"
 _UIDS = f"{PREFIX}uids"
 """The latest uid of each project's number."""
@@ -153,9 +166,13 @@ class Store:
         """Records works as asked for, or joins what is under way, with a lease of so many seconds (0: none)."""
         answers = self._each("register", [(work.key, lease, json.dumps(work.fields())) for work in works])
         return [
-            Registration(work.key, _text(status), _text(until))
+            Registration(work.key, as_text(status), as_text(until))
             for work, (status, until) in zip(works, answers, strict=True)
         ]
+
+    def run(self, script: str, *args: Any) -> Any:
+        """Runs one of `backend.queue.scripts.SCRIPTS`."""
+        return self._scripts[script](args=list(args))
 
     def pending(self, keys: Sequence[str]) -> int:
         """How many of these are queued or running."""
@@ -164,18 +181,19 @@ class Store:
     def collect(self, registrations: Sequence[Registration]) -> list[tuple[str, str]]:
         """Takes what is ready and gives the leases back: ("prediction", JSON) or (state, reason) for each."""
         answers = self._each("collect", [(entry.key, entry.lease) for entry in registrations])
-        return [(_text(status), _text(value)) for status, value in answers]
+        return [(as_text(status), as_text(value)) for status, value in answers]
 
     # --- worker -------------------------------------------------------------------------------------------------------
 
     def start(self, keys: Sequence[str], job: str) -> list[tuple[str, Work]]:
         """Takes those that are queued (or were left running by an earlier run of the same job)."""
-        taken = [_text(key) for key in self._scripts["start"](args=[job, *keys])] if keys else []
+        taken = [as_text(key) for key in self._scripts["start"](args=[job, *keys])] if keys else []
         return [(key, Work.from_fields(fields)) for key, fields in zip(taken, self.fields(taken), strict=True)]
 
-    def finish(self, key: str, prediction: Mapping[str, Any], note: str = "") -> None:
-        """Takes a prediction; `note`: what of the task has none."""
-        self._scripts["finish"](args=[key, json.dumps(prediction), note.encode("utf-8", "replace")])
+    def finish(self, key: str, prediction: Mapping[str, Any], note: str = "", made: "Made | None" = None) -> None:
+        """Takes a prediction; `note`: what of the task has none; `made`: what it was made of."""
+        made_of = "" if made is None else json.dumps(asdict(made))
+        self._scripts["finish"](args=[key, json.dumps(prediction), note.encode("utf-8", "replace"), made_of])
 
     def fail(self, key: str, reason: str, kind: str = "other") -> None:
         """Records why a task failed: in words, and of which kind that is (`backend.queue.counters.REASONS`)."""
@@ -187,11 +205,11 @@ class Store:
         Args:
             kind: One of `backend.queue.counters.REASONS`, for when it has failed.
         """
-        return _text(self._scripts["later"](args=[key, reason.encode("utf-8", "replace"), timeout, kind]))
+        return as_text(self._scripts["later"](args=[key, reason.encode("utf-8", "replace"), timeout, kind]))
 
     def due_later(self, limit: int = 100) -> list[str]:
         """Works whose pause is over; the caller puts them into a queue."""
-        return [_text(key) for key in self._scripts["due_later"](args=[limit])]
+        return [as_text(key) for key in self._scripts["due_later"](args=[limit])]
 
     def assign(self, keys: Iterable[str], job: str) -> None:
         """Notes which job has these works, so that a lost job is noticed."""
@@ -221,7 +239,7 @@ class Store:
             limit: At most so many. A post that replaces others, or was sent back by `post_alone`, comes by itself.
             max_bytes: Of their JSON together; the first is taken whatever its size.
         """
-        taken = [_text(one) for one in self._scripts["take_posts"](args=[limit, max_bytes])]
+        taken = [as_text(one) for one in self._scripts["take_posts"](args=[limit, max_bytes])]
         keys = taken[::2]
         return [
             Post(key, Work.from_fields(fields), json.loads(fields["prediction"]), is_first=tried != "1")
@@ -247,7 +265,7 @@ class Store:
     def retry(self, key: str) -> str | None:
         """Failed work once more: "ready" (only the post), "queued" (the caller enqueues it), or None if not failed."""
         answer = self._scripts["retry"](args=[key])
-        return _text(answer) if answer else None
+        return as_text(answer) if answer else None
 
     def cancel(self, keys: Sequence[str]) -> int:
         """Takes works out that wait for a worker, but for those that somebody waits for with an open page; returns how
@@ -265,21 +283,21 @@ class Store:
     def keys(self, state: str, limit: int = -1, oldest_first: bool = False) -> list[str]:
         """Keys of the works in a state, latest change first."""
         found = self.redis.zrange(f"{PREFIX}state:{state}", 0, -1 if limit < 0 else limit - 1, desc=not oldest_first)
-        return [_text(key) for key in found]
+        return [as_text(key) for key in found]
 
     def fields(self, keys: Sequence[str]) -> list[dict[str, str]]:
         """The record of each; {} where there is none."""
         with self.redis.pipeline(transaction=False) as pipe:
             for key in keys:
                 pipe.hgetall(_work(key))
-            return [{_text(k): _text(v) for k, v in found.items()} for found in pipe.execute()]
+            return [{as_text(k): as_text(v) for k, v in found.items()} for found in pipe.execute()]
 
     def states(self, keys: Sequence[str]) -> list[str]:
         """The state of each; "" where there is no record."""
         with self.redis.pipeline(transaction=False) as pipe:
             for key in keys:
                 pipe.hget(_work(key), "state")
-            return [_text(state) if state else "" for state in pipe.execute()]
+            return [as_text(state) if state else "" for state in pipe.execute()]
 
     def is_waiting_for_label_studio(self, key: str) -> bool:
         return self.redis.zscore(f"{PREFIX}later", key) is not None
@@ -298,12 +316,12 @@ class Store:
 
     def config(self, key: str) -> str | None:
         found = self.redis.get(f"{PREFIX}config:{key}")
-        return None if found is None else _text(found)
+        return None if found is None else as_text(found)
 
     def keep_project(self, uid: str, project: Project) -> None:
         self.redis.set(f"{PREFIX}project:{uid}", json.dumps(asdict(project)), ex=KEEP_PROJECT)
         number, latest = number_of(uid), self.redis.hget(_UIDS, number_of(uid))
-        if latest is None or _made(uid) >= _made(_text(latest)) or not self.redis.exists(_project(_text(latest))):
+        if latest is None or _made(uid) >= _made(as_text(latest)) or not self.redis.exists(_project(as_text(latest))):
             self.redis.hset(_UIDS, number, uid)
 
     def project(self, uid: str) -> Project:
@@ -328,14 +346,14 @@ class Store:
     def projects(self) -> list[str]:
         """The projects that were kept, by Label Studio's name for them; the latest of a number first."""
         start = f"{PREFIX}project:"
-        found = [_text(key).removeprefix(start) for key in self.redis.scan_iter(f"{start}*", count=500)]
+        found = [as_text(key).removeprefix(start) for key in self.redis.scan_iter(f"{start}*", count=500)]
         return sorted(found, key=lambda uid: [int(part) for part in uid.split(".") if part.isdigit()], reverse=True)
 
     def uid(self, number: str) -> str:
         """Label Studio's name of a project towards backends, of its number; the number where no `/setup` was seen."""
         latest = self.redis.hget(_UIDS, number)
-        if latest is not None and self.redis.exists(_project(_text(latest))):
-            return _text(latest)
+        if latest is not None and self.redis.exists(_project(as_text(latest))):
+            return as_text(latest)
         if self.redis.exists(f"{_UIDS}:none:{number}"):
             return number
         found = next((uid for uid in self.projects() if number_of(uid) == number), "")  # kept by an earlier release
@@ -385,7 +403,7 @@ class Store:
     def events(self, count: int = 100) -> list[dict[str, str]]:
         """The latest events, newest first."""
         found = self.redis.xrevrange(f"{PREFIX}events", count=count)
-        return [{_text(k): _text(v) for k, v in event.items()} for _, event in found]
+        return [{as_text(k): as_text(v) for k, v in event.items()} for _, event in found]
 
     def _each(self, script: str, arguments: Iterable[Sequence[Any]]) -> list[Any]:
         with self.redis.pipeline(transaction=False) as pipe:
@@ -414,7 +432,8 @@ def _work(key: str) -> str:
     return f"{PREFIX}work:{key}"
 
 
-def _text(value: bytes | str) -> str:
+def as_text(value: bytes | str) -> str:
+    """A value of Redis as text."""
     return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
 
 

@@ -25,10 +25,17 @@ def work_of(
     Raises:
         ImageError: It shows no image that can be asked.
     """
-    data = task_data(task)
-    config.shown(data)
-    read = json.dumps(config.data_read(data), sort_keys=True)
-    return Work(project, task_number(task), read, config_key, version, replace=replace)
+    config.shown(task_data(task))
+    return Work(project, task_number(task), read_of_task(config, task), config_key, version, replace=replace)
+
+
+def read_of_task(config: LabelConfig, task: Any) -> str:
+    """What a labelling configuration reads of a task's data, as JSON (`Work.data`).
+
+    Raises:
+        ImageError: The task has no data.
+    """
+    return json.dumps(config.data_read(task_data(task)), sort_keys=True)
 
 
 def task_number(task: Any) -> int | None:

@@ -33,6 +33,7 @@ from typing import Any
 from uuid import uuid4
 
 from backend.registry.records import RECORD, Aliases, Event, Version, project_number
+from backend.registry.version_names import base_version
 from lasagna.checkpoint.folder import (
     BASE,
     CONTENT,
@@ -85,7 +86,8 @@ class Registry:
         return sorted(found, key=lambda version: version.created)
 
     def version(self, id: str) -> Version:
-        """The version of an id. Raises RegistryError that names what there is."""
+        """The version of an id, or of what its predictions carry. Raises RegistryError that names what there is."""
+        id = base_version(id)
         folder = self._versions / id
         if not re.fullmatch(r"\w[\w.-]*", id) or not (folder / RECORD).exists():
             names = [version.id for version in self.versions()]

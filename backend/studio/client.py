@@ -208,6 +208,12 @@ class LabelStudio:
                 is_annotated=bool(task.get("total_annotations")),
             )
 
+    def tasks_with_drafts(self, project_id: int, page_size: int = 1000) -> set[int]:
+        """The tasks that somebody has begun to annotate and not submitted."""
+        has_draft = {"filter": "filter:tasks:draft_exists", "operator": "equal", "type": "Boolean", "value": True}
+        query = {"ordering": ["tasks:id"], "filters": {"conjunction": "and", "items": [has_draft]}}
+        return {int(task["id"]) for task in self._listed(project_id, query, page_size)}
+
     def next_tasks(self, project_id: int, count: int) -> list[StudioTask]:
         """The first tasks that nobody has worked on (no annotation, no skipped one, no draft), in the order of the Data
         Manager's first tab."""

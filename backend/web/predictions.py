@@ -18,6 +18,7 @@ from backend.instant.heads import ProjectHeads
 from backend.instant.policy import learns_at_once
 from backend.loop.trainings import CHANGES, Policy
 from backend.queue.jobs import enqueue_click, enqueue_works
+from backend.queue.provenance import Provenance
 from backend.queue.store import THRESHOLDS, Project, Registration, Store, Work
 from backend.queue.works import task_number, work_of
 from backend.registry.label_histories import LabelHistories
@@ -28,6 +29,7 @@ from lasagna.checkpoint.folder import checkpoint_version, shipped_checkpoints
 from lasagna.errors import CheckpointError, ConfigError, ImageError, RegistryError, ServiceError
 from lasagna.files import parse_json
 from lasagna.labels.configuration import LabelConfig, parse_label_config
+from lasagna.labels.question import ProjectQuestion, name_version
 from lasagna.settings import Settings, registry_folder
 
 logger = logging.getLogger(__name__)
@@ -117,7 +119,7 @@ class SetUp:
     """An answer to `/setup`.
 
     Attributes:
-        model_version: That serves the project.
+        model_version: That its predictions carry from now on.
         not_served: Parts of the labelling configuration that no prediction is made for, in words.
         by_people: Names of the tags that people fill in.
     """
@@ -159,6 +161,7 @@ class Predictor:
         self.histories = LabelHistories(self.registry.folder)
         self.heads = ProjectHeads(self.registry.folder)
         self.changes = Changes(store)
+        self.provenance = Provenance(store)
         self._checkpoint_version: str | None = None
 
     # --- /setup -------------------------------------------------------------------------------------------------------
@@ -182,13 +185,12 @@ class Predictor:
         before = self.store.project(project)
         given = before.given_token if before.url == url else ""
         train, instant = str(params.pop(TRAIN_WHEN, "")), params.pop(INSTANT, None)
-        self.histories.note(project, plan.images)
         not_served = tuple(map(str, plan.not_served))
         known = Project(url, token, given, params, train, instant, not_served)
         self.store.keep_project(project, known)
         if learns_at_once(self.settings, known):
             self.changes.note(project, [EVERYTHING])  # what was annotated before it was connected
-        return SetUp(self.model_version(project), not_served, plan.by_people)
+        return SetUp(self.asked_version(project, plan), not_served, plan.by_people)
 
     def _plan(self, config: str) -> LabelConfig:
         plan = label_config(config)
@@ -219,6 +221,26 @@ class Predictor:
             head = None
         return version if head is None else head.full_version
 
+    def asked_version(self, project: str, plan: LabelConfig) -> str:
+        """What predictions of a project carry that are asked for now: the version that serves it, and the question.
+
+        Label Studio compares it with those of a task's predictions, and asks again where none has it.
+
+        Raises:
+            RegistryError, ServiceError: As `model_version`.
+        """
+        return name_version(self.model_version(project), self.question(project, plan))
+
+    def question(self, project: str, plan: LabelConfig) -> ProjectQuestion:
+        """What a project's tasks are asked from now on; it is noted, with the labels that stand in its configuration.
+        Where it is another than before, every annotation is read again."""
+        question = self.provenance.question_of(project, plan, self.provenance.hygiene(self.settings))
+        if project:
+            self.histories.note(project, plan.images)
+            if self.provenance.note(project, question) and learns_at_once(self.settings, self.store.project(project)):
+                self.changes.note(project, [EVERYTHING])
+        return question
+
     def _model_version(self, project: str) -> str:
         """Without a head."""
         champion = self.registry.champion(project)
@@ -242,8 +264,8 @@ class Predictor:
     # --- /webhook -----------------------------------------------------------------------------------------------------
 
     def project_updated(self, project: Any) -> None:
-        """A project as Label Studio's webhook has it: notes the labels that stand in its configuration now, and the
-        parts that are not served. Nothing is noted of a project that was never connected."""
+        """A project as Label Studio's webhook has it: notes the labels that stand in its configuration, the parts that
+        are not served, and what its tasks are asked now. Nothing is noted of a project that was never connected."""
         if not isinstance(project, Mapping) or not is_project_name(str(project.get("id"))):
             return
         uid = self.store.uid(str(project["id"]))
@@ -253,14 +275,19 @@ class Predictor:
             plan = label_config(str(project.get("label_config") or ""))
         except ConfigError:
             return  # said at the next /setup
-        self.histories.note(uid, plan.images)
         self.store.keep_not_served(uid, tuple(map(str, plan.not_served)))
+        self.question(uid, plan)
 
     def corrected(self, event: Mapping[str, str]) -> None:
         """An event of Label Studio (`Store.record_event`): what was annotated is learnt from at once, by the worker."""
-        if event.get("action") not in CHANGES or not event.get("project"):
+        if event.get("action") not in (*CHANGES, "TASKS_DELETED") or not event.get("project"):
             return
         project = self.store.uid(event["project"])
+        if event["action"] in ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "TASKS_DELETED"):
+            # their predictions are not renewed any more
+            self.provenance.forget_tasks(project, json.loads(event.get("tasks") or "[]"))
+        if event["action"] not in CHANGES:
+            return
         if learns_at_once(self.settings, self.store.project(project)):
             # a deleted annotation comes without its task
             self.changes.note(project, json.loads(event.get("tasks") or "[]") or [EVERYTHING])
@@ -283,8 +310,6 @@ class Predictor:
             redis.RedisError: Redis is gone.
         """
         plan = self._plan(config)
-        if project:
-            self.histories.note(project, plan.images)
         seconds = self.settings.predict_deadline if deadline is None else deadline
         if context and context.get("result"):
             if not isinstance(context["result"], list):
@@ -296,7 +321,7 @@ class Predictor:
         self, tasks: Sequence[Any], plan: LabelConfig, config: str, project: str, seconds: float
     ) -> PredictReply:
         started = time.monotonic()
-        version = self.model_version(project)
+        version = self.asked_version(project, plan)
         config_key = self.store.keep_config(config)
         answer = PredictReply([[] for _ in tasks], version)
         works: dict[int, Work] = {}

@@ -1,10 +1,12 @@
-"""Predictions for every task of a project that has none of the version that serves it, through the queue.
+"""Predictions for every task of a project that has none which answers the question of now, through the queue.
 
 What `lasagna prelabel` and `POST /jobs` (`backend.web.prelabel_jobs`) do. What always holds:
 
 - Human work is left alone: no annotation or draft is written or read, and a task that is annotated keeps the prediction
   that its annotator was shown. A newer one would help nobody, and what a correction changed is measured against the one
-  that was shown.
+  that was shown. Where somebody has begun (a draft), the new prediction comes beside the older ones.
+- A new prediction takes the place of older ones of the same version: an answer that nobody asks for any more would only
+  be taken for one of now.
 - Resumable by construction: what is predicted and posted is found in Label Studio, what is under way in the queue. A
   run that was killed, or two at the same time, make no second prediction.
 - A task is done when Label Studio has its prediction. One that went along with the answer to a request of its own may
@@ -12,20 +14,23 @@ What `lasagna prelabel` and `POST /jobs` (`backend.web.prelabel_jobs`) do. What 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from backend.instant.heads import base_version
 from backend.queue.counters import pace_of, read_counters
+from backend.queue.freshness import Freshness, Reasons, Why
 from backend.queue.living_workers import predicting_workers
 from backend.queue.store import Store, Work
 from backend.queue.works import work_of
+from backend.registry.version_names import base_version
 from backend.studio.client import LabelStudio, StudioTask
 from backend.studio.project_id import project_uid
 from backend.web.predictions import Predictor
 from lasagna.errors import ImageError
 from lasagna.labels.configuration import LabelConfig, parse_label_config
+from lasagna.labels.question import name_version
 
 _ASK_AT_ONCE = 200
 _LOOK_EVERY = 0.5
@@ -36,9 +41,9 @@ _MAX_OUTSTANDING = 2000
 """Tasks that are in the queue at the same time, so that a project of any size fits into Redis."""
 
 Fate = Literal["missing", "outdated", "replaced", "had_one", "annotated"]
-"""What happens to a task. The first three are predicted: it has no prediction, none of the version that serves, or
-(with refresh) one of it, which is replaced. "had_one": it has one of that version; "annotated": it keeps an older
-one."""
+"""What happens to a task. The first three are predicted: it has no prediction, only outdated ones
+(`backend.queue.freshness`), or (with refresh) one of now, which is replaced. "had_one": it has one of now; "annotated":
+it keeps an older one."""
 _PREDICTED: tuple[Fate, ...] = ("missing", "outdated", "replaced")
 
 
@@ -52,6 +57,7 @@ class Outcome:
         annotated: Tasks that are annotated and were left with the prediction that they had.
         deleted: Tasks that somebody deleted meanwhile.
         cancelled: Tasks that were waiting when the run was cancelled.
+        why: Why predictions are renewed: how many tasks by the reason in words.
         failed: The reason of each that failed, by the task.
     """
 
@@ -60,6 +66,7 @@ class Outcome:
     annotated: int = 0
     deleted: int = 0
     cancelled: int = 0
+    why: dict[str, int] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
 
 
@@ -68,8 +75,9 @@ class Plan:
     """What a run would do.
 
     Attributes:
-        version: The version that serves the project.
+        version: That the predictions would carry.
         total: Tasks that are looked at: the sum of the next five, which are numbers of tasks by `Fate`.
+        why: Why those that are outdated are: `kind`, `words` and the number of `tasks`, the most frequent first.
         workers: That run now.
         seconds_per_task: Of one worker so far, by its predictions of this version; None where there are none yet.
         seconds: How long it would take the workers (one, where none runs); None where that is not known.
@@ -82,6 +90,7 @@ class Plan:
     replaced: int
     had_one: int
     annotated: int
+    why: tuple[dict[str, Any], ...]
     workers: int
     seconds_per_task: float | None
     seconds: float | None
@@ -103,8 +112,7 @@ class ProjectRun:
         label_studio: The project's Label Studio, with a token that works.
         project_id: The project.
         tab: Only the tasks of this tab of its Data Manager, as its filters have them now.
-        refresh: Also tasks that have a prediction of the current version and are not annotated: the new one replaces
-            it.
+        refresh: Also tasks that have a prediction of now and are not annotated: the new one replaces it.
 
     Raises:
         ConfigError: The project's labelling configuration cannot be used, or it has no such tab.
@@ -125,14 +133,18 @@ class ProjectRun:
         self.project: dict[str, Any] = label_studio.project(project_id)
         self.plan: LabelConfig = parse_label_config(self.project["label_config"])
         self.uid = project_uid(self.project)
-        self.version = predictor.model_version(self.uid)
+        question = predictor.question(self.uid, self.plan)
+        self.version = name_version(predictor.model_version(self.uid), question)
+        renamed = predictor.histories.renamed(self.uid)
+        reasons = Reasons(predictor.provenance, self.version, question, renamed)
+        self._freshness = Freshness(predictor.provenance, self.uid, self.plan, reasons)
         self.refresh = refresh
         # Listed before anything is asked: a filter such as "no predictions" lets ever fewer tasks through.
         self._chosen = None if tab is None else label_studio.tasks_in_tab(project_id, tab)
+        self._begun = label_studio.tasks_with_drafts(project_id)
         known = predictor.store.project(self.uid)
         predictor.store.keep_project(self.uid, replace(known, url=label_studio.url, given_token=label_studio.token))
         self._config_key = predictor.store.keep_config(self.project["label_config"])
-        predictor.histories.note(self.uid, self.plan.images)
 
     @property
     def total(self) -> int:
@@ -149,14 +161,26 @@ class ProjectRun:
             advance: Called once per task.
         """
         fates = dict.fromkeys(("missing", "outdated", "replaced", "had_one", "annotated"), 0)
-        for task in self._tasks():
-            fates[self._fate(task)] += 1
-            advance("")
+        reasons: Counter[Why] = Counter()
+        tasks = self._tasks()
+        while chunk := _take(tasks, _ASK_AT_ONCE):
+            for _, fate, why in self._fates(chunk):
+                fates[fate] += 1
+                reasons.update([why] if fate == "outdated" and why else [])
+                advance("")
         workers = len(predicting_workers(self.predictor.store))
         each = seconds_per_task(self.predictor.store, self.version)
         wanted = sum(fates[fate] for fate in _PREDICTED)
         seconds = None if each is None else wanted * each / max(1, workers)
-        return Plan(self.version, sum(fates.values()), **fates, workers=workers, seconds_per_task=each, seconds=seconds)
+        return Plan(
+            self.version,
+            sum(fates.values()),
+            **fates,
+            why=tuple({**asdict(why), "tasks": count} for why, count in reasons.most_common()),
+            workers=workers,
+            seconds_per_task=each,
+            seconds=seconds,
+        )
 
     def run(
         self,
@@ -200,20 +224,32 @@ class ProjectRun:
             if self._chosen is None or task.id in self._chosen:
                 yield task
 
-    def _fate(self, task: StudioTask) -> Fate:
-        if task.is_annotated and task.model_versions:
-            return "had_one" if self.version in task.model_versions else "annotated"
-        if self.version in task.model_versions:
-            return "replaced" if self.refresh else "had_one"
-        return "outdated" if task.model_versions else "missing"
+    def _fates(self, tasks: Sequence[StudioTask]) -> Iterator[tuple[StudioTask, Fate, Why | None]]:
+        """What happens to each task, and why its predictions are outdated, where they are."""
+        for task, why in zip(tasks, self._freshness.outdated(tasks), strict=True):
+            yield task, self._fate(task, why), why
+
+    def _fate(self, task: StudioTask, why: Why | None) -> Fate:
+        if not task.model_versions:
+            return "missing"
+        if task.is_annotated:
+            return "annotated" if why else "had_one"
+        if why:
+            return "outdated"
+        return "replaced" if self.refresh else "had_one"
+
+    def _has_ours(self, task: StudioTask) -> bool:
+        """Whether it has a prediction of the version that serves, whatever head and question: the new one replaces it.
+        One that somebody has begun to correct stays."""
+        ours = base_version(self.version)
+        return task.id not in self._begun and any(base_version(version) == ours for version in task.model_versions)
 
     def _ask(
         self, tasks: list[StudioTask], outcome: Outcome, advance: Callable[[str], None], *, again: bool = False
     ) -> dict[str, int]:
         """Asks for predictions; `again`: one that comes late after all is replaced."""
         works: list[Work] = []
-        for task in tasks:
-            fate = self._fate(task)
+        for task, fate, why in self._fates(tasks):
             if fate in ("had_one", "annotated"):
                 outcome.had_one += fate == "had_one"
                 outcome.annotated += fate == "annotated"
@@ -221,11 +257,14 @@ class ProjectRun:
                 continue
             try:
                 sent = {"id": task.id, "data": task.data}
-                replace = again or fate == "replaced"
+                replace = again or self._has_ours(task)
                 works.append(work_of(self.plan, sent, self.uid, self._config_key, self.version, replace=replace))
             except ImageError as error:
                 outcome.failed[task.id] = str(error)
                 advance(f"task {task.id}: {error}")
+                continue
+            if why:
+                outcome.why[why.words] = outcome.why.get(why.words, 0) + 1
         self.predictor.ask(works, lease=0)
         return {work.key: work.task for work in works if work.task is not None}
 

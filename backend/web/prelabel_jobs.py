@@ -100,7 +100,8 @@ class PrelabelJobs:
         counts = {"predicted": outcome.done, "had_one": outcome.had_one, "annotated": outcome.annotated}
         counts |= {"deleted": outcome.deleted, "cancelled": outcome.cancelled}
         failures = {str(task): reason for task, reason in list(outcome.failed.items())[:_MAX_FAILURES]}
-        self.note(id, **counts, failed=len(outcome.failed), failures=json.dumps(failures), seen=self._store.now())
+        lists = {"failures": json.dumps(failures), "why": json.dumps(outcome.why)}
+        self.note(id, **counts, failed=len(outcome.failed), **lists, seen=self._store.now())
 
     def end(self, id: str, state: str, reason: str = "", **values: Any) -> None:
         """Notes that a job has ended, "done", "cancelled" or "failed", and lets go of it."""
@@ -164,7 +165,8 @@ class PrelabelJobs:
             job[name] = int(found[name]) if found.get(name) else None
         for name in ("title", "version", "reason"):
             job[name] = found.get(name) or None
-        job["failures"] = json.loads(found.get("failures") or "{}")
+        for name in ("failures", "why"):
+            job[name] = json.loads(found.get(name) or "{}")
         job["plan"] = json.loads(found["plan"]) if found.get("plan") else None
         for name in _TIMES:
             job[name] = round(float(found[name]), 3) if found.get(name) else None

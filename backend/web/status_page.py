@@ -20,15 +20,19 @@ from backend.instant.changes import Changes
 from backend.instant.heads import ProjectHeads
 from backend.loop.trainings import Trainings
 from backend.queue.counters import REASONS
+from backend.queue.freshness import Reasons
 from backend.queue.jobs import find_jobs
 from backend.queue.living_workers import living_workers
+from backend.queue.provenance import Provenance
 from backend.queue.store import PREFIX, Project, Store
+from backend.registry.label_histories import LabelHistories
 from backend.registry.records import project_number
 from backend.registry.registry import Registry, Version
 from backend.studio.project_id import number_of
 from backend.web.overview import retry_failed
 from backend.web.prelabel_jobs import PrelabelJobs
 from lasagna.errors import ConfigError, RegistryError
+from lasagna.labels.question import name_version
 from lasagna.pages import page_environment
 from lasagna.progress import in_time
 from lasagna.settings import Settings
@@ -102,7 +106,8 @@ class Serving:
 
     `learnt` is the instant head in words, "" where there is none; `waiting` corrections are not learnt from yet;
     `aside` are tasks that cannot be learnt from, with the reason; `not_served` are parts of its labelling configuration
-    that no prediction is made for.
+    that no prediction is made for. `fresh` tasks have a prediction that answers what is asked now; `outdated`: why
+    those of others do not, and how many; of tasks that nobody has annotated, as far as is known here.
     """
 
     project: str
@@ -115,6 +120,8 @@ class Serving:
     waiting: int = 0
     aside: Sequence[tuple[TaskLink, str]] = ()
     not_served: Sequence[str] = ()
+    fresh: int = 0
+    outdated: Sequence[tuple[str, int]] = ()
 
 
 @dataclass(frozen=True)
@@ -244,14 +251,19 @@ def _serving(store: Store, registry: Registry, projects: dict[str, Project]) -> 
     trainings, changes, heads = Trainings(store), Changes(store), ProjectHeads(registry.folder)
     urls = {number: project.url for number, project in projects.items()}
     uids = {project_number(uid): uid for uid in changes.projects()}
+    connected: dict[str, str] = {number_of(uid): uid for uid in reversed(store.projects())}
+    own = (store.model() or {}).get("version", "")
     numbers = {*registry.projects(), *projects, *trainings.projects()}
     found = []
     for number in sorted(numbers, key=lambda number: (len(number), number)):
         champion = candidate = None
         problem = ""
         learnt, waiting, aside = "", 0, list[tuple[TaskLink, str]]()
+        fresh, outdated = 0, list[tuple[str, int]]()
         try:
             champion, candidate = registry.champion(number), registry.candidate(number)
+            if number in connected:
+                fresh, outdated = _fresh(store, registry, heads, connected[number], champion.id if champion else own)
             if uid := uids.get(number):
                 said = changes.said(uid)
                 state = heads.current(number, champion.id if champion else str(said.get("version") or ""))
@@ -263,8 +275,23 @@ def _serving(store: Store, registry: Registry, projects: dict[str, Project]) -> 
             problem = str(error)
         known, training = projects.get(number, Project()), trainings.of(number)
         served = (champion, candidate, training, known.url, problem)
-        found.append(Serving(number, *served, learnt, waiting, aside, known.not_served))
+        found.append(Serving(number, *served, learnt, waiting, aside, known.not_served, fresh, outdated))
     return found
+
+
+def _fresh(
+    store: Store, registry: Registry, heads: ProjectHeads, uid: str, base: str
+) -> tuple[int, list[tuple[str, int]]]:
+    """How many predictions of a project are up to date, and why others are not."""
+    provenance = Provenance(store)
+    question = provenance.question_now(uid)
+    if question is None:
+        return 0, []
+    head = heads.current(uid, base) if store.project(uid).instant is not False else None
+    version = name_version(head.full_version if head else base, question)
+    reasons = Reasons(provenance, version, question, LabelHistories(registry.folder).renamed(uid))
+    fresh, outdated = reasons.counted(provenance.made_by(uid))
+    return fresh, [(why.words, count) for why, count in outdated]
 
 
 def _workers(store: Store, now: float) -> list[WorkerSeen]:

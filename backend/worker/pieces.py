@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from backend.queue.provenance import Made, data_digest
 from backend.queue.store import Work
 from lasagna.errors import LasagnaError
 from lasagna.formats.hygiene import Hygiene
 from lasagna.formats.label_studio import join_predictions
 from lasagna.labels.configuration import TaskImage
-from lasagna.labels.parts import Control, ImageConfig
+from lasagna.labels.question import ProjectQuestion, name_version
 
 
 @dataclass
@@ -53,6 +54,7 @@ class Piece:
     key: str
     work: Work
     params: Mapping[str, Any]
+    question: ProjectQuestion
     pictures: list[Picture] = field(default_factory=list)
     later: LasagnaError | None = None
 
@@ -61,7 +63,9 @@ class Piece:
         content, config = hashlib.sha256(data).hexdigest(), picture.image.config
         picture.data = data
         picture.key = content if len(self.pictures) == 1 else f"{content} {config.name}"
-        picture.result_key = _result_key(picture.key, config, self.params, answering, hygiene)
+        asked = ProjectQuestion.of([config], self.params, asdict(hygiene))
+        identity = json.dumps([picture.key, asked.text, answering])
+        picture.result_key = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
     def problems(self) -> list[tuple[str, str]]:
         """Why images have no prediction, with the kind of reason; names the image where there are several."""
@@ -69,9 +73,17 @@ class Piece:
         return [(f"{name}: {why}" if len(self.pictures) > 1 else why, kind) for name, why, kind in found]
 
     def prediction(self) -> dict[str, Any] | None:
-        """Of the images that have one, together; None where none has."""
+        """Of the images that have one, together; None where none has. Its version names the question."""
         found = [picture.prediction for picture in self.pictures if picture.prediction is not None]
-        return join_predictions(found) if found else None
+        if not found:
+            return None
+        joined = join_predictions(found)
+        return {**joined, "model_version": name_version(str(joined["model_version"]), self.question)}
+
+    def made(self, prediction: Mapping[str, Any]) -> Made:
+        """What the prediction was made of."""
+        images = [picture.content[:16] for picture in self.pictures if picture.content]
+        return Made(str(prediction["model_version"]), data_digest(self.work.data), images)
 
 
 @dataclass(frozen=True)
@@ -80,19 +92,3 @@ class Place:
 
     piece: Piece
     picture: Picture
-
-
-def _drawn(control: Control) -> list[Any]:
-    labeller = None if control.labelled_by is None else asdict(control.labelled_by)
-    labels = [(label.value, label.written, label.path) for label in control.labels]
-    return [control.name, control.kind, control.to_name, labeller, labels]
-
-
-def _result_key(
-    picture_key: str, config: ImageConfig, params: Mapping[str, Any], answering: tuple[str, str], hygiene: Hygiene
-) -> str:
-    """Of the query as far as it changes the answer, the model's version and precision, and what is left out."""
-    query = [config.image_name, config.item_index, list(map(_drawn, config.drawn)), config.absent_values]
-    asked = [(c.name, c.reads_as) if c.threshold is None else (c.name, c.reads_as, c.threshold) for c in config.classes]
-    identity = [picture_key, query, asked, dict(params), answering, asdict(hygiene)]
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:40]

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import redis
@@ -16,6 +17,7 @@ from backend.queue.store import Store
 from backend.worker.delivery import Delivery
 from backend.worker.rq_worker import LasagnaWorker, connect, work_until_stopped
 from backend.worker.runtime import Runtime
+from lasagna.formats.hygiene import Hygiene
 from lasagna.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,7 +48,9 @@ def run_worker(
         runtime.learning.look_after()
 
     def make() -> LasagnaWorker:
-        store.publish_model({"version": model.version, "name": settings.model, "pid": os.getpid()})
+        left_out = asdict(Hygiene.of(settings))
+        about = {"version": model.version, "name": settings.model, "pid": os.getpid(), "left_out": left_out}
+        store.publish_model(about)
         logger.info("waiting for jobs in %s", ", ".join(jobs.PREDICTING))
         return LasagnaWorker(
             connection, store, settings.batch_size, look_after=looks_after, model_version=model.version

@@ -28,14 +28,15 @@ from PIL import Image
 from rq.timeouts import JobTimeoutException
 
 from backend.instant.changes import Changes
-from backend.instant.heads import base_version
 from backend.instant.learning import Learning
 from backend.instant.policy import learns_at_once
 from backend.instant.renewal import renew_next
 from backend.queue.connections import Connections
 from backend.queue.counters import BATCH_BOUNDS, Meter, reason_of
+from backend.queue.provenance import Provenance
 from backend.queue.store import THRESHOLDS, Store, Work
 from backend.registry.registry import Registry
+from backend.registry.version_names import base_version
 from backend.studio.client import LabelStudioError
 from backend.studio.images import DoubtfulImageError, ImageLimits, fetch_image
 from backend.worker.clicks import parse_prompt, to_pixels
@@ -50,6 +51,7 @@ from lasagna.formats.hygiene import Hygiene, clean_segmentation, limit_region_by
 from lasagna.formats.label_studio import segmentation_to_label_studio
 from lasagna.labels.configuration import LabelConfig, TaskImage, parse_label_config
 from lasagna.labels.parts import with_thresholds
+from lasagna.labels.question import ProjectQuestion
 from lasagna.logs import logged
 from lasagna.masks.image import load_image
 from lasagna.masks.segmentation import ClassAnswer, Segmentation
@@ -96,6 +98,7 @@ class Runtime:
         )
         self.store = store
         self.meter = Meter(store.redis)
+        self.provenance = Provenance(store)
         self.connections = Connections(settings, store)
         self._settings = settings
         self._hygiene = Hygiene.of(settings)
@@ -205,13 +208,15 @@ class Runtime:
         for key, work in taken:
             try:
                 images = self._shown(work.config, work.data)
-                params = dict(self.store.project(work.project).params or {})
+                given = self.store.project(work.project).params or {}
             except LasagnaError as error:
                 self._failed(key, work, str(error), reason_of(error), counts)
             else:
+                question = ProjectQuestion.of(self._config(work.config).images, given, asdict(self._hygiene))
+                params = dict(given)
                 own = params.pop(THRESHOLDS, {})
                 pictures = [Picture(replace(i, config=with_thresholds(i.config, own))) for i in images]
-                pieces.append(Piece(key, work, params, pictures))
+                pieces.append(Piece(key, work, params, question, pictures))
         return pieces
 
     def _fetch(self, places: Sequence[Place], answering: tuple[str, str]) -> None:
@@ -331,7 +336,7 @@ class Runtime:
         if problems:
             with logged(task=work.task):
                 logger.warning("task %s is predicted in part: %s", work.task, words)
-        self.store.finish(piece.key, prediction, note=words)
+        self.store.finish(piece.key, prediction, words, piece.made(prediction))
         counts["predicted" if any(picture.is_computed for picture in piece.pictures) else "cached"] += 1
 
     def _failed(self, key: str, work: Work, reason: str, kind: str, counts: dict[str, int]) -> None:
@@ -399,6 +404,7 @@ class Runtime:
             label_studio, known = self.connections.of(project)
             data = fetch_image(label_studio, address, task, self._limits, known_as=known.url)
             key = (model.version, hashlib.sha256(data).hexdigest())
+            self.provenance.saw_image(project, task, key[1])
             self._encoded(model, data, address)
             self._hashes = {place: seen for place, seen in self._hashes.items() if seen[0] in self._features.asked}
             self._hashes[project, address, task] = (key[1], time.monotonic())
@@ -433,7 +439,7 @@ class Runtime:
             ):
                 self.meter.count(f"corrections:{name}", number)
             if outcome.head is not None and not outcome.waiting:
-                renew_next(self.store, self.connections.of(project)[0], project, outcome.head)
+                renew_next(self.store, self.connections.of(project)[0], project, outcome.head, self._hygiene)
         except LasagnaError as error:
             logger.warning("what was corrected in project %s waits: %s", project, error)
         self.meter.flush()

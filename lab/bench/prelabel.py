@@ -28,6 +28,7 @@ import numpy as np
 from rich.console import Console
 
 from backend.queue.store import Post, Work
+from backend.registry.version_names import base_version
 from backend.worker.delivery import AT_ONCE, deliver, deliver_together
 from lab.bench.command import report, sample_classes
 from lab.bench.load import small_photos
@@ -77,7 +78,10 @@ def prelabel(photos: int, kills: int, model: str | None, as_json: bool, out: Pat
         seconds = time.monotonic() - began
         version = parts.model_version
         with console.status("counting ..."):
-            found = Counter(sum(one["model_version"] == version for one in api.predictions(task)) for task in tasks[1:])
+            found = Counter(
+                sum(base_version(one["model_version"]) == version for one in api.predictions(task))
+                for task in tasks[1:]
+            )
         untouched = _human_work(parts, project, tasks[0]) == before
         with console.status("storing one by one and together ..."):
             stored = _stored_per_second(parts, config, tasks[1 : 1 + _STORE_ROUNDS])

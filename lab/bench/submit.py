@@ -19,6 +19,7 @@ import click
 import numpy as np
 from rich.console import Console
 
+from backend.registry.version_names import without_question
 from lab.bench.command import report
 from lab.bench.load import SIZE, Load
 from lab.loop.product import running_product
@@ -97,7 +98,8 @@ def correct(bench: Load, tasks: Sequence[dict[str, Any]]) -> list[Submitted]:
                 found.append(Submitted(failed=f"no newer head within {_LEARNT_WITHIN:g} s"))
                 continue
             served = bench.parts.serving(bench.shown)
-            versions = {each["model_version"] for each in api.open_task(bench.shown, following["id"])["predictions"]}
+            opened = api.open_task(bench.shown, following["id"])["predictions"]
+            versions = {without_question(each["model_version"]) for each in opened}
             shown = time.monotonic() - began
             failed = "" if served in versions else f"the opened task has {sorted(versions) or 'no prediction'}"
             found.append(Submitted(learnt, shown, failed))

@@ -69,6 +69,7 @@ class AnnotateRequest:
             list(self.formats),
             self.gallery,
             job.parts,
+            dict(job.params),
             asdict(job.hygiene),
             job.label_config_xml,
             repr(job.addresses),

@@ -9,7 +9,8 @@ import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -31,6 +32,7 @@ from lasagna.formats.png import class_table, indices_to_png, segmentation_to_ind
 from lasagna.formats.voc import segmentation_to_voc
 from lasagna.formats.yolo import segmentation_to_yolo, yolo_data_yaml, yolo_label_path
 from lasagna.labels.configuration import LabelConfig
+from lasagna.labels.question import ProjectQuestion, name_version
 from lasagna.masks.segmentation import ClassQuery, Segmentation
 
 
@@ -42,6 +44,7 @@ class Job:
         parts: Whether each connected part of a class is an object of its own in every format that has objects; else
             each format does as its readers expect.
         queries: The classes, where they stand in the tasks and not in the labelling configuration.
+        params: Of the model (`Lasagna.segment_batch`).
     """
 
     out: Path
@@ -53,6 +56,7 @@ class Job:
     hygiene: Hygiene
     parts: bool = False
     queries: Sequence[ClassQuery] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
 
     def stage(self, name: str, data: bytes | str) -> str:
         """Writes what will be OUT/name. Returns the hash of its content."""
@@ -100,15 +104,20 @@ class LabelStudioWriter(Writer):
         names = ("tasks.json", "label_config.xml", "IMPORT.md")
         return FileSet("label-studio", names, content_hash(xml), ("label_config.xml", xml))
 
+    @cached_property
+    def _version(self) -> str:
+        """With the question, so that a backend that serves the same model takes these predictions for its own."""
+        job = self._job
+        params = {**job.params, "parts": job.parts}
+        return name_version(job.model_version, ProjectQuestion.of(job.label_config.images, params, asdict(job.hygiene)))
+
     def encode(self, image: ImageFile, content: str, segmentation: Segmentation) -> Any:
         config, job = self._job.label_config, self._job
         data = config.make_data(job.addresses.of(image), job.queries)
         shown, predictions, counts = config.shown(data), [], Counts()
         for each in shown:
             key = f"{content} {image.name}" + (f" {each.config.name}" if len(shown) > 1 else "")
-            prediction = segmentation_to_label_studio(
-                segmentation, each.config, key, job.model_version, parts=job.parts
-            )
+            prediction = segmentation_to_label_studio(segmentation, each.config, key, self._version, parts=job.parts)
             prediction, left_out = limit_region_bytes(prediction, each.config, job.hygiene.max_region_bytes)
             predictions.append(prediction)
             counts += left_out

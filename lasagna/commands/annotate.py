@@ -177,6 +177,7 @@ def annotate(
             out=out.absolute(),
             class_names=[query.name for query in queries],
             model_version=version,
+            params={"threshold": threshold, "exclusive": exclusive},
             label_config=config,
             label_config_xml=config_xml,
             addresses=_addresses(found, image_root, image_url_prefix),

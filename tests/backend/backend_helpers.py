@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
+from dataclasses import asdict
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -62,6 +63,17 @@ def png(seed: int = 0, size: tuple[int, int] = (64, 48)) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def asked(version: str, config: str = CONFIG, **params: Any) -> str:
+    """What predictions of a version carry that are asked for under a labelling configuration."""
+    from lasagna.formats.hygiene import Hygiene
+    from lasagna.labels.configuration import parse_label_config
+    from lasagna.labels.question import ProjectQuestion, name_version
+    from lasagna.settings import Settings
+
+    left_out = asdict(Hygiene.of(Settings.load({})))
+    return name_version(version, ProjectQuestion.of(parse_label_config(config).images, params, left_out))
 
 
 def light_checkpoint(folder: Path, whole: Path, base: Path | str) -> Path:
@@ -271,6 +283,10 @@ class _Handler(BaseHTTPRequestHandler):
                 versions = {task: ", ".join({p["model_version"] for p in stub.posted(task)}) for task in there}
                 tasks = [{"id": task, "data": {}, "predictions_model_versions": versions[task]} for task in there]
                 self._send(200, {"tasks": tasks, "total": len(tasks)})
+                return
+            if "draft_exists" in query["query"][0]:
+                begun = [{"id": t["id"]} for t in stub.tasks if t.get("drafts")]
+                self._send(200, {"tasks": begun[(page - 1) * size : page * size], "total": len(begun)})
                 return
             if "cancelled_annotations" in query["query"][0]:
                 untouched = [{**t, "predictions": stub.posted(t["id"])} for t in stub.tasks if not t["annotations"]]

@@ -103,7 +103,7 @@ def working(store: Store, redis_db: str) -> Iterator[None]:
             if found.task and found.task % 3 == 0:
                 store.fail(key, "the image is broken")
             else:
-                store.finish(key, PREDICTION)
+                store.finish(key, {**PREDICTION, "model_version": found.version})
 
     with beating(0.02, work, "worker"):
         yield

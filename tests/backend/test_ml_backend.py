@@ -16,7 +16,7 @@ from backend.queue.services import Service, free_port
 from backend.queue.store import Store
 from lasagna.checkpoint.folder import checkpoint_version
 from lasagna.errors import ConfigError
-from tests.backend.backend_helpers import CONFIG, PROJECT, TOKEN
+from tests.backend.backend_helpers import CONFIG, PROJECT, TOKEN, asked
 
 with warnings.catch_warnings():  # of 2023: invalid escape sequences, and what its own dependencies warn of
     warnings.simplefilter("ignore")
@@ -150,7 +150,7 @@ class TestVersion2:
 
     def test_setup_says_the_version_of_the_predictions(self, model_class: Any, checkpoint: Any) -> None:
         model = model_class(project_id="3", label_config=CONFIG)
-        assert model.get("model_version") == checkpoint_version(checkpoint)
+        assert model.get("model_version") == asked(checkpoint_version(checkpoint), CONFIG)
 
     def test_predict(self, model_class: Any) -> None:
         model = model_class(project_id="3", label_config=CONFIG)

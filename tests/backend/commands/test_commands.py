@@ -21,7 +21,16 @@ from backend.web.prelabel_jobs import PrelabelJobs, work_on
 from backend.worker.rq_worker import LasagnaWorker
 from lasagna.errors import ServiceError
 from lasagna.settings import Settings
-from tests.backend.backend_helpers import CONFIG, PREDICTION, PROJECT, TOKEN, Backend, StubLabelStudio, wait_until
+from tests.backend.backend_helpers import (
+    CONFIG,
+    PREDICTION,
+    PROJECT,
+    TOKEN,
+    Backend,
+    StubLabelStudio,
+    asked,
+    wait_until,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -175,14 +184,14 @@ class TestPrelabel:
 
     def test_refresh_replaces(self, stub: StubLabelStudio) -> None:
         stub.add_tasks(2)
-        old = {"model_version": "tiny-1", "result": [{"id": "old"}], "score": 0.0}
+        old = {"model_version": asked("tiny-1"), "result": [{"id": "old"}], "score": 0.0}
         stub.predictions += [{"id": 1, "task": 1, **old}, {"id": 2, "task": 1, **old, "model_version": "tiny-0"}]
         result = self.command(stub, "--refresh")
         assert "2 predicted" in result.output
         assert sorted((p["task"], p["model_version"], p["result"][0]["id"]) for p in stub.predictions) == [
             (1, "tiny-0", "old"),
-            (1, "tiny-1", "new"),
-            (2, "tiny-1", "new"),
+            (1, asked("tiny-1"), "new"),
+            (2, asked("tiny-1"), "new"),
         ]
 
     def test_tasks_that_nobody_has_annotated_are_renewed(self, stub: StubLabelStudio) -> None:
@@ -192,7 +201,7 @@ class TestPrelabel:
         old = {"result": [{"id": "old"}], "score": 0.0}
         stub.predictions += [
             {"id": number, "task": task, "model_version": version, **old}
-            for number, (task, version) in enumerate([(1, "tiny-0"), (2, "tiny-0"), (5, "tiny-1")], start=1)
+            for number, (task, version) in enumerate([(1, "tiny-0"), (2, "tiny-0"), (5, asked("tiny-1"))], start=1)
         ]
         assert "3 predicted, 1 had a prediction already, 1 annotated keep an older one" in self.command(stub).output
         renewed = {p["task"] for p in stub.predictions if p["result"][0]["id"] == "new"}
@@ -201,7 +210,7 @@ class TestPrelabel:
     def test_an_annotated_task_keeps_its_prediction_also_with_refresh(self, stub: StubLabelStudio) -> None:
         tasks = stub.add_tasks(2)
         tasks[0]["total_annotations"] = 1
-        old = {"result": [{"id": "old"}], "score": 0.0, "model_version": "tiny-1"}
+        old = {"result": [{"id": "old"}], "score": 0.0, "model_version": asked("tiny-1")}
         stub.predictions += [{"id": number, "task": number, **old} for number in (1, 2)]
         assert "1 predicted, 1 had a prediction already, 0 failed" in self.command(stub, "--refresh").output
         assert [(p["task"], p["result"][0]["id"]) for p in stub.predictions] == [(1, "old"), (2, "new")]
@@ -210,21 +219,24 @@ class TestPrelabel:
         tasks = [*stub.add_tasks(2), *stub.add_tasks(2, first=4), *stub.add_tasks(1, first=7)]
         for task, annotations in zip(tasks, (0, 1, 0, 1, 1), strict=True):
             task["total_annotations"] = annotations
-        versions = [(1, "tiny-0"), (2, "tiny-0"), (5, "tiny-1")]
+        versions = [(1, "tiny-0"), (2, "tiny-0"), (5, asked("tiny-1"))]
         stub.predictions += [
             {"id": number, "task": task, "model_version": version, "result": []}
             for number, (task, version) in enumerate(versions, start=1)
         ]
         said = self.command(stub, "--dry-run").output
-        assert "3 of 5 tasks would be predicted: 2 without a prediction, 1 with one of another version" in said
-        assert "Left alone: 1 that have one of tiny-1, 1 annotated." in said
-        assert "is not known before tiny-1 has predicted something here" in said
+        assert "3 of 5 tasks would be predicted: 2 without a prediction, 1 outdated" in said
+        assert "Left alone: 1 up to date, 1 annotated with an older one." in said
+        assert "1 outdated: another version serves the project" in said
+        assert f"is not known before {asked('tiny-1')} has predicted something here" in said
         meter = Meter(store.redis)
         meter.pace("tiny-1", 10, 25.0)
         meter.flush()
         plan = json.loads(CliRunner().invoke(prelabel, self.arguments(stub, "--dry-run", "--json")).stdout)
         assert plan == {
-            "version": "tiny-1", "total": 5, "missing": 2, "outdated": 1, "replaced": 0, "had_one": 1, "annotated": 1,
+            "version": asked("tiny-1"), "total": 5,
+            "missing": 2, "outdated": 1, "replaced": 0, "had_one": 1, "annotated": 1,
+            "why": [{"kind": "version", "words": "another version serves the project", "tasks": 1}],
             "workers": 0, "seconds_per_task": 2.5, "seconds": 7.5, "to_predict": 3,
         }  # fmt: skip
         assert len(stub.predictions) == 3
@@ -234,16 +246,8 @@ class TestPrelabel:
         stub.add_tasks(3)
         found = json.loads(CliRunner().invoke(prelabel, self.arguments(stub, "--json")).stdout)
         failed = {"3": "the image is broken"}
-        assert found == {
-            "version": "tiny-1",
-            "total": 3,
-            "done": 2,
-            "had_one": 0,
-            "annotated": 0,
-            "deleted": 0,
-            "cancelled": 0,
-            "failed": failed,
-        }
+        counts = {"total": 3, "done": 2, "had_one": 0, "annotated": 0, "deleted": 0, "cancelled": 0, "why": {}}
+        assert found == {"version": asked("tiny-1"), **counts, "failed": failed}
 
     def test_leaves_a_record_of_the_run(self, stub: StubLabelStudio, store: Store) -> None:
         stub.add_tasks(3)
@@ -297,7 +301,7 @@ def test_prelabel_looks_whether_an_answer_was_stored(
     """Label Studio asked for the same two tasks, and was killed when it had stored the first."""
     monkeypatch.setattr("backend.web.prelabel._STORED_WITHIN", 0.0)
     monkeypatch.setattr("backend.web.prelabel._CONFIRM_EVERY", 0.05)
-    prediction = {"model_version": "tiny-1", "score": 0.5, "result": []}
+    prediction = {"model_version": asked("tiny-1"), "score": 0.5, "result": []}
     store.publish_model({"version": "tiny-1"})
     stub.add_tasks(2)
     project = ProjectRun(Predictor(settings, store), LabelStudio(stub.url, TOKEN), 3)

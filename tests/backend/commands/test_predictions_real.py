@@ -9,11 +9,11 @@ from click.testing import CliRunner, Result
 from backend.commands.predictions import predictions
 from backend.queue.store import Store
 from lasagna.errors import ConfigError
-from tests.backend.backend_helpers import CONFIG
+from tests.backend.backend_helpers import CONFIG, asked
 
 pytestmark = pytest.mark.label_studio
 
-OLD, NEW, OTHER = "tiny-1", "tiny-2", "yolo-v8"
+OLD, NEW, OTHER = "tiny-1", asked("tiny-2"), "yolo-v8"
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def environment(label_studio: Any, redis_db: str, store: Store, monkeypatch: pyt
     monkeypatch.setenv("LASAGNA_REDIS_URL", redis_db)
     monkeypatch.setenv("LASAGNA_LABEL_STUDIO_URL", label_studio.url)
     monkeypatch.setenv("LASAGNA_LABEL_STUDIO_TOKEN", label_studio.login.token)
-    store.publish_model({"version": NEW})
+    store.publish_model({"version": "tiny-2"})
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from backend.registry.registry import Registry
 from backend.studio.client import LabelStudioError
 from backend.worker.rq_worker import LasagnaWorker
 from lasagna.settings import Settings
-from tests.backend.backend_helpers import StubLabelStudio, browser_session, make_jwt, png
+from tests.backend.backend_helpers import StubLabelStudio, asked, browser_session, make_jwt, png
 from tests.backend.doctor.doctor_world import CONFIG, World
 
 pytestmark = pytest.mark.label_studio
@@ -621,8 +621,17 @@ def labels_that_were_renamed(world: World) -> Case:
     region = {"id": "a", "from_name": "brush", "to_name": "image", "type": "brushlabels", "image_rotation": 0}
     region |= {"original_width": 451, "original_height": 300}
     region["value"] = {"format": "rle", "rle": rle, "brushlabels": ["Dog"]}
-    found = {"model_version": world.backend.model_version, "score": 0.5, "result": [region]}
+    found = {"model_version": asked(world.backend.model_version, CONFIG), "score": 0.5, "result": [region]}
     world.api.create_prediction(task.id, found)
+    world.change(project, label_config=CONFIG)
+    return world.case(project)
+
+
+@row("note-outdated", "1 of 2 predictions are outdated (1: the label 'Dog' was removed)")
+def a_label_was_removed(world: World) -> Case:
+    """The doctor itself renews that of the task that it sends."""
+    project = world.project(CONFIG.replace("</Brush", '<Label value="Dog"/></Brush'), data=[{"image": world.photo}] * 2)
+    world.api.retrieve_predictions(project)
     world.change(project, label_config=CONFIG)
     return world.case(project)
 
@@ -717,7 +726,7 @@ class TestSound:
             assert [found for found in findings if found.state != "ok"] == []
             assert wanted in next(found for found in findings if found.check == "prediction").words
             [prediction] = world.api.predictions(task.id)
-            assert prediction["model_version"] == world.backend.model_version
+            assert prediction["model_version"] == asked(world.backend.model_version, CONFIG)
         [backend], webhook = world.call("GET", f"/api/ml/?project={project}"), world.webhook(project)
         assert backend["id"] == before[0][0]["id"]
         assert webhook == before[1]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import requests
 
-from backend.instant.heads import base_version
+from backend.registry.version_names import base_version, without_question
 from backend.studio.client import LabelStudio
 from lasagna.checkpoint.folder import checkpoint_version
 from tests.backend.backend_helpers import Backend, wait_until
@@ -51,7 +51,7 @@ def test_the_next_opened_task_has_the_newest_head(
 
     def version_of(task: int) -> str:
         found = api.open_task(project, task)["predictions"]
-        return str(max(found, key=lambda p: p["id"])["model_version"]) if found else ""
+        return without_question(max(found, key=lambda p: p["id"])["model_version"]) if found else ""
 
     assert version_of(tasks[0]) == checkpoint_version(checkpoint)
     heads: list[str] = []
@@ -67,7 +67,9 @@ def test_the_next_opened_task_has_the_newest_head(
     assert version_of(tasks[4]) == heads[-1]
     # the one that was pre-labelled before is renewed, the other model's prediction stays
     renewed = wait_until(
-        lambda: [p for p in api.predictions(tasks[6]) if p["model_version"] == heads[-1]], 60, "the renewed prediction"
+        lambda: [p for p in api.predictions(tasks[6]) if without_question(p["model_version"]) == heads[-1]],
+        60,
+        "the renewed prediction",
     )
     assert old not in {p["id"] for p in api.predictions(tasks[6])}
     assert len(renewed) == 1

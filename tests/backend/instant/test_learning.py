@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from backend.instant.changes import CRASHES, EVERYTHING, Changes
-from backend.instant.heads import ProjectHeads, base_version
+from backend.instant.heads import ProjectHeads
 from backend.queue import jobs
 from backend.queue.store import Project, Store
 from backend.queue.works import work_of
+from backend.registry.version_names import base_version
 from backend.web.predictions import Predictor
 from backend.worker.runtime import Runtime
 from lasagna import Lasagna
@@ -23,7 +24,7 @@ from lasagna.errors import RegistryError
 from lasagna.instant.store import HeadStore
 from lasagna.labels.configuration import parse_label_config
 from lasagna.settings import Settings
-from tests.backend.backend_helpers import CONFIG, PROJECT, TOKEN, StubLabelStudio, note_labels
+from tests.backend.backend_helpers import CONFIG, PROJECT, TOKEN, StubLabelStudio, asked, note_labels
 from tests.backend.loop.loop_helpers import correct, rectangle, square
 
 
@@ -85,7 +86,7 @@ class TestLearning:
         assert runtime.predict([work.key], "job")["predicted"] == 1
         post = store.take_post()
         assert post is not None
-        assert post.prediction["model_version"] == version
+        assert post.prediction["model_version"] == asked(version)
 
     def test_one_job_waits_however_many_events_come(self, store: Store, changes: Changes) -> None:
         for task in range(5):
@@ -153,6 +154,41 @@ class TestLearning:
         changes.note(PROJECT, correct(stub, 1, first=6))
         learn_all(runtime)
         assert heads_of(runtime).read("6").classes == ("Cat", "Dog")
+
+    @pytest.mark.parametrize(
+        ("was", "now", "again", "classes"),
+        [
+            ('value="Cat"', 'value="Cat" background="red"', False, {"Cat", "Dog", "Sky"}),
+            ('<Label value="Sky"/>', '<Label value="Sky"/><Label value="Sea"/>', False, {"Cat", "Dog", "Sky"}),
+            ('value="Cat"', 'value="Cat" hint="kitten"', True, {"Cat", "Dog", "Sky"}),
+            ('<Label value="Sky"/>', "", True, {"Cat", "Dog"}),
+            ('value="Cat"', 'value="Tom"', True, {"Tom", "Dog", "Sky"}),
+        ],
+        ids=["coloured", "added", "read as something else", "removed", "renamed"],
+    )
+    def test_labels_change(
+        self,
+        runtime: Runtime,
+        stub: StubLabelStudio,
+        changes: Changes,
+        was: str,
+        now: str,
+        again: bool,
+        classes: set[str],
+    ) -> None:
+        """An annotation is read again where its labels mean something else by now."""
+        changes.note(PROJECT, correct(stub, 2))
+        learn_all(runtime)
+        assert set(heads_of(runtime).read("1").classes) == {"Cat", "Dog", "Sky"}
+        stub.label_config = CONFIG.replace(was, now)
+        runtime.learning.histories.note(PROJECT, parse_label_config(stub.label_config).images)
+        if "Tom" in now:
+            runtime.learning.histories.rename(PROJECT, "Cat", "Tom")
+        changes.note(PROJECT, [EVERYTHING])
+        assert runtime.learning.learn(PROJECT).learnt == (2 if again else 0)
+        assert set(heads_of(runtime).read("1").classes) == classes
+        changes.note(PROJECT, [EVERYTHING])
+        assert runtime.learning.learn(PROJECT).learnt == 0
 
     def test_a_task_that_ends_the_worker_is_set_aside(
         self, runtime: Runtime, stub: StubLabelStudio, changes: Changes
@@ -231,6 +267,15 @@ class TestLearning:
 
 
 class TestWeb:
+    def test_other_labels_have_every_annotation_read_again(
+        self, settings: Settings, store: Store, stub: StubLabelStudio, changes: Changes
+    ) -> None:
+        predictor = Predictor(settings, store)
+        store.keep_project(PROJECT, Project(stub.url, TOKEN))
+        for config, noted in ((CONFIG, False), (CONFIG, False), (CONFIG.replace("Sky", "Sea"), True)):
+            predictor.project_updated({"id": 3, "label_config": config})
+            assert (EVERYTHING in changes.waiting(PROJECT)) == noted
+
     def test_events(self, settings: Settings, store: Store, stub: StubLabelStudio, changes: Changes) -> None:
         predictor = Predictor(settings, store)
         store.keep_project(PROJECT, Project(stub.url, TOKEN))

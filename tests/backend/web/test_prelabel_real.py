@@ -12,7 +12,7 @@ from backend.queue.store import Store
 from backend.studio.client import LabelStudio
 from lasagna.checkpoint.folder import checkpoint_version
 from lasagna.errors import ConfigError
-from tests.backend.backend_helpers import Backend, png, wait_until
+from tests.backend.backend_helpers import Backend, asked, png, wait_until
 
 pytestmark = pytest.mark.label_studio
 
@@ -84,7 +84,7 @@ def test_killed_twice(label_studio: Any, environment: Backend, store: Store, tmp
     outcome = json.loads(result.stdout)
     assert (outcome["annotated"], outcome["failed"]) == (1, {})
     assert outcome["done"] + outcome["had_one"] == 9
-    version = checkpoint_version(checkpoint)
+    version = asked(checkpoint_version(checkpoint), CONFIG)
     assert [[p["model_version"] for p in api.predictions(task)] for task in tasks] == [["other-1"], *[[version]] * 9]
     after = api.open_task(project, tasks[0])
     for annotation in (*before["annotations"], *after["annotations"]):

@@ -1,5 +1,6 @@
 """The status page, its button in a real browser, and the gate's reports."""
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from werkzeug.wrappers import Request
 from backend.app import create_app
 from backend.loop.trainings import Trainings
 from backend.queue.counters import REASONS
+from backend.queue.provenance import Made
 from backend.queue.store import Project, Store, Work
 from backend.registry.registry import Registry
 from backend.web.cross_site import is_cross_site
@@ -19,7 +21,7 @@ from backend.web.prelabel_jobs import PrelabelJobs
 from backend.web.status_page import _KINDS
 from backend.worker.rq_worker import LasagnaWorker
 from lasagna.settings import Settings
-from tests.backend.backend_helpers import PREDICTION, PROJECT, TOKEN
+from tests.backend.backend_helpers import CONFIG, PREDICTION, PROJECT, TOKEN
 
 NASTY = '<script>alert("x")</script>'
 
@@ -92,6 +94,35 @@ class TestPage:
         assert 'http-equiv="refresh"' in page
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
         assert client.get(f"/gate/{champion.id}").text == "<h1>the gate's page</h1>"
+
+    def test_predictions_that_are_outdated(self, client: FlaskClient, store: Store) -> None:
+        """By what was delivered, without asking Label Studio; a task that is annotated or gone counts no more."""
+        store.publish_model({"version": "tiny-1"})
+        config = "<Label value='Horse'/>"
+        for xml in (CONFIG.replace("</BrushLabels>", f"{config}</BrushLabels>"), CONFIG):
+            body = {"project": PROJECT, "schema": xml, "hostname": "https://label.example.org", "access_token": TOKEN}
+            version = client.post("/setup", json={**body, "extra_params": {"instant": False}}).json["model_version"]
+            for number in range(1, 5) if xml != CONFIG else (4,):
+                [entry] = store.register([Work(PROJECT, number, "{}", "c", version)], lease=0)
+                store.start([entry.key], "job")
+                store.finish(entry.key, PREDICTION, "", Made(version, "d"))
+                post = store.take_post()
+                assert post is not None
+                store.posted(post.key, number)
+
+        def shown() -> str:
+            return " ".join(html.unescape(client.get("/status").text).split())
+
+        assert "1 prediction up to date" in shown()
+        assert "3 outdated" in shown()
+        assert "3: the label 'Horse' was removed" in shown()
+        assert "<code>lasagna prelabel 3</code>" in shown()
+        for action, tasks in (("ANNOTATION_CREATED", {"task": {"id": 1}}), ("TASKS_DELETED", {"tasks": [{"id": 2}]})):
+            client.post("/webhook", json={"action": action, "project": {"id": 3, "label_config": CONFIG}, **tasks})
+        assert "1: the label 'Horse' was removed" in shown()
+        restored = {"id": 3, "label_config": CONFIG.replace("</BrushLabels>", f"{config}</BrushLabels>")}
+        client.post("/webhook", json={"action": "PROJECT_UPDATED", "project": restored})
+        assert "1: the label 'Horse' was added" in shown(), "what was outdated answers what is asked again"
 
     def test_of_nothing(self, client: FlaskClient) -> None:
         page = client.get("/status").text

@@ -16,7 +16,16 @@ from backend.queue.store import Store, connect
 from backend.registry.registry import Registry
 from lasagna import Lasagna
 from lasagna.checkpoint.folder import checkpoint_version
-from tests.backend.backend_helpers import PROJECT, TOKEN, Backend, Process, RedisServer, StubLabelStudio, wait_until
+from tests.backend.backend_helpers import (
+    PROJECT,
+    TOKEN,
+    Backend,
+    Process,
+    RedisServer,
+    StubLabelStudio,
+    asked,
+    wait_until,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +54,7 @@ class Running:
         wait_until(lambda: all(stub.posted(task["id"]) for task in tasks), seconds, "the posts")
         time.sleep(1)
         assert [len(stub.posted(task["id"])) for task in tasks] == [1] * len(tasks)
-        assert {p["model_version"] for p in stub.predictions} == {self.version}
+        assert {p["model_version"] for p in stub.predictions} == {asked(self.version)}
 
     def end(self) -> None:
         self.store.redis.close()
@@ -62,14 +71,14 @@ def everything(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> It
 
 @pytest.fixture
 def running(everything: Running, stub: StubLabelStudio) -> Running:
-    assert everything.backend.setup(stub.url).json()["model_version"] == everything.version
+    assert everything.backend.setup(stub.url).json()["model_version"] == asked(everything.version)
     return everything
 
 
 def test_predictions_come_with_the_answer(running: Running, stub: StubLabelStudio) -> None:
     tasks = running.add_tasks(stub, 5)
     answer = running.backend.predict(tasks).json()
-    assert [entry["model_version"] for entry in answer["results"]] == [running.version] * 5
+    assert [entry["model_version"] for entry in answer["results"]] == [asked(running.version)] * 5
     time.sleep(1)
     assert stub.predictions == []  # delivered, so not posted
 
@@ -90,7 +99,7 @@ def test_a_version_serves_without_a_restart(running: Running, stub: StubLabelStu
     registry.promote(PROJECT, version.id, "")
     after = answer()
     registry.rollback(PROJECT, "")
-    assert (before["model_version"], after["model_version"]) == (running.version, version.id)
+    assert (before["model_version"], after["model_version"]) == (asked(running.version), asked(version.id))
     assert answer() == before
     assert running.worker.process.poll() is None
 
@@ -213,7 +222,7 @@ def test_sigterm_ends_the_worker_after_its_batch(running: Running, stub: StubLab
     wait_until(lambda: running.store.counts()["running"], what="a running task")
     assert running.worker.stop() == 0
     request.join()
-    assert seen[0].json()["results"][0]["model_version"] == running.version
+    assert seen[0].json()["results"][0]["model_version"] == asked(running.version)
     assert running.serve.stop() == 0
 
 

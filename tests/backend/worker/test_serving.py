@@ -11,10 +11,11 @@ from flask.testing import FlaskClient
 from backend.app import create_app
 from backend.queue.store import Store
 from backend.registry.registry import Registry, Version
+from backend.registry.version_names import without_question
 from backend.worker.runtime import Runtime
 from lasagna import Lasagna
 from lasagna.settings import Settings
-from tests.backend.backend_helpers import CONFIG, TOKEN, StubLabelStudio
+from tests.backend.backend_helpers import CONFIG, TOKEN, StubLabelStudio, asked
 
 FIRST, SECOND = "3.1795397674", "4.1795397675"
 CLICK = {"type": "keypointlabels", "from_name": "kp", "is_positive": True,
@@ -71,7 +72,10 @@ class Served:
     def setup(self) -> str:
         body = {"project": self.project, "schema": CONFIG, "hostname": self.stub.url, "access_token": TOKEN}
         extra = {"threshold": 0.01}  # everything present
-        return str(self.client.post("/setup", json={**body, "extra_params": extra}).json["model_version"])
+        answer = self.client.post("/setup", json={**body, "extra_params": extra}).json
+        version = without_question(str(answer["model_version"]))
+        assert answer["model_version"] == asked(version, **extra)
+        return version
 
     def predict(self, **params: Any) -> Any:
         """The prediction of a new task that has always the same image."""
@@ -81,8 +85,8 @@ class Served:
         answer = self.client.post("/predict", json=body).json
         assert answer["errors"] == {}
         [prediction] = answer["results"]
-        assert prediction["model_version"] == answer["model_version"]
-        return prediction
+        assert params or prediction["model_version"] == answer["model_version"]
+        return {**prediction, "model_version": without_question(prediction["model_version"])}
 
 
 @pytest.fixture

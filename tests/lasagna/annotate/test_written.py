@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,11 @@ import pytest
 from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image
 from pycocotools.coco import COCO
+
+from lasagna.formats.hygiene import Hygiene
+from lasagna.labels.configuration import read_label_config
+from lasagna.labels.question import ProjectQuestion, name_version
+from lasagna.settings import Settings
 
 from .made import CLASSES, NAMES, Run, picture, read
 
@@ -48,11 +54,13 @@ def test_label_studio_tasks_are_ready_to_import(done: Path, tmp_path: Path) -> N
     ]
     interface = LabelInterface((done / "label_config.xml").read_text())
     report = read(done / "report.json")
+    images = read_label_config(done / "label_config.xml").images
+    question = ProjectQuestion.of(images, {}, asdict(Hygiene.of(Settings.load({}))))
     ids = []
     for task, image in zip(tasks, report["images"], strict=True):
         (prediction,) = task["predictions"]
         assert interface.validate_prediction(prediction, return_errors=True) == []
-        assert prediction["model_version"] == report["model_version"]
+        assert prediction["model_version"] == name_version(report["model_version"], question), "as a backend calls it"
         ids += [region["id"] for region in prediction["result"]]
         drawn = {r["value"]["brushlabels"][0] for r in prediction["result"] if r["type"] == "brushlabels"}
         assert drawn == {row["name"] for row in image["classes"] if row["area"]}
