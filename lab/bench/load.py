@@ -25,6 +25,7 @@ from rich.console import Console
 
 from backend.studio.project_id import project_uid
 from lab.bench.command import report, sample_classes, sample_images
+from lab.bench.slow import slow_clients
 from lab.loop.product import running_product
 from lasagna.errors import ServiceError, in_words
 from lasagna.labels.classes import make_label_config
@@ -56,22 +57,31 @@ class Timed(NamedTuple):
 Examples:
   lasagna bench load
   lasagna bench load --photos 400 --annotators 8 --json
+  lasagna bench load --slow 30
   lasagna bench load --model ./my-checkpoint --out runs/load.json"""
 )
 @click.option("--photos", default=240, show_default=True, type=click.IntRange(1), help="In the project of the batch.")
 @click.option("--annotators", default=3, show_default=True, type=click.IntRange(1, 20), help="At the same time.")
 @click.option("--opened", default=10, show_default=True, type=click.IntRange(1), help="Photos that each one opens.")
+@click.option("--slow", default=0, show_default=True, type=click.IntRange(0, 500),
+              help="Clients that send half a request and wait, in a phase of their own.")  # fmt: skip
 @click.option("--model", help="Checkpoint: a shipped name, a folder or a hub id.  [default: nano]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the JSON to a file too.")
-def load(photos: int, annotators: int, opened: int, model: str | None, as_json: bool, out: Path | None) -> None:
+def load(
+    photos: int, annotators: int, opened: int, slow: int, model: str | None, as_json: bool, out: Path | None
+) -> None:
     """Measure how long annotators wait while a whole project is pre-labelled, in a real Label Studio."""
     console = Console(stderr=True)
     with running_product(model, None, console) as parts:
-        bench = Load(parts, photos, annotators, opened, console)
+        bench = Load(parts, photos, annotators, opened, console, phases=3 if slow else 2)
         alone = bench.annotate(0)
+        disturbed: list[Timed] = []
+        if slow:
+            with slow_clients(parts.backend_url, slow):
+                disturbed = bench.annotate(2, f"beside {slow} slow clients")
         with bench.batch() as batch:
-            beside = bench.annotate(1)
+            beside = bench.annotate(1, "beside the batch")
             batch.was_running = bench.job()["state"] == "running"
             batch.at_the_end = bench.job()["through"]
     setting = {
@@ -85,9 +95,11 @@ def load(photos: int, annotators: int, opened: int, model: str | None, as_json: 
         "batch ran throughout": batch.was_running,
     }
     rows = [_row("alone", kind, alone) for kind in ("open", "click")]
+    if slow:
+        rows += [_row(f"beside {slow} slow clients", kind, disturbed) for kind in ("open", "click")]
     rows += [_row("beside a batch", kind, beside) for kind in ("open", "click")]
     report("load", setting, rows, device="cpu", as_json=as_json, out=out)
-    for reason in sorted({one.failed for one in (*alone, *beside) if one.failed}):
+    for reason in sorted({one.failed for one in (*alone, *disturbed, *beside) if one.failed}):
         console.print(f"failed: {reason}", style="red", markup=False)
     if not batch.was_running:
         console.print(f"the batch ended first ({batch.at_the_end} of {photos} tasks): give more --photos", style="red")
@@ -118,9 +130,12 @@ class Load:
         annotators: How many there are.
         opened: Photos that each opens in each phase.
         console: For progress.
+        phases: So often they annotate.
     """
 
-    def __init__(self, parts: "Demo", photos: int, annotators: int, opened: int, console: "Console") -> None:
+    def __init__(
+        self, parts: "Demo", photos: int, annotators: int, opened: int, console: "Console", phases: int = 2
+    ) -> None:
         self.parts, self.console = parts, console
         self._annotators, self._opened = annotators, opened
         self.classes = sample_classes(_CLASSES)
@@ -128,7 +143,7 @@ class Load:
         labels = "".join(f'<Label value="{name}"/>' for name in self.classes)
         clicks = f'<KeyPointLabels name="click" toName="image" smart="true">{labels}</KeyPointLabels></View>'
         self.config = brushes.replace("</View>", clicks)
-        needed = photos + 2 * annotators * opened
+        needed = photos + phases * annotators * opened
         files = small_photos(parts.folder / "photos", needed)
         api = parts.api
         with console.status(f"{needed} photos to Label Studio ..."):
@@ -141,15 +156,15 @@ class Load:
         self.tasks = [{"id": task.id, "project": shown, "data": task.data} for task in api.tasks(shown)]
         self._job = ""
 
-    def annotate(self, phase: int) -> list[Timed]:
-        """All annotators once, each with photos of its own."""
+    def annotate(self, phase: int, what: str = "alone") -> list[Timed]:
+        """All annotators once, each with photos of its own; `what` says beside what."""
         per_phase = self._annotators * self._opened
         tasks = self.tasks[phase * per_phase : (phase + 1) * per_phase]
         with ThreadPoolExecutor(self._annotators) as pool:
             shares = [tasks[i :: self._annotators] for i in range(self._annotators)]
             found = [one for timed in pool.map(self._work, shares) for one in timed]
         self.parts.check()
-        self.console.print(f"[green]done[/] {len(found)} requests {'beside the batch' if phase else 'alone'}")
+        self.console.print(f"[green]done[/] {len(found)} requests {what}")
         return found
 
     def _work(self, tasks: Sequence[dict[str, Any]]) -> list[Timed]:

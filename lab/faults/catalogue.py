@@ -6,12 +6,18 @@ again; what it draws comes from the rig's own generator, so a seed gives the sam
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
+
+import requests
 
 from backend.queue.jobs import find_jobs, queue
+from lab.bench.slow import slow_clients
 from lab.faults.rig import Fault, Rig, faketime
+from lasagna.errors import ServiceError
 
 
 def _kill(part: str) -> Callable[[Rig], None]:
@@ -83,6 +89,39 @@ def _jump(rig: Rig) -> None:
         rig.wait(3.0)
 
 
+def _slow_clients(rig: Rig) -> None:
+    """Twice as many half requests as the web process has threads."""
+    with slow_clients(f"http://127.0.0.1:{rig.parts.web_port}", 60):
+        rig.wait(rig.rng.uniform(5.0, 15.0))
+
+
+def _poison_events(rig: Rig) -> None:
+    """Webhook events that name no project, or are no events."""
+    bodies: tuple[Any, ...] = (
+        {"action": "ANNOTATION_CREATED", "project": {"id": "9" * 301}, "task": {"id": 1}},
+        {"action": "ANNOTATION_CREATED", "project": {"id": "../../x"}, "annotation": [[[]]]},
+        {"action": "START_TRAINING", "project": {"id": 999_999}},
+        {"action": "A" * 5000},
+        [],
+    )
+    for body in bodies:
+        with suppress(requests.RequestException):
+            requests.post(f"http://127.0.0.1:{rig.parts.web_port}/webhook", json=body, timeout=20)
+    rig.wait(rig.rng.uniform(1.0, 5.0))
+
+
+def _stop_in_an_outage(rig: Rig) -> None:
+    """SIGTERM to a worker while Redis is gone. Raises ServiceError where it does not end."""
+    rig.parts.kill("redis")
+    process = rig.parts.services[_one_worker(rig)].process
+    time.sleep(rig.rng.uniform(0.5, 6.0))
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired as error:
+        raise ServiceError("a worker was told to end while Redis was gone, and did not within 60 s") from error
+
+
 def _no_disk(rig: Rig) -> str:
     return "" if rig.disk is not None else "only root can mount the small disk"
 
@@ -105,5 +144,8 @@ FAULTS = (
     Fault("hang", "a worker stands still for half a minute, then goes on", _hang_a_worker),
     Fault("two", "two workers run the same job at the same time", _run_a_job_twice),
     Fault("poison", "an image kills every worker that decodes it", lambda rig: None),
+    Fault("slow-clients", "60 clients send half a request and wait", _slow_clients),
+    Fault("events", "webhook events that name no project, or are none", _poison_events),
+    Fault("stop", "SIGTERM to a worker while Redis is gone", _stop_in_an_outage),
     Fault("clock", "a worker's clock jumps two hours forward and back", _jump, _no_clock),
 )
