@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -15,7 +16,7 @@ import requests
 from backend.queue.fitness import unfitness
 from backend.queue.store import PREFIX, Project, Store, Work
 from backend.web.readiness import readiness
-from backend.worker.rq_worker import recover
+from backend.worker.rq_worker import recover, work_until_stopped
 from lasagna.settings import Settings
 from tests.backend.backend_helpers import Backend, RedisServer, wait_until
 
@@ -128,3 +129,27 @@ def test_the_latest_uid_is_found_without_looking_through_all(server: RedisServer
     assert store.uid("3") == "3.100"
     store.redis.delete(f"{PREFIX}uids")  # kept by an earlier release
     assert store.uid("4") == "4.50"
+
+
+def test_a_signal_between_two_connections_is_not_forgotten() -> None:
+    """RQ's handler, of a worker that was busy when Redis went away, notes the signal there and raises nothing."""
+
+    class Busy:
+        was_asked_to_stop = False
+
+        def work(self, logging_level: str) -> None:
+            raise redis.ConnectionError("gone")
+
+    first, made = Busy(), 0
+
+    def make() -> Any:
+        nonlocal made
+        made += 1
+        if made == 1:
+            return first
+        assert made == 2, "it goes on trying"
+        first.was_asked_to_stop = True
+        raise redis.ConnectionError("still gone")
+
+    work_until_stopped(make)
+    assert made == 2
