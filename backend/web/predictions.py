@@ -24,12 +24,13 @@ from backend.queue.works import task_number, work_of
 from backend.registry.label_histories import LabelHistories
 from backend.registry.registry import Registry
 from backend.studio.address import normalise_url
-from backend.studio.project_id import is_project_name
+from backend.studio.project_id import is_project_name, number_of
 from lasagna.checkpoint.folder import checkpoint_version, shipped_checkpoints
 from lasagna.errors import CheckpointError, ConfigError, ImageError, RegistryError, ServiceError
 from lasagna.files import parse_json
 from lasagna.labels.configuration import LabelConfig, parse_label_config
 from lasagna.labels.question import ProjectQuestion, name_version
+from lasagna.logs import logged
 from lasagna.settings import Settings, registry_folder
 
 logger = logging.getLogger(__name__)
@@ -146,6 +147,14 @@ def _read_config(xml: str) -> LabelConfig | str:
         return str(error)
 
 
+def _say_not_served(project: str, before: Sequence[str], now: Sequence[str]) -> None:
+    """Logs parts that are not served; once, though Label Studio calls `/setup` before every prediction."""
+    with logged(project=number_of(project)):
+        for part in now:
+            if part not in before:
+                logger.warning("%s", part)
+
+
 class Predictor:
     """The web side of the queue.
 
@@ -188,6 +197,7 @@ class Predictor:
         not_served = tuple(map(str, plan.not_served))
         known = Project(url, token, given, params, train, instant, not_served)
         self.store.keep_project(project, known)
+        _say_not_served(project, before.not_served, not_served)
         if learns_at_once(self.settings, known):
             self.changes.note(project, [EVERYTHING])  # what was annotated before it was connected
         return SetUp(self.asked_version(project, plan), not_served, plan.by_people)
@@ -275,7 +285,9 @@ class Predictor:
             plan = label_config(str(project.get("label_config") or ""))
         except ConfigError:
             return  # said at the next /setup
-        self.store.keep_not_served(uid, tuple(map(str, plan.not_served)))
+        not_served = tuple(map(str, plan.not_served))
+        _say_not_served(uid, self.store.project(uid).not_served, not_served)
+        self.store.keep_not_served(uid, not_served)
         self.question(uid, plan)
 
     def corrected(self, event: Mapping[str, str]) -> None:

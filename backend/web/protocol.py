@@ -86,9 +86,6 @@ class Protocol:
         )
         g.project = _number(body.get("project"))
         g.said = f"project {body.get('project')}, {found.model_version}"
-        for part in found.not_served:
-            with logged(project=g.project):
-                logger.warning("%s", part)
         return asdict(found)
 
     def predict(self) -> dict[str, Any]:

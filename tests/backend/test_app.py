@@ -184,6 +184,17 @@ class TestSetup:
         assert "its labels Bird are not predicted" in part
         assert answer["by_people"] == []
 
+    def test_a_part_that_is_not_served_is_logged_once(
+        self, redis_db: str, checkpoint: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Label Studio calls `/setup` before every prediction that it stores."""
+        client = create_app(app_settings(redis_db, checkpoint)).test_client()
+        for _ in range(3):
+            client.post("/setup", json=self.BODY)
+        said = [record.getMessage() for record in caplog.records if "is not served" in record.getMessage()]
+        assert len(said) == 1
+        assert said[0].startswith('<KeyPointLabels name="kp"> is not served')
+
     def test_remembers_how_to_reach_the_project(self, client: FlaskClient, store: Store) -> None:
         client.post("/setup", json={**self.BODY, "extra_params": '{"threshold": 0.25, "other": 1}'})
         project = store.project(PROJECT)
