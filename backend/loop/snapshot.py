@@ -168,8 +168,11 @@ class Snapshots:
                 found.add(int(task["id"]))
         return found
 
-    def take(self) -> Snapshot:
+    def take(self, *, divided: bool = True) -> Snapshot:
         """Freezes the project as it is now.
+
+        Args:
+            divided: Whether photos are held out; else all are on the side "train", of any number, and none is placed.
 
         Raises:
             LabelStudioError: Label Studio cannot be reached.
@@ -206,7 +209,9 @@ class Snapshots:
             looks = {_hash_of(entry.exported): entry.looks for entry in entries}
             usable, source, broken = _check(beside, [entry.exported for entry in entries], dangers)
             skipped |= broken
-            places = Sides(self._folder / "sides.json").divide({_hash_of(t): looks[_hash_of(t)] for t in usable})
+            photos = {_hash_of(t): looks[_hash_of(t)] for t in usable}
+            together = {photo: PhotoPlace(look, photo, "train") for photo, look in photos.items()}
+            places = Sides(self._folder / "sides.json").divide(photos) if divided else together
             snapshot = self._finish(beside, usable, source.classes, places, skipped, source.left_out)
             kept = {str(number): asdict(was) for number, was in sorted(seen.items())}
             dangers.survived()
