@@ -21,8 +21,8 @@ _token = click.option("--token", help="Personal or legacy token.  [default: LASA
     epilog="""\b
 Examples:
   lasagna predictions list 3
-  lasagna predictions prune 3 --version nano-ec805b63 --dry-run
-  lasagna predictions prune 3 --version nano-ec805b63 --version nano-ec805b63+h12"""
+  lasagna predictions prune 3 --version nano-ec805b63~3f2a9c --dry-run
+  lasagna predictions prune 3 --version nano-ec805b63~3f2a9c --version nano-ec805b63+h12~3f2a9c"""
 )
 def predictions() -> None:
     """Show which versions a project has predictions of, and remove those of former ones."""
