@@ -210,7 +210,7 @@ def test_from_corrections_to_a_version_killed_in_every_stage(
     assert (end["outcome"], end["version"]) == ("unchanged", version.id)
 
     other = environ | {"LASAGNA_REGISTRY": str(tmp_path / "other")}
-    id = new_job(tmp_path / "other", PROJECT, "test")
+    id = Project(project.stub, other).new()
     for stage in STAGES:
         ended = killed_job.exit_code(tmp_path / "other", id, other, project.stub.url, TOKEN, stage)
         assert ended == -signal.SIGKILL, stage
