@@ -40,7 +40,9 @@ def as_array(image: ImageLike) -> NDArray[np.uint8]:
     )
 
 
-def check_batch(images: Any, class_lists: Any, threshold: Any, chunk_size: Any) -> list[list[ClassQuery]]:
+def check_batch(
+    images: Any, class_lists: Any, threshold: Any, chunk_size: Any, exclusive: Any = False
+) -> list[list[ClassQuery]]:
     """The queries of each image of a batch. Raises QueryError for whatever of it cannot be asked."""
     if isinstance(images, str | bytes | Image.Image | np.ndarray) or not isinstance(images, Sequence):
         raise QueryError(f"the images of a batch are a list, not {type(images).__name__}; one image goes to segment")
@@ -57,7 +59,15 @@ def check_batch(images: Any, class_lists: Any, threshold: Any, chunk_size: Any) 
         raise QueryError(f"the threshold is a probability between 0 and 1, not {threshold!r}")
     if chunk_size is not None and (not isinstance(chunk_size, numbers.Integral) or int(chunk_size) < 1):
         raise QueryError(f"chunk_size is a number of classes, 1 or more, not {chunk_size!r}")
+    if not isinstance(exclusive, bool | np.bool_):
+        raise QueryError(f"exclusive is True or False, not {exclusive!r}")
     return [class_queries(classes) for classes in class_lists]
+
+
+def check_question(question: Any) -> None:
+    """Raises QueryError for what is no question in words."""
+    if not isinstance(question, str):
+        raise QueryError(f"a question is a text, not {type(question).__name__}")
 
 
 def check_prompt(points: Sequence[Any], box: Any, size: tuple[int, int]) -> None:
@@ -68,16 +78,22 @@ def check_prompt(points: Sequence[Any], box: Any, size: tuple[int, int]) -> None
         size: (height, width) of the image.
     """
     height, width = size
+    if not isinstance(points, Sequence | np.ndarray):
+        raise QueryError(f"points are a list of (x, y, is foreground), not {points!r}")
     if not len(points) and box is None:
         raise QueryError("a prompt needs a point or a box")
     for point in points:
-        if len(point) != 3 or not all(_is_number(value) for value in point[:2]):
+        if (
+            not isinstance(point, Sequence | np.ndarray)
+            or len(point) != 3
+            or not all(_is_number(value) for value in point[:2])
+        ):
             raise QueryError(f"a point is (x, y, is foreground), in pixels, not {point!r}")
         if not (0 <= point[0] <= width and 0 <= point[1] <= height):
             raise QueryError(f"the point {point[0]}, {point[1]} is outside of the image of {width} x {height} pixels")
     if box is None:
         return
-    if len(box) != 4 or not all(_is_number(value) for value in box):
+    if not isinstance(box, Sequence | np.ndarray) or len(box) != 4 or not all(_is_number(value) for value in box):
         raise QueryError(f"a box is (x0, y0, x1, y1), in pixels, not {box!r}")
     (x0, x1), (y0, y1) = sorted((box[0], box[2])), sorted((box[1], box[3]))
     if x1 < 0 or y1 < 0 or x0 > width or y0 > height:

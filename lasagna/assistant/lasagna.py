@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lasagna.assistant.answers import Decided, ImageFeatures, grey
 from lasagna.assistant.corrected import answer_with_head
-from lasagna.assistant.inputs import ImageLike, as_array, check_batch, check_prompt
+from lasagna.assistant.inputs import ImageLike, as_array, check_batch, check_prompt, check_question
 from lasagna.assistant.learning import Learning
 from lasagna.checkpoint.folder import Calibration, checkpoint_version, find_checkpoint, load_calibration
 from lasagna.checkpoint.light import can_share, load_over
@@ -216,7 +216,7 @@ class Lasagna(Learning):
             QueryError: A list is empty or no list, a label is blank, a threshold is out of range.
             ImageError: An image cannot be read, or is none.
         """
-        queries = check_batch(images, class_lists, threshold, chunk_size)
+        queries = check_batch(images, class_lists, threshold, chunk_size, exclusive)
         if not images:
             return []
         if head is not None:
@@ -248,6 +248,9 @@ class Lasagna(Learning):
         with self._lock, torch.inference_mode():
             return self._features(images)
 
+    def _one(self, image: ImageLike | ImageFeatures) -> ImageFeatures:
+        return image if isinstance(image, ImageFeatures) else self.encode_image(image)
+
     def _features(self, images: Sequence[ImageLike | ImageFeatures]) -> list[ImageFeatures]:
         """What was encoded as it is, the others encoded now."""
         arrays = {i: as_array(image) for i, image in enumerate(images) if not isinstance(image, ImageFeatures)}
@@ -260,7 +263,7 @@ class Lasagna(Learning):
 
     def segment_prompt(
         self,
-        features: ImageFeatures,
+        image: ImageLike | ImageFeatures,
         *,
         points: Sequence[tuple[float, float, bool]] = (),
         box: tuple[float, float, float, float] | None = None,
@@ -268,6 +271,7 @@ class Lasagna(Learning):
         """The mask of points and a box, without a class: SAM's own prompts.
 
         Args:
+            image: As for `segment_batch`; encode it once (`encode_image`) where several prompts follow.
             points: (x, y, is foreground) in pixels of the image.
             box: (x0, y0, x1, y1) in pixels of the image, or None.
 
@@ -276,7 +280,9 @@ class Lasagna(Learning):
 
         Raises:
             QueryError: There is neither point nor box, or one of them is not in the image.
+            ImageError: It is no image.
         """
+        features = self._one(image)
         prepared = features.prepared
         height, width = prepared.original_size
         check_prompt(points, box, (height, width))
@@ -306,7 +312,7 @@ class Lasagna(Learning):
 
     def ask(
         self,
-        image: ImageLike,
+        image: ImageLike | ImageFeatures,
         question: str,
         *,
         task: str = "vqa",
@@ -330,8 +336,9 @@ class Lasagna(Learning):
         Raises:
             QueryError: The question is blank or too long, or the checkpoint was not trained for the task.
         """
+        check_question(question)
         return self.ask_features(
-            self.encode_image(image),
+            self._one(image),
             question,
             task=task,
             max_new_tokens=max_new_tokens,

@@ -262,3 +262,27 @@ def test_load_image_is_public(photo: Image.Image) -> None:
     file = io.BytesIO()
     photo.save(file, "PNG")
     assert np.array_equal(np.asarray(load_image(file.getvalue())), np.asarray(photo))
+
+
+def test_prompts_of_an_image_are_those_of_its_features(model: Lasagna, photo: Image.Image) -> None:
+    mask, score = model.segment_prompt(photo, points=[(5, 6, True)])
+    again, same_score = model.segment_prompt(model.encode_image(photo), points=[(5, 6, True)])
+    assert (mask == again).all()
+    assert score == same_score
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda model, photo: model.segment(photo, CLASSES, exclusive="no"), "exclusive is True or False, not 'no'"),
+        (lambda model, photo: model.ask(photo, 5), "a question is a text, not int"),
+        (lambda model, photo: model.segment_prompt(photo, points=5), "points are a list"),
+        (lambda model, photo: model.segment_prompt(photo, points=[5]), "a point is"),
+        (lambda model, photo: model.segment_prompt(photo, box=7), "a box is"),
+    ],
+)
+def test_a_wrong_type_is_named(
+    model: Lasagna, photo: Image.Image, call: Callable[[Lasagna, Image.Image], Any], says: str
+) -> None:
+    with pytest.raises(QueryError, match=says):
+        call(model, photo)
