@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from backend.registry.version_names import without_question
+from backend.studio.version_names import without_question
 from lasagna.errors import ServiceError
 from lasagna.formats.label_studio import segmentation_to_label_studio
 from lasagna.labels.configuration import parse_label_config

@@ -23,7 +23,7 @@ from backend.demo.local_label_studio import LocalLabelStudio, Projects
 from backend.queue.own_redis import ensure_redis, release_redis
 from backend.queue.services import Service, free_port, port_is_free
 from backend.queue.store import Store, connect
-from backend.registry.version_names import base_version
+from backend.studio.version_names import base_version
 from lasagna.errors import LasagnaError, ServiceError
 from lasagna.labels.configuration import parse_label_config
 from lasagna.progress import progress_bar

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from backend.effort.disagreement import Disagreement, disagreement
 from backend.effort.measure import RegionCounts, TaskEffort, task_effort
 from backend.registry.label_histories import LabelHistories
-from backend.registry.version_names import version_family
 from backend.studio.client import LabelStudio
+from backend.studio.version_names import version_family
 from lasagna.bootstrap import bootstrap_counts, percentile_interval
 from lasagna.errors import DataError
 from lasagna.labels.configuration import LabelConfig, parse_label_config

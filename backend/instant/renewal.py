@@ -15,9 +15,9 @@ from backend.queue.jobs import enqueue_works
 from backend.queue.provenance import Provenance
 from backend.queue.store import Store
 from backend.queue.works import work_of
-from backend.registry.version_names import base_version
 from backend.studio.client import LabelStudio
 from backend.studio.project_id import number_of
+from backend.studio.version_names import base_version
 from lasagna.errors import ImageError
 from lasagna.formats.hygiene import Hygiene
 from lasagna.labels.configuration import parse_label_config

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from backend.queue.provenance import Made, Provenance, data_digest
+from backend.queue.made import Made, data_digest
+from backend.queue.provenance import Provenance
 from backend.queue.works import read_of_task
-from backend.registry.version_names import parse_version
 from backend.studio.client import StudioTask
+from backend.studio.version_names import parse_version
 from lasagna.labels.configuration import LabelConfig
 from lasagna.labels.question import ProjectQuestion
 

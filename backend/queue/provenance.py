@@ -11,37 +11,16 @@ What always holds: `Made` changes in the same step as a prediction counts as del
 is not known here, since it is older than the records or came with a copied project, is taken for unchanged.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
+from backend.queue.made import Made
 from backend.queue.store import KEEP_PROJECT, PREFIX, Store, as_text
 from lasagna.formats.hygiene import Hygiene
 from lasagna.labels.configuration import LabelConfig
 from lasagna.labels.question import ProjectQuestion
 from lasagna.settings import Settings
-
-
-@dataclass(frozen=True)
-class Made:
-    """What the prediction was made of that a task has got last.
-
-    Attributes:
-        version: That it carries.
-        data: Digest of what was read of the task's data (`data_digest`); "" where the task is known to show another
-            image by now.
-        images: Digests of the images' bytes, those that came.
-    """
-
-    version: str
-    data: str
-    images: Sequence[str] = ()
-
-
-def data_digest(data: str) -> str:
-    """Of `Work.data`."""
-    return hashlib.sha256(data.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 class Provenance:

@@ -33,7 +33,7 @@ from backend.studio.project_id import number_of
 from lasagna.errors import ConfigError
 
 if TYPE_CHECKING:
-    from backend.queue.provenance import Made
+    from backend.queue.made import Made
 
 __all__ = [
     "KEEP_PROJECT",

@@ -33,7 +33,7 @@ from typing import Any
 from uuid import uuid4
 
 from backend.registry.records import RECORD, Aliases, Event, Version, project_number
-from backend.registry.version_names import base_version
+from backend.studio.version_names import base_version
 from lasagna.checkpoint.folder import (
     BASE,
     CONTENT,

@@ -24,9 +24,9 @@ from backend.queue.freshness import Freshness, Reasons, Why
 from backend.queue.living_workers import predicting_workers
 from backend.queue.store import Store, Work
 from backend.queue.works import work_of
-from backend.registry.version_names import base_version
 from backend.studio.client import LabelStudio, StudioTask
 from backend.studio.project_id import project_uid
+from backend.studio.version_names import base_version
 from backend.web.predictions import Predictor
 from lasagna.errors import ImageError
 from lasagna.labels.configuration import LabelConfig, parse_label_config

@@ -19,9 +19,9 @@ from backend.queue.connections import Connections
 from backend.queue.counters import Meter, reason_of
 from backend.queue.jobs import enqueue_works
 from backend.queue.store import Post, Store
-from backend.registry.version_names import base_version
 from backend.studio.client import LabelStudio, LabelStudioError
 from backend.studio.project_id import number_of
+from backend.studio.version_names import base_version
 from lasagna.errors import LasagnaError
 from lasagna.logs import logged
 from lasagna.settings import Settings

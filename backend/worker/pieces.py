@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from backend.queue.provenance import Made, data_digest
+from backend.queue.made import Made, data_digest
 from backend.queue.store import Work
 from lasagna.errors import LasagnaError
 from lasagna.formats.hygiene import Hygiene

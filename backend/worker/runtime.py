@@ -36,9 +36,9 @@ from backend.queue.counters import BATCH_BOUNDS, Meter, reason_of
 from backend.queue.provenance import Provenance
 from backend.queue.store import THRESHOLDS, Store, Work
 from backend.registry.registry import Registry
-from backend.registry.version_names import base_version
 from backend.studio.client import LabelStudioError
 from backend.studio.images import DoubtfulImageError, ImageLimits, fetch_image
+from backend.studio.version_names import base_version
 from backend.worker.clicks import parse_prompt, to_pixels
 from backend.worker.kept_features import KeptFeatures
 from backend.worker.loaded_models import LoadedModels

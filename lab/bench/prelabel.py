@@ -28,7 +28,7 @@ import numpy as np
 from rich.console import Console
 
 from backend.queue.store import Post, Work
-from backend.registry.version_names import base_version
+from backend.studio.version_names import base_version
 from backend.worker.delivery import AT_ONCE, deliver, deliver_together
 from lab.bench.command import report, sample_classes
 from lab.bench.load import small_photos

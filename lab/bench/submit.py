@@ -19,7 +19,7 @@ import click
 import numpy as np
 from rich.console import Console
 
-from backend.registry.version_names import without_question
+from backend.studio.version_names import without_question
 from lab.bench.command import report
 from lab.bench.load import SIZE, Load
 from lab.loop.product import running_product

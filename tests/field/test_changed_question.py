@@ -19,7 +19,7 @@ from backend.commands.doctor import doctor
 from backend.commands.labels import labels
 from backend.commands.prelabel import prelabel
 from backend.loop.access import StudioAccess, snapshots_of
-from backend.registry.version_names import parse_version
+from backend.studio.version_names import parse_version
 from lasagna.checkpoint.folder import shipped_checkpoints
 from lasagna.settings import Settings, registry_folder
 from training.data.sources.label_studio import LabelStudioExport

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import requests
 
-from backend.registry.version_names import base_version, without_question
 from backend.studio.client import LabelStudio
+from backend.studio.version_names import base_version, without_question
 from lasagna.checkpoint.folder import checkpoint_version
 from tests.backend.backend_helpers import Backend, wait_until
 from tests.backend.loop.loop_helpers import rectangle, square

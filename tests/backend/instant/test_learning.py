@@ -16,7 +16,7 @@ from backend.instant.heads import ProjectHeads
 from backend.queue import jobs
 from backend.queue.store import Project, Store
 from backend.queue.works import work_of
-from backend.registry.version_names import base_version
+from backend.studio.version_names import base_version
 from backend.web.predictions import Predictor
 from backend.worker.runtime import Runtime
 from lasagna import Lasagna

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from backend.queue.freshness import Freshness, Reasons
-from backend.queue.provenance import Made, Provenance, data_digest
+from backend.queue.made import Made, data_digest
+from backend.queue.provenance import Provenance
 from backend.queue.store import Project, Store, Work
 from backend.queue.works import work_of
 from backend.studio.client import StudioTask

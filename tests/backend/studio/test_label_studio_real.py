@@ -12,10 +12,10 @@ from click.testing import CliRunner
 
 from backend.commands.prelabel import prelabel
 from backend.queue.store import Post, Work
-from backend.registry.version_names import base_version
 from backend.studio.client import LabelStudio, LabelStudioError
 from backend.studio.images import ImageLimits, fetch_image
 from backend.studio.project_id import project_uid
+from backend.studio.version_names import base_version
 from backend.worker.delivery import deliver, deliver_together
 from lasagna.errors import ImageError
 from lasagna.labels.configuration import parse_label_config

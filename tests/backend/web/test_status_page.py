@@ -13,7 +13,7 @@ from werkzeug.wrappers import Request
 from backend.app import create_app
 from backend.loop.trainings import Trainings
 from backend.queue.counters import REASONS
-from backend.queue.provenance import Made
+from backend.queue.made import Made
 from backend.queue.store import Project, Store, Work
 from backend.registry.registry import Registry
 from backend.web.cross_site import is_cross_site

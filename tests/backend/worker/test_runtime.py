@@ -9,7 +9,7 @@ import pytest
 
 from backend.queue.store import Project, Store, Work
 from backend.queue.works import work_of
-from backend.registry.version_names import base_version
+from backend.studio.version_names import base_version
 from backend.web.predictions import Predictor, label_config
 from backend.worker.clicks import Prompt, parse_prompt
 from backend.worker.kept_features import KeptFeatures

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from backend.app import create_app
 from backend.queue.store import Store
 from backend.registry.registry import Registry, Version
-from backend.registry.version_names import without_question
+from backend.studio.version_names import without_question
 from backend.worker.runtime import Runtime
 from lasagna import Lasagna
 from lasagna.settings import Settings

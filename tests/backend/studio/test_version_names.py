@@ -2,7 +2,7 @@
 
 import pytest
 
-from backend.registry.version_names import base_version, parse_version, version_family, without_question
+from backend.studio.version_names import base_version, parse_version, version_family, without_question
 
 NAMES = {
     "nano-ec805b63": ("nano-ec805b63", None, "", "nano-ec805b63", "nano-ec805b63"),
