@@ -158,7 +158,7 @@ class _Project:
             except DataError as error:
                 outcome = str(error)
             self.tasks[number] = annotated[number], outcome
-            if found := disagreement(task):
+            if found := disagreement(task, config, self.renamed):
                 self.disagreements[number] = found
             on_task(done, len(wanted))
 

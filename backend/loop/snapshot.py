@@ -277,7 +277,7 @@ class Snapshots:
         with ThreadPoolExecutor(1 if dangers.one_by_one else 8, thread_name_prefix="fetch") as pool:
             page: list[dict[str, Any]] = []
             for task in self._label_studio.export(self._project, list(changed)):
-                if found := disagreement(task):
+                if found := disagreement(task, config, self._history.renamed):
                     self._disagreements[str(task["id"])] = in_words(found)
                 if any(not annotation.get("was_cancelled") for annotation in task["annotations"]):
                     page.append(task)  # else it was skipped or deleted a moment ago

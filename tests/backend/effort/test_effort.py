@@ -366,6 +366,10 @@ def region(kind: str, *labels: str) -> dict[str, Any]:
     return {"id": "r", "type": kind, "value": {kind: list(labels)}}
 
 
+TWO_CLASSES = parse_label_config(
+    '<View><Image name="image" value="$image"/><BrushLabels name="brush" toName="image">'
+    '<Label value="Sky"/><Label value="Road"/></BrushLabels></View>'
+)
 SKY, ROAD = region("brushlabels", "Sky"), region("polygonlabels", "Road")
 
 
@@ -387,7 +391,32 @@ SKY, ROAD = region("brushlabels", "Sky"), region("polygonlabels", "Road")
 def test_where_annotators_disagree(annotations: list[Any], found: Any) -> None:
     given = [{"id": i, "result": result} for i, result in enumerate(annotations)]
     skipped = {"id": 9, "was_cancelled": True, "result": [region("brushlabels", "Tree")]}
-    assert disagreement({"id": 1, "annotations": [*given, skipped]}) == found
+    assert disagreement({"id": 1, "annotations": [*given, skipped]}, TWO_CLASSES) == found
+
+
+def test_annotators_agree_where_one_used_a_label_s_former_name() -> None:
+    given = [{"id": 1, "result": [SKY]}, {"id": 2, "result": [region("brushlabels", "Heaven")]}]
+    task = {"id": 1, "data": {"image": "/a.png"}, "annotations": given}
+    assert disagreement(task, TWO_CLASSES) == {"Heaven": (1, 2), "Sky": (1, 2)}
+    assert disagreement(task, TWO_CLASSES, {"Heaven": "Sky"}) == {}
+
+
+def test_classes_of_a_taxonomy_count_too() -> None:
+    config = parse_label_config(
+        '<View><Image name="image" value="$image"/><Brush name="brush" toName="image"/>'
+        '<Taxonomy name="kind" toName="image" perRegion="true" labeling="true">'
+        '<Choice value="Sky"/><Choice value="Road"/></Taxonomy></View>'
+    )
+    drawn = {
+        "id": "r",
+        "from_name": "brush",
+        "to_name": "image",
+        "type": "brush",
+        "value": {"format": "rle", "rle": []},
+    }
+    named = {**drawn, "from_name": "kind", "type": "taxonomy", "value": {"taxonomy": [["Sky"]]}}
+    task = {"data": {"image": "/a.png"}, "annotations": [{"result": [drawn, named]}, {"result": [drawn]}]}
+    assert disagreement(task, config) == {"Sky": (1, 2)}
 
 
 def test_the_report_names_tasks_whose_annotators_disagree(project: StubLabelStudio, tmp_path: Any) -> None:
