@@ -28,7 +28,7 @@ from lasagna.settings import Settings, is_secret
 _ids: ContextVar[dict[str, str]] = ContextVar("ids", default={})  # noqa: B039  # never changed in place
 _secrets: set[str] = set()
 
-_LONGEST_TEXT = 20_000
+_LONGEST_TEXT, _LONGEST_SECRET = 20_000, 5_000
 """Characters of a line."""
 _SHORTEST_SECRET = 4
 """Shorter ones would be masked within words."""
@@ -67,13 +67,13 @@ def keep_secret(text: str) -> None:
 
 def mask(text: str) -> str:
     """The text with *** in place of every secret; of an endless one the beginning."""
-    if len(text) > _LONGEST_TEXT:
-        text = f"{text[:_LONGEST_TEXT]}... ({len(text)} characters)"
+    length = len(text)
+    text = text[: _LONGEST_TEXT + _LONGEST_SECRET]  # masked before it is cut: no beginning of a secret remains
     for secret in sorted(_secrets, key=len, reverse=True):  # one may be a part of another
         text = text.replace(secret, "***")
     for pattern, instead in _TOLD_BY_CONTEXT:
         text = pattern.sub(instead, text)
-    return text
+    return text if length <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}... ({length} characters)"
 
 
 def start_logging(settings: Settings) -> None:

@@ -235,7 +235,8 @@ class Settings(BaseSettings):
 
 
 def _from_files(environ: Mapping[str, str]) -> dict[str, str]:
-    """The settings whose values files hold: `LASAGNA_NAME_FILE=path`. A newline at the end is not part of the value."""
+    """The settings whose values files hold: `LASAGNA_NAME_FILE=path`. Newlines at the end are not part of the value;
+    an empty file counts as none."""
     found = {}
     for name in Settings.model_fields:
         path = environ.get(f"{variable(name)}_FILE")
@@ -243,7 +244,11 @@ def _from_files(environ: Mapping[str, str]) -> dict[str, str]:
             continue
         try:
             with Path(path).open(encoding="utf-8") as file:
-                found[name] = file.read(_MOST_OF_A_FILE).removesuffix("\n")
+                text = file.read(_MOST_OF_A_FILE + 1).rstrip("\r\n")
+            if len(text) > _MOST_OF_A_FILE:
+                raise ValueError(f"it has more than {_MOST_OF_A_FILE} characters")
+            if text:
+                found[name] = text
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"{variable(name)}_FILE={path} cannot be read: {error}; give a text file that holds the value"

@@ -49,6 +49,7 @@ def export(
     settings = Settings.load(label_studio_url=url, label_studio_token=token)
     if not settings.label_studio_url:
         raise ConfigError("where is Label Studio? give --url or set LASAGNA_LABEL_STUDIO_URL")
+    out = out.resolve()
     check_out(out)
     label_studio, console = LabelStudio(settings.label_studio_url, settings.label_studio_token), Console(stderr=True)
     most = {"max_pixels": settings.max_image_pixels, "max_memory": settings.max_image_memory}

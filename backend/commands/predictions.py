@@ -48,7 +48,8 @@ def list_versions(project: int, as_json: bool, url: str | None, token: str | Non
 @predictions.command()
 @click.argument("project", type=click.IntRange(min=1))
 @click.option("--version", "versions", multiple=True, required=True, metavar="VERSION",
-              help="Whose predictions go, as `lasagna predictions list` names it. Repeatable.")  # fmt: skip
+              help="Whose predictions go, as `lasagna predictions list` names it; without ~..., whatever was asked. "
+                   "Repeatable.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
 @_url
 @_token
@@ -62,20 +63,23 @@ def prune(
     version that serves the project is refused; `lasagna prelabel PROJECT --refresh` renews its predictions.
     """
     from backend.studio.prune import plan_pruning
+    from backend.studio.version_names import without_question
     from lasagna.progress import progress_bar
 
     settings = Settings.load(label_studio_url=url, label_studio_token=token, redis_url=redis_url)
     label_studio, console = _label_studio(settings), Console(stderr=True)
     there = label_studio.version_counts(project)
-    if unknown := [version for version in versions if version not in there]:
+    named = {version: {one for one in there if version in (one, without_question(one))} for version in versions}
+    if unknown := [version for version, found in named.items() if not found]:
         raise ConfigError(
             f"project {project} has no predictions of {', '.join(unknown)}; it has some of: "
             f"{', '.join(sorted(there)) or 'no version'}"
         )
     serving = _serving(settings, label_studio, project)
-    if serving in versions:
+    former = set().union(*named.values()) - {serving}
+    if serving in versions or not former:
         raise ConfigError(f"{serving} serves project {project}: its predictions are not removed; leave it out")
-    plan = plan_pruning(label_studio, project, versions)
+    plan = plan_pruning(label_studio, project, former)
     kept = f"; {len(plan.kept)} annotated tasks keep theirs" if plan.kept else ""
     if dry_run:
         click.echo(f"the predictions of {len(plan.tasks)} tasks would be removed{kept}")

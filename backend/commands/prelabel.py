@@ -30,7 +30,7 @@ Examples:
 Goes through the same queue as Label Studio's own requests, so a worker must run: lasagna worker.
 A run that was interrupted goes on where it was when the same command is run again. Without a terminal: POST /jobs.
 Ctrl-C stops the watching alone: what was asked for goes on. `lasagna jobs cancel --project 3` stops that too.
-Exit code: 0 every task has its prediction, 1 some failed, 2 nothing could be started, 130 Ctrl-C."""
+Exit code: 0 every task has its prediction, 1 some failed or were cancelled, 2 nothing could be started, 130 Ctrl-C."""
 )
 @click.argument("project", type=click.IntRange(min=1))
 @click.option("--url", metavar="URL", help="Address of Label Studio.  [default: LASAGNA_LABEL_STUDIO_URL]")
@@ -128,7 +128,7 @@ def prelabel(
         console.print(f"  and {len(outcome.failed) - 20} more: lasagna jobs --state failed")
     if as_json:
         click.echo(json.dumps({"version": run.version, "total": run.total, **asdict(outcome)}, indent=1))
-    sys.exit(1 if outcome.failed else 0)
+    sys.exit(1 if outcome.failed or outcome.cancelled else 0)
 
 
 def _interrupted(project: int) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
+from uuid import uuid4
 
 import numpy as np
 
@@ -76,8 +77,7 @@ def write_export(
     check_out(out)
     source = LabelStudioExport(snapshot.folder, "train")
     names = _photo_names(json.loads((snapshot.folder / "train.json").read_text(encoding="utf-8")))
-    part = out.with_name(f"{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    part = out.with_name(f".{out.name}-{uuid4().hex[:8]}.part")
     (part / "images").mkdir(parents=True)
     try:
         writers = [_WRITERS[name](part, source.classes) for name in dict.fromkeys(formats)]

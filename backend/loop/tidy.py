@@ -83,6 +83,8 @@ def remove(garbage: Garbage, store: Store | None) -> None:
 
 def tidy(registry: Path, logs: Path, store: Store | None, keep: Keep = Keep()) -> list[Garbage]:
     """Finds and removes; as `find_garbage`."""
+    for half_gone in (*registry.glob("*/.gone-*"), *registry.glob("*/*/.gone-*")):  # killed in the midst of `remove`
+        shutil.rmtree(half_gone, ignore_errors=True)
     found = find_garbage(registry, logs, store, keep)
     for garbage in found:
         remove(garbage, store)

@@ -122,7 +122,7 @@ def new_job(registry: Path, project: str, reason: str, *, again: bool = False) -
 
 def unfinished_jobs(registry: Path) -> list[str]:
     """Ids of the jobs that have not ended, oldest first."""
-    folders = sorted(path.parent for path in (registry / "jobs").glob("*/job.json"))
+    folders = sorted(path.parent for path in (registry / "jobs").glob("[!.]*/job.json"))
     return [folder.name for folder in folders if not (folder / "end.json").exists()]
 
 

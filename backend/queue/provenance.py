@@ -32,7 +32,10 @@ class Provenance:
     def hygiene(self, settings: Settings) -> Hygiene:
         """What the worker leaves out of answers; before the first one started, what it would by these settings."""
         told = (self._store.model() or {}).get("left_out")
-        return Hygiene.of(settings) if told is None else Hygiene(**told)
+        try:
+            return Hygiene.of(settings) if told is None else Hygiene(**told)
+        except TypeError:  # a worker of another release
+            return Hygiene.of(settings)
 
     def question_of(self, uid: str, config: LabelConfig, hygiene: Hygiene) -> ProjectQuestion:
         """The question that a project's tasks are asked under a configuration.
@@ -57,7 +60,10 @@ class Provenance:
     def question(self, digest: str) -> ProjectQuestion | None:
         """What a digest stands for; None where that is not known here."""
         found = self._redis.get(f"{PREFIX}question:{digest}") if digest else None
-        return None if found is None else ProjectQuestion.from_text(as_text(found))
+        try:
+            return None if found is None else ProjectQuestion.from_text(as_text(found))
+        except (ValueError, TypeError):  # of another release
+            return None
 
     def question_now(self, uid: str) -> ProjectQuestion | None:
         """The question that a project's tasks are asked now, as far as it was noted."""

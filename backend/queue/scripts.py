@@ -82,6 +82,7 @@ if state == 'queued' or state == 'running' or state == 'ready' then
   if tonumber(until_) > tonumber(redis.call('HGET', key, 'lease')) then redis.call('HSET', key, 'lease', until_) end
   return {{state, until_}}
 end
+if state then redis.call('ZREM', prefix .. 'state:' .. state, id) end
 redis.call('DEL', key)
 for name, value in pairs(fields) do redis.call('HSET', key, name, value) end
 redis.call('HSET', key, 'delivery', '', 'lease', until_, 'asked', text(t))

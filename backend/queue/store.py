@@ -53,6 +53,8 @@ STATES = ("queued", "running", "ready", "done", "failed")
 KEEP_RESULT = 24 * 3600
 """Seconds for which a prediction is not computed again for the same image, query, parameters and version."""
 THRESHOLDS = "thresholds"
+IMAGE_OF_OLD = "image of 0.1"
+"""The key under which a work that was queued by 0.1 has its image's address in `Work.data`."""
 _UIDS = f"{PREFIX}uids"
 """The latest uid of each project's number."""
 _NONE_SECONDS = 60
@@ -95,6 +97,8 @@ class Work:
         task = int(fields["task"]) if fields.get("task") else None
         names = ("project", "config", "version")
         data = fields.get("data", "")  # what is done has none any more
+        if not data and fields.get("image"):  # queued by 0.1, which kept the address alone
+            data = json.dumps({IMAGE_OF_OLD: fields["image"]})
         return cls(**{name: fields[name] for name in names}, data=data, task=task, replace=fields.get("replace") == "1")
 
 

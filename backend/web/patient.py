@@ -164,6 +164,8 @@ class PatientWorker(ThreadWorker):
 
     def _look(self, conn: TConn, _: Any) -> None:
         """More has come, or the other side has left."""
+        if conn not in self._waiting:  # dropped by an event that came with this one
+            return
         before = conn.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
         try:
             head = conn.sock.recv(MOST_HEAD_BYTES, socket.MSG_PEEK)
@@ -199,6 +201,8 @@ class PatientWorker(ThreadWorker):
         self.poller.register(conn.sock, EVENT_READ, partial(self._discard, conn))
 
     def _discard(self, conn: TConn, _: Any) -> None:
+        if conn not in self._leaving:
+            return
         try:
             if conn.sock.discard():
                 return

@@ -239,10 +239,9 @@ class ProjectRun:
         return "replaced" if self.refresh else "had_one"
 
     def _has_ours(self, task: StudioTask) -> bool:
-        """Whether it has a prediction of the version that serves, whatever head and question: the new one replaces it.
-        One that somebody has begun to correct stays."""
+        """Whether it has a prediction of the version that serves, whatever head and question."""
         ours = base_version(self.version)
-        return task.id not in self._begun and any(base_version(version) == ours for version in task.model_versions)
+        return any(base_version(version) == ours for version in task.model_versions)
 
     def _ask(
         self, tasks: list[StudioTask], outcome: Outcome, advance: Callable[[str], None], *, again: bool = False
@@ -257,7 +256,7 @@ class ProjectRun:
                 continue
             try:
                 sent = {"id": task.id, "data": task.data}
-                replace = again or self._has_ours(task)
+                replace = task.id not in self._begun and (again or self._has_ours(task))
                 works.append(work_of(self.plan, sent, self.uid, self._config_key, self.version, replace=replace))
             except ImageError as error:
                 outcome.failed[task.id] = str(error)

@@ -111,7 +111,7 @@ class PrelabelJobs:
     def cancel(self, id: str) -> None:
         """Has a job end: whoever runs it sees this within a second, and lets its waiting tasks go."""
         self.note(id, cancel=1)
-        if not self._redis.exists(_key(id) + ":owner"):
+        if not self._redis.exists(_key(id) + ":owner") and self._redis.hget(_key(id), "state") in _OPEN:
             self.end(id, "cancelled")
 
     def is_cancelled(self, id: str) -> bool:

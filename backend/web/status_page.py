@@ -18,6 +18,7 @@ from werkzeug.exceptions import NotFound
 
 from backend.instant.changes import Changes
 from backend.instant.heads import ProjectHeads
+from backend.instant.policy import learns_at_once
 from backend.loop.trainings import Trainings
 from backend.queue.counters import REASONS
 from backend.queue.freshness import Reasons
@@ -144,7 +145,7 @@ def status_routes(settings: Settings, store: Store, registry: Registry) -> Bluep
     @pages.get("/status")
     def status() -> ResponseReturnValue:
         try:
-            shown, code = look(store, registry), 200
+            shown, code = look(settings, store, registry), 200
         except redis.RedisError as error:
             shown, code = {"problem": str(error)}, 503
         said = {name: request.args.get(name, type=int) for name in ("queued", "posted")}
@@ -177,7 +178,7 @@ def gate_report(version: Version) -> Path | None:
     return next((path for path in version.reports if path.name == "report.html"), None)
 
 
-def look(store: Store, registry: Registry) -> dict[str, Any]:
+def look(settings: Settings, store: Store, registry: Registry) -> dict[str, Any]:
     """What the page shows. Raises redis.RedisError."""
     now, counts, model = store.now(), store.counts(), store.model()
     workers = _workers(store, now)
@@ -197,7 +198,7 @@ def look(store: Store, registry: Registry) -> dict[str, Any]:
         "now": now,
         "running": _running(store, urls, now),
         "failures": _failures(store, urls, now),
-        "serving": _serving(store, registry, projects),
+        "serving": _serving(settings, store, registry, projects),
         "workers": workers,
         "someone_predicts": any("predict" in worker.queues for worker in workers),
     }
@@ -247,7 +248,7 @@ def _failures(store: Store, urls: dict[str, str], now: float) -> list[Failures]:
     return sorted(groups.values(), key=lambda group: group.seconds_ago)
 
 
-def _serving(store: Store, registry: Registry, projects: dict[str, Project]) -> list[Serving]:
+def _serving(settings: Settings, store: Store, registry: Registry, projects: dict[str, Project]) -> list[Serving]:
     trainings, changes, heads = Trainings(store), Changes(store), ProjectHeads(registry.folder)
     urls = {number: project.url for number, project in projects.items()}
     uids = {project_number(uid): uid for uid in changes.projects()}
@@ -263,7 +264,9 @@ def _serving(store: Store, registry: Registry, projects: dict[str, Project]) -> 
         try:
             champion, candidate = registry.champion(number), registry.candidate(number)
             if number in connected:
-                fresh, outdated = _fresh(store, registry, heads, connected[number], champion.id if champion else own)
+                fresh, outdated = _fresh(
+                    settings, store, registry, heads, connected[number], champion.id if champion else own
+                )
             if uid := uids.get(number):
                 said = changes.said(uid)
                 state = heads.current(number, champion.id if champion else str(said.get("version") or ""))
@@ -280,14 +283,14 @@ def _serving(store: Store, registry: Registry, projects: dict[str, Project]) -> 
 
 
 def _fresh(
-    store: Store, registry: Registry, heads: ProjectHeads, uid: str, base: str
+    settings: Settings, store: Store, registry: Registry, heads: ProjectHeads, uid: str, base: str
 ) -> tuple[int, list[tuple[str, int]]]:
     """How many predictions of a project are up to date, and why others are not."""
     provenance = Provenance(store)
     question = provenance.question_now(uid)
     if question is None:
         return 0, []
-    head = heads.current(uid, base) if store.project(uid).instant is not False else None
+    head = heads.current(uid, base) if learns_at_once(settings, store.project(uid)) else None
     version = name_version(head.full_version if head else base, question)
     reasons = Reasons(provenance, version, question, LabelHistories(registry.folder).renamed(uid))
     fresh, outdated = reasons.counted(provenance.made_by(uid))

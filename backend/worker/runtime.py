@@ -34,7 +34,7 @@ from backend.instant.renewal import renew_next
 from backend.queue.connections import Connections
 from backend.queue.counters import BATCH_BOUNDS, Meter, reason_of
 from backend.queue.provenance import Provenance
-from backend.queue.store import THRESHOLDS, Store, Work
+from backend.queue.store import IMAGE_OF_OLD, THRESHOLDS, Store, Work
 from backend.registry.registry import Registry
 from backend.studio.client import LabelStudioError
 from backend.studio.images import DoubtfulImageError, ImageLimits, fetch_image
@@ -250,7 +250,12 @@ class Runtime:
         return self._settings.delivery_timeout if isinstance(error, LabelStudioError) and error.is_temporary else 0.0
 
     def _shown(self, config_key: str, data: str) -> tuple[TaskImage, ...]:
-        return self._config(config_key).shown(json.loads(data or "{}"))
+        config, known = self._config(config_key), json.loads(data or "{}")
+        if IMAGE_OF_OLD in known:
+            if len(config.fields) != 1:
+                raise ConfigError("this task was queued by an older release; ask for its prediction again")
+            known = {config.fields[0]: known[IMAGE_OF_OLD]}
+        return config.shown(known)
 
     def _without_answer(self, places: Sequence[Place]) -> list[Place]:
         """Takes what was computed before; returns the other pictures that have come."""

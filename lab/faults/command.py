@@ -15,7 +15,7 @@ import tempfile
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
@@ -25,9 +25,6 @@ from lab.faults.rig import Rig, Round
 from lasagna.environment import describe_environment
 from lasagna.progress import progress_bar
 from training.evaluation.tables import Cell, markdown_table
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command(

@@ -23,7 +23,10 @@ def choose_classes(
     config = None if label_config is None else read_label_config(label_config)
     if config is not None and label_config is not None and len(given) == config.has_dynamic_labels:
         queries = [*config.classes, *(_listed(labels, labels_file) if given else ())]
-        return list({query.name: query for query in queries}.values()), config, read_text(label_config)
+        known: dict[str, ClassQuery] = {}
+        for query in queries:  # the configuration says more of a label (hint, threshold) than a list does
+            known.setdefault(query.name, query)
+        return list(known.values()), config, read_text(label_config)
     if config is not None and config.has_dynamic_labels:
         raise click.UsageError(
             f"{label_config} takes labels from each task; say which, with one of --labels and --labels-file"

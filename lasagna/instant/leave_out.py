@@ -174,7 +174,7 @@ def tally_stacks(
     """The counts of a photo as a head would have drawn it, for each way of stacking.
 
     Args:
-        probability: Of `photo_presence`.
+        probability: Of `stacked_presence`.
     """
     counter, answer = _Counter(photo.correction, universe), photo.correction.answer
     competing = torch.from_numpy(probability >= PRESENT_FROM)

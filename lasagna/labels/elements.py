@@ -209,7 +209,9 @@ def parts_left(tags: Tags, images: tuple[ImageConfig, ...]) -> tuple[tuple[NotSe
     named = {tag.get("name"): str(tag) for tag in tags}
     used = {(control.labelled_by.name if control.labelled_by else "") for image in images for control in image.controls}
     used |= {control.name for image in images for control in image.controls}
-    areas = [(image.absent_choices, image.question_area, image.answer_area) for image in images]
+    # Absent classes of a page would be of one page among several: nothing fills that tag in.
+    absent = [image.absent_choices for image in images if image.value_list is None]
+    areas = [absent, *((image.question_area, image.answer_area) for image in images)]
     used |= {area for of_image in areas for area in of_image if area}
     not_served: list[NotServed] = []
     by_people: list[str] = []

@@ -7,6 +7,7 @@ entry is drawn alike and is a fraction of the size. It takes the size from the P
 import base64
 import binascii
 import io
+import struct
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,7 @@ from lasagna.errors import DataError
 from lasagna.masks.segmentation import Mask
 
 _PREFIX = "data:image/png;base64,"
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HALF = 128
 """Opacity from which a pixel belongs to the mask, as of brushes."""
 
@@ -38,13 +40,13 @@ def bitmask_to_mask(url: str, size: tuple[int, int]) -> Mask:
     if not isinstance(url, str) or not url.startswith("data:image/"):
         raise DataError(f"a bitmask is a PNG as a data URL, not {str(url)[:40]!r}")
     try:
-        with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2], validate=True)), formats=("PNG",)) as image:
-            if image.size != (size[1], size[0]):
-                raise DataError(
-                    f"a bitmask is of {image.width} x {image.height} pixels, and the image of {size[1]} x {size[0]}"
-                )
+        data = base64.b64decode(url.partition(",")[2], validate=True)
+        width, height = struct.unpack(">II", data[16:24])  # of the header, which comes first
+        if data.startswith(_SIGNATURE) and (height, width) != size:
+            raise DataError(f"a bitmask is of {width} x {height} pixels, and the image of {size[1]} x {size[0]}")
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if not image.has_transparency_data:
                 raise DataError("a bitmask is opaque all over, so that it does not say where the mask is")
             return np.asarray(image.convert("RGBA").getchannel("A")) >= _HALF
-    except (OSError, ValueError, SyntaxError, binascii.Error) as error:
+    except (OSError, ValueError, SyntaxError, struct.error, binascii.Error, Image.DecompressionBombError) as error:
         raise DataError(f"a bitmask cannot be decoded ({error}); expected a PNG as the editor writes it") from error

@@ -35,8 +35,9 @@ def mask_to_ellipses(mask: Mask, min_area: float = 0.0) -> list[Ellipse]:
     for place, i in enumerate(order):
         if place and areas[i] < min_area:
             continue
-        ys, xs = np.nonzero(labels == i + 1)
-        centre = np.array((xs.mean() + 0.5, ys.mean() + 0.5))
+        left, top, width, height, _ = rows[i + 1].tolist()
+        ys, xs = np.nonzero(labels[top : top + height, left : left + width] == i + 1)
+        centre = np.array((left + xs.mean() + 0.5, top + ys.mean() + 0.5))
         covariance = np.cov(np.stack([xs, ys]), bias=True) if len(xs) > 1 else np.zeros((2, 2))
         values, axes = np.linalg.eigh(covariance + np.eye(2) / 12)  # 1/12: the variance of a unit square
         radius_y, radius_x = 2 * np.sqrt(values)
@@ -48,11 +49,17 @@ def mask_to_ellipses(mask: Mask, min_area: float = 0.0) -> list[Ellipse]:
 
 def ellipse_to_mask(ellipse: Ellipse, size: tuple[int, int]) -> Mask:
     """The pixels whose centres lie in an ellipse: bool of size (height, width). No pixel where an axis is 0."""
-    if not (ellipse.radius_x > 0 and ellipse.radius_y > 0):
-        return np.zeros(size, np.bool_)
-    ys, xs = np.mgrid[0 : size[0], 0 : size[1]] + 0.5
+    mask = np.zeros(size, np.bool_)
+    reach = max(ellipse.radius_x, ellipse.radius_y)  # whatever the rotation, the ellipse is within
+    if not (ellipse.radius_x > 0 and ellipse.radius_y > 0 and np.isfinite([ellipse.x, ellipse.y, reach]).all()):
+        return mask
+    left, right = (int(np.clip(side, 0, size[1])) for side in (ellipse.x - reach, ellipse.x + reach + 1))
+    top, bottom = (int(np.clip(side, 0, size[0])) for side in (ellipse.y - reach, ellipse.y + reach + 1))
     turn = np.radians(ellipse.rotation)
-    across, down = xs - ellipse.x, ys - ellipse.y
-    along = (across * np.cos(turn) + down * np.sin(turn)) / ellipse.radius_x
-    beside = (down * np.cos(turn) - across * np.sin(turn)) / ellipse.radius_y
-    return np.asarray(along**2 + beside**2 <= 1)
+    across = np.arange(left, right) + 0.5 - ellipse.x
+    for row in range(top, bottom):
+        down = row + 0.5 - ellipse.y
+        along = (across * np.cos(turn) + down * np.sin(turn)) / ellipse.radius_x
+        beside = (down * np.cos(turn) - across * np.sin(turn)) / ellipse.radius_y
+        mask[row, left:right] = along**2 + beside**2 <= 1
+    return mask

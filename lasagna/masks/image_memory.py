@@ -3,7 +3,7 @@
 What always holds: the figure is an upper bound, per format, of what is allocated at once until the image is upright RGB
 (the decoder's own buffers, the samples as they are stored, the result); `lasagna bench bombs` measures it. A format
 whose decoder allocates by what the header does not say is not read at all: ICO (decoded by being opened), JPEG 2000
-(180 bytes with precincts of one pixel take tens of gigabytes), and whatever runs a program.
+(180 bytes with precincts of one pixel take more than 8 GB), and whatever runs a program.
 """
 
 from typing import BinaryIO, Literal

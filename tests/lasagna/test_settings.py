@@ -194,7 +194,15 @@ def test_a_value_can_be_in_a_file(tmp_path: Path) -> None:
     assert Settings.load(both).label_studio_token == "mine"
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"two\nlines"])
+def test_an_empty_file_counts_as_none(tmp_path: Path) -> None:
+    secret = tmp_path / "port"
+    secret.write_bytes(b"\r\n")
+    assert Settings.load({"LASAGNA_PORT_FILE": str(secret)}).origins["port"] == "default"
+    secret.write_bytes(b"8080\r\n")
+    assert Settings.load({"LASAGNA_PORT_FILE": str(secret)}).port == 8080
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"two\nlines", b"1" * 70_000])
 def test_a_file_that_holds_no_value_is_refused(tmp_path: Path, content: bytes | None) -> None:
     secret = tmp_path / "secret"
     if content is not None:

@@ -65,7 +65,8 @@ def with_replay(recipe: Recipe) -> tuple[Recipe, list[str]]:
     if not recipe.replay or not recipe.semantic:
         return replace(recipe, replay=None), []
     here = {name: data for name, data in recipe.replay.items() if is_here(recipe, name, data)}
-    task = replace(recipe.tasks["semantic"], sets={**recipe.semantic, **here})
+    added = {name: data for name, data in here.items() if name not in recipe.semantic}  # one's own set comes first
+    task = replace(recipe.tasks["semantic"], sets={**recipe.semantic, **added})
     tasks = {**recipe.tasks, "semantic": task}
     return replace(recipe, tasks=tasks, replay=None), [name for name in recipe.replay if name not in here]
 

@@ -25,7 +25,7 @@ from training.data.sources.annotations import read_json
 from training.data.sources.coco_json import CocoFile
 from training.data.sources.folder import Folder
 from training.data.sources.label_images import read_label_image
-from training.data.sources.label_studio import HISTORY, LabelStudioExport
+from training.data.sources.label_studio import NO_EXPORTS, LabelStudioExport
 
 _FORMS = (
     "masks (masks/*.png with classes.json, as `lasagna annotate --format masks` writes), COCO (a JSON file), an export "
@@ -53,8 +53,8 @@ def read_corrected(path: Path, photos: Sequence[Path] = ()) -> Source:
     for folder in (path, path / "masks"):
         if (folder / "classes.json").exists():
             return MaskFolder(folder, [*photos, *_beside(folder)])
-    exports = sorted(file for file in path.glob("*.json") if file.name != HISTORY)
-    if (path / "coco.json") in exports:
+    exports = sorted(file for file in path.glob("*.json") if file.name not in NO_EXPORTS)
+    if (path / "coco.json").exists():
         return _read_file(path / "coco.json", photos)
     if len(exports) == 1:
         return _read_file(exports[0], photos)

@@ -76,6 +76,18 @@ def test_the_version_that_serves_stays(label_studio: Any, project: int) -> None:
     assert versions(label_studio, project) == [[OLD, NEW, OTHER]] * 4
 
 
+def test_a_version_stands_for_all_its_questions(label_studio: Any, project: int) -> None:
+    """But for what serves, which carries the question of today."""
+    before = "tiny-2~000000"
+    api = label_studio.api()
+    for task in api.tasks(project):
+        api.create_prediction(task.id, {"model_version": before, "result": [], "score": 0.5})
+    assert "4 predictions of 4 tasks removed" in run("prune", str(project), "--version", "tiny-2").output
+    assert versions(label_studio, project) == [[OLD, NEW, OTHER]] * 4
+    again = run("prune", str(project), "--version", "tiny-2")
+    assert "serves project" in str(again.exception)
+
+
 def test_a_version_that_is_not_there_is_named(project: int) -> None:
     done = run("prune", str(project), "--version", "tiny-0")
     assert isinstance(done.exception, ConfigError)

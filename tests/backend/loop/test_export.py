@@ -85,6 +85,17 @@ def test_nothing_is_written_over_and_nothing_half(stub: StubLabelStudio, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} <= {"out", "state"}
 
 
+def test_into_the_folder_that_one_is_in(stub: StubLabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    correct(stub, 2)
+    out, kept = tmp_path / "out", tmp_path / "out.part"
+    out.mkdir()
+    kept.mkdir()
+    monkeypatch.chdir(out)
+    assert run(stub, Path(".")).exit_code == 0
+    assert len(list((out / "images").iterdir())) == 2
+    assert kept.is_dir(), "a folder of the user's"
+
+
 def test_what_cannot_be_used_is_named(stub: StubLabelStudio, tmp_path: Path) -> None:
     correct(stub, 3)
     stub.images["/data/upload/3/2.png"] = b"no photo"

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from backend.loop.tidy import Keep, find_garbage, tidy
-from backend.loop.trainings import Trainings
+from backend.loop.trainings import Trainings, unfinished_jobs
 from backend.queue.store import Project, Store
 from backend.registry.registry import Registry
 from lasagna.commands.cli import main
@@ -87,6 +87,16 @@ def test_what_nothing_needs_goes(root: Path, store: Store, tmp_path: Path) -> No
     assert (logs / "training.log").read_bytes() == b"new\n" * 25
     assert trainings.projects() == ["3", "8"]
     assert not list(store.redis.scan_iter("lasagna:training:7*"))
+
+
+def test_what_was_removed_by_half_goes_and_is_no_job(root: Path, store: Store, tmp_path: Path) -> None:
+    """The process was killed between the end of a job's file and the end of its folder."""
+    half = root / "jobs" / ".gone-20260101-000000-3-aaaa"
+    half.mkdir()
+    (half / "job.json").write_text(json.dumps({"project": "3"}))
+    assert half.name not in unfinished_jobs(root)
+    tidy(root, tmp_path, store, KEEP)
+    assert not half.exists()
 
 
 def test_a_link_of_another_snapshot_counts_nothing(root: Path, store: Store, tmp_path: Path) -> None:

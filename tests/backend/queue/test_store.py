@@ -1,5 +1,6 @@
 """The records in Redis: states, leases, and who delivers a prediction."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from backend.queue.store import Project, Store, Work, connect
+from backend.queue.store import IMAGE_OF_OLD, Project, Store, Work, connect
 from tests.backend.backend_helpers import RedisServer
 
 PREDICTION = {"model_version": "tiny-1", "score": 0.5, "result": []}
@@ -299,3 +300,20 @@ def test_small_records_come_back(store: Store) -> None:
     assert store.model() == {"version": "tiny-1"}
     store.record_event({"action": "PROJECT_UPDATED"})
     assert store.events() == [{"action": "PROJECT_UPDATED"}]
+
+
+def test_what_failed_and_is_asked_again_counts_as_failed_no_more(store: Store) -> None:
+    asked = work()
+    store.register([asked], lease=0)
+    store.start([asked.key], "job")
+    store.fail(asked.key, "no memory")
+    assert store.keys("failed") == [asked.key]
+    store.register([asked], lease=0)
+    assert (store.keys("failed"), store.keys("queued")) == ([], [asked.key])
+
+
+def test_what_an_older_release_queued_has_its_image() -> None:
+    """0.1 kept the address alone, where now the task's data is."""
+    old = {"project": "3.17", "task": "1", "image": "/data/upload/3/1.png", "config": "config", "version": "tiny-1"}
+    assert json.loads(Work.from_fields(old).data) == {IMAGE_OF_OLD: "/data/upload/3/1.png"}
+    assert Work.from_fields({key: value for key, value in old.items() if key != "image"}).data == ""

@@ -104,6 +104,16 @@ def test_an_address_has_so_many_half_open_connections(slow: Slow, port: int) -> 
     assert all(map(is_closed, clients[:5]))
 
 
+def test_a_flood_of_clients_that_trickle_ends_nothing(slow: Slow, port: int) -> None:
+    """What is dropped to make room may have sent a byte in the same moment."""
+    for _ in range(4):
+        clients = slow.send(b"GET /hea", 2 * MOST_HALF_OPEN)
+        for client in clients * 3:
+            with suppress(OSError):
+                client.sendall(b"l")
+        assert health(port) < 5.0
+
+
 def test_a_head_that_does_not_end_is_cut_off(slow: Slow, port: int) -> None:
     [client] = slow.send(b"GET /health HTTP/1.1\r\nX-Long: ")
     with suppress(OSError):

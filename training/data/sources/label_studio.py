@@ -52,7 +52,7 @@ from training.data.sources.unsplit import SPLIT_NAMES, UNSPLIT, annotated_photos
 _WHAT = "a Label Studio export (SPLIT.json, label_config.xml and the photos)"
 HISTORY = "labels.json"
 """The file that says since when labels stand in the configuration (`LabelHistory.as_dict`)."""
-_NO_EXPORTS = ("tasks.json", "coco.json", "coco_polygons.json", "report.json", HISTORY)
+NO_EXPORTS = ("tasks.json", "coco.json", "coco_polygons.json", "report.json", HISTORY)
 """What may lie beside an export: what `lasagna annotate` writes, and the labels' history."""
 _UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")
 """What Label Studio puts before the name of an uploaded file."""
@@ -141,7 +141,7 @@ def _find_export(root: Path, split: str) -> tuple[Path, bool]:
         return root, split in UNSPLIT
     if (root / f"{split}.json").exists():
         return root / f"{split}.json", False
-    exports = [path for path in sorted(root.glob("*.json")) if path.name not in _NO_EXPORTS]
+    exports = [path for path in sorted(root.glob("*.json")) if path.name not in NO_EXPORTS]
     if len(exports) == 1 and split in UNSPLIT and exports[0].stem not in SPLIT_NAMES:
         return exports[0], True
     known = ", ".join(path.stem for path in exports) or "none"
@@ -353,7 +353,7 @@ def _decide(
     drawn: list[tuple[str, Region]] = []
     unlabelled: list[Region] = []
     unknown_extent: set[str] = set()
-    hinted = {text for text in classes if not any(texts[label] == text for label in stood & texts.keys())}
+    hinted = set(classes) - {texts[label] for label in stood & texts.keys()}
     not_offered = set(hinted)
     notes: list[str] = []
     for region in regions:
