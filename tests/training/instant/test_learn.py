@@ -275,7 +275,7 @@ def test_annotate_uses_corrections_at_once(tmp_path: Path, photos: Path, model: 
     assert wrong[1] < 0.05 < wrong[0]
     versions = {task["predictions"][0]["model_version"] for task in json.loads((out / "tasks.json").read_text())}
     assert len(versions) == 1
-    assert versions.pop().endswith("+h1")
+    assert re.fullmatch(r".+\+h1~[0-9a-f]{6}", versions.pop())
     again = run(annotate, [*arguments, "--corrected", corrected])
     assert "8 images annotated (0 now, 8 known" in again.output
 
