@@ -787,14 +787,14 @@ class TestCommand:
         done = self.run("--project", str(world.project()))
         assert done.exit_code == 0
         assert done.output.rstrip().endswith("Nothing is wrong.")
-        assert len(re.findall(r"^ok ", done.output, flags=re.MULTILINE)) == 13
+        assert len(re.findall(r"^ok ", done.output, flags=re.MULTILINE)) == 14
 
     def test_without_a_project(self, world: World) -> None:
         project = world.project(data=[])
         done = self.run()
         assert done.exit_code == 0
         skipped = re.findall(r"^skipped (\S+) +(.*)$", done.output, flags=re.MULTILINE)
-        assert len(skipped) == 8
+        assert len(skipped) == 9
         assert skipped[0][1].startswith("because no project is named: --project NUMBER (connected: ")
         assert str(project) in skipped[0][1]
         assert {words for _, words in skipped} == {skipped[0][1]}
