@@ -38,6 +38,7 @@ def test_braces_of_messages_reach_the_site() -> None:
     assert re.findall(r"{\w+}", shown) == re.findall(r"{\w+}", text)
 
 
+@pytest.mark.slow
 def test_a_document_that_lags_is_shown_and_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

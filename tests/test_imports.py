@@ -35,6 +35,7 @@ def modules_of(room: str) -> list[str]:
     return [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in files]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", TORCH_FREE)
 def test_room_imports_no_torch(room: str) -> None:
     names = modules_of(room)

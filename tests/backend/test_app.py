@@ -62,6 +62,7 @@ def worker(store: Store) -> Iterator[None]:
     thread.join()
 
 
+@pytest.mark.slow
 def test_imports_no_torch() -> None:
     commands = "backend.commands.serve, backend.commands.jobs, backend.commands.prelabel, backend.commands.doctor"
     modules = f"backend.app, backend._wsgi, {commands}, backend.doctor.task"
@@ -143,6 +144,7 @@ class TestReady:
         assert "http://***@127.0.0.1:1 cannot be reached: connection refused" in said["words"]
         assert "secret" not in answer.text
 
+    @pytest.mark.slow
     def test_label_studio_hangs(
         self, redis_db: str, checkpoint: Any, living: LasagnaWorker, stub: StubLabelStudio
     ) -> None:
@@ -296,6 +298,7 @@ class TestPredict:
             store.finish(key, {"model_version": "tiny-1", "score": 0.0, "result": []})
         assert store.take_post() is not None
 
+    @pytest.mark.slow
     def test_a_single_task_goes_ahead_of_batches(self, client: FlaskClient, store: Store) -> None:
         predict(client, [task(1), task(2)])
         predict(client, [task(2)])  # a person opens one of them
@@ -333,6 +336,7 @@ class TestPredict:
         assert "cannot reach its Redis" in answer.json["error"]
         assert answer.json["results"] == [[], []]
 
+    @pytest.mark.slow
     def test_requests_that_wait_do_not_take_every_thread(
         self, redis_db: str, checkpoint: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:

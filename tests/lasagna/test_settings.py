@@ -164,6 +164,7 @@ def test_what_is_printed_at_start_says_where_each_value_is_from(monkeypatch: pyt
     assert rows["host"].split() == ["'127.0.0.1'", "default"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["serve", "worker"])
 def test_a_process_does_not_start_with_a_bad_setting(command: str) -> None:
     ended = subprocess.run(

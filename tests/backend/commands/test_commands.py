@@ -169,6 +169,7 @@ class TestPrelabel:
     def arguments(self, stub: StubLabelStudio, *more: str) -> list[str]:
         return ["3", "--url", stub.url, "--token", TOKEN, *more]
 
+    @pytest.mark.slow
     def test_every_task_gets_its_prediction(self, stub: StubLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("backend.web.prelabel._ASK_AT_ONCE", 2)
         monkeypatch.setattr("backend.web.prelabel._MAX_OUTSTANDING", 3)
@@ -295,6 +296,7 @@ class TestPrelabel:
         assert words in result.output
 
 
+@pytest.mark.slow
 def test_prelabel_looks_whether_an_answer_was_stored(
     store: Store, stub: StubLabelStudio, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,6 +394,7 @@ class TestCancel:
         assert run(jobs, "cancel").exit_code == 2
         assert run(jobs, "cancel", "--project", "3", "--all").exit_code == 2
 
+    @pytest.mark.slow
     def test_ctrl_c_says_what_goes_on_and_how_to_stop_it(
         self, store: Store, stub: StubLabelStudio, backend: Backend
     ) -> None:

@@ -419,6 +419,7 @@ def test_classes_of_a_taxonomy_count_too() -> None:
     assert disagreement(task, config) == {"Sky": (1, 2)}
 
 
+@pytest.mark.slow
 def test_the_report_names_tasks_whose_annotators_disagree(project: StubLabelStudio, tmp_path: Any) -> None:
     options, page = ["--url", project.url, "--token", TOKEN], tmp_path / "effort.html"
     assert "disagree" not in CliRunner().invoke(main, ["report", "3", *options]).output

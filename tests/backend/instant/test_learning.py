@@ -96,6 +96,7 @@ class TestLearning:
         changes.note(PROJECT, [9])
         assert jobs.queue(store.redis, "instant").count == 2
 
+    @pytest.mark.slow
     def test_changed_deleted_and_skipped_annotations(
         self, runtime: Runtime, stub: StubLabelStudio, changes: Changes
     ) -> None:
@@ -138,6 +139,7 @@ class TestLearning:
         assert learnt(runtime) == {"1", "2", "3", "4"}
         assert not changes.aside(PROJECT)
 
+    @pytest.mark.slow
     def test_what_was_annotated_before_anything_was_noted(
         self, runtime: Runtime, settings: Settings, stub: StubLabelStudio, changes: Changes
     ) -> None:
@@ -209,6 +211,7 @@ class TestLearning:
         learn_all(runtime)
         assert learnt(runtime) == {"1", "2"}
 
+    @pytest.mark.slow
     def test_a_new_redis_and_lost_files_are_made_again_from_label_studio(
         self, runtime: Runtime, store: Store, stub: StubLabelStudio, changes: Changes, settings: Settings
     ) -> None:
@@ -229,6 +232,7 @@ class TestLearning:
         learn_all(runtime)
         assert heads_of(runtime).current().digest == digest  # type: ignore[union-attr]
 
+    @pytest.mark.slow
     def test_two_workers_make_the_head_of_one(
         self,
         runtime: Runtime,

@@ -122,6 +122,7 @@ def test_what_is_broken_is_left_out_and_named(snapshots: Snapshots, stub: StubLa
     assert classes["4"] == ("Dog", "Sky")
 
 
+@pytest.mark.slow
 def test_label_studio_gone_is_no_snapshot_with_holes(
     snapshots: Snapshots, stub: StubLabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +196,7 @@ def take_until_killed(folder: Path, url: str, killer: str, where: str) -> None:
     Snapshots(folder, client, 3, ImageLimits(5.0, 10_000_000), {"max_pixels": 10_000_000}).take()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["masks", "photo"])
 def test_a_task_that_kills_the_process_is_found_and_left_out(
     snapshots: Snapshots, stub: StubLabelStudio, tmp_path: Path, where: str

@@ -131,6 +131,7 @@ def stopped_before_training(project: Project, id: str) -> TrainingJob:
     return job
 
 
+@pytest.mark.slow
 def test_a_refused_version_that_later_corrections_speak_for_serves_and_is_trained_on(
     project: Project, refused: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +165,7 @@ def test_a_refused_version_that_later_corrections_speak_for_serves_and_is_traine
     assert report["about"]["the candidate before"].startswith(f"{refused}, judged again with {len(new)} photos")
 
 
+@pytest.mark.slow
 def test_a_refused_version_is_refused_again(project: Project, refused: str) -> None:
     job = stopped_before_training(project, project.new())
     assert job.result("recheck")["version"] == refused
@@ -222,6 +224,7 @@ def test_from_corrections_to_a_version_killed_in_every_stage(
     assert [json.loads(line)["step"] for line in logged] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_stopped_between_steps_goes_on(project: Project) -> None:
     correct(project.stub, 8)
     id = project.new()

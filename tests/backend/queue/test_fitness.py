@@ -76,6 +76,7 @@ def test_ghosts_are_counted_and_removed_and_starve_nobody(server: RedisServer) -
     assert store.forget(left) == 0  # what has a record stays
 
 
+@pytest.mark.slow
 def test_health_is_answered_while_redis_stands_still(backend: Backend, server: RedisServer) -> None:
     """A Redis that takes connections and says nothing: half a minute of requests of every kind wait for it."""
     backend.serve(LASAGNA_REDIS_URL=server.url)
@@ -102,6 +103,7 @@ def test_health_is_answered_while_redis_stands_still(backend: Backend, server: R
     wait_until(lambda: requests.get(f"{backend.url}/health", timeout=5).json()["redis"] == "up", 40, "Redis")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wait", [0.5, 4.0])
 def test_a_worker_that_is_told_to_end_in_an_outage_ends(backend: Backend, server: RedisServer, wait: float) -> None:
     worker = backend.worker(LASAGNA_REDIS_URL=server.url)
@@ -131,6 +133,7 @@ def test_the_latest_uid_is_found_without_looking_through_all(server: RedisServer
     assert store.uid("4") == "4.50"
 
 
+@pytest.mark.slow
 def test_a_signal_between_two_connections_is_not_forgotten() -> None:
     """RQ's handler, of a worker that was busy when Redis went away, notes the signal there and raises nothing."""
 

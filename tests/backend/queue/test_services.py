@@ -87,6 +87,7 @@ def test_server_ends_when_its_user_is_ended_in_any_way(settings, number):
         eventually(lambda: servers(settings) == [])
 
 
+@pytest.mark.slow
 def test_server_that_dies_comes_back_at_the_same_address_with_its_data(settings):
     url = ensure_redis(settings)
     with redis.Redis.from_url(url) as client:
@@ -106,6 +107,7 @@ def test_server_that_dies_comes_back_at_the_same_address_with_its_data(settings)
     release_redis(settings)
 
 
+@pytest.mark.slow
 def test_server_refuses_who_does_not_know_the_password_and_hides_it(settings):
     url = ensure_redis(settings)
     port = url.rsplit(":", 1)[1].split("/")[0]
@@ -117,6 +119,7 @@ def test_server_refuses_who_does_not_know_the_password_and_hides_it(settings):
     release_redis(settings)
 
 
+@pytest.mark.slow
 def test_a_stale_address_file_is_replaced(settings):
     folder = state_dir(settings) / "redis"
     folder.mkdir()
@@ -159,6 +162,7 @@ def test_service_that_ends_early_is_reported_with_the_end_of_its_log(tmp_path):
     assert str(tmp_path / "thing.log") in str(error.value)
 
 
+@pytest.mark.slow
 def test_stop_ends_the_group_even_if_it_ignores_sigterm(tmp_path):
     code = (
         "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\npid = os.fork()\n"
@@ -177,6 +181,7 @@ def _group(pid):
         return None
 
 
+@pytest.mark.slow
 def test_service_ends_when_its_parent_is_killed(tmp_path):
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom backend.queue.services import Service\n"
@@ -207,6 +212,7 @@ def test_state_folder_that_cannot_be_made_is_named(tmp_path):
         state_dir(Settings.load({"LASAGNA_STATE_DIR": str(tmp_path / "file" / "below")}))
 
 
+@pytest.mark.slow
 def test_paths_with_spaces_and_quotes_work(tmp_path):
     settings = Settings.load({"LASAGNA_STATE_DIR": str(tmp_path / 'a "b" \\c é')})
     with redis.Redis.from_url(ensure_redis(settings)) as client:

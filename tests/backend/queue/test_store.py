@@ -252,6 +252,7 @@ class TestDelivery:
 
 
 class TestTryingLater:
+    @pytest.mark.slow
     def test_pauses_grow_and_end_in_a_failure(self, store: Store) -> None:
         [entry] = store.register([work()], lease=0)
         store.start([entry.key], "job")

@@ -305,6 +305,7 @@ class TestLimits:
         with pytest.raises(ImageError, match="has 2000 bytes, the limit is 1000"):
             fetch_image(client, "/data/upload/3/a.png", 1, ImageLimits(5.0, 1000))
 
+    @pytest.mark.slow
     def test_undeclared_size_and_time(self, client: LabelStudio, other: Any) -> None:
         host = f"127.0.0.1:{other.server_port}"
         with pytest.raises(ImageError, match="more than 5 bytes"):

@@ -71,6 +71,7 @@ def test_without_a_password_another_machine_is_refused(
     assert client.get("/health", environ_base={"REMOTE_ADDR": peer}).status_code == code
 
 
+@pytest.mark.slow
 def test_gunicorn_alone_masks_and_checks(redis_url: str, tmp_path: Path) -> None:
     """Started as any WSGI application is, on every address, by an address of this machine that is not loopback."""
     port = free_port()

@@ -142,6 +142,7 @@ def send(client: FlaskClient, path: str, body: Any) -> Any:
     return answer
 
 
+@pytest.mark.slow
 def test_setup(client: FlaskClient, examples: int) -> None:
     def check(body: Any) -> None:
         answer = send(client, "/setup", body)
@@ -150,6 +151,7 @@ def test_setup(client: FlaskClient, examples: int) -> None:
     fuzz(examples, SETUP, check)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [None, {"result": [CLICK]}], ids=["batch", "click"])
 def test_predict(client: FlaskClient, examples: int, context: Any) -> None:
     def check(body: Any) -> None:
@@ -162,6 +164,7 @@ def test_predict(client: FlaskClient, examples: int, context: Any) -> None:
     fuzz(examples, {**PREDICT, "params": {"context": context}}, check)
 
 
+@pytest.mark.slow
 def test_webhook(client: FlaskClient, examples: int) -> None:
     for whole in WEBHOOKS:
         fuzz(examples // 3, whole, lambda body: post(client, "/webhook", body))

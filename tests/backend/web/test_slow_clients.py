@@ -78,6 +78,7 @@ HALVES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", HALVES.values(), ids=HALVES)
 def test_half_sent_requests_hold_nobody_up(slow: Slow, port: int, half: bytes) -> None:
     health(port)
@@ -87,6 +88,7 @@ def test_half_sent_requests_hold_nobody_up(slow: Slow, port: int, half: bytes) -
     wait_until(lambda: all(map(is_closed, clients)), HEAD_SECONDS + 10, "the end of the slow clients")
 
 
+@pytest.mark.slow
 def test_drops_keep_no_connection_alive(slow: Slow, port: int) -> None:
     """A byte a second, for ever."""
     [client] = slow.send(b"GET /health HTTP/1.1\r\nX-Slow: ")
@@ -121,6 +123,7 @@ def test_a_head_that_does_not_end_is_cut_off(slow: Slow, port: int) -> None:
     wait_until(lambda: is_closed(client), 5, "the end")
 
 
+@pytest.mark.slow
 def test_a_body_comes_at_its_rate_or_not_at_all(slow: Slow, port: int) -> None:
     """With the password: what is slow but steady is read; what stands still is cut off, and the thread is free."""
     head = b"POST /setup HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Basic bGFiZWw6c3R1ZGlv\r\n"
@@ -143,6 +146,7 @@ def test_the_name_of_a_script_is_not_taken_from_a_stranger(port: int) -> None:
     assert answer.status_code == 200
 
 
+@pytest.mark.slow
 def test_requests_after_one_another_and_in_pieces_are_answered(slow: Slow, port: int) -> None:
     [client] = slow.send(b"GET /hea")
     for piece in (b"lth HTTP/1.1\r\n", b"Host: 127.0.0.1\r\n", b"\r\n"):

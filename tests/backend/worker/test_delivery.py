@@ -66,6 +66,7 @@ def test_tries_again_while_label_studio_is_gone(
     assert len(stub.posted(1)) == 1
 
 
+@pytest.mark.slow
 def test_an_answer_that_got_lost_does_not_make_a_second_prediction(
     delivery: Delivery, store: Store, stub: StubLabelStudio
 ) -> None:
@@ -89,6 +90,7 @@ def test_a_killed_post_does_not_make_a_second_prediction(store: Store, stub: Stu
     assert len(stub.posted(1)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [False, True], ids=["answered", "answer lost"])
 def test_a_refresh_replaces_the_older_prediction(
     delivery: Delivery, store: Store, stub: StubLabelStudio, lost: bool
@@ -118,6 +120,7 @@ def test_a_task_without_an_id_cannot_be_posted(delivery: Delivery, store: Store)
     assert "has no id" in wait_for(store, ready(store, None), "failed")["reason"]
 
 
+@pytest.mark.slow
 def test_gives_up_after_the_timeout_and_keeps_the_prediction(
     store: Store, stub: StubLabelStudio, redis_db: str
 ) -> None:

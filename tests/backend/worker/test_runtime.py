@@ -263,6 +263,7 @@ class TestBatches:
         predict(runtime, works)
         assert "LASAGNA_LABEL_STUDIO_URL" in runtime.store.fields([works[0].key])[0]["reason"]
 
+    @pytest.mark.slow
     def test_500_labels(self, runtime: Runtime, stub: StubLabelStudio) -> None:
         labels = "".join(f'<Label value="label {i}, &lt;SEG&gt;"/>' for i in range(500))
         config = f'<View><Image name="i" value="$image"/><BrushLabels name="b" toName="i">{labels}</BrushLabels></View>'

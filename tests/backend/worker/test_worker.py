@@ -86,6 +86,7 @@ def test_works_through_the_queues_by_priority(store: Store, runtime: SlowRuntime
     assert store.counts()["ready"] == 9
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_slow_job_is_not_taken_for_a_dead_worker(
     store: Store, runtime: SlowRuntime, monkeypatch: pytest.MonkeyPatch
@@ -135,6 +136,7 @@ def test_a_worker_that_was_killed_is_missed_at_once_and_listed_by_rq_for_minutes
     assert not alive_here(store, ["predict", "train"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_what_a_dead_worker_left_is_run_again_one_by_one(store: Store, runtime: SlowRuntime) -> None:
     keys = ask(store, 3)
@@ -169,6 +171,7 @@ class TestLostJobs:
         assert recover(store, 4) == 0
         assert jobs.queue(store.redis, "predict").count == 1
 
+    @pytest.mark.slow
     def test_a_worker_that_died_too_often(self, store: Store) -> None:
         [key] = ask(store, 1)
         queue = jobs.queue(store.redis, "predict")

@@ -129,6 +129,7 @@ def test_bias_for_share(model: LasagnaModel, prompt: Prompt, count: int) -> None
         assert 0.1 <= share <= 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("count", "batch"), [(1, 1), (20, 3), (80, 1)])
 def test_the_product_decoder_agrees(
@@ -208,6 +209,7 @@ def run(*args: object) -> Any:
     return CliRunner().invoke(main, ["bench", "decode", "--device", "cpu", *[str(arg) for arg in args]])
 
 
+@pytest.mark.slow
 def test_the_command_measures_every_length_in_every_dtype(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "decode.json"
     dtypes = "float32,bfloat16"

@@ -38,6 +38,7 @@ TINY = {
 }
 
 
+@pytest.mark.slow
 def test_a_row_compares_both_ways(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps(TINY))

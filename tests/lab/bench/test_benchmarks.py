@@ -31,6 +31,7 @@ def figures(*args: object) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_decode_is_exact_in_both_dialects(tmp_path: Path) -> None:
     plot = tmp_path / "decode.png"
     rows = figures("decode", *TINY, "--classes", "6", "--chunk", 4, "--window", 8, "--peer", "tiny", "--plot", plot)[
@@ -42,6 +43,7 @@ def test_decode_is_exact_in_both_dialects(tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_images_are_answered_alike_in_any_batch() -> None:
     rows = figures("images", *TINY, "--batch", "1,2", "--classes", 5, "--present", 0.4)["rows"]
     assert [row["batch"] for row in rows] == [1, 2]
@@ -49,6 +51,7 @@ def test_images_are_answered_alike_in_any_batch() -> None:
     assert all(0 < row["present"] < 1 for row in rows)
 
 
+@pytest.mark.slow
 def test_masks_and_encoder_agree_with_one_by_one() -> None:
     rows = figures("masks", *TINY, "--present", "1,3", "--classes", 4)["rows"]
     assert all(row["same"] for row in rows)
@@ -95,6 +98,7 @@ def test_a_wrong_encoder_fails_the_command(monkeypatch: pytest.MonkeyPatch) -> N
     assert "not what label-studio-sdk does" in result.stderr
 
 
+@pytest.mark.slow
 def test_limit_is_arithmetic() -> None:
     """Per position of a Llama layer: two operations per weight, and two per cached key and value."""
     config = random_config("lasagna-7b-tiny")
@@ -132,6 +136,7 @@ def test_options_that_cannot_be_used(args: list[str], words: str) -> None:
     assert words in result.stderr
 
 
+@pytest.mark.slow
 def test_all_runs_each_with_the_options_it_takes() -> None:
     skip = "adapters,bombs,features,soak,corpus,decode,encoder,faults,images,learn,limit,load,memory,peer,prelabel,"
     skip += "quantise,rle,stages,start,submit"
@@ -234,6 +239,7 @@ def test_without_a_command_everything_runs(monkeypatch: pytest.MonkeyPatch) -> N
     assert "what wrong measured is not right" in result.stderr
 
 
+@pytest.mark.slow
 def test_stages_have_a_cost_each() -> None:
     rows = {row["stage"]: row for row in figures("stages", "--side", 64, "--classes", 3, "--repeats", 1)["rows"]}
     assert {"read", "model", "keep", "append", "encode masks", "encode gallery"} <= set(rows)

@@ -8,6 +8,7 @@ from lab.bench import bombs
 from lasagna.masks.image_memory import DEFAULT_MAX_MEMORY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "says"),
     [
@@ -27,6 +28,7 @@ def test_a_bomb_is_refused_from_its_header(name: str, says: str, tmp_path: Path)
     assert most < 30_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["PNG, 16-bit grey", "PNG, palette, transparent", "PNG, 16-bit RGBA, smaller"])
 def test_a_large_image_takes_no_more_than_the_limit(name: str, tmp_path: Path) -> None:
     bombs.build(name, tmp_path / "large")

@@ -81,6 +81,7 @@ def test_counts_that_a_split_has() -> None:
     assert possible_counts((5, 10), 3) == [3]
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, model: Lasagna) -> None:
     write_set(tmp_path / "data", "discs", 6, 2)
     model.save_pretrained(tmp_path / "model")
@@ -107,6 +108,7 @@ def test_the_command(tmp_path: Path, model: Lasagna) -> None:
     assert "does not hold rows of this benchmark" in wrong.output
 
 
+@pytest.mark.slow
 def test_times(tmp_path: Path, model: Lasagna, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lab.bench.learn._OBSERVED", 3)
     model.save_pretrained(tmp_path / "model")

@@ -53,6 +53,7 @@ def base(tiny: Callable[..., Recipe], changes: tuple[str, ...]) -> Recipe:
     return tiny(*changes)
 
 
+@pytest.mark.slow
 def test_rows_differ_in_their_strategies_alone_and_begin_alike(base: Recipe, tmp_path: Path) -> None:
     recipes = {preset: row_recipe(base, preset, 3, tmp_path) for preset in PRESETS}
     assert {preset: recipe.sequence.class_list for preset, recipe in recipes.items()} == {
@@ -75,6 +76,7 @@ def test_rows_are_the_papers_and_asked_as_they_were_trained() -> None:
     assert [(row.preset, row.kind) for row in EXACT] == [("negatives", "lasagna"), ("order", "lasagna")]
 
 
+@pytest.mark.slow
 def test_a_start_with_trained_vision_and_a_new_language_model(
     tiny: Callable[..., Recipe], changes: tuple[str, ...], base: Recipe, tmp_path: Path
 ) -> None:
@@ -96,6 +98,7 @@ def run(*args: object) -> Any:
     return CliRunner().invoke(main, ["experiment", "ablation", "--device", "cpu", *map(str, args)])
 
 
+@pytest.mark.slow
 def test_the_command_trains_scores_and_goes_on(
     tiny_file: Path, changes: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

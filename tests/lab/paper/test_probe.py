@@ -59,6 +59,7 @@ def test_the_choice_is_made_inside_train_and_finds_what_tells_the_classes(inform
     assert metrics.average_precision() > 0.9
 
 
+@pytest.mark.slow
 def test_the_command_on_real_photos(shared_data: Path, random_checkpoint: Path) -> None:
     arguments = ["--data", shared_data / "cwfid", "--image-size", 96, "--against", random_checkpoint, "--json"]
     result = CliRunner().invoke(main, ["experiment", "probe", *map(str, arguments)])

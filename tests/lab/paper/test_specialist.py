@@ -105,6 +105,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(data: Path, tmp_path: Path) ->
         next(train_specialist(photos, other, tmp_path / "killed"))
 
 
+@pytest.mark.slow
 def test_the_command_scores_it_beside_a_checkpoint(data: Path, tmp_path: Path, random_checkpoint: Path) -> None:
     document = tmp_path / "results.md"
     document.write_text("# Results\n\n<!-- specialist -->\nold\n<!-- /specialist -->\nend\n")

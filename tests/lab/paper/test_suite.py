@@ -116,6 +116,7 @@ def test_all_errors_of_a_suite_come_at_once_with_their_lines(suite_file: Path) -
         assert any(words in line and line.startswith("  suite.yaml:") for line in str(error.value).splitlines())
 
 
+@pytest.mark.slow
 def test_all_that_is_missing_is_listed_before_anything_runs(suite_file: Path) -> None:
     changes = ["models={a: nowhere}", "closed_set=[farm, elsewhere]", "open_set={ade20k: }"]
     with pytest.raises(ConfigError) as error:
@@ -138,6 +139,7 @@ def run(*args: object) -> Any:
     return CliRunner().invoke(main, ["evaluate", *map(str, args), "--device", "cpu"])
 
 
+@pytest.mark.slow
 def test_the_command_writes_tables_figures_and_plots(suite_file: Path, tmp_path: Path) -> None:
     document = tmp_path / "results.md"
     names = ("table-1", "table-4", "table-6", "presence")

@@ -125,6 +125,7 @@ def test_figures_by_group(root: Path) -> None:
     assert found["seen"]["classes"] == 1
 
 
+@pytest.mark.slow
 def test_the_command_trains_without_the_names_and_scores_all(root: Path, tiny_file: Path, tmp_path: Path) -> None:
     sets = "tasks={semantic: {sets: {home: 1.0, street: 1.0}}}"
     out = tmp_path / "unseen"

@@ -13,6 +13,7 @@ def loaded(vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> Vectors:
     return Vectors(vectors, tmp_path_factory.mktemp("parity") / "checkpoint")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage(loaded: Vectors, stage: str) -> None:
     rows = list(STAGES[stage](loaded))

@@ -34,6 +34,7 @@ def test_a_second_run_computes_nothing_and_loads_no_model(
     assert {name: (tmp_path / "out" / name).read_bytes() for name in before} == before
 
 
+@pytest.mark.slow
 def test_changed_options_are_noticed_and_computed(run: Run, folder: Path, tmp_path: Path) -> None:
     run(folder)
     changed = run(folder, "--threshold", "0.001")

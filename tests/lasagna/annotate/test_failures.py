@@ -37,6 +37,7 @@ def mixed(tmp_path: Path) -> Path:
     return photos
 
 
+@pytest.mark.slow
 def test_broken_files_fail_alone(run: Run, mixed: Path, tmp_path: Path) -> None:
     result = run(mixed)
     assert result.exit_code == 1

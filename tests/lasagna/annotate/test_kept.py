@@ -45,6 +45,7 @@ def correct(path: Path) -> bytes:
 # --- What somebody changed --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_corrected_files_are_kept_when_photos_come(run: Run, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(folder, *ALL).exit_code == 0
@@ -136,6 +137,7 @@ def test_a_corrected_file_of_a_photo_that_is_gone(run: Run, folder: Path, tmp_pa
 # --- Sets with another meaning ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_other_labels_swap_the_set_whole(run: Run, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(folder, *ALL, "--threshold", "0.001").exit_code == 0
@@ -152,6 +154,7 @@ def test_other_labels_swap_the_set_whole(run: Run, folder: Path, tmp_path: Path)
     assert {name for name in found if found[name] != fresh[name]} <= timed, "no half of the old labels is left"
 
 
+@pytest.mark.slow
 def test_other_labels_beside_corrections_are_refused(run: Run, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(folder, *ALL).exit_code == 0
@@ -194,6 +197,7 @@ def test_nothing_is_touched_where_nothing_changes(run: Run, folder: Path, tmp_pa
     assert not (out / ".results" / "next").exists()
 
 
+@pytest.mark.slow
 def test_files_of_an_earlier_version(run: Run, folder: Path, tmp_path: Path) -> None:
     """It noted names without hashes."""
     out = tmp_path / "out"
@@ -218,6 +222,7 @@ def test_files_of_an_earlier_version(run: Run, folder: Path, tmp_path: Path) -> 
 # --- Killed -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_at_every_step_of_putting_a_set_in_place(tmp_path: Path) -> None:
     """Whatever is on disk then is of one set in each folder; and the next run knows it and completes it."""
     steps = 0
@@ -242,6 +247,7 @@ def test_killed_at_every_step_of_putting_a_set_in_place(tmp_path: Path) -> None:
     assert steps > 10
 
 
+@pytest.mark.slow
 def test_killed_while_other_labels_are_computed(run: Run, folder: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(folder, *ALL).exit_code == 0
@@ -316,6 +322,7 @@ def test_files_where_folders_have_to_be(tmp_path: Path) -> None:
 # --- Photos that cannot be read ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["unreadable", "damaged", "listed", "folder", "archive"])
 def test_a_photo_that_cannot_be_read_keeps_its_answer(how: str, run: Run, folder: Path, tmp_path: Path) -> None:
     out, away = tmp_path / "out", tmp_path / "away"

@@ -258,6 +258,7 @@ def test_http_archive(moto: str, s3: str, http: str, run: Run, folder: Path, tmp
     assert "range requests" in refused.output, "a server that only sends whole files"
 
 
+@pytest.mark.slow
 def test_http_images_that_fail(http: str, run: Run, tmp_path: Path) -> None:
     result = run(
         f"{http}/photos/a.jpg?token=hidden", f"{http}/photos/no.jpg?token=hidden", f"{http}/refused.jpg?token=hidden"

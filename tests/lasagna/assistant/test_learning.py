@@ -173,6 +173,7 @@ def test_masks_of_another_size_are_refused(taught: Lasagna) -> None:
     assert len(taught._learner) == 8
 
 
+@pytest.mark.slow
 def test_swapped_classes_do_not_get_in_on_real_photos(shared_data: Path) -> None:
     """Of ten corrected street photos, those of a careless annotator have road and building exchanged."""
     data, model = Folder(shared_data / "camvid", "train"), Lasagna.from_pretrained("nano")

@@ -78,6 +78,7 @@ class Answers(Dataset):  # type: ignore[type-arg]
         return [answer.probability for answer in self._model.segment(photo(index), CLASSES)]
 
 
+@pytest.mark.slow
 def test_workers_that_are_spawned(model: Lasagna) -> None:
     loader = DataLoader(Answers(model), batch_size=None, num_workers=1, multiprocessing_context="spawn")
     found = [[float(value) for value in values] for values in loader]
@@ -90,6 +91,7 @@ def _answer(model: Lasagna, answers: Any) -> None:
     answers.put([answer.probability for answer in model.segment(photo(), CLASSES)])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_beside_a_running_call(model: Lasagna, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """It used to take the lock along as it was: closed, for ever."""

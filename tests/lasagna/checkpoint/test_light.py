@@ -44,6 +44,7 @@ def whole(random_checkpoint: Path, tmp_path: Path) -> Path:
     return tmp_path / "whole"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layers", [[True], [False], [True, True], [True, False]], ids=["one", "no adapter", "two", "two and one adapter"]
 )

@@ -41,6 +41,7 @@ print(json.dumps({"MB": peak() - before, "layers": len(labels), "covered": int((
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_regions() -> None:
     done = subprocess.run([sys.executable, "-c", _MEASURED], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)

@@ -21,6 +21,7 @@ def corrections():
     return [made_correction(seed, skill=0.3) for seed in range(12)]
 
 
+@pytest.mark.slow
 @given(st.permutations(range(12)), st.lists(st.integers(0, 11), max_size=4))
 @settings(deadline=None, max_examples=15)
 def test_a_head_depends_on_the_corrections_alone(corrections, order, replaced):
@@ -43,6 +44,7 @@ def test_a_correction_replaces_that_of_its_id(corrections):
     assert learner.fit().to_bytes() == fit_head(corrections).to_bytes()
 
 
+@pytest.mark.slow
 def test_only_the_newest_are_kept_in_memory():
     every = {f"photo {seed}": made_correction(seed) for seed in range(50)}
     read: list[str] = []

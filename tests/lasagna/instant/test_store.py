@@ -179,6 +179,7 @@ for _ in sys.stdin:  # a line starts a writer; the process that waits has loaded
 """
 
 
+@pytest.mark.slow
 def test_kills_lose_nothing_and_count_nothing_twice(tmp_path: Path) -> None:
     """20 kills in the middle of 40 corrections; every writer begins again with the first. The head at the end is that
     of one that was built at once."""

@@ -345,6 +345,7 @@ def test_500_labels() -> None:
     assert len({line.split("background=")[1][:9] for line in xml.splitlines() if "background=" in line}) > 480
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "inner",
     [

@@ -142,6 +142,7 @@ def test_1x1() -> None:
     assert load_image(encoded(Image.new("RGB", (1, 1), (1, 2, 3)))).getpixel((0, 0)) == (1, 2, 3)
 
 
+@pytest.mark.slow
 def test_12000x9000_without_a_warning() -> None:
     data = encoded(Image.new("L", (12000, 9000), 77), "PNG", compress_level=1)
     with warnings.catch_warnings():

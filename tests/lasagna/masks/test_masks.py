@@ -108,6 +108,7 @@ def test_damaged_brush_rle(rle: list, says: str) -> None:
 # --- Polygons ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(any_masks | blobs())
 def test_polygons_without_tolerance_are_exact(mask: Mask) -> None:
@@ -185,6 +186,7 @@ def test_small_parts_and_holes_are_dropped_but_never_the_largest_part() -> None:
     assert not rasterised(mask_to_polygons(mask, 0, min_area=4), mask.shape)[5:7, 5:7].any()
 
 
+@pytest.mark.slow
 def test_a_ragged_mask_takes_no_quadratic_memory() -> None:
     mask = np.random.default_rng(0).random((500, 700)) < 0.55
     polygons = mask_to_polygons(mask, tolerance=1.0, min_area=4)

@@ -44,6 +44,7 @@ def queries(model: Lasagna, labels: list[str], chunk_size: int | None = None) ->
     return [model.prompt.query([ids[i] for i in chunk]) for chunk in model.prompt.plan_chunks(ids, chunk_size)]
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2), count=st.integers(1, 200), draw=st.integers(0, 10**6), window=WINDOWS)
 def test_equals_the_sequential_decoder(
@@ -61,6 +62,7 @@ def test_equals_the_sequential_decoder(
         assert found.passes <= len(query.slots) + (len(query.answer) // window + 1 if window else 1)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 2),
@@ -87,6 +89,7 @@ def test_batches_and_chunks_change_nothing(
         torch.testing.assert_close(answer.margins, expected.margins[0], atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_decisions_feed_back_and_take_several_passes(models: list[Lasagna]) -> None:
     """Else the property above would hold for a decoder that reads every slot after an all-absent guess."""
     passes, corrected = [], 0

@@ -64,6 +64,7 @@ def test_a_checkpoint_is_quantised_as_it_is_loaded(tmp_path_factory: pytest.Temp
         Lasagna.from_pretrained(folder, quantise="int3")
 
 
+@pytest.mark.slow
 def test_the_7b_fits_smaller_cards() -> None:
     """6.5e9 weights in layers, 2 bytes each, then 1, then a half with a scale and an offset for every 64."""
     full, byte, half = (memory_of_7b(kind) for kind in ("none", "int8", "int4"))
@@ -72,6 +73,7 @@ def test_the_7b_fits_smaller_cards() -> None:
     assert (full - half) * 2**30 == pytest.approx(layers * (2 - 0.5 - 4 / 64), rel=2e-3)
 
 
+@pytest.mark.slow
 def test_the_benchmark_compares_with_the_model_in_full() -> None:
     options = ["--random-weights", "lasagna-7b-tiny", "--device", "cpu", "--images", "1", "--classes", "6", "--json"]
     result = CliRunner().invoke(main, ["bench", "quantise", *options])

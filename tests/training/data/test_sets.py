@@ -135,6 +135,7 @@ def test_more_classes_than_a_byte_holds(squares: Path) -> None:
     assert np.flatnonzero(photos.shown).tolist() == [299]
 
 
+@pytest.mark.slow
 def test_the_shipped_fine_tuning_recipe_learns_from_a_label_studio_export(
     squares: Path, random_checkpoint: Path, tmp_path: Path
 ) -> None:

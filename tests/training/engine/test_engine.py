@@ -81,6 +81,7 @@ def begun(ran: Path) -> Path:
     return ran
 
 
+@pytest.mark.slow
 def test_a_run_trains_and_its_checkpoint_loads(tiny: Tiny) -> None:
     recipe, reporter = tiny(), Steps()
     assert train(recipe, "cpu", reporter) == recipe.output / "checkpoint"
@@ -94,6 +95,7 @@ def test_a_run_trains_and_its_checkpoint_loads(tiny: Tiny) -> None:
     assert [path.name for path in (recipe.output / "states").iterdir()] == ["checkpoint-6"]
 
 
+@pytest.mark.slow
 def test_what_is_frozen_stays_and_the_rest_moves(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     run = prepare(tiny("trained.parts=[lm_head, encoder, language_model, segmenter.mask_decoder]"))
     monkeypatch.setattr(engine, "prepare", lambda recipe: run)
@@ -222,6 +224,7 @@ def test_a_broken_example_is_reported_where_it_is_used(workers: int) -> None:
         next(iterator)
 
 
+@pytest.mark.slow
 def test_a_weight_that_is_not_finite_stops_the_run_and_leaves_the_last_state(tiny: Tiny, begun: Path) -> None:
     state, checkpoint = begun / "states" / "checkpoint-2", (begun / "checkpoint" / "model.safetensors").read_bytes()
     weights = load_file(state / "trained.safetensors")
@@ -234,6 +237,7 @@ def test_a_weight_that_is_not_finite_stops_the_run_and_leaves_the_last_state(tin
     assert (begun / "checkpoint" / "model.safetensors").read_bytes() == checkpoint
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     from training.engine import trainer
 
@@ -289,6 +293,7 @@ def test_out_of_memory_says_what_to_change(tiny: Tiny) -> None:
     assert explain_failure(ValueError("something else"), tiny()) is None
 
 
+@pytest.mark.slow
 def test_threads_are_the_recipe_s_while_it_trains(tiny: Tiny) -> None:
     class Threads(Reporter):
         seen = 0
@@ -301,6 +306,7 @@ def test_threads_are_the_recipe_s_while_it_trains(tiny: Tiny) -> None:
     assert (reporter.seen, torch.get_num_threads()) == (3, before)
 
 
+@pytest.mark.slow
 def test_another_recipe_in_the_same_folder_is_refused(tiny: Tiny, ran: Path) -> None:
     with pytest.raises(ConfigError, match=r"differs in optimiser.learning_rate, seed; give another"):
         train(tiny("seed=2", "optimiser.learning_rate=1e-4"), "cpu")

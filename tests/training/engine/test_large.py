@@ -55,6 +55,7 @@ def shrunk(samples: Path, tiny_7b: Path, tmp_path: Path) -> Callable[..., Recipe
     return read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", LARGE)
 def test_a_shipped_recipe_takes_real_steps(
     shrunk: Callable[..., Recipe], file: str, monkeypatch: pytest.MonkeyPatch
@@ -104,6 +105,7 @@ def test_the_paper_s_dialect_over_a_checkpoint_of_the_released_one(shrunk: Calla
     assert paper.tokenizer.decode(said).split() == ["sky", "<ins>", ",", "cat", "<no_ins>", ".</s>"]
 
 
+@pytest.mark.slow
 def test_only_the_rows_of_new_tokens_move(shrunk: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
     run = prepare(shrunk("lasagna-7b.yaml"))
     monkeypatch.setattr(engine, "prepare", lambda recipe: run)
