@@ -160,6 +160,7 @@ def _risks(path: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_no_call_that_runs_data() -> None:
     files = [path for folder in ("lasagna", "training", "backend", "tools") for path in (ROOT / folder).rglob("*.py")]
     assert len(files) > 150

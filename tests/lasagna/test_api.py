@@ -39,6 +39,7 @@ def test_the_page_names_what_the_classes_have() -> None:
             assert argument in inspect.signature(found).parameters, (name, argument)
 
 
+@pytest.mark.slow
 def test_the_examples_run(tmp_path: Path, photos: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(photos["cat"], tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)

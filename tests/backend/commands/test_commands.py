@@ -183,6 +183,7 @@ class TestPrelabel:
         assert "0 predicted, 4 had a prediction already, 0 failed" in again.output
         assert len(stub.predictions) == 4
 
+    @pytest.mark.slow
     def test_refresh_replaces(self, stub: StubLabelStudio) -> None:
         stub.add_tasks(2)
         old = {"model_version": asked("tiny-1"), "result": [{"id": "old"}], "score": 0.0}
@@ -195,6 +196,7 @@ class TestPrelabel:
             (2, asked("tiny-1"), "new"),
         ]
 
+    @pytest.mark.slow
     def test_tasks_that_nobody_has_annotated_are_renewed(self, stub: StubLabelStudio) -> None:
         tasks = [*stub.add_tasks(2), *stub.add_tasks(2, first=4), *stub.add_tasks(1, first=7)]
         for task, annotations in zip(tasks, (0, 1, 0, 1, 1), strict=True):
@@ -208,6 +210,7 @@ class TestPrelabel:
         renewed = {p["task"] for p in stub.predictions if p["result"][0]["id"] == "new"}
         assert renewed == {1, 4, 7}  # 7 is annotated and had none
 
+    @pytest.mark.slow
     def test_an_annotated_task_keeps_its_prediction_also_with_refresh(self, stub: StubLabelStudio) -> None:
         tasks = stub.add_tasks(2)
         tasks[0]["total_annotations"] = 1
@@ -243,6 +246,7 @@ class TestPrelabel:
         assert len(stub.predictions) == 3
         assert sum(store.counts().values()) == 0
 
+    @pytest.mark.slow
     def test_json(self, stub: StubLabelStudio) -> None:
         stub.add_tasks(3)
         found = json.loads(CliRunner().invoke(prelabel, self.arguments(stub, "--json")).stdout)
@@ -250,6 +254,7 @@ class TestPrelabel:
         counts = {"total": 3, "done": 2, "had_one": 0, "annotated": 0, "deleted": 0, "cancelled": 0, "why": {}}
         assert found == {"version": asked("tiny-1"), **counts, "failed": failed}
 
+    @pytest.mark.slow
     def test_leaves_a_record_of_the_run(self, stub: StubLabelStudio, store: Store) -> None:
         stub.add_tasks(3)
         self.command(stub)
@@ -260,6 +265,7 @@ class TestPrelabel:
         assert job["failures"] == {"3": "the image is broken"}
         assert job["rate"] > 0
 
+    @pytest.mark.slow
     def test_failures_are_listed_and_set_the_exit_code(self, stub: StubLabelStudio) -> None:
         stub.add_tasks(3)
         stub.tasks[0]["data"] = {"text": "x"}
@@ -343,6 +349,7 @@ class TestCancel:
     def project(self, settings: Settings, store: Store, stub: StubLabelStudio) -> ProjectRun:
         return ProjectRun(Predictor(settings, store), LabelStudio(stub.url, TOKEN), 3)
 
+    @pytest.mark.slow
     def test_a_run_ends_and_its_waiting_tasks_are_taken_out(
         self, settings: Settings, store: Store, stub: StubLabelStudio
     ) -> None:

@@ -431,6 +431,7 @@ def test_the_report_names_tasks_whose_annotators_disagree(project: StubLabelStud
     assert found["disagreements"] == {"1": {"Cat": [1, 2], "Sky": [1, 2]}}
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_json_and_a_page(project: StubLabelStudio, tmp_path: Any) -> None:
     options = ["--url", project.url, "--token", TOKEN]
     page = tmp_path / "effort.html"

@@ -68,6 +68,7 @@ def learnt(runtime: Runtime) -> set[str]:
 
 
 class TestLearning:
+    @pytest.mark.slow
     def test_corrections_make_a_head_that_predictions_carry(
         self, runtime: Runtime, settings: Settings, store: Store, stub: StubLabelStudio, changes: Changes
     ) -> None:
@@ -121,6 +122,7 @@ class TestLearning:
         assert changes.done(PROJECT, read) == 1
         assert set(changes.waiting(PROJECT)) == {"2"}
 
+    @pytest.mark.slow
     def test_an_unusable_annotation_is_set_aside_and_the_others_count(
         self, runtime: Runtime, stub: StubLabelStudio, changes: Changes
     ) -> None:
@@ -157,6 +159,7 @@ class TestLearning:
         learn_all(runtime)
         assert heads_of(runtime).read("6").classes == ("Cat", "Dog")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("was", "now", "again", "classes"),
         [
@@ -258,6 +261,7 @@ class TestLearning:
         assert both.digest == single.digest
         assert torch.allclose(both.weight, single.weight, rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.slow
     def test_another_version_learns_anew_and_the_former_keeps_its_own(
         self, runtime: Runtime, stub: StubLabelStudio, changes: Changes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -291,6 +295,7 @@ class TestWeb:
         predictor.corrected({**event, "action": "PROJECT_UPDATED", "tasks": "[8]"})
         assert set(changes.waiting(PROJECT)) == {"7", EVERYTHING}
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("where", ["setting", "project"])
     def test_switched_off(
         self,
@@ -324,6 +329,7 @@ class TestWeb:
         store.publish_model({"version": runtime.model.version})
         assert Predictor(settings, store).model_version(PROJECT) == runtime.model.version
 
+    @pytest.mark.slow
     def test_a_removed_folder_is_made_again_by_a_running_worker(
         self, runtime: Runtime, stub: StubLabelStudio, changes: Changes
     ) -> None:
@@ -345,6 +351,7 @@ class TestWeb:
 
 
 class TestRenewal:
+    @pytest.mark.slow
     def test_the_next_tasks_are_predicted_anew_and_nobodys_work_is_touched(
         self, runtime: Runtime, store: Store, stub: StubLabelStudio, changes: Changes
     ) -> None:

@@ -136,6 +136,7 @@ def test_label_studio_gone_is_no_snapshot_with_holes(
     assert list(snapshots.take().skipped or ()) == ["4"]
 
 
+@pytest.mark.slow
 def test_content_addressed_and_immutable(snapshots: Snapshots, stub: StubLabelStudio) -> None:
     correct(stub, 10)
     first = snapshots.take()

@@ -179,6 +179,7 @@ def test_a_version_that_somebody_rolled_back_is_not_judged_again(project: Projec
     assert stopped_before_training(project, project.new()).result("recheck").keys() == {"seconds"}
 
 
+@pytest.mark.slow
 def test_without_its_snapshot_nothing_is_known_to_be_new_to_it(project: Project, refused: str) -> None:
     shutil.rmtree(snapshot_of(project, refused))
     assert stopped_before_training(project, project.new()).result("recheck").keys() == {"seconds"}

@@ -162,6 +162,7 @@ def test_each_policy(loop: Loop, policy: str, by_button: bool, by_corrections: b
     assert loop.state()["state"] == "queued"
 
 
+@pytest.mark.slow
 def test_a_burst_is_one_job_and_one_more(loop: Loop) -> None:
     for _ in range(20):
         loop.event("START_TRAINING")

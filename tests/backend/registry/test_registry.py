@@ -252,6 +252,7 @@ def run(code: str, *arguments: Any) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+@pytest.mark.slow
 def test_two_processes_that_promote_at_once_lose_nothing(registry: Registry, make: Any) -> None:
     ids = [add(registry, make(t)).id for t in (2.0, 3.0)]
     code = """

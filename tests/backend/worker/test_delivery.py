@@ -173,6 +173,7 @@ def test_what_waits_is_posted_in_few_requests(stepped: Delivery, store: Store, s
     assert {fields["delivery"] for fields in store.fields(keys)} == {"posted"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [404, 405, 403, 400, 413])
 def test_where_several_are_not_taken_each_is_posted_by_itself(
     stepped: Delivery, store: Store, stub: StubLabelStudio, status: int
@@ -184,6 +185,7 @@ def test_where_several_are_not_taken_each_is_posted_by_itself(
     assert store.counts()["failed"] == 0
 
 
+@pytest.mark.slow
 def test_a_task_that_is_gone_is_no_failure_and_keeps_back_no_other(
     stepped: Delivery, store: Store, stub: StubLabelStudio
 ) -> None:

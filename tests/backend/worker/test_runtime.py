@@ -516,6 +516,7 @@ class TestClicks:
         assert model.encoded == 1
         assert len(stub.requests) == 1
 
+    @pytest.mark.slow
     def test_features_of_the_last_images_are_kept(self, runtime: Runtime, model: Any, stub: StubLabelStudio) -> None:
         stub.add_tasks(12)
         for number in range(1, 13):

@@ -150,6 +150,7 @@ def test_the_product_decoder_agrees(
         assert found.noise < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_wrong_decision_is_found_out(model: LasagnaModel, prompt: Prompt, dtype: torch.dtype) -> None:
     model.to(dtype)

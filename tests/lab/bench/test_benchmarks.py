@@ -60,6 +60,7 @@ def test_masks_and_encoder_agree_with_one_by_one() -> None:
     assert rows[0]["ms_plain"] > 0
 
 
+@pytest.mark.slow
 def test_memory_counts_the_weights() -> None:
     row = figures("memory", *TINY, "--batch", 1, "--classes", 3)["rows"][0]
     assert row["gib_weights"] * 2**30 == pytest.approx(4 * row["parameters"])

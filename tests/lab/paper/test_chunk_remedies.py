@@ -87,6 +87,7 @@ def test_a_threshold_for_as_many(reference: list[float], other: list[float], pre
     assert (np.array(other) >= threshold).sum() == present
 
 
+@pytest.mark.slow
 def test_every_row_is_measured_on_real_photos(model: Lasagna, shared_data: Path) -> None:
     seen: list[None] = []
     rows = list(measure_remedies(model, Folder(shared_data / "msrc", "val"), 8, 2, lambda: seen.append(None)))

@@ -15,10 +15,12 @@ from tests.forked import ForkedCommand
 from .made import CLASSES, NAMES, Run, computed, picture, read
 
 
+@pytest.mark.slow
 def test_same_content_is_computed_once(run: Run, folder: Path) -> None:
     assert computed(run(folder)) == len(NAMES) - 1
 
 
+@pytest.mark.slow
 def test_a_second_run_computes_nothing_and_loads_no_model(
     run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,6 +47,7 @@ def test_changed_options_are_noticed_and_computed(run: Run, folder: Path, tmp_pa
     assert computed(back) == 0, "the results of the first options were kept"
 
 
+@pytest.mark.slow
 def test_a_new_and_a_removed_image(run: Run, folder: Path, tmp_path: Path) -> None:
     run(folder)
     (folder / "north" / "x.jpg").unlink()
@@ -59,6 +62,7 @@ def test_a_new_and_a_removed_image(run: Run, folder: Path, tmp_path: Path) -> No
     assert len(list((tmp_path / "out" / "gallery").glob("*.jpg"))) == len(expected) - 1
 
 
+@pytest.mark.slow
 def test_a_damaged_result_is_computed_again(run: Run, folder: Path, tmp_path: Path) -> None:
     run(folder)
     results = sorted((tmp_path / "out" / ".results").glob("*/*.json"))

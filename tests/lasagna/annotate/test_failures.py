@@ -62,6 +62,7 @@ def test_broken_files_fail_alone(run: Run, mixed: Path, tmp_path: Path) -> None:
     assert (repaired.exit_code, computed(repaired)) == (0, 0), "what was good is not computed again"
 
 
+@pytest.mark.slow
 def test_max_failures(run: Run, mixed: Path, tmp_path: Path) -> None:
     stopped = run(mixed, "--max-failures", "1", "--batch-size", "1")
     assert stopped.exit_code == 1

@@ -187,6 +187,7 @@ def test_other_parameters_and_a_corrected_instance_map(run: Run, folder: Path, t
     assert (out / "masks" / "a.png").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_nothing_is_touched_where_nothing_changes(run: Run, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(folder, *ALL).exit_code == 0

@@ -96,6 +96,7 @@ def test_lists_that_give_nothing(
 # --- Archives ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_an_archive_is_the_folder_that_it_unpacks_to(ending: str, run: Run, folder: Path, tmp_path: Path) -> None:
     members = content(folder)
@@ -244,6 +245,7 @@ def check_same(run: Run, folder: Path, tmp_path: Path, *arguments: str) -> list[
     return [task["data"]["image"] for task in read(tmp_path / "out" / "tasks.json")]
 
 
+@pytest.mark.slow
 def test_http_folder(http: str, run: Run, folder: Path, tmp_path: Path) -> None:
     found = check_same(run, folder, tmp_path, f"{http}/photos/")
     assert found[0] == f"{http}/photos/a.jpg"
@@ -251,6 +253,7 @@ def test_http_folder(http: str, run: Run, folder: Path, tmp_path: Path) -> None:
     assert "by their own addresses" in (tmp_path / "out" / "IMPORT.md").read_text()
 
 
+@pytest.mark.slow
 def test_http_archive(moto: str, s3: str, http: str, run: Run, folder: Path, tmp_path: Path) -> None:
     check_same(run, folder, tmp_path, f"{moto}/{s3.removeprefix('s3://')}/packed.tar")
     refused = run(f"{http}/packed.zip")
@@ -275,6 +278,7 @@ def test_http_images_that_fail(http: str, run: Run, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("below", ["photos/", "photos", "photos/**/*.*g", "packed.tar"])
 def test_s3(below: str, s3: str, run: Run, folder: Path, tmp_path: Path) -> None:
     found = check_same(run, folder, tmp_path, f"{s3}/{below}")

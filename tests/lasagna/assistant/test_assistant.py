@@ -37,6 +37,7 @@ def test_every_class_is_answered_as_itself_in_order(model: Lasagna) -> None:
     assert answer.classes[0].probability == answer.classes[6].probability
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 500])
 def test_list_lengths(model: Lasagna, count: int) -> None:
     answer = model.segment(photo(), [f"c{i}" for i in range(count)])

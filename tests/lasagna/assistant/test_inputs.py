@@ -233,6 +233,7 @@ def test_a_point_on_the_border_is_in_the_image(model: Lasagna, photo: Image.Imag
     assert mask.shape == (40, 60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "value"), [("device", "mps"), ("device", 1.5), ("dtype", "float8"), ("dtype", None)]
 )

@@ -112,6 +112,7 @@ def test_below_five_corrections_masks_and_decisions_are_the_models() -> None:
             assert one.probability == pytest.approx(other.probability)
 
 
+@pytest.mark.slow
 def test_forgetting_is_as_if_it_had_never_been(taught: Lasagna) -> None:
     model = Lasagna.random(seed=1)
     image, masks = made(7)

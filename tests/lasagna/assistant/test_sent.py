@@ -39,6 +39,7 @@ def same(one: Segmentation, other: Segmentation) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["pickle", "copy", "deepcopy"])
 def test_copies_answer_alike(how: str, model: Lasagna) -> None:
     copies = {"pickle": lambda m: pickle.loads(pickle.dumps(m)), "copy": copy.copy, "deepcopy": copy.deepcopy}

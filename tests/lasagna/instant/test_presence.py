@@ -189,6 +189,7 @@ def test_padding_is_cut_off() -> None:
     assert masks[0][:95].all()
 
 
+@pytest.mark.slow
 def test_large_photos_are_filtered_on_a_smaller_copy() -> None:
     scores, image = halves()
     large = image.repeat(40, 0).repeat(40, 1)

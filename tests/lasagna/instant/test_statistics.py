@@ -43,6 +43,7 @@ seeds = st.lists(st.integers(0, 10_000), min_size=1, max_size=8, unique=True)
 scales = st.sampled_from([0.001, 1.0, 30.0])
 
 
+@pytest.mark.slow
 @given(seeds, scales, st.randoms(use_true_random=False))
 @settings(deadline=None)
 def test_the_order_of_corrections_leaves_no_trace(chosen, scale, random):
@@ -62,6 +63,7 @@ def test_what_is_added_and_taken_away_leaves_no_trace(chosen, scale, extra):
     assert same(total - total, empty)
 
 
+@pytest.mark.slow
 @given(seeds, st.integers(0, 8))
 @settings(deadline=None)
 def test_two_machines_add_up(chosen, cut):
@@ -70,6 +72,7 @@ def test_two_machines_add_up(chosen, cut):
     assert same(parts[0] + parts[1], sum((statistics_of(s) for s in chosen), empty))
 
 
+@pytest.mark.slow
 @given(seeds)
 @settings(deadline=None)
 def test_removing_and_adding_again_gives_the_same_weights(chosen):

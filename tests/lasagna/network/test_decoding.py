@@ -130,6 +130,7 @@ def threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_several_threads_decide_as_one(models: list[Lasagna], threads: Callable[[int], None]) -> None:
     """Sums are rounded by the number of threads; decisions hold against the reference with either."""
     model = models[1]

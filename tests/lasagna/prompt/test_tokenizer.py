@@ -19,6 +19,7 @@ def tokenizer(request: pytest.FixtureRequest) -> LabelTokenizer:
     return TOKENIZERS[request.param]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @given(text=st.text(max_size=30))
 def test_data_has_no_control_token(kind: str, text: str) -> None:

@@ -192,6 +192,7 @@ def test_batches_that_several_processes_make_come_in_order() -> None:
     assert [item["batch"].data for item in batches] == list(range(12))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(MORE_THAN_CORES)
 def test_processes_make_the_batches_that_a_thread_makes(tiny: Tiny) -> None:
     """Photos and their questions, and whatever the global random state is."""
@@ -315,6 +316,7 @@ def test_another_recipe_in_the_same_folder_is_refused(tiny: Tiny, ran: Path) -> 
     assert [line["step"] for line in curve(ran)] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(tiny: Tiny, ran: Path) -> None:
     reporter, weights = Steps(), ran / "checkpoint" / "model.safetensors"
     written = weights.stat().st_mtime_ns
@@ -323,6 +325,7 @@ def test_a_finished_run_is_left_as_it_is(tiny: Tiny, ran: Path) -> None:
     assert weights.stat().st_mtime_ns == written
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_checkpoint(tiny: Tiny, straight: Path) -> None:
     folder = straight / "checkpoint"
     later = prepare(tiny(f"start={folder}", "model=null"))

@@ -368,6 +368,7 @@ def test_latency_is_measured_in_turn(records: list[Record]) -> None:
         measure_latency(champion, candidate, [])
 
 
+@pytest.mark.slow
 def test_latency_is_of_this_process_and_not_of_what_it_waits_for(records: list[Record]) -> None:
     class Waiting(Painter):
         def segment_batch(self, images: Any, class_lists: Any, /, **options: Any) -> list[Segmentation]:

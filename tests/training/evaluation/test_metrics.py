@@ -121,6 +121,7 @@ def test_classes_of_an_image_are_found_by_their_place() -> None:
     assert metrics.truth.tolist() == [1, 0, 1]
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=10)
 def test_iou_equals_torchmetrics(seed: int) -> None:

@@ -229,6 +229,7 @@ def test_a_store_computes_only_what_changed(tmp_path: Path, photos: Path, model:
     assert Head.load(tmp_path / "head").number == first.number + 1
 
 
+@pytest.mark.slow
 def test_a_folder_of_corrections_can_learn_more(tmp_path: Path, photos: Path, model: Path) -> None:
     store = tmp_path / "store"
     corrected = write_masks(tmp_path / "corrected", 5)
@@ -261,6 +262,7 @@ def test_a_label_is_learnt_under_the_name_that_is_asked(tmp_path: Path, photos: 
     assert set(Head.load(tmp_path / "h").names) == {"", "Scheibe", "ground, wet"}
 
 
+@pytest.mark.slow
 def test_annotate_uses_corrections_at_once(tmp_path: Path, photos: Path, model: Path) -> None:
     corrected = write_masks(tmp_path / "corrected", 6)
     out = tmp_path / "out"

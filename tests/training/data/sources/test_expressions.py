@@ -164,6 +164,7 @@ def test_a_source_of_records_that_follows_from_photo_and_seed(folder: Path) -> N
     assert [other[i].texts for i in range(len(other))] != [record.texts for record in records]
 
 
+@pytest.mark.slow
 def test_real_masks_give_expressions(shared_data: Path) -> None:
     source = Expressions(shared_data / "msrc", "val")
     assert len(source) > 200

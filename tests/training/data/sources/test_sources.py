@@ -84,6 +84,7 @@ def files_of(name: str, root: Path) -> Iterator[Path]:
     yield from (path for path in sorted(root.rglob("*")) if path.is_file() and not optional.search(path.name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_missing_file_is_reported(tmp_path: Path, name: str) -> None:
     SAMPLES[name](tmp_path)
