@@ -28,6 +28,7 @@ FLOORS = (
         ("measures; imports all,", "not in the wheel"),
         (
             ("bench", "speed and memory"),
+            ("service", "the running product"),
             ("paper", "the tables of the paper"),
             ("faults", "kill, fill, slow down"),
             ("loop, parity", "learning; released code"),

@@ -15,8 +15,8 @@ from typing import Any
 import requests
 
 from backend.queue.jobs import find_jobs, queue
-from lab.bench.slow import slow_clients
 from lab.faults.rig import Fault, Rig, faketime
+from lab.service.slow import slow_clients
 from lasagna.errors import ServiceError
 
 

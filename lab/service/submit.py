@@ -21,8 +21,8 @@ from rich.console import Console
 
 from backend.studio.version_names import without_question
 from lab.bench.command import report
-from lab.bench.load import SIZE, Load
 from lab.loop.product import running_product
+from lab.service.load import SIZE, Load
 from lasagna.formats.label_studio import segmentation_to_label_studio
 from lasagna.labels.configuration import parse_label_config
 from lasagna.masks.segmentation import ClassAnswer, Segmentation

@@ -25,8 +25,8 @@ from rich.console import Console
 
 from backend.studio.project_id import project_uid
 from lab.bench.command import report, sample_classes, sample_images
-from lab.bench.slow import slow_clients
 from lab.loop.product import running_product
+from lab.service.slow import slow_clients
 from lasagna.errors import ServiceError, in_words
 from lasagna.labels.classes import make_label_config
 from lasagna.masks.segmentation import ClassQuery

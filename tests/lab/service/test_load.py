@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lab.bench.load import Timed, _row, small_photos
+from lab.service.load import Timed, _row, small_photos
 
 
 def test_photos_are_all_different(tmp_path: Path) -> None:

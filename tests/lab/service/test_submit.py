@@ -4,9 +4,9 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
-from lab.bench import submit
-from lab.bench.load import Load
-from lab.bench.submit import Submitted, correct, row_of
+from lab.service import submit
+from lab.service.load import Load
+from lab.service.submit import Submitted, correct, row_of
 from lasagna.labels.classes import make_label_config
 from lasagna.masks.segmentation import ClassQuery
 

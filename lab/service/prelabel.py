@@ -31,8 +31,8 @@ from backend.queue.store import Post, Work
 from backend.studio.version_names import base_version
 from backend.worker.delivery import AT_ONCE, deliver, deliver_together
 from lab.bench.command import report, sample_classes
-from lab.bench.load import small_photos
 from lab.loop.product import running_product
+from lab.service.load import small_photos
 from lasagna.errors import ServiceError
 from lasagna.labels.classes import make_label_config
 from lasagna.masks.segmentation import ClassQuery
