@@ -6,6 +6,7 @@ import click
 
 from lasagna.labels.classes import make_label_config, read_labels, read_labels_file
 from lasagna.labels.configuration import LabelConfig, parse_label_config, read_label_config, read_text
+from lasagna.labels.parts import each_once
 from lasagna.masks.segmentation import ClassQuery
 
 
@@ -22,11 +23,8 @@ def choose_classes(
     given = [option for option in (labels, labels_file) if option is not None]
     config = None if label_config is None else read_label_config(label_config)
     if config is not None and label_config is not None and len(given) == config.has_dynamic_labels:
-        queries = [*config.classes, *(_listed(labels, labels_file) if given else ())]
-        known: dict[str, ClassQuery] = {}
-        for query in queries:  # the configuration says more of a label (hint, threshold) than a list does
-            known.setdefault(query.name, query)
-        return list(known.values()), config, read_text(label_config)
+        asked = each_once([*config.classes, *(_listed(labels, labels_file) if given else ())])
+        return list(asked), config, read_text(label_config)
     if config is not None and config.has_dynamic_labels:
         raise click.UsageError(
             f"{label_config} takes labels from each task; say which, with one of --labels and --labels-file"

@@ -21,7 +21,7 @@ import defusedxml.ElementTree
 
 from lasagna.errors import ConfigError, ImageError
 from lasagna.labels.elements import ABSENT, Tags, image_configs, parts_left
-from lasagna.labels.parts import Control, ImageConfig, Label, Labeller, NotServed
+from lasagna.labels.parts import Control, ImageConfig, Label, Labeller, NotServed, each_once
 from lasagna.labels.task_data import (
     MISSING,
     UNDEFINED,
@@ -92,14 +92,7 @@ class LabelConfig:
     @property
     def classes(self) -> tuple[ClassQuery, ...]:
         """What is asked of any image, each once, by first appearance; without labels that stand in tasks."""
-        found: dict[str, ClassQuery] = {}
-        for image in self.images:
-            for query in image.classes:
-                known = found.get(query.name)
-                if known is None or known.reads_as is None:  # assigning to a known name keeps its place
-                    threshold = known.threshold if known is not None and query.threshold is None else query.threshold
-                    found[query.name] = replace(query, threshold=threshold)
-        return tuple(found.values())
+        return each_once(query for image in self.images for query in image.classes)
 
     @property
     def has_dynamic_labels(self) -> bool:

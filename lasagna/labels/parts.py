@@ -3,13 +3,26 @@
 Pure data; `lasagna.labels.elements` reads it from XML, `lasagna.labels.configuration` is what users call.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lasagna.masks.segmentation import ClassQuery
 
 Kind = Literal["brush", "bitmask", "magicwand", "polygon", "rectangle", "ellipse", "keypoint"]
+
+
+def each_once(queries: Iterable[ClassQuery]) -> tuple[ClassQuery, ...]:
+    """Each name once, by first appearance; its hint and threshold are the first that are given."""
+    found: dict[str, ClassQuery] = {}
+    for query in queries:
+        known = found.get(query.name, query)
+        found[query.name] = replace(
+            known,
+            reads_as=query.reads_as if known.reads_as is None else known.reads_as,
+            threshold=query.threshold if known.threshold is None else known.threshold,
+        )
+    return tuple(found.values())
 
 
 @dataclass(frozen=True)
@@ -155,14 +168,11 @@ class ImageConfig:
     @property
     def classes(self) -> tuple[ClassQuery, ...]:
         """What to ask: the labels that can be drawn, each once, by first appearance."""
-        found: dict[str, ClassQuery] = {}
-        for control in self.drawn:
-            for label in control.labels:
-                known = found.get(label.value)
-                if known is None or known.reads_as is None:  # assigning to a known name keeps its place
-                    threshold = known.threshold if known is not None and label.threshold is None else label.threshold
-                    found[label.value] = ClassQuery(label.value, label.reads_as, threshold)
-        return tuple(found.values())
+        return each_once(
+            ClassQuery(label.value, label.reads_as, label.threshold)
+            for control in self.drawn
+            for label in control.labels
+        )
 
     def controls_for(self, class_name: str) -> list[tuple[Control, Label]]:
         """The controls in which the class is drawn, with its label there."""

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from lasagna.labels.configuration import parse_label_config
+from lasagna.labels.parts import each_once
 from lasagna.labels.question import ProjectQuestion, name_version
+from lasagna.masks.segmentation import ClassQuery
 
 IMAGE = '<Image name="image" value="$image"/>'
 
@@ -209,3 +211,14 @@ def test_labels_of_the_task() -> None:
     one, other = (Side(IMAGE + of_task.format(name)).question for name in ("labels", "classes"))
     [found] = other.since(one)
     assert found.words == "the control 'b' (brush of $labels) became 'b' (brush of $classes)"
+
+
+def test_a_name_that_comes_twice_has_the_first_hint_and_the_first_threshold() -> None:
+    given = [
+        ClassQuery("sky"),
+        ClassQuery("road", "a street", 0.7),
+        ClassQuery("sky", "the sky", None),
+        ClassQuery("sky", "clouds", 0.3),
+        ClassQuery("road", None, 0.2),
+    ]
+    assert each_once(given) == (ClassQuery("sky", "the sky", 0.3), ClassQuery("road", "a street", 0.7))
