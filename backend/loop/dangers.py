@@ -41,7 +41,10 @@ class Dangers:
         deaths = self._deaths.get(task, 0)
         if deaths < DEATHS:
             return None
-        return f"the training process died {deaths} times while it was busy with this task alone (out of memory?)"
+        return (
+            f"the training process died {deaths} times while it was busy with this task alone (out of memory?); to try "
+            f"it again, remove {self._path}"
+        )
 
     @contextmanager
     def busy_with(self, task: str) -> Iterator[None]:

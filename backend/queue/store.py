@@ -232,10 +232,6 @@ class Store:
 
     # --- delivery -----------------------------------------------------------------------------------------------------
 
-    def take_post(self) -> Post | None:
-        """The next prediction to post, or None; as `take_posts`."""
-        return next(iter(self.take_posts()), None)
-
     def take_posts(self, limit: int = 1, max_bytes: int = 1 << 22) -> list[Post]:
         """The next predictions to post, of one project; [] where there is none. Ours for `POST_VISIBILITY` seconds.
 

@@ -48,7 +48,7 @@ def delivered(
     store.finish(registration.key, {"result": []}, "", Made(version, data_digest(work.data), list(images)))
     assert Provenance(store).made(PROJECT, [task]) == [None], "not delivered yet"
     if posted:
-        post = store.take_post()
+        post = next(iter(store.take_posts()), None)
         assert post is not None
         store.posted(post.key, 7)
     else:
@@ -75,7 +75,7 @@ def test_a_newer_prediction_takes_the_place(store: Store, provenance: Provenance
     [registration] = store.register([work], lease=0)
     store.start([registration.key], "job")
     store.finish(registration.key, {"result": []}, "", Made("v~000002", "d"))
-    post = store.take_post()
+    post = next(iter(store.take_posts()), None)
     assert post is not None
     store.posted(post.key, 8)
     assert provenance.made_by(PROJECT) == {"v~000002": 1}

@@ -54,7 +54,7 @@ class TestOutOfMemory:
     @pytest.mark.parametrize("state", ["queued", "running", "ready", "failed", "later"])
     @pytest.mark.parametrize(
         "step",
-        ["register", "start", "finish", "fail", "try_later", "due_later", "requeue", "take_post", "posted", "collect",
+        ["register", "start", "finish", "fail", "try_later", "due_later", "requeue", "take_posts", "posted", "collect",
          "retry"],
     )  # fmt: skip
     def test_a_step_is_done_whole_or_not_at_all(self, full: Store, state: str, step: str) -> None:
@@ -78,7 +78,7 @@ class TestOutOfMemory:
             "try_later": lambda: full.try_later(key, "gone", 60),
             "due_later": full.due_later,
             "requeue": lambda: full.requeue(key),
-            "take_post": full.take_post,
+            "take_posts": full.take_posts,
             "posted": lambda: full.posted(key, 7),
             "collect": lambda: full.collect([entry]),
             "retry": lambda: full.retry(key),
@@ -146,18 +146,18 @@ class TestDelivery:
     def test_what_a_request_collected_is_not_posted(self, store: Store) -> None:
         _, entry = finished(store)
         store.collect([entry])
-        assert store.take_post() is None
+        assert next(iter(store.take_posts()), None) is None
 
     def test_nothing_is_posted_while_a_request_waits(self, store: Store) -> None:
         finished(store, lease=30)
-        assert store.take_post() is None
+        assert next(iter(store.take_posts()), None) is None
 
     def test_what_is_ready_after_the_request_has_gone_is_posted(self, store: Store) -> None:
         [entry] = store.register([work()], lease=30)
         assert store.collect([entry]) == [("queued", "")]
         store.start([entry.key], "job")
         store.finish(entry.key, PREDICTION)
-        post = store.take_post()
+        post = next(iter(store.take_posts()), None)
         assert post is not None
         assert post.prediction == PREDICTION
         assert post.is_first
@@ -167,9 +167,9 @@ class TestDelivery:
 
     def test_a_web_process_that_died_leaves_its_predictions_to_the_post(self, store: Store) -> None:
         finished(store, lease=0.2)  # never collected
-        assert store.take_post() is None
+        assert next(iter(store.take_posts()), None) is None
         time.sleep(0.25)
-        assert store.take_post() is not None
+        assert next(iter(store.take_posts()), None) is not None
 
     def test_of_two_overlapping_requests_one_gets_the_prediction(self, store: Store) -> None:
         [first] = store.register([work()], lease=30)
@@ -178,7 +178,7 @@ class TestDelivery:
         store.finish(first.key, PREDICTION)
         assert store.collect([second])[0][0] == "prediction"
         assert store.collect([first])[0][0] == "done"
-        assert store.take_post() is None
+        assert next(iter(store.take_posts()), None) is None
 
     def test_the_post_waits_for_the_longest_of_two_requests(self, store: Store) -> None:
         [short] = store.register([work()], lease=5)
@@ -186,12 +186,12 @@ class TestDelivery:
         store.collect([short])
         store.start([long.key], "job")
         store.finish(long.key, PREDICTION)
-        assert store.take_post() is None
+        assert next(iter(store.take_posts()), None) is None
         assert store.collect([long])[0][0] == "prediction"
 
     def test_a_request_that_comes_during_a_post_leaves_it_alone(self, store: Store) -> None:
         finished(store, lease=0)
-        assert store.take_post() is not None
+        assert next(iter(store.take_posts()), None) is not None
         [late] = store.register([work()], lease=30)
         assert late.status == "ready"
         assert store.collect([late])[0][0] == "ready"
@@ -199,7 +199,7 @@ class TestDelivery:
     def test_right_after_a_post_the_same_request_gets_nothing(self, store: Store) -> None:
         # Label Studio lists its tasks, we post, its request arrives: answering would store a second prediction
         asked, _ = finished(store, lease=0)
-        post = store.take_post()
+        post = next(iter(store.take_posts()), None)
         assert post is not None
         store.posted(post.key, 17)
         assert store.register([asked], lease=30)[0].status == "posted"
@@ -214,10 +214,10 @@ class TestDelivery:
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked, _ = finished(store, lease=0)
-        assert store.take_post() is not None
-        assert store.take_post() is None
+        assert next(iter(store.take_posts()), None) is not None
+        assert next(iter(store.take_posts()), None) is None
         store.redis.zadd("lasagna:outbox", {asked.key: 0})  # as after POST_VISIBILITY seconds
-        again = store.take_post()
+        again = next(iter(store.take_posts()), None)
         assert again is not None
         assert not again.is_first
 
@@ -235,7 +235,7 @@ class TestDelivery:
 
         def post(store: Store) -> None:
             barrier.wait()
-            if store.take_post() is not None:
+            if next(iter(store.take_posts()), None) is not None:
                 delivered.append("post")
 
         threads = [
@@ -269,17 +269,17 @@ class TestTryingLater:
 
     def test_a_prediction_that_could_not_be_posted_is_kept(self, store: Store) -> None:
         asked, _ = finished(store, lease=0)
-        store.take_post()
+        next(iter(store.take_posts()), None)
         store.fail(asked.key, "the token is wrong")
         assert store.retry(asked.key) == "ready"
-        post = store.take_post()
+        post = next(iter(store.take_posts()), None)
         assert post is not None
         assert post.prediction == PREDICTION
         assert not post.is_first
 
     def test_a_request_gets_a_prediction_that_could_not_be_posted(self, store: Store) -> None:
         asked, _ = finished(store, lease=0)
-        store.take_post()
+        next(iter(store.take_posts()), None)
         store.fail(asked.key, "Label Studio was gone")
         [entry] = store.register([asked], lease=30)
         assert entry.status == "ready"

@@ -77,7 +77,7 @@ class TestBatches:
         works = ask(runtime, stub.add_tasks(3))
         assert predict(runtime, works)["predicted"] == 3
         assert model.batches == [3]
-        post = runtime.store.take_post()
+        post = next(iter(runtime.store.take_posts()), None)
         assert post is not None
         assert base_version(post.prediction["model_version"]) == model.version
         drawn = {(region["from_name"], region["type"]) for region in post.prediction["result"]}
@@ -102,7 +102,7 @@ class TestBatches:
             params = {"threshold": 0.01, "thresholds": {"Dog": never, "gone": 0.5}}
             runtime.store.keep_project(PROJECT, Project(stub.url, TOKEN, params=params))
         predict(runtime, ask(runtime, stub.add_tasks(1), config))
-        post = runtime.store.take_post()
+        post = next(iter(runtime.store.take_posts()), None)
         assert post is not None
         drawn = {label for r in post.prediction["result"] for label in r["value"].get(r["type"], ())}
         assert drawn == {"Cat", "Sky"}
@@ -121,7 +121,7 @@ class TestBatches:
         tasks = stub.add_tasks(1)
         works = ask(runtime, tasks)
         predict(runtime, works)
-        post = runtime.store.take_post()
+        post = next(iter(runtime.store.take_posts()), None)
         assert post is not None
         runtime.store.posted(post.key, 1)
         change(runtime, stub)
@@ -151,10 +151,10 @@ class TestBatches:
     ) -> None:
         tasks = stub.add_tasks(1)
         predict(runtime, ask(runtime, tasks))
-        whole = store.take_post()
+        whole = next(iter(store.take_posts()), None)
         strict = settings.replaced(max_regions=2, max_region_bytes=10)
         predict(Runtime(model, strict, store), ask(runtime, [{**tasks[0], "id": 9}]))
-        limited = store.take_post()
+        limited = next(iter(store.take_posts()), None)
         assert whole is not None
         assert limited is not None
         assert model.batches == [1, 1], "what is left out is part of the cache's key"
@@ -269,7 +269,7 @@ class TestBatches:
         config = f'<View><Image name="i" value="$image"/><BrushLabels name="b" toName="i">{labels}</BrushLabels></View>'
         works = ask(runtime, stub.add_tasks(1), config)
         assert predict(runtime, works)["predicted"] == 1
-        post = runtime.store.take_post()
+        post = next(iter(runtime.store.take_posts()), None)
         assert post is not None
         names = {region["value"]["brushlabels"][0] for region in post.prediction["result"]}
         assert names <= {label.name for label in parse_label_config(config).classes}
@@ -316,7 +316,7 @@ class TestSeveralImages:
         return {"id": 9, "data": dict(zip(names, [addresses] if field else addresses, strict=True))}
 
     def prediction(self, runtime: Runtime, work: Work) -> dict[str, Any]:
-        post = runtime.store.take_post()
+        post = next(iter(runtime.store.take_posts()), None)
         assert post is not None
         assert post.work.key == work.key
         return dict(post.prediction)
