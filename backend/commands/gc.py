@@ -41,6 +41,9 @@ def gc(dry_run: bool, snapshots: int, jobs: int, days: float, as_json: bool, red
     if as_json:
         click.echo(tidy.as_json(found))
         return
+    if not found:
+        click.echo("nothing to remove")
+        return
     for garbage in found:
         click.echo(f"{garbage.what}: {garbage.why} ({garbage.bytes / 1e6:.1f} MB)")
     verb = "would go" if dry_run else "are gone"

@@ -126,5 +126,6 @@ def test_the_command_says_and_removes(root: Path, redis_db: str, tmp_path: Path)
     done = CliRunner().invoke(main, arguments, env=environ)
     assert "snapshot garbage of project 3" in done.output
     assert "2 things, 0.0 MB are gone" in done.output
+    assert "nothing to remove" in CliRunner().invoke(main, arguments, env=environ).output
     assert not (root / "snapshots" / "3" / "garbage").exists()
     assert not (root / "jobs" / "20260101-000000-3-aaaa").exists()
