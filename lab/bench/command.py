@@ -57,9 +57,12 @@ CLASS_NAMES = tuple(" ".join(name.split()) for name in _NAMES.split(","))
 
 
 class Numbers(click.ParamType):
-    """Positive whole numbers, separated by commas."""
+    """Whole numbers from `least` on, separated by commas."""
 
     name = "N,N,..."
+
+    def __init__(self, least: int = 1) -> None:
+        self.least = least
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if isinstance(value, tuple):
@@ -68,8 +71,8 @@ class Numbers(click.ParamType):
             numbers = tuple(int(part) for part in str(value).split(","))
         except ValueError:
             self.fail(f"{value!r} is not a list of whole numbers such as 20,133", param, ctx)
-        if min(numbers) < 1:
-            self.fail(f"{value!r}: every number is at least 1", param, ctx)
+        if min(numbers) < self.least:
+            self.fail(f"{value!r}: every number is at least {self.least}", param, ctx)
         return numbers
 
 

@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lab.bench.command import Numbers
 from lab.paper.ablation_command import ablation, unseen
 from lab.paper.machine import describe_machine
 from lab.paper.presence_command import presence
@@ -237,38 +238,61 @@ def probe(
     epilog="""\b
 Examples:
   lasagna experiment order --data msrc --data atwork --document docs/lab/results.md
+  lasagna experiment order --data circuit --corrected 0,5,10,20 --choices 2
 """
 )
 @_data
 @click.option("--model", "checkpoint", default="nano", show_default=True, help="The checkpoint that pre-labels.")
 @click.option("--split", default="val", show_default=True, help="The split that is put in order.")
 @click.option("--limit", type=click.IntRange(4), help="At most so many photos of each set, evenly spread.")
+@click.option("--corrected", type=Numbers(least=0), default="0", show_default=True,
+              help="Photos of the train split that the instant head learns first; rows for each number.")  # fmt: skip
+@click.option("--choices", default=1, show_default=True, type=click.IntRange(1),
+              help="Random choices of the corrected photos; figures are their means.")  # fmt: skip
 @_common
 def order(
-    folders: tuple[Path, ...], checkpoint: str, split: str, limit: int | None, as_json: bool, document: Path | None
+    folders: tuple[Path, ...],
+    checkpoint: str,
+    split: str,
+    limit: int | None,
+    corrected: tuple[int, ...],
+    choices: int,
+    as_json: bool,
+    document: Path | None,
 ) -> None:
     """Does the score of a prediction put the photos first that need most work? Beside random order and simpler ones."""
     sets = [Folder(folder, split) for folder in folders]
 
-    from lab.paper.review_order import measure_orders
+    from lab.paper.review_order import mean_ordering, measure_orders, model_with_head
     from lasagna import Lasagna
 
     model = Lasagna.from_pretrained(checkpoint, device="cpu")
     report: dict[str, Any] = {
         "model_version": model.version,
+        "choices": choices,
         "sets": {},
         "environment": describe_machine("cpu", *PACKAGES),
     }
     rows: list[list[Cell]] = []
-    for dataset in sets:
+    for folder, dataset in zip(folders, sets, strict=True):
         count = len(spread(len(dataset), limit))
-        with progress_bar(Console(stderr=True), f"{model.version} on {dataset.name}", count) as advance:
-            edits, orders = measure_orders(model, dataset, limit, advance)
-        report["sets"][dataset.name] = {"edits": edits, **{name: asdict(one) for name, one in orders.items()}}
-        for name, one in orders.items():
-            first = f"{one.first_quarter:.2f} ({one.interval[0]:.2f} to {one.interval[1]:.2f})"
-            rows.append([dataset.name, count, edits, name, one.rank_correlation, first])
-    headings = ["data set", "photos", "edits per photo", "order", "rank correlation", "edits in the first quarter"]
+        report["sets"][dataset.name] = found = {}
+        for number in corrected:
+            measured = []
+            for choice in range(choices if number else 1):
+                if number:
+                    with progress_bar(Console(stderr=True), f"corrections of {dataset.name}", number) as advance:
+                        model_with_head(model, Folder(folder, "train"), number, choice, advance)
+                with progress_bar(Console(stderr=True), f"{model.version} on {dataset.name}", count) as advance:
+                    measured.append(measure_orders(model, dataset, limit, advance))
+                model.use_head(None)
+            edits, orders = mean_ordering(measured)
+            found[number] = {"edits": edits, **{name: asdict(one) for name, one in orders.items()}}
+            for name, one in orders.items():
+                first = f"{one.first_quarter:.2f} ({one.interval[0]:.2f} to {one.interval[1]:.2f})"
+                rows.append([dataset.name, count, number, edits, name, one.rank_correlation, first])
+    headings = ["data set", "photos", "corrected", "edits per photo", "order", "rank correlation",
+                "edits in the first quarter"]  # fmt: skip
     _show("order", report, markdown_table(headings, rows), as_json, document)
 
 

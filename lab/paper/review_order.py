@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from lasagna.assistant.lasagna import Lasagna
 from lasagna.masks.ordering import expected_edits
 from lasagna.masks.segmentation import Segmentation
-from training.data.records import LabelMap
+from training.data.records import UNKNOWN, LabelMap
 from training.data.sources import Source
+from training.data.sources.folder import Folder
 from training.data.spread import spread
 from training.evaluation.scoring import ClassListModel, read_photo, score_photo
 
@@ -99,6 +101,37 @@ def measure_orders(
     edits = np.array(needed, float)
     table = np.array(keys)
     return float(edits.mean()), {name: _judge(table[:, i], edits) for i, name in enumerate(ORDERS)}
+
+
+def model_with_head(
+    model: Lasagna, train: Folder, corrections: int, choice: int, on_image: Callable[[], None] = lambda: None
+) -> None:
+    """Lets a model learn the first photos of a random order of a train split, as corrections; it keeps no other head.
+
+    Args:
+        choice: Seed of the order.
+    """
+    model.use_head(None)
+    for index in np.random.default_rng(choice).permutation(len(train))[:corrections]:
+        photo, truth = read_photo(train[int(index)])
+        masks = {name: (truth == i).any(0) for i, name in enumerate(train.classes)}
+        model.learn(photo, masks, undecided=(truth == UNKNOWN).any(0))
+        on_image()
+
+
+def mean_ordering(measured: Sequence[tuple[float, Mapping[str, Ordering]]]) -> tuple[float, dict[str, Ordering]]:
+    """The means of several `measure_orders`, of each figure and each end of the interval."""
+    edits = float(np.mean([each for each, _ in measured]))
+    orders = {}
+    for name in measured[0][1]:
+        of_each = [found[name] for _, found in measured]
+        low, high = (float(np.mean([one.interval[end] for one in of_each])) for end in (0, 1))
+        orders[name] = Ordering(
+            float(np.mean([one.rank_correlation for one in of_each])),
+            float(np.mean([one.first_quarter for one in of_each])),
+            (low, high),
+        )
+    return edits, orders
 
 
 def _judge(key: NDArray[np.float64], edits: NDArray[np.float64], resamples: int = 1000) -> Ordering:

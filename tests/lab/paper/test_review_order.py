@@ -5,7 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.paper.review_order import ORDERS, _first_quarter, _judge, measure_orders, needed_edits
+from lab.paper.review_order import (
+    ORDERS,
+    _first_quarter,
+    _judge,
+    mean_ordering,
+    measure_orders,
+    model_with_head,
+    needed_edits,
+)
 from lasagna import Lasagna
 from lasagna.masks.segmentation import ClassAnswer, Segmentation
 from training.data.records import OTHER, UNKNOWN
@@ -46,3 +54,17 @@ def test_every_order_is_measured_on_real_photos(shared_data: Path) -> None:
     edits, orders = measure_orders(Lasagna.random(), Folder(shared_data / "msrc", "val"), 6)
     assert 0 < edits <= 23
     assert list(orders) == list(ORDERS)
+
+
+def test_a_head_is_learnt_before_photos_are_ordered_and_forgotten_after(shared_data: Path) -> None:
+    model, train = Lasagna.random(), Folder(shared_data / "circuit", "train")
+    model_with_head(model, train, 3, 0)
+    assert model.head is not None
+    assert model.head.decision.corrections == 3
+    measured = measure_orders(model, Folder(shared_data / "circuit", "val"), 4)
+    model_with_head(model, train, 2, 1)
+    assert model.head is not None
+    assert model.head.decision.corrections == 2
+    edits, orders = mean_ordering([measured, (measured[0] + 2, measured[1])])
+    assert edits == measured[0] + 1
+    assert orders == measured[1]
