@@ -13,10 +13,16 @@ from lasagna.settings import Settings
 
 @dataclass(frozen=True)
 class StudioAccess:
-    """The way to a project in Label Studio; `known_as` as for `fetch_image`."""
+    """The way to a project in Label Studio.
+
+    Attributes:
+        known_as: As for `fetch_image`.
+        learns_at_once: Whether an instant head stands beside the model that serves the project.
+    """
 
     label_studio: LabelStudio
     known_as: str = ""
+    learns_at_once: bool = False
 
 
 def snapshots_of(settings: Settings, registry: Path, project: str, access: StudioAccess) -> Snapshots:

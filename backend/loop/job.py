@@ -10,7 +10,9 @@
 What always holds: a stage's file is written when the stage is finished, whole; a job that is run again skips
 finished stages, and goes on within training from the last saved step, to the same weights. What the job starts from is
 noted in the first two stages (the champion, or a refused version that later corrections let serve): if another one
-serves by the time it ends, the result stays a candidate.
+serves by the time it ends, the result stays a candidate. Where the project learns at once, what serves is a model with
+its instant head, and so both are judged: each beside a head of the snapshot's corrections, and each held-out photo by a
+head that has not seen it.
 """
 
 import json
@@ -26,6 +28,7 @@ from typing import Any
 from backend.loop.access import StudioAccess, snapshots_of
 from backend.loop.finetune import describe_sets, for_what_is_known, make_recipe, replay_records
 from backend.loop.recheck import judge_again, new_to, photo_hash, refused_version
+from backend.loop.report_facts import report_facts
 from backend.loop.snapshot import Snapshot
 from backend.registry.records import project_number
 from backend.registry.registry import Registry, name_after
@@ -51,6 +54,8 @@ from training.evaluation.gate import Limits, judge
 from training.evaluation.gate_report import choose_samples, make_samples, write_report
 from training.evaluation.paired import Pair
 from training.evaluation.scores import ImageScore, Latency, measure_latency, score_images
+from training.evaluation.scoring import ClassListModel
+from training.instant.left_out import LeaveOneOut
 from training.recipe.files import recipe_from_values, to_values
 from training.recipe.values import Recipe
 
@@ -99,6 +104,7 @@ class TrainingJob:
         self.project: str = self.asked["project"]
         self._root, self._registry = registry, Registry(registry)
         self._settings, self._access, self._say, self._should_stop = settings, access, say, should_stop
+        self._as_served: dict[str, ClassListModel] = {}
 
     def run(self) -> dict[str, Any]:
         """Goes through the stages that are left and returns the last one's result: `outcome` ("promoted", "candidate"
@@ -161,13 +167,18 @@ class TrainingJob:
     # --- stages -------------------------------------------------------------------------------------------------------
 
     def _take_snapshot(self) -> dict[str, Any]:
-        snapshot = self._patiently(
-            lambda: snapshots_of(self._settings, self._root, self.project, self._access()).take()
-        )
+        access = self._access()
+        snapshot = self._patiently(lambda: snapshots_of(self._settings, self._root, self.project, access).take())
         champion = self._registry.champion(self.project)
         start = champion.checkpoint if champion else find_checkpoint(self._settings.model)
         parent = champion.id if champion else checkpoint_version(start)
-        found = {**snapshot.as_dict(), "start": str(start), "parent": parent, "is_champion": champion is not None}
+        found = {
+            **snapshot.as_dict(),
+            "start": str(start),
+            "parent": parent,
+            "is_champion": champion is not None,
+            "learns_at_once": access.learns_at_once,
+        }
         same = [
             version
             for version in self._registry.versions(self.project)
@@ -191,9 +202,12 @@ class TrainingJob:
             return {}
         held = [*self._held_out, *since]
         replay = replay_records(make_recipe(self._settings, self._start, self._snapshot.folder, self.folder / "run")[0])
-        advance = self._counter("recheck", 2 * (len(held) + len(replay)))
+        learnt = len(self._to_train_on()) + len(self._held_out) if self._learns_at_once else 0
+        advance = self._counter("recheck", 2 * (len(held) + len(replay) + learnt))
         models = self._load(self._start), self._load(waiting.checkpoint)
-        verdict = judge_again(*models, held, replay, _LATENCY_PHOTOS, advance)
+        trained = self._champions_photos(), trained_photos(self._snapshot.folder.parent / waiting.snapshot) or set()
+        serving = [self._as_it_serves(*each, advance) for each in zip(models, trained, strict=True)]
+        verdict = judge_again(models, (serving[0], serving[1]), held, replay, _LATENCY_PHOTOS, advance)
         return {"version": waiting.id, "new": len(since), "passed": verdict.passed, "summary": verdict.in_words()}
 
     def _let_serve(self) -> None:
@@ -271,11 +285,16 @@ class TrainingJob:
 
     def _score(self) -> dict[str, Any]:
         sets = {"holdout": self._held_out, "replay": replay_records(self._recipe)}
-        advance = self._counter("score", 2 * sum(map(len, sets.values())))
-        found: dict[str, Any] = {}
+        learnt = len(self._to_train_on()) + len(self._held_out) if self._learns_at_once else 0
+        advance = self._counter("score", 2 * (learnt + sum(map(len, sets.values()))))
+        found: dict[str, Any] = {"heads": {}}
         for side, model in (("champion", self._champion), ("candidate", self._candidate)):
-            for name, records in sets.items():
-                found[f"{name}_{side}"] = [score.as_dict() for score in score_images(model, records, advance)]
+            served = self._served(side, advance)
+            if isinstance(served, LeaveOneOut):
+                found["heads"][side] = served.reason
+            for name, asked in (("holdout", served), ("replay", model)):
+                scores = score_images(asked, sets[name], advance)
+                found[f"{name}_{side}"] = [score.as_dict() for score in scores]
         latency = measure_latency(self._champion, self._candidate, self._held_out, _LATENCY_PHOTOS)
         return {**found, "latency": latency.as_json()}
 
@@ -290,28 +309,10 @@ class TrainingJob:
             Latency.from_json(scores["latency"]),
         )
         chosen = choose_samples(champion, candidate)
-        samples = make_samples(self._held_out, chosen, self._champion, self._candidate)
-        skipped = snapshot.skipped or {}
-        about = {
-            "project": project_number(self.project),
-            "corrections": f"{snapshot.train} trained on, {snapshot.holdout} held out (snapshot {snapshot.id})",
-            "replayed": trained["replayed"],
-        }
-        if snapshot.neither:
-            about["left out"] = f"{len(snapshot.neither)} tasks that look like photos of both sides"
-        if skipped:
-            shown = "; ".join(f"task {task}: {why}" for task, why in list(skipped.items())[:20])
-            about["could not be used"] = f"{len(skipped)} tasks: {shown}"
-        if snapshot.disagreements:
-            shown = "; ".join(f"task {task}: {words}" for task, words in list(snapshot.disagreements.items())[:20])
-            about["annotators disagree"] = f"{len(snapshot.disagreements)} tasks: {shown}"
-        if snapshot.left_out:
-            shown = "; ".join(f"task {task}: {', '.join(why)}" for task, why in list(snapshot.left_out.items())[:20])
-            about["undecided in part"] = f"{len(snapshot.left_out)} tasks: {shown}"
-        if self._rechecked():
-            about["the candidate before"] = self._rechecked()
-        if trained["notes"]:
-            about["note"] = "; ".join(trained["notes"])
+        samples = make_samples(self._held_out, chosen, self._served("champion"), self._served("candidate"))
+        about = report_facts(
+            project_number(self.project), snapshot, trained, scores.get("heads", {}), self._rechecked()
+        )
         versions = (self._champion.version, self._candidate.version)
         write_report(verdict, samples, self.folder / "report", versions=versions, about=about)
         return verdict.as_dict()
@@ -388,6 +389,32 @@ class TrainingJob:
         if version is None or not version.snapshot:
             return set()
         return trained_photos(self._snapshot.folder.parent / version.snapshot) or set()
+
+    @property
+    def _learns_at_once(self) -> bool:
+        return bool(self.result("snapshot").get("learns_at_once"))
+
+    def _served(self, side: str, on_image: Callable[[], None] = lambda: None) -> ClassListModel:
+        """The champion or the candidate as it answers held-out photos; made once."""
+        if side not in self._as_served:
+            trained = self._champions_photos()
+            if side == "champion":
+                self._as_served[side] = self._as_it_serves(self._champion, trained, on_image)
+            else:
+                trained |= {photo_hash(record) for record in self._to_train_on()}
+                self._as_served[side] = self._as_it_serves(self._candidate, trained, on_image)
+        return self._as_served[side]
+
+    def _as_it_serves(self, model: Lasagna, trained: set[str], on_image: Callable[[], None]) -> ClassListModel:
+        """A model, beside its instant head where the project has one.
+
+        Args:
+            trained: Hashes of the project's photos that the model was trained on: no evidence of how good it is.
+        """
+        if not self._learns_at_once:
+            return model
+        records = [*self._to_train_on(), *self._held_out]
+        return LeaveOneOut(model, records, lambda record: photo_hash(record) not in trained, on_image)
 
     @cached_property
     def _recipe(self) -> Recipe:

@@ -22,6 +22,7 @@ from typing import Any
 import redis
 from rq.exceptions import StopRequested
 
+from backend.instant.policy import learns_at_once
 from backend.loop.access import StudioAccess, snapshots_of
 from backend.loop.tidy import tidy
 from backend.loop.trainings import Triggers
@@ -72,7 +73,7 @@ class TrainingRuntime:
 
         def access() -> StudioAccess:
             label_studio, known = self._connections.of(job.project)
-            return StudioAccess(label_studio, known.url)
+            return StudioAccess(label_studio, known.url, learns_at_once(self._settings, known))
 
         self._triggers.begin(number)
         _limit_gpu_memory(self._settings)

@@ -16,6 +16,7 @@ from lasagna.errors import RegistryError
 from training.data.records import Record
 from training.evaluation.gate import Verdict, judge
 from training.evaluation.scores import measure_latency, score_images
+from training.evaluation.scoring import ClassListModel
 
 if TYPE_CHECKING:
     from lasagna import Lasagna
@@ -53,8 +54,8 @@ def photo_hash(record: Record) -> str:
 
 
 def judge_again(
-    champion: "Lasagna",
-    candidate: "Lasagna",
+    models: tuple["Lasagna", "Lasagna"],
+    serving: tuple[ClassListModel, ClassListModel],
     held_out: Sequence[Record],
     replay: Sequence[Record],
     timed: int,
@@ -63,14 +64,17 @@ def judge_again(
     """Judges a candidate again and returns the gate's verdict.
 
     Args:
+        models: Champion and candidate alone.
+        serving: The two as they answer the project: with their instant heads, where it has them.
         held_out: Photos that neither model was trained on.
         replay: Photos of the old sets.
         timed: Photos that latency is measured on.
         advance: Called after every photo of each model.
     """
+    champion, candidate = models
     return judge(
-        score_images(champion, held_out, advance),
-        score_images(candidate, held_out, advance),
+        score_images(serving[0], held_out, advance),
+        score_images(serving[1], held_out, advance),
         score_images(champion, replay, advance),
         score_images(candidate, replay, advance),
         measure_latency(champion, candidate, held_out, timed),

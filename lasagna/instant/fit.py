@@ -10,7 +10,8 @@ of corrections, for at most 40 of them are left out in turn; a correction whose 
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -153,6 +154,32 @@ class Learner:
             unseen,
             decision,
             self.digest,
+        )
+
+    def without(self, ids: Collection[str], head: Head) -> Head:
+        """What `fit` gave, as if some corrections had left no trace in its weights; all that was chosen stays.
+
+        So a corrected photo is answered by a head that has not seen it.
+
+        Args:
+            ids: Of the corrections; those that are not known are passed over.
+            head: Of exactly these corrections.
+
+        Raises:
+            DataError: Nothing decided is left.
+        """
+        total = self._total
+        for id in ids:
+            if total is not None and id in self._known:
+                total = total - self._get(id).statistics
+        if total is None or not total.pixels:
+            raise DataError("no pixel is left to learn from: a head cannot be fitted to nothing")
+        discriminant = moments(total).solve(head.shrinkage.value)
+        return replace(
+            head,
+            names=discriminant.names,
+            weight=discriminant.weight.contiguous(),
+            bias=discriminant.offsets(head.shrinkage.prior),
         )
 
     def _get(self, id: str) -> Correction:

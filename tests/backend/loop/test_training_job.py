@@ -1,5 +1,6 @@
 """A whole fine-tune of a tiny model, also killed in every stage."""
 
+import html
 import json
 import shutil
 import signal
@@ -22,6 +23,7 @@ from tests.backend.backend_helpers import PROJECT, TOKEN, StubLabelStudio, note_
 from tests.backend.loop import killed_job
 from tests.backend.loop.loop_helpers import TINY, correct
 from training.evaluation import gate
+from training.instant.left_out import LeaveOneOut
 
 
 def environ_of(folder: Path, checkpoint: Path) -> dict[str, str]:
@@ -47,6 +49,7 @@ class Project:
         self.root = Path(environ["LASAGNA_REGISTRY"])
         self.registry = Registry(self.root)
         self.said: list[tuple[str, int, int]] = []
+        self.learns_at_once = False
 
     def new(self, **values: Any) -> str:
         note_labels(self.root)
@@ -56,7 +59,7 @@ class Project:
         def say(stage: str, step: int, steps: int, seconds: float | None) -> None:
             self.said.append((stage, step, steps))
 
-        access = StudioAccess(LabelStudio(self.stub.url, TOKEN, timeout=5.0))
+        access = StudioAccess(LabelStudio(self.stub.url, TOKEN, timeout=5.0), learns_at_once=self.learns_at_once)
         return TrainingJob(self.root, id, self.settings, lambda: access, say, **more)
 
 
@@ -226,6 +229,32 @@ def test_from_corrections_to_a_version_killed_in_every_stage(
 
 
 @pytest.mark.slow
+def test_what_serves_is_judged_a_model_with_its_head(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each beside a head of all corrections; those that the candidate was trained on say nothing of how good it is."""
+    correct(project.stub, 16)
+    project.learns_at_once = True
+    made: list[LeaveOneOut] = []
+
+    class Noted(LeaveOneOut):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr("backend.loop.job.LeaveOneOut", Noted)
+    found = project.job(project.new()).run()
+    champion, candidate = made
+    assert champion.head is not None
+    assert candidate.head is not None
+    assert champion.head.decision.compared == 16
+    assert candidate.head.decision.corrections == 16
+    held_out = json.loads((snapshot_of(project, found["version"]) / "split.json").read_text())
+    assert candidate.head.decision.compared == sum(place["side"] == "holdout" for place in held_out.values()) < 16
+    [report] = [path for path in found["reports"] if path.endswith(".html")]
+    text = Path(report).read_text()
+    assert "instant head of the champion" in text
+    assert html.escape(champion.reason) in text
+
+
 def test_stopped_between_steps_goes_on(project: Project) -> None:
     correct(project.stub, 8)
     id = project.new()

@@ -225,3 +225,30 @@ def test_weights_apply_to_parts_as_to_dense_features(corrections):
     assert NONE in head.names
     assert head.weight.shape == (4, CHANNELS)
     torch.testing.assert_close(maps.project(head.weight).flatten(1).T, dense, rtol=1e-4, atol=1e-4)
+
+
+def test_a_photo_is_left_out_of_the_weights_and_of_nothing_else(corrections):
+    learner = Learner()
+    for correction in corrections:
+        learner.put(correction)
+    head = learner.fit(number=5)
+    gone = [corrections[2].id, corrections[7].id, "never learnt"]
+    left = learner.without(gone, head)
+    others = fit_head([correction for correction in corrections if correction.id not in gone])
+    assert left.names == others.names
+    if others.shrinkage == head.shrinkage:
+        assert torch.equal(left.weight, others.weight)
+        assert torch.equal(left.bias, others.bias)
+    assert not torch.equal(left.weight, head.weight)
+    kept = ("number", "shrinkage", "stacking", "presence", "unseen_presence", "decision", "digest")
+    assert all(
+        getattr(left, name) is getattr(head, name) or getattr(left, name) == getattr(head, name) for name in kept
+    )
+    assert learner.fit(number=5).to_bytes() == head.to_bytes()
+
+
+def test_nothing_is_left_without_the_only_photo(corrections):
+    learner = Learner()
+    learner.put(corrections[0])
+    with pytest.raises(DataError, match="no pixel is left"):
+        learner.without([corrections[0].id], learner.fit())
