@@ -26,9 +26,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from backend.demo.parts import Demo
+from backend.instant.changes import Changes
 from backend.loop.holdout import Sides, difference_hash
 from backend.registry.registry import Registry
 from backend.studio.project_id import project_uid
+from backend.studio.version_names import base_version
 from backend.web.predictions import Predictor
 from lab.loop.annotator import Habits, SimulatedAnnotator
 from lab.loop.product import running_product
@@ -100,6 +102,12 @@ Examples:
     help="Swap the classes in every correction that is trained on, so that the gate, "
     "whose photos are corrected rightly, has to refuse.",
 )
+@click.option(
+    "--instant/--no-instant",
+    default=True,
+    show_default=True,
+    help="Whether an instant head learns from each correction at once; its figures are rows of their own.",
+)
 @click.option("--seed", default=1, show_default=True, help="Of the choice of photos.")
 @click.option("--timeout", default=3600.0, show_default=True, help="Seconds to wait for one training job.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the report of each round, logs and state.")
@@ -111,6 +119,7 @@ def loop(
     untouched: int,
     model: str | None,
     swap: bool,
+    instant: bool,
     seed: int,
     timeout: float,
     out: Path | None,
@@ -123,9 +132,9 @@ def loop(
         raise DataError(f"{data}: {corrections} corrections in each of {rounds} rounds; it has {len(wanted)} photos")
     order = random.Random(seed).sample(range(len(wanted)), corrections * rounds)
     chosen = np.linspace(0, len(measured) - 1, min(untouched, len(measured))).round().astype(int)
-    with running_product(model, out, console) as parts:
+    with running_product(model, out, console, instant=instant) as parts:
         sets = Subset(wanted, order), Subset(measured, chosen.tolist())
-        bench = Bench(parts, wanted.name, *sets, console, timeout)
+        bench = Bench(parts, wanted.name, *sets, console, timeout, instant)
         report = bench.run(corrections, rounds, swap)
         if out is not None:
             bench.keep_pages(out, report)
@@ -134,6 +143,7 @@ def loop(
         "corrections": corrections,
         "seed": seed,
         "swapped": swap,
+        "instant": instant,
         "environment": describe_environment("cpu"),
     }
     if out is not None:
@@ -151,15 +161,23 @@ class Bench:
         measured: Photos that stay untouched.
         console: For progress.
         timeout: Seconds for one training job.
+        instant: Whether the product learns at once.
     """
 
     def __init__(
-        self, parts: "Demo", name: str, wanted: "Source", measured: "Source", console: "Console", timeout: float
+        self,
+        parts: "Demo",
+        name: str,
+        wanted: "Source",
+        measured: "Source",
+        console: "Console",
+        timeout: float,
+        instant: bool,
     ) -> None:
         from backend.loop.trainings import Trainings
 
         self._parts, self._wanted, self._measured = parts, wanted, measured
-        self._console, self._timeout = console, timeout
+        self._console, self._timeout, self._instant = console, timeout, instant
         xml = make_label_config([ClassQuery(name) for name in wanted.classes])
         self._config = parse_label_config(xml)
         self._api = parts.api
@@ -189,6 +207,10 @@ class Bench:
                     done = annotator.correct(self._to_correct[index], wanted)
                     for key in counts:
                         counts[key] += getattr(done, key)
+            at_once = None
+            if self._instant:
+                self._learn_at_once(at.stop)
+                at_once = asdict(self._shown())
             began = time.monotonic()
             with self._step("training job"):
                 self._api.start_training(self._connection)
@@ -200,12 +222,16 @@ class Bench:
             version = self._registry.version(ended["version"])
             verdict = json.loads((version.folder / "report.json").read_text(encoding="utf-8"))
             self._console.print(verdict["summary"], markup=False)
-            with self._step("pre-labelling again"):
-                self._prelabel()
+            if self._instant:
+                self._learn_at_once(at.stop)
+            else:
+                with self._step("pre-labelling again"):
+                    self._prelabel()
             report["rounds"].append(
                 {
                     "corrected": at.stop,
                     "corrections": counts,
+                    "at_once": at_once,
                     "version": version.id,
                     "promoted": ended["outcome"] == "promoted",
                     "promoted_later": self._promoted_later(report["rounds"][-1]),
@@ -262,6 +288,27 @@ class Bench:
         if outcome.failed:
             task, reason = next(iter(outcome.failed.items()))
             raise ServiceError(f"{len(outcome.failed)} tasks were not predicted, task {task}: {reason}")
+
+    def _learn_at_once(self, corrections: int) -> None:
+        """Waits until the head beside what serves knows all corrections, and pre-labels with it."""
+        project, changes = project_uid(self._api.project(self._project)), Changes(self._parts.store)
+        with self._step("the instant head"):
+            deadline = time.monotonic() + self._timeout
+            while time.monotonic() < deadline:
+                self._parts.check()
+                said, serves = changes.said(project), base_version(self._parts.serving(self._project))
+                learnt = said.get("version") == serves and int(said.get("corrections") or 0) >= corrections
+                if learnt and not changes.waiting(project):
+                    break
+                time.sleep(1.0)
+            else:
+                raise ServiceError(
+                    f"the head does not know the {corrections} corrections within {self._timeout:.0f} s: "
+                    f"{said or 'nothing is learnt'}; left out: {changes.aside(project) or 'none'}"
+                )
+            self._console.print(f"  {said.get('reason')}", style="dim", markup=False)
+        with self._step("pre-labelling again"):
+            self._prelabel()
 
     def _shown(self) -> Shown:
         from backend.effort.measure import edit_effort
@@ -379,24 +426,32 @@ class Bench:
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """The report as Markdown: a row before training, and one after each round."""
-    headings = ["corrected", "promoted", "mIoU", "presence F1", "pixels to change", "regions right", "to change",
-                "to add", "to delete", "replay mIoU", "training"]  # fmt: skip
+    """The report as Markdown: a row before training, one of the instant head in each round, and one after its
+    fine-tune."""
+    headings = ["corrected", "what serves", "promoted", "mIoU", "presence F1", "pixels to change", "regions right",
+                "to change", "to add", "to delete", "replay mIoU", "training"]  # fmt: skip
     rows: list[list[Cell]] = []
     for entry in report["rounds"]:
-        shown, replay = entry["shown"], entry.get("replay_miou") or {}
+        replay = entry.get("replay_miou") or {}
         promoted = {True: "yes", False: "no"}.get(entry.get("promoted"), "")
         if entry.get("promoted_later"):
             promoted += ", the one before"
+        if entry.get("at_once"):
+            rows.append([entry["corrected"], "model and head, at once", "", *_shown_cells(entry["at_once"]), "", ""])
+        after = "after the fine-tune" if "promoted" in entry else "the model"
         rows.append(
             [
-                entry["corrected"], promoted, shown["miou"], shown["f1"], f"{100 * shown['changed_pixels']:.1f} %",
-                *(f"{shown['regions'][key]:.2f}" for key in ("accepted", "changed", "added", "deleted")),
+                entry["corrected"], after, promoted, *_shown_cells(entry["shown"]),
                 f"{replay['champion']:.3f} to {replay['candidate']:.3f}" if replay else "",
                 f"{entry['training_seconds']:.0f} s" if "training_seconds" in entry else "",
             ]
         )  # fmt: skip
     return markdown_table(headings, rows)
+
+
+def _shown_cells(shown: Mapping[str, Any]) -> list[Cell]:
+    regions = (f"{shown['regions'][key]:.2f}" for key in ("accepted", "changed", "added", "deleted"))
+    return [shown["miou"], shown["f1"], f"{100 * shown['changed_pixels']:.1f} %", *regions]
 
 
 def _photos(source: "Source") -> list[Path]:
