@@ -20,6 +20,7 @@ from training.data.sources.folder import Folder
 from training.data.spread import spread
 from training.evaluation.chunks import ChunkSize, chunk_table, evaluate_chunk_sizes
 from training.evaluation.evaluate import choose_distractors, evaluate_dataset, read_names
+from training.evaluation.pictures import write_pictures
 
 if TYPE_CHECKING:
     from lasagna import Lasagna
@@ -45,6 +46,7 @@ Examples:
   lasagna evaluate --data photos --split val
   LASAGNA_DATA=../datasets lasagna evaluate --data camvid --classes-from coco_panoptic --json
   lasagna evaluate --model my-checkpoint --data photos --limit 50 --out report.json
+  lasagna evaluate --data msrc --pictures msrc.html --shown 12
   lasagna evaluate --data coco_panoptic --chunk-sizes N,N/2,N/3,N/4,1
   lasagna evaluate lab/paper/evaluations/nano.yaml --document docs/lab/results.md
 """
@@ -79,6 +81,9 @@ Examples:
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of the table.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the JSON object to this file too.")
+@click.option("--pictures", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.html",
+              help="Write a page of photos, annotation and answer: best, middle and worst by rank.")  # fmt: skip
+@click.option("--shown", default=10, show_default=True, type=click.IntRange(1), help="Photos on that page.")
 @click.option("--document", type=click.Path(path_type=Path), help="Put a suite's tables into their blocks of it.")
 def evaluate(
     suite: Path | None,
@@ -95,6 +100,8 @@ def evaluate(
     dtype: str,
     as_json: bool,
     out: Path | None,
+    pictures: Path | None,
+    shown: int,
     document: Path | None,
 ) -> None:
     """Score a model on an annotated data set: mask IoU, and whether it knows which classes are absent.
@@ -104,7 +111,7 @@ def evaluate(
     Exit code 1 when an image could not be scored.
     """
     if suite is not None:
-        single = (model_name, data, others, limit, chunk_size, chunk_sizes, threshold, out)
+        single = (model_name, data, others, limit, chunk_size, chunk_sizes, threshold, out, pictures)
         if any(value not in (None, ()) for value in single):
             raise click.UsageError(
                 "a suite file says what is evaluated; of the options only --device, --dtype, --json "
@@ -115,8 +122,11 @@ def evaluate(
         raise click.UsageError("give a suite file, with --document if you like, or --data and no --document")
     if chunk_size and chunk_sizes:
         raise click.UsageError("--chunk-size is for one evaluation, --chunk-sizes for a table of several; give one")
-    if out is not None and not out.parent.is_dir():
-        raise DataError(f"{out}: the folder {out.parent} does not exist")
+    if pictures and chunk_sizes:
+        raise click.UsageError("--pictures is of one evaluation, --chunk-sizes a table of several; give one")
+    for path in (out, pictures):
+        if path is not None and not path.parent.is_dir():
+            raise DataError(f"{path}: the folder {path.parent} does not exist")
     source = Folder(data, split)  # before the model is loaded: a wrong path should fail at once
     names = [name for other in others for name in read_names(other)]
     options = {
@@ -130,7 +140,7 @@ def evaluate(
 
     model = Lasagna.from_pretrained(model_name or "nano", device=device, dtype=dtype)
     report = _described(model, model_name or "nano", source, options, chunk_size)
-    failures = _measure(model, source, options, chunk_size, chunk_sizes, report)
+    failures = _measure(model, source, options, chunk_size, chunk_sizes, report, pictures, shown)
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
@@ -180,8 +190,10 @@ def _measure(
     chunk_size: int | None,
     chunk_sizes: Sequence[ChunkSize] | None,
     report: dict[str, Any],
+    pictures: Path | None,
+    shown: int,
 ) -> dict[str, str]:
-    """Adds the figures to the report; returns what could not be scored."""
+    """Adds the figures to the report, and writes the page of pictures; returns what could not be scored."""
     total = len(spread(len(source), options["limit"])) * len(chunk_sizes or (None,))
     with progress_bar(Console(stderr=True), f"{source.name} {source.split}", total) as advance:
         if chunk_sizes:
@@ -190,6 +202,9 @@ def _measure(
             return dict(rows[0]["failures"])
         result = evaluate_dataset(model, source, chunk_size=chunk_size, on_image=advance, **options)
         report.update(result.as_dict())
+        if pictures is not None:
+            asked = {"threshold": options["threshold"], "exclusive": True, "chunk_size": chunk_size}
+            write_pictures(pictures, model, model.version, source, result.photo_iou, shown, **asked)
         return result.failures
 
 

@@ -20,6 +20,7 @@ from training.data.concepts import reason_not_negative
 from training.data.sources import Source
 from training.data.spread import spread
 from training.evaluation.metrics import PresenceMetrics, SegmentationMetrics, reliability
+from training.evaluation.pictures import photo_iou
 from training.evaluation.scoring import ClassListModel, PhotoScore, read_batches, score_photo
 
 
@@ -46,6 +47,7 @@ class Evaluation:
         images: Scored images.
         seconds: Time of the model alone, all images together.
         failures: Image id -> why it could not be scored.
+        photo_iou: Image id -> what the photo is ranked by (`training.evaluation.pictures`), where it is defined.
     """
 
     classes: tuple[str, ...]
@@ -55,9 +57,12 @@ class Evaluation:
     images: int = 0
     seconds: float = 0.0
     failures: dict[str, str] = field(default_factory=dict)
+    photo_iou: dict[str, float] = field(default_factory=dict)
 
-    def add(self, score: PhotoScore, asked: Sequence[int]) -> None:
+    def add(self, image_id: str, score: PhotoScore, asked: Sequence[int]) -> None:
         """Adds one photo; `asked` are the places of its classes among the set's own and the distractors."""
+        if (iou := photo_iou(score)) is not None:
+            self.photo_iou[image_id] = iou
         own = sum(place < len(self.classes) for place in asked)
         self.masks.update(score, asked[:own])
         self.presence.update(
@@ -186,7 +191,8 @@ def evaluate_dataset(
         answers = model.segment_batch(images, queries, **options)
         result.seconds += time.perf_counter() - began
         for (record, _, truth), query, answer in zip(batch, queries, answers, strict=True):
-            result.add(score_photo(truth, answer, len(record.classes)), [places[name] for name in query])
+            score = score_photo(truth, answer, len(record.classes))
+            result.add(record.image_id, score, [places[name] for name in query])
             on_image()
     return result
 

@@ -4,7 +4,6 @@ What always holds: the page is made of the verdict and the samples alone, so the
 of classes and photos are escaped.
 """
 
-import base64
 import io
 import json
 import re
@@ -15,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lasagna.annotate.gallery import Card, image_to_thumbnail, make_card
 from lasagna.files import write_atomically
-from lasagna.masks.segmentation import ClassAnswer, Segmentation
+from lasagna.masks.segmentation import Segmentation
 from lasagna.pages import page_environment
-from training.data.records import LabelMap, Record
+from training.data.records import Record
 from training.data.spread import spread
 from training.evaluation.gate import Verdict
 from training.evaluation.metrics import reliability
 from training.evaluation.paired import ClassChange
 from training.evaluation.plots import change_plot, reliability_plot
+from training.evaluation.samples import sample_for_page, truth_to_segmentation
 from training.evaluation.scores import ImageScore
 from training.evaluation.scoring import ClassListModel, read_photo
 
@@ -85,16 +84,6 @@ def make_samples(
         annotated = truth_to_segmentation(truth, record.classes)
         samples.append(Sample(image_id, image, annotated, before, after, change))
     return samples
-
-
-def truth_to_segmentation(truth: LabelMap, classes: Sequence[str]) -> Segmentation:
-    """An annotation as answers that are certain."""
-    masks = [(truth == index).any(0) for index in range(len(classes))]
-    answers = [
-        ClassAnswer(name, float(mask.any()), mask if mask.any() else None)
-        for name, mask in zip(classes, masks, strict=True)
-    ]
-    return Segmentation((truth.shape[1], truth.shape[2]), tuple(answers))
 
 
 def write_report(
@@ -185,20 +174,6 @@ def _short(name: str) -> str:
 
 
 def _shown(sample: Sample) -> dict[str, Any]:
-    photo = base64.b64encode(image_to_thumbnail(sample.image)).decode()
-    cards: list[tuple[str, Card]] = [
-        (what, make_card(sample.image_id, Path("photo"), "", Path(), segmentation, 0.0))
-        for what, segmentation in (
-            ("annotation", sample.truth),
-            ("champion", sample.champion),
-            ("candidate", sample.candidate),
-        )
-    ]
-    legend = {shape.index: shape for _, card in cards for shape in card.present}
-    return {
-        "name": sample.image_id,
-        "change": sample.change,
-        "photo": f"data:image/jpeg;base64,{photo}",
-        "cards": cards,
-        "legend": [legend[index] for index in sorted(legend)],
-    }
+    columns = [("annotation", sample.truth), ("champion", sample.champion), ("candidate", sample.candidate)]
+    tone = "good" if sample.change > 0 else "bad" if sample.change < 0 else "soft"
+    return sample_for_page(sample.image_id, sample.image, columns, f"{sample.change:+.3f} mean IoU", tone)

@@ -13,7 +13,8 @@ from PIL import Image
 from lasagna import ClassAnswer, Segmentation
 from training.data.records import Record, stack_masks
 from training.evaluation.gate import Limits, Verdict, judge
-from training.evaluation.gate_report import choose_samples, make_samples, truth_to_segmentation, write_report
+from training.evaluation.gate_report import choose_samples, make_samples, write_report
+from training.evaluation.samples import truth_to_segmentation
 from training.evaluation.scores import ImageScore, score_images
 from training.evaluation.scoring import ClassScore
 
