@@ -69,7 +69,7 @@ class ModelEyes:
     def encode(self, image: NDArray[np.uint8], classes: Sequence[str]) -> tuple[ImageFeatures, dict[str, Decided]]:
         features = self.model.encode_image(image)
         with torch.inference_mode():
-            return features, self.model.decide(features, [self.model.format.read_text(name) for name in classes])
+            return features, self.model.decide(features, [self.model.read_text(name) for name in classes])
 
     def observe(self, photo: Photo, masks: dict[str, Mask | None], undecided: Mask, id: str) -> Correction:
         return self.model.observe(photo.features, masks, id, undecided=undecided)
@@ -78,8 +78,9 @@ class ModelEyes:
     def answer(self, head: Head | None, photo: Photo, classes: Sequence[str]) -> Segmentation:
         queries = class_queries(classes)
         if head is not None:
-            return answer_with_head(self.model, head, photo.features, queries, photo.found, None, True)
-        found = [photo.found[self.model.format.read_text(name)] for name in classes]
+            texts = [self.model.read_text(name) for name in classes]
+            return answer_with_head(self.model, head, photo.features, queries, texts, photo.found, None, True)
+        found = [photo.found[self.model.read_text(name)] for name in classes]
         masks, steady = self.model.draw(photo.features, [each.hidden for each in found if each.present], True)
         drawn = iter(zip(masks, steady, strict=True))
         answers = [

@@ -126,7 +126,8 @@ class Export:
 
 
 def image_record(name: str, seconds: float, segmentation: Segmentation) -> dict[str, Any]:
-    """An image's row of `report.json`. Areas are in pixels."""
+    """An image's row of `report.json`. Areas are in pixels; of an unknown class neither presence nor probability is
+    told (null)."""
     height, width = segmentation.size
     return {
         "path": name,
@@ -136,8 +137,8 @@ def image_record(name: str, seconds: float, segmentation: Segmentation) -> dict[
         "classes": [
             {
                 "name": answer.name,
-                "present": answer.is_present,
-                "probability": round(float(answer.probability), 6),
+                "present": None if answer.is_unknown else answer.is_present,
+                "probability": None if answer.is_unknown else round(float(answer.probability), 6),
                 "area": answer.area,
             }
             for answer in segmentation.classes

@@ -1,4 +1,4 @@
-"""`gallery.html`: every photo with its coloured masks, legend, probabilities and, folded away, the absent classes.
+"""`gallery.html`: every photo with its coloured masks, legend, probabilities; folded away: what is absent or unknown.
 
 A page that opens from the file system. The photos lie beside it as thumbnails and load when they come into view; the
 masks are SVG outlines inside the page, so that pointing at a class shows where it is. Labels and names are escaped. A
@@ -56,11 +56,12 @@ PAGE_SIZE = 500
 
 @dataclass(frozen=True)
 class Shape:
-    """A class on a card: its place in the query, name, probability, colour, and outline (None where absent)."""
+    """A class on a card: its place in the query, name, probability (None where unknown), colour, and outline (None
+    where it is not present)."""
 
     index: int
     name: str
-    probability: float
+    probability: float | None
     colour: str
     ink: str
     outline: str | None
@@ -80,6 +81,7 @@ class Card:
     seconds: float
     present: list[Shape]
     absent: list[Shape]
+    unknown: list[Shape]
 
 
 def make_card(
@@ -101,7 +103,7 @@ def make_card(
         Shape(
             index=i,
             name=answer.name,
-            probability=float(answer.probability),
+            probability=None if answer.is_unknown else float(answer.probability),
             colour="#{:02x}{:02x}{:02x}".format(*colours[i]),
             ink=_ink(colours[i]),
             outline=None if answer.mask is None else _outline(answer.mask, (height, width)),
@@ -118,8 +120,13 @@ def make_card(
         view=(width, height),
         seconds=seconds,
         present=sorted((s for s in shapes if s.outline is not None), key=lambda s: -s.share),
-        absent=sorted((s for s in shapes if s.outline is None), key=lambda s: -s.probability),
+        absent=sorted((s for s in shapes if s.outline is None and s.probability is not None), key=_likeliest_first),
+        unknown=[s for s in shapes if s.probability is None],
     )
+
+
+def _likeliest_first(shape: Shape) -> float:
+    return -(shape.probability or 0.0)
 
 
 @dataclass(frozen=True)

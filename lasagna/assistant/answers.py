@@ -48,11 +48,13 @@ class ClassDecider(Protocol):
     """A model that decides about classes of an encoded image; `Lasagna` is one."""
 
     model: Any
-    format: Any
     base_version: str
 
     @property
     def encoder_fingerprint(self) -> str: ...
+
+    def read_text(self, text: str) -> str:
+        """What the model reads for a class name."""
 
     def decide(self, features: ImageFeatures, texts: list[str]) -> dict[str, Decided]:
         """Decisions by what the model reads."""

@@ -69,7 +69,7 @@ def _model_answer(
     Args:
         drawn: Names that the annotation has.
     """
-    texts = [model.format.read_text(query.text) for query in queries]
+    texts = [model.read_text(query.text) for query in queries]  # also what it was never taught: the gate compares
     found = model.decide(features, texts)
     probability = torch.tensor([found[text].probability for text in texts])
     said = torch.tensor([found[text].present for text in texts])
@@ -88,6 +88,7 @@ def answer_with_head(
     head: Head,
     features: ImageFeatures,
     queries: list[ClassQuery],
+    asked: Sequence[str | None],
     found: dict[str, Decided],
     threshold: float | None,
     exclusive: bool,
@@ -95,10 +96,11 @@ def answer_with_head(
     """The answer about one photo.
 
     Args:
+        asked: What the model read for each query; None: it was not asked, and the class is unknown.
         found: What the model says, by what it reads.
         threshold, exclusive: As of `Lasagna.segment_batch`; the masks of a head that serves exclude one another.
     """
-    texts = {query.name: model.format.read_text(query.text) for query in queries}
+    texts = {query.name: text for query, text in zip(queries, asked, strict=True) if text is not None}
     names = list(texts)
     decided = [found[texts[name]] for name in names]
     probability = np.array([each.probability for each in decided], np.float64)
@@ -122,7 +124,12 @@ def answer_with_head(
     place = {name: float(p) for name, p in zip(names, judged.probability, strict=True)}
     return Segmentation(
         prepared.original_size,
-        tuple(ClassAnswer(query.name, place[query.name], *drawn.get(query.name, (None, None))) for query in queries),
+        tuple(
+            ClassAnswer(query.name, place[query.name], *drawn.get(query.name, (None, None)))
+            if query.name in place
+            else ClassAnswer.unknown(query.name)
+            for query in queries
+        ),
     )
 
 

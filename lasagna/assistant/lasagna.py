@@ -23,6 +23,7 @@ from lasagna.assistant.inputs import ImageLike, as_array, check_batch, check_pro
 from lasagna.assistant.learning import Learning
 from lasagna.checkpoint.folder import Calibration, checkpoint_version, find_checkpoint, load_calibration
 from lasagna.checkpoint.light import can_share, load_over
+from lasagna.checkpoint.vocabulary import Vocabulary, load_vocabulary, write_vocabulary
 from lasagna.checkpoint.weights import load_model, save_checkpoint
 from lasagna.errors import ConfigError, QueryError
 from lasagna.instant.head import Head
@@ -61,6 +62,7 @@ class Lasagna(Learning):
         base_version: Name and content of the checkpoint in one word.
         head: The instant head in use, or None (`lasagna.instant`).
         folder: Where it was loaded from; None: made in memory.
+        vocabulary: The names that it was taught; None: not known, and everything may be asked.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Lasagna(Learning):
         self.tokenizer, self.format, self.calibration = tokenizer, format, calibration
         self.prompt = Prompt(format, tokenizer, model.encoder.num_tokens)
         self.folder: Path | None = None
+        self.vocabulary: Vocabulary | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _empty, (type(self),), self.__dict__
@@ -124,6 +127,7 @@ class Lasagna(Learning):
             checkpoint_version(folder),
         )
         loaded.folder = folder
+        loaded.vocabulary = load_vocabulary(folder)
         if head is not None:
             if isinstance(head, Path | str):
                 head = HeadStore(head) if Path(head).is_dir() else Head.load(head)
@@ -161,6 +165,22 @@ class Lasagna(Learning):
     def save_pretrained(self, folder: Path | str, *, half: bool = False) -> None:
         """Writes a checkpoint folder; `half` stores matrices in float16."""
         save_checkpoint(Path(folder), self.model, self.tokenizer, self.format, self.calibration, half)
+        write_vocabulary(Path(folder), self.vocabulary)
+
+    def read_text(self, text: str) -> str:
+        """What the model reads for a class name, an alias or a hint: the name that it was taught for it
+        (`Vocabulary.reading`), else the text itself."""
+        taught = None if self.vocabulary is None else self.vocabulary.reading(text)
+        return self.format.read_text(text if taught is None else taught)
+
+    def knows(self, query: ClassQuery) -> bool:
+        """Whether the checkpoint can be asked for a class: it was taught it, or does not say what it was taught."""
+        return self.vocabulary is None or self.vocabulary.reading(query.text) is not None
+
+    def _asked_text(self, query: ClassQuery, head: Head | None, guess_unknown: bool) -> str | None:
+        """What the model reads for a class; None: it cannot be asked, and no head that serves has learnt it."""
+        learnt = head is not None and head.serves and query.name in head.names
+        return self.read_text(query.text) if guess_unknown or learnt or self.knows(query) else None
 
     def segment(
         self,
@@ -171,6 +191,7 @@ class Lasagna(Learning):
         exclusive: bool = False,
         chunk_size: int | None = None,
         head: Head | None = None,
+        guess_unknown: bool = False,
     ) -> Segmentation:
         """Answers one class list about one image; see `segment_batch`."""
         return self.segment_batch(
@@ -180,6 +201,7 @@ class Lasagna(Learning):
             exclusive=exclusive,
             chunk_size=chunk_size,
             head=head,
+            guess_unknown=guess_unknown,
         )[0]
 
     def segment_batch(
@@ -191,11 +213,14 @@ class Lasagna(Learning):
         exclusive: bool = False,
         chunk_size: int | None = None,
         head: Head | None = None,
+        guess_unknown: bool = False,
     ) -> list[Segmentation]:
         """Answers a class list about each image.
 
-        Names that the model reads alike (duplicates, or names that differ only in case where the checkpoint reads lower
-        case) are asked once and each get the answer.
+        A class that the checkpoint was never taught (`vocabulary`) is not asked, and its answer is unknown; the others
+        get the answers of a list without it. A head that serves answers what it has learnt. Names that the model reads
+        alike (duplicates, or names that differ only in case where the checkpoint reads lower case) are asked once and
+        each get the answer.
 
         Args:
             images: Files (paths, or their content as bytes), PIL images or uint8 (H, W, 3) arrays, of any sizes, or
@@ -208,6 +233,7 @@ class Lasagna(Learning):
                 class is answered for itself, and masks may overlap.
             chunk_size: Most classes in one question; None asks the whole list at once where it fits the context.
             head: An instant head for this call; None: that in use, if any.
+            guess_unknown: Whether to ask also for what the checkpoint was never taught.
 
         Returns:
             One `Segmentation` per image, of the upright image's size.
@@ -224,13 +250,14 @@ class Lasagna(Learning):
         head = self.head if head is None else head
         with self._lock, torch.inference_mode():
             features = self._features(images)
-            texts = [[self.format.read_text(query.text) for query in each] for each in queries]
+            texts = [[self._asked_text(query, head, guess_unknown) for query in each] for each in queries]
             own = [_own_thresholds(*each) for each in zip(texts, queries, strict=True)]
-            found = self._decide([each.encoded.tokens for each in features], texts, threshold, chunk_size, own)
+            asked = [[text for text in each if text is not None] for each in texts]
+            found = self._decide([each.encoded.tokens for each in features], asked, threshold, chunk_size, own)
             if head is not None:
                 return [
-                    answer_with_head(self, head, photo, asked, answers, threshold, exclusive)
-                    for photo, asked, answers in zip(features, queries, found, strict=True)
+                    answer_with_head(self, head, *each, threshold, exclusive)
+                    for each in zip(features, queries, texts, found, strict=True)
                 ]
             masks = [
                 self.draw(photo, [answer.hidden for answer in answers.values() if answer.present], exclusive)
@@ -418,12 +445,16 @@ class Lasagna(Learning):
         chunks: list[_Chunk] = []
         for i, asked in enumerate(texts):
             names = list(dict.fromkeys(asked))
+            if not names:
+                continue
             ids = [self.prompt.encode_name(name) for name in names]
             for members in self.prompt.plan_chunks(ids, chunk_size):
                 chunk_names = tuple(names[m] for m in members)
                 offsets = [calibration.offset + calibration.class_offsets.get(name, 0.0) for name in chunk_names]
                 query = self.prompt.query([ids[m] for m in members])
                 chunks.append(_Chunk(i, chunk_names, query, torch.tensor(offsets)))
+        if not chunks:  # nothing is asked of any image
+            return [{} for _ in texts]
         decoded = decode_class_lists(
             self.model,
             self.prompt,
@@ -471,18 +502,18 @@ def _empty(kind: type[Lasagna]) -> Lasagna:
     return kind.__new__(kind)
 
 
-def _own_thresholds(texts: list[str], queries: list[ClassQuery]) -> dict[str, float]:
+def _own_thresholds(texts: list[str | None], queries: list[ClassQuery]) -> dict[str, float]:
     """The thresholds of single classes, by what the model reads; the lowest of names that it reads alike."""
     found: dict[str, float] = {}
     for text, query in zip(texts, queries, strict=True):
-        if query.threshold is not None:
+        if text is not None and query.threshold is not None:
             found[text] = min(query.threshold, found.get(text, 1.0))
     return found
 
 
 def _assemble(
     size: tuple[int, int],
-    texts: list[str],
+    texts: list[str | None],
     queries: list[ClassQuery],
     found: dict[str, Decided],
     masks: tuple[list[Mask], list[float]],
@@ -490,7 +521,7 @@ def _assemble(
     """Answers of the distinct names, handed back to every class that was asked.
 
     Args:
-        texts: What the model read for each query.
+        texts: What the model read for each query; None: it was not asked.
         found: By what it read, in the order in which `masks` were decoded.
         masks: And their stability.
     """
@@ -499,7 +530,9 @@ def _assemble(
     return Segmentation(
         size,
         tuple(
-            ClassAnswer(query.name, found[text].probability, *decoded.get(text, (None, None)))
+            ClassAnswer.unknown(query.name)
+            if text is None
+            else ClassAnswer(query.name, found[text].probability, *decoded.get(text, (None, None)))
             for query, text in zip(queries, texts, strict=True)
         ),
     )

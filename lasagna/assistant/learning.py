@@ -23,7 +23,6 @@ from lasagna.instant.store import HeadStore
 from lasagna.masks.segmentation import ClassQuery, Mask
 from lasagna.network.model import LasagnaModel
 from lasagna.network.vision import EncodedImages
-from lasagna.prompt.dialect import PromptFormat
 
 
 class Learning(ABC):
@@ -31,12 +30,9 @@ class Learning(ABC):
 
     Attributes:
         model: The network.
-        format: The dialect that it reads.
         base_version: Name and content of the checkpoint in one word.
         head: The instant head in use, or None (`lasagna.instant`).
     """
-
-    format: PromptFormat
 
     def __init__(self, model: LasagnaModel, base_version: str) -> None:
         self.model, self.base_version = model.eval(), base_version
@@ -48,6 +44,10 @@ class Learning(ABC):
     @abstractmethod
     def encode_image(self, image: ImageLike) -> ImageFeatures:
         """Encodes an image once for several uses."""
+
+    @abstractmethod
+    def read_text(self, text: str) -> str:
+        """What the model reads for a class name."""
 
     @abstractmethod
     def decide(self, features: ImageFeatures, texts: list[str]) -> dict[str, Decided]:

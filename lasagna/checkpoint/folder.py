@@ -12,6 +12,8 @@ A checkpoint is a folder in the layout of the Hugging Face hub:
     base.json           {"base": name}: the checkpoint that has the weights which this one does not have; optional.
                         A name that starts with ./ or ../ is a path from this folder
     labels.json         [names]: the label set that it was fine-tuned for; optional
+    vocabulary.json     the names that it was taught (`lasagna.checkpoint.vocabulary`); optional: without it everything
+                        may be asked
     checksums.json      digests of large files, so that naming a version need not read them; optional
     README.md           model card; optional
 

@@ -2,7 +2,7 @@
 
 A prediction holds a region per image, class, control and part: the whole class as one brush mask or bitmask, and one
 polygon, rectangle or ellipse per connected part. Absent classes go to the `Choices` named "absent" where the labelling
-configuration has one.
+configuration has one. Unknown classes are in neither; that `Choices` names them in its meta.
 """
 
 import hashlib
@@ -79,6 +79,7 @@ def segmentation_to_label_studio(
                 "to_name": config.image_name,
                 "type": "choices",
                 "value": {"choices": absent},
+                **_unknown_meta(segmentation),
             }
         )
     return {"model_version": model_version, "score": round(task_score(segmentation), 6), "result": results}
@@ -94,6 +95,12 @@ def absent_choices(segmentation: Segmentation, config: ImageConfig) -> list[str]
     """What the `Choices` "absent" of the configuration lists for this image, in query order; empty without one."""
     written = dict(config.absent_values)
     return list(dict.fromkeys(written[answer.name] for answer in segmentation.absent if answer.name in written))
+
+
+def _unknown_meta(segmentation: Segmentation) -> dict[str, Any]:
+    """What the editor shows as a result's note: the classes that the model was not asked for."""
+    names = list(dict.fromkeys(answer.name for answer in segmentation.unknown))
+    return {"meta": {"text": [f"not known to the model, and not looked for: {', '.join(names)}"]}} if names else {}
 
 
 def _results(control: Control, label: Label, value: dict[str, Any]) -> list[dict[str, Any]]:

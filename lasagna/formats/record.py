@@ -1,4 +1,6 @@
-"""A `Segmentation` as JSON that is read back exactly: what result caches hold. Masks are COCO's compressed RLE."""
+"""A `Segmentation` as JSON that is read back exactly: what result caches hold. Masks are COCO's compressed RLE;
+the probability of an unknown class is null.
+"""
 
 from typing import Any
 
@@ -13,7 +15,7 @@ def segmentation_to_record(segmentation: Segmentation) -> dict[str, Any]:
         "classes": [
             {
                 "name": answer.name,
-                "probability": float(answer.probability),
+                "probability": None if answer.is_unknown else float(answer.probability),
                 "mask": None if answer.mask is None else mask_to_coco_rle(answer.mask)["counts"],
                 "stability": answer.stability,
             }
@@ -27,6 +29,9 @@ def record_to_segmentation(record: dict[str, Any]) -> Segmentation:
     height, width = (int(n) for n in record["size"])
     answers = []
     for answer in record["classes"]:
+        if answer["probability"] is None:
+            answers.append(ClassAnswer.unknown(answer["name"]))
+            continue
         counts = answer["mask"]
         mask = None if counts is None else coco_rle_to_mask({"size": [height, width], "counts": counts})
         answers.append(ClassAnswer(answer["name"], float(answer["probability"]), mask, answer.get("stability")))

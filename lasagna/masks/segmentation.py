@@ -1,11 +1,14 @@
 """The core type: what the model says of one image.
 
 `Segmentation` crosses every border of the project. It is immutable, holds one `ClassAnswer` per queried class in query
-order, and everything else (Label Studio regions, COCO, PNG, overlays) is a pure function of it.
+order, and everything else (Label Studio regions, COCO, PNG, overlays) is a pure function of it. Each answer is one of
+three: the class is present (with a mask), absent (with a probability), or unknown: the model cannot be asked for it.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,31 +44,48 @@ class ClassAnswer:
 
     Attributes:
         name: The label as it was asked.
-        probability: That the class is present, in [0, 1].
-        mask: bool (height, width) of the image, or None where the class is absent. A present class's mask may be
-            all False (the model says "present" but finds no pixel).
+        probability: That the class is present, in [0, 1]; NaN where it is unknown, which no comparison takes for one.
+        mask: bool (height, width) of the image, or None where the class is absent or unknown. A present class's mask
+            may be all False (the model says "present" but finds no pixel).
         stability: How much the mask would change with the threshold, in [0, 1], 1 not at all: SAM's stability score,
             the IoU of the masks at logit thresholds of +1 and -1. None where it is not known, and of absent classes.
+        is_unknown: The model was not asked, for it was never taught the class: neither drawn nor an absence.
     """
 
     name: str
     probability: float
     mask: Mask | None
     stability: float | None = None
+    is_unknown: bool = False
 
     def __post_init__(self) -> None:
+        if self.is_unknown != math.isnan(self.probability) or (self.is_unknown and self.mask is not None):
+            raise ValueError(
+                f"an unknown class has neither probability nor mask, every other has a probability; {self.name!r} has "
+                f"{self.probability}"
+            )
         if self.mask is not None:
             if self.mask.dtype != np.bool_ or self.mask.ndim != 2:
                 raise ValueError(f"a mask is a 2-D bool array, not {self.mask.dtype} {self.mask.shape}")
             self.mask.flags.writeable = False
+
+    @classmethod
+    def unknown(cls, name: str) -> "ClassAnswer":
+        """The answer for a class that the model cannot be asked for."""
+        return cls(name, math.nan, None, is_unknown=True)
 
     @property
     def is_present(self) -> bool:
         return self.mask is not None
 
     @property
+    def state(self) -> Literal["present", "absent", "unknown"]:
+        """In one word, as it is written to files."""
+        return "unknown" if self.is_unknown else "present" if self.is_present else "absent"
+
+    @property
     def area(self) -> int:
-        """Pixels of the mask; 0 where the class is absent."""
+        """Pixels of the mask; 0 where there is none."""
         return 0 if self.mask is None else int(self.mask.sum())
 
 
@@ -93,7 +113,13 @@ class Segmentation:
 
     @property
     def absent(self) -> tuple[ClassAnswer, ...]:
-        return tuple(answer for answer in self.classes if not answer.is_present)
+        """What the model was asked and does not find."""
+        return tuple(answer for answer in self.classes if answer.state == "absent")
+
+    @property
+    def unknown(self) -> tuple[ClassAnswer, ...]:
+        """What the model cannot be asked for; not among the absent."""
+        return tuple(answer for answer in self.classes if answer.is_unknown)
 
     def __iter__(self) -> Iterator[ClassAnswer]:
         return iter(self.classes)

@@ -7,12 +7,15 @@ from rich.console import Console
 from rich.table import Table
 
 from lasagna.checkpoint.folder import Calibration, find_checkpoint, write_calibration
+from lasagna.checkpoint.vocabulary import VOCABULARY, load_vocabulary, write_vocabulary
 from lasagna.errors import DataError
 from lasagna.progress import progress_bar
-from training.data.sets import held_out_records, with_replay
-from training.evaluation.calibrate import collect_answers, fit_calibration
+from training.data.sets import held_out_records, training_sets, with_replay
+from training.data.vocabulary import count_names, taught_vocabulary
+from training.evaluation.calibrate import collect_answers, fit_calibration, mean_precisions
 from training.evaluation.metrics import average_precision, expected_calibration_error
 from training.recipe.files import read_recipe
+from training.recipe.values import Recipe
 
 ROUNDS = 2  # an answer depends on the decisions before it, so margins move a little with the offset
 
@@ -23,15 +26,24 @@ Examples:
   lasagna calibrate nano
   lasagna calibrate nano output=runs/other
   lasagna calibrate nano --model nano
+  lasagna calibrate nano --model runs/nano/checkpoint --vocabulary
 """
 )
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("changes", nargs=-1)
 @click.option("--model", "name", help="Checkpoint to calibrate; default: the one that the recipe wrote.")
-def calibrate(recipe: Path, changes: tuple[str, ...], name: str | None) -> None:
-    """Fit the probabilities of a checkpoint on the photos that its RECIPE held out, and store them beside it."""
+@click.option("--vocabulary", "only_vocabulary", is_flag=True,
+              help="Only note the names that the recipe's data sets teach beside it (vocabulary.json).")  # fmt: skip
+def calibrate(recipe: Path, changes: tuple[str, ...], name: str | None, only_vocabulary: bool) -> None:
+    """Fit the probabilities of a checkpoint on the photos that its RECIPE held out, and store them beside it.
+
+    Where the checkpoint says what it was taught (vocabulary.json), the average precision of each name goes there, too.
+    """
     checked = with_replay(read_recipe(recipe, changes).recipe)[0]
     folder = find_checkpoint(name or checked.output / "checkpoint")
+    if only_vocabulary:
+        _note_vocabulary(checked, folder)
+        return
     sets = {name: source for name, source in held_out_records(checked).items() if len(source)}
     if not sets:
         raise DataError(f"{recipe} holds no photo out; its 'holdout' is {checked.holdout}, a share such as 0.05 does")
@@ -46,6 +58,8 @@ def calibrate(recipe: Path, changes: tuple[str, ...], name: str | None) -> None:
             answers = [collect_answers(model, source, model.calibration, advance) for source in sets.values()]
             model.calibration = fit_calibration(answers)
     write_calibration(folder, model.calibration)
+    if (vocabulary := load_vocabulary(folder)) is not None:
+        write_vocabulary(folder, vocabulary.measured(mean_precisions(answers)))
 
     table = Table(title=f"temperature {model.calibration.temperature:.3f}, offset {model.calibration.offset:.3f}")
     for heading in ("held out", "photos", "average precision", "ECE before", "ECE after"):
@@ -57,3 +71,13 @@ def calibrate(recipe: Path, changes: tuple[str, ...], name: str | None) -> None:
         table.add_row(name, str(len(source)), f"{ranked or 0:.3f}", *(f"{error:.3f}" for error in errors))
     Console().print(table)
     console.print(f"written: {folder / 'calibration.json'}")
+
+
+def _note_vocabulary(recipe: Recipe, folder: Path) -> None:
+    """Writes the names of the recipe's class lists, as if the checkpoint had been trained by it from nothing."""
+    photos = sum(len(source) for source in training_sets(recipe).values())
+    console = Console(stderr=True)
+    with progress_bar(console, "counting", photos) as advance:
+        found = taught_vocabulary(count_names(recipe, advance))
+    write_vocabulary(folder, found)
+    console.print(f"written: {folder / VOCABULARY}: {len(found.names)} names, {len(found.synonyms)} other words")

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import yaml
 
+from lasagna.checkpoint.vocabulary import number_forms
+
 
 @dataclass(frozen=True)
 class Group:
@@ -53,22 +55,10 @@ def concept_of(name: str) -> str | None:
     """
     text = " ".join(name.casefold().split())
     for spelling in (text, text.replace("_", " "), text.replace("-", " "), text.replace("_", "-")):
-        for singular in _singulars(spelling):
+        for singular in number_forms(spelling):
             if singular in CONCEPTS:
                 return CONCEPTS[singular]
     return None
-
-
-def _singulars(word: str) -> list[str]:
-    """The word itself, then what it may be the plural of."""
-    forms = [word, f"{word}s"]  # "shoe" is asked where the set says "shoes"
-    if word.endswith("ies"):
-        forms.append(word[:-3] + "y")
-    if word.endswith("es"):
-        forms.append(word[:-2])
-    if word.endswith("s") and not word.endswith("ss"):
-        forms.append(word[:-1])
-    return forms
 
 
 def same_concept(a: str, b: str) -> bool:

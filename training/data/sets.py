@@ -101,6 +101,11 @@ def training_records(recipe: Recipe, name: str, data: DataSet) -> Source:
     return divide(source, recipe.holdout)[0] if recipe.holdout and source.classes else source
 
 
+def training_sets(recipe: Recipe) -> dict[str, Source]:
+    """The recipe's class lists without what it holds out, by the name of the data set."""
+    return {name: training_records(recipe, name, data) for name, data in recipe.semantic.items()}
+
+
 def held_out_records(recipe: Recipe) -> dict[str, Source]:
     """What the recipe holds out of its class lists, by the name of the data set."""
     sets = {name: open_set(recipe, name, data) for name, data in recipe.semantic.items()}

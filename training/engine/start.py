@@ -3,12 +3,14 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lasagna.checkpoint.folder import Calibration, find_checkpoint
+from lasagna.checkpoint.vocabulary import Vocabulary, write_vocabulary
 from lasagna.checkpoint.weights import load_weights, save_checkpoint
 from lasagna.errors import ConfigError, DataError
 from lasagna.extras import load_extra
@@ -19,6 +21,7 @@ from lasagna.prompt.sequences import Prompt
 from lasagna.prompt.tokenizer import LabelTokenizer, load_tokenizer
 from training.data.concepts import CONCEPTS
 from training.data.sets import missing_files
+from training.data.vocabulary import vocabulary_after
 from training.engine.adapters import new_token_ids, save_light
 from training.engine.encoders import Conversations, LiveEncoder, PhotoEncoder
 from training.engine.feature_store import FeatureStore
@@ -55,8 +58,17 @@ class PreparedRun:
     def prompt(self) -> Prompt:
         return Prompt(self.format, self.tokenizer, self.model.encoder.num_tokens)
 
+    @cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        """What the model has been taught when it is saved; None: what it started from does not say."""
+        return vocabulary_after(self.recipe)
+
     def save(self, folder: Path) -> None:
         """Writes the model as a checkpoint folder: a light one where the recipe trains adapters."""
+        self._save_weights(folder)
+        write_vocabulary(folder, self.vocabulary)
+
+    def _save_weights(self, folder: Path) -> None:
         if self.recipe.trained.lora:
             assert self.recipe.start is not None, "Recipe has adapters over a checkpoint only"
             save_light(folder, self.model, self.tokenizer, self.format, self.recipe.start, self.recipe.trained.lora)

@@ -10,7 +10,7 @@ answers stays near the global offset, one of many goes where its answers are.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,10 +38,13 @@ class PresenceAnswers:
     Attributes:
         margins: (N,) float64, logit(<SEG>) - logit(<NEG>).
         present: (N,) bool, the truth.
+        precisions: Class -> the photos that have it, and the average precision of its presence; classes that no photo
+            has are left out. {} where that was not looked at.
     """
 
     margins: NDArray[np.float64]
     present: NDArray[np.bool_]
+    precisions: Mapping[str, tuple[int, float]] = field(default_factory=dict)
 
     def probabilities(self, calibration: Calibration) -> NDArray[np.float64]:
         logits = (self.margins - calibration.offset) / calibration.temperature
@@ -176,4 +179,19 @@ def collect_answers(
         calibration: The model's own, to take its probabilities back to margins.
     """
     found = evaluate_dataset(model, source, on_image=on_image).presence
-    return PresenceAnswers(_logits(found.probability) * calibration.temperature + calibration.offset, found.truth)
+    photos = found.true_positives + found.false_negatives
+    shown = {name: i for i, name in enumerate(source.classes) if photos[i]}
+    precisions = {name: (int(photos[i]), found.average_precision([i]) or 0.0) for name, i in shown.items()}
+    margins = _logits(found.probability) * calibration.temperature + calibration.offset
+    return PresenceAnswers(margins, found.truth, precisions)
+
+
+def mean_precisions(sets: Sequence[PresenceAnswers]) -> dict[str, float]:
+    """The average precision of each class: the mean over the sets that have it, weighed by their photos with it."""
+    weights: dict[str, int] = {}
+    sums: dict[str, float] = {}
+    for answers in sets:
+        for name, (photos, precision) in answers.precisions.items():
+            weights[name] = weights.get(name, 0) + photos
+            sums[name] = sums.get(name, 0.0) + photos * precision
+    return {name: sums[name] / photos for name, photos in weights.items()}

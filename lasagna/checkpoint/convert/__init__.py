@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lasagna.checkpoint import vocabulary as names_taught
 from lasagna.checkpoint.convert import layouts
 from lasagna.checkpoint.convert.source import Piece, WeightFiles
 from lasagna.checkpoint.convert.vocabulary import Vocabulary, read_vocabulary
@@ -109,6 +110,9 @@ def convert(
         parts.notes.append(_apply(parts, changes, keep_adapter))
     if bfloat16:
         _round(parts.pieces)
+    taught = _taught(source, adapter) if parts.kind == "ours" else None
+    if taught is None and parts.kind == "ours":
+        parts.notes.append("what it was taught is not known (no vocabulary.json), so everything may be asked of it")
     size = size_of(parts.pieces)
     with new_folder(target, size) as folder:
         write_config(folder, parts.config)
@@ -117,6 +121,8 @@ def convert(
         write_weights(folder, parts.pieces)
         if changes is not None and keep_adapter:
             changes.save(folder / ADAPTER)
+        if parts.kind == "ours":
+            names_taught.write_vocabulary(folder, taught)
         (folder / "README.md").write_text(_card(source, parts), encoding="utf-8")
     parameters = sum(torch.Size(piece.shape).numel() for piece in parts.pieces.values())
     return Conversion(target, parts.kind, len(parts.pieces), parameters, size, tuple(parts.notes))
@@ -276,6 +282,17 @@ def _read_adapter(
         return None
     tensors = {key: piece.read().clone() for key, piece in pieces.items()}
     return adapter_from_tensors(tensors, LORA_ALPHA if alpha is None else alpha, str(folder or source))
+
+
+def _taught(source: Path, adapter: Path | None) -> names_taught.Vocabulary | None:
+    """What a checkpoint of ours knows with an adapter, which says itself what it was taught, or beside its folder as in
+    a light checkpoint; None where one of them does not say."""
+    before = names_taught.load_vocabulary(source)
+    if before is None or adapter is None:
+        return before
+    found = (names_taught.read_vocabulary(place / names_taught.VOCABULARY) for place in (adapter, adapter.parent))
+    own = next((one for one in found if one is not None), None)
+    return None if own is None else before.merged(own)
 
 
 def _replaced(folder: Path) -> dict[str, Piece]:

@@ -18,11 +18,13 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.distributed.run import config_from_args, parse_args
 
 from lasagna import Lasagna
+from lasagna.checkpoint.vocabulary import load_vocabulary
 from lasagna.commands.cli import main
 from lasagna.environment import usable_cores
 from lasagna.errors import ConfigError, DataError, TrainingError
 from tests.forked import run_forked
 from tests.training.conftest import TINY
+from training.data.vocabulary import vocabulary_after
 from training.engine import run as engine
 from training.engine.run import explain_failure, train
 from training.engine.run_report import LogFile, Reporter
@@ -92,6 +94,10 @@ def test_a_run_trains_and_its_checkpoint_loads(tiny: Tiny) -> None:
     assert [line["learning_rate"] for line in lines[:2]] == pytest.approx([5e-4, 1e-3])
     answer = Lasagna.from_pretrained(recipe.output / "checkpoint").segment(np.full((64, 64, 3), 9, np.uint8), ["red"])
     assert len(answer.classes) == 1
+    vocabulary = load_vocabulary(recipe.output / "checkpoint")
+    assert vocabulary is not None, "it says what it was taught"
+    assert vocabulary == vocabulary_after(recipe)
+    assert vocabulary.reading("Reds") == "red"
     assert [path.name for path in (recipe.output / "states").iterdir()] == ["checkpoint-6"]
 
 
