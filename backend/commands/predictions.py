@@ -1,4 +1,5 @@
-"""The command `lasagna predictions`: which versions a project has predictions of, and removing those of former ones."""
+"""The command `lasagna predictions`: which versions a project has predictions of, removing those of former ones, and
+fields of tasks that tell of predictions."""
 
 import json
 from typing import TYPE_CHECKING
@@ -22,10 +23,12 @@ _token = click.option("--token", help="Personal or legacy token.  [default: LASA
 Examples:
   lasagna predictions list 3
   lasagna predictions prune 3 --version nano-ec805b63~3f2a9c --dry-run
-  lasagna predictions prune 3 --version nano-ec805b63~3f2a9c --version nano-ec805b63+h12~3f2a9c"""
+  lasagna predictions prune 3 --version nano-ec805b63~3f2a9c --version nano-ec805b63+h12~3f2a9c
+  lasagna predictions fields 3
+  lasagna predictions fields 3 --remove"""
 )
 def predictions() -> None:
-    """Show which versions a project has predictions of, and remove those of former ones."""
+    """Show which versions a project has predictions of, remove those of former ones, and have tasks sorted by them."""
 
 
 @predictions.command("list")
@@ -87,6 +90,70 @@ def prune(
     with progress_bar(console, "Removing", len(plan.tasks)) as advance:
         removed = plan.run(label_studio, advance)
     click.echo(f"{removed} predictions of {len(plan.tasks)} tasks removed{kept}")
+
+
+@predictions.command()
+@click.argument("project", type=click.IntRange(min=1))
+@click.option("--remove", is_flag=True, help="Take the fields out of all tasks again.")
+@click.option("--dry-run", is_flag=True, help="Say how many tasks it is about, and change nothing.")
+@_url
+@_token
+def fields(project: int, remove: bool, dry_run: bool, url: str | None, token: str | None) -> None:
+    """Write into the data of PROJECT's tasks what the data manager is to filter and sort them by.
+
+    Of the newest prediction of ours: lasagna_score, lasagna_regions (their number), lasagna_lowest (the lowest
+    probability of one), lasagna_classes (those that are there) and lasagna_version. Nothing else of a task is changed;
+    one that has a field of your own under one of these names is left alone and named. With the extra parameter
+    {"data_fields": true} in Settings > Model it is done by itself, with each new prediction.
+    """
+    from backend.studio.data_fields import (
+        MARK,
+        NAMES,
+        TOGETHER,
+        Fields,
+        check_names,
+        fields_of,
+        newest_of_ours,
+        write_fields,
+    )
+    from backend.studio.data_fields import remove_fields as take_out
+    from lasagna.labels.configuration import parse_label_config
+    from lasagna.progress import progress_bar
+
+    settings = Settings.load(label_studio_url=url, label_studio_token=token)
+    label_studio, console = _label_studio(settings), Console(stderr=True)
+    config = parse_label_config(str(label_studio.project(project)["label_config"]))
+    if remove:
+        chosen = [task for task in label_studio.tasks(project) if MARK in task.data]
+    else:
+        check_names(config)
+        chosen = [task for task in label_studio.tasks(project) if task.model_versions]
+    if dry_run:
+        what = "of {} tasks would be taken out" if remove else "would be written for {} tasks with predictions"
+        click.echo(f"fields {what.format(len(chosen))}")
+        return
+    if remove:
+        with progress_bar(console, "Removing", len(chosen)) as advance:
+            take_out(label_studio, project, chosen, advance)
+        click.echo(f"fields of {len(chosen)} tasks taken out")
+        return
+    changed, same, foreign = 0, 0, list[int]()
+    with progress_bar(console, "Writing", len(chosen)) as advance:
+        for first in range(0, len(chosen), TOGETHER):
+            wanted: dict[int, Fields] = {}
+            for task in chosen[first : first + TOGETHER]:
+                if newest := newest_of_ours(label_studio.predictions(task.id)):
+                    wanted[task.id] = fields_of(newest)
+                advance()
+            done = write_fields(label_studio, project, wanted)
+            changed, same, foreign = changed + done.changed, same + done.same, foreign + done.foreign
+    click.echo(f"fields of {changed} tasks written, {same} were right")
+    if foreign:
+        few = ", ".join(map(str, foreign[:10])) + (" ..." if len(foreign) > 10 else "")
+        raise ConfigError(
+            f"{len(foreign)} tasks have a field of your own under one of our names ({', '.join(NAMES)}), and are left "
+            f"as they are: {few}"
+        )
 
 
 def _serving(settings: Settings, label_studio: "LabelStudio", project: int) -> str:

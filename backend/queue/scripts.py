@@ -18,7 +18,8 @@ POST_VISIBILITY = 180
 """Seconds after which a post that was begun and not finished (its process died) is taken up again."""
 
 # Every script starts with this. `move` keeps one sorted set of keys per state, by time of the last change; `made` notes
-# what the prediction was made of that a task has got, and how many tasks have one of each version.
+# what the prediction was made of that a task has got, and how many tasks have one of each version; `tell`, which fields
+# of a delivered task are to be written.
 _LUA = f"""
 local function now() local t = redis.call('TIME'); return tonumber(t[1]) + tonumber(t[2]) / 1e6 end
 local function text(x) return string.format('%.6f', x) end
@@ -50,6 +51,14 @@ local function made(id)
   redis.call('HSET', place, found[3], found[1])
   redis.call('EXPIRE', place, {KEEP_PROJECT})
   redis.call('EXPIRE', totals, {KEEP_PROJECT})
+end
+local function tell(id)
+  local found = redis.call('HMGET', prefix .. 'work:' .. id, 'fields', 'project', 'task')
+  redis.call('HDEL', prefix .. 'work:' .. id, 'fields')
+  if not found[1] or not found[3] or found[3] == '' then return end
+  redis.call('HSET', prefix .. 'fields:' .. found[2], found[3], found[1])
+  redis.call('EXPIRE', prefix .. 'fields:' .. found[2], {KEEP_WORK})
+  redis.call('SADD', prefix .. 'fields', found[2])
 end
 local function count(name) redis.call('HINCRBYFLOAT', '{COUNTERS}', name, 1) end
 local function fail(id, reason, kind)
@@ -107,7 +116,7 @@ return taken
 """
 
 FINISH = """
-local id, prediction, note, made_of = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local id, prediction, note, made_of, fields = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local key = prefix .. 'work:' .. id
 local state = redis.call('HGET', key, 'state')
 if state ~= 'running' and state ~= 'queued' then return state end
@@ -116,6 +125,7 @@ redis.call('HSET', key, 'prediction', prediction)
 redis.call('HDEL', key, 'reason', 'since', 'doubted', 'attempts')
 if note ~= '' then redis.call('HSET', key, 'note', note) end
 if made_of ~= '' then redis.call('HSET', key, 'made', made_of) end
+if fields ~= '' then redis.call('HSET', key, 'fields', fields) end
 redis.call('ZADD', prefix .. 'outbox', math.max(t, tonumber(redis.call('HGET', key, 'lease'))), id)
 move(id, 'ready')
 return 'ready'
@@ -169,6 +179,7 @@ if state == 'ready' and redis.call('HGET', key, 'delivery') == '' then
   redis.call('HDEL', key, 'prediction')
   redis.call('ZREM', prefix .. 'outbox', id)
   made(id)
+  tell(id)
   move(id, 'done')
   count('delivered:answered')
   return {'prediction', prediction}
@@ -229,7 +240,7 @@ redis.call('HSET', key, 'delivery', way, 'prediction_id', ARGV[2])
 redis.call('HDEL', key, 'prediction', 'reason', 'since', 'doubted', 'attempts')
 redis.call('ZREM', prefix .. 'outbox', id)
 if redis.call('HGET', key, 'state') ~= 'done' then count('delivered:' .. way) end
-if way == 'posted' then made(id) end
+if way == 'posted' then made(id); tell(id) end
 move(id, 'done')
 return 'done'
 """
@@ -273,6 +284,16 @@ for i = 2, #ARGV do
     redis.call('HINCRBY', totals, cjson.decode(old).version, -1)
   end
 end
+return true
+"""
+
+# ARGV: a project's uid, then tasks with the fields that were written: forgotten, unless others are due by now.
+FIELDS_WRITTEN = """
+local place = prefix .. 'fields:' .. ARGV[1]
+for i = 2, #ARGV, 2 do
+  if redis.call('HGET', place, ARGV[i]) == ARGV[i + 1] then redis.call('HDEL', place, ARGV[i]) end
+end
+if redis.call('EXISTS', place) == 0 then redis.call('SREM', prefix .. 'fields', ARGV[1]) end
 return true
 """
 
@@ -335,6 +356,7 @@ SCRIPTS = {
         "posted": POSTED,
         "retry": RETRY,
         "forget_tasks": FORGET_TASKS,
+        "fields_written": FIELDS_WRITTEN,
         "requeue": REQUEUE,
         "cancel": CANCEL,
         "forget": FORGET,

@@ -115,6 +115,7 @@ class Project:
         train: When it is trained, from the same place (`backend.loop.trainings.Policy`); "": as the setting says.
         instant: Whether it learns from each correction at once, from there too; None: as the setting says.
         not_served: Parts of its labelling configuration that no prediction is made for, in words.
+        data_fields: Whether fields about its predictions are written into the data of its tasks.
     """
 
     url: str = ""
@@ -124,6 +125,7 @@ class Project:
     train: str = ""
     instant: bool | None = None
     not_served: Sequence[str] = ()
+    data_fields: bool = False
 
 
 class Registration(NamedTuple):
@@ -194,10 +196,23 @@ class Store:
         taken = [as_text(key) for key in self._scripts["start"](args=[job, *keys])] if keys else []
         return [(key, Work.from_fields(fields)) for key, fields in zip(taken, self.fields(taken), strict=True)]
 
-    def finish(self, key: str, prediction: Mapping[str, Any], note: str = "", made: "Made | None" = None) -> None:
-        """Takes a prediction; `note`: what of the task has none; `made`: what it was made of."""
-        made_of = "" if made is None else json.dumps(asdict(made))
-        self._scripts["finish"](args=[key, json.dumps(prediction), note.encode("utf-8", "replace"), made_of])
+    def finish(
+        self,
+        key: str,
+        prediction: Mapping[str, Any],
+        note: str = "",
+        made: "Made | None" = None,
+        fields: Mapping[str, str | float] | None = None,
+    ) -> None:
+        """Takes a prediction.
+
+        Args:
+            note: What of the task has none.
+            made: What it was made of.
+            fields: To be written into the task's data once it is delivered (`fields_to_write`).
+        """
+        texts = ["" if made is None else json.dumps(asdict(made)), json.dumps(dict(fields)) if fields else ""]
+        self._scripts["finish"](args=[key, json.dumps(prediction), note.encode("utf-8", "replace"), *texts])
 
     def fail(self, key: str, reason: str, kind: str = "other") -> None:
         """Records why a task failed: in words, and of which kind that is (`backend.queue.counters.REASONS`)."""
@@ -271,6 +286,19 @@ class Store:
         """Takes works out that wait for a worker, but for those that somebody waits for with an open page; returns how
         many. A worker finds nothing to do in their jobs; asked for again, they are new."""
         return sum(bool(answer) for answer in self._each("cancel", [(key,) for key in keys]))
+
+    def fields_to_write(self, limit: int) -> dict[str, dict[str, str]]:
+        """Projects with some of their tasks whose fields are to be written: uid -> task -> fields as JSON."""
+        uids = sorted(as_text(uid) for uid in self.redis.smembers(f"{PREFIX}fields"))
+        found: dict[str, dict[str, str]] = {}
+        for uid in uids:
+            some = [as_text(part) for part in self.redis.hrandfield(f"{PREFIX}fields:{uid}", limit, withvalues=True)]
+            found[uid] = dict(zip(some[::2], some[1::2], strict=True))
+        return found
+
+    def fields_written(self, uid: str, fields: Mapping[str, str]) -> None:
+        """The fields of these tasks are written, or never will be."""
+        self.run("fields_written", uid, *(part for entry in fields.items() for part in entry))
 
     # --- looking ------------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from backend.queue.works import task_number, work_of
 from backend.registry.label_histories import LabelHistories
 from backend.registry.registry import Registry
 from backend.studio.address import normalise_url
+from backend.studio.data_fields import check_names
 from backend.studio.project_id import is_project_name, number_of
 from lasagna.checkpoint.folder import checkpoint_version, shipped_checkpoints
 from lasagna.errors import CheckpointError, ConfigError, ImageError, RegistryError, ServiceError
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 PARAMETERS = ("threshold", "exclusive", "chunk_size")
 """What a backend's extra parameters may hold for the model; see `Lasagna.segment`."""
-TRAIN_WHEN, INSTANT = "train_when", "instant"
+TRAIN_WHEN, INSTANT, DATA_FIELDS = "train_when", "instant", "data_fields"
 """The extra parameters that say when the project is trained, and whether it learns from each correction at once, as the
 settings of these names do."""
 
@@ -84,7 +85,7 @@ def parse_parameters(extra: Any) -> dict[str, Any]:
         raise ConfigError(
             f'the extra parameters are a JSON object such as {{"threshold": 0.5}}, not {str(extra)[:80]!r}'
         )
-    names = (*PARAMETERS, THRESHOLDS, TRAIN_WHEN, INSTANT)
+    names = (*PARAMETERS, THRESHOLDS, TRAIN_WHEN, INSTANT, DATA_FIELDS)
     unknown = sorted(str(name) for name in extra if name not in names)
     if unknown:
         logger.warning("extra parameters not used: %s (known: %s)", ", ".join(unknown), ", ".join(names))
@@ -101,8 +102,9 @@ def parse_parameters(extra: Any) -> dict[str, Any]:
         raise ConfigError(f"exclusive is true or false, not {exclusive!r}")
     if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
         raise ConfigError(f"chunk_size is a whole number from 1, not {chunk!r}")
-    if not isinstance(found.get(INSTANT, True), bool):
-        raise ConfigError(f"instant is true or false, not {found[INSTANT]!r}")
+    for name in (INSTANT, DATA_FIELDS):
+        if not isinstance(found.get(name, True), bool):
+            raise ConfigError(f"{name} is true or false, not {found[name]!r}")
     if TRAIN_WHEN in found:
         Policy.parse(str(found[TRAIN_WHEN]))
     return found
@@ -195,7 +197,10 @@ class Predictor:
         given = before.given_token if before.url == url else ""
         train, instant = str(params.pop(TRAIN_WHEN, "")), params.pop(INSTANT, None)
         not_served = tuple(map(str, plan.not_served))
-        known = Project(url, token, given, params, train, instant, not_served)
+        fields = bool(params.pop(DATA_FIELDS, False))
+        if fields:
+            check_names(plan)
+        known = Project(url, token, given, params, train, instant, not_served, fields)
         self.store.keep_project(project, known)
         _say_not_served(project, before.not_served, not_served)
         if learns_at_once(self.settings, known):

@@ -15,6 +15,7 @@ import redis
 from backend.queue import jobs
 from backend.queue.store import Store
 from backend.worker.delivery import Delivery
+from backend.worker.field_writing import FieldWriting
 from backend.worker.rq_worker import LasagnaWorker, connect, work_until_stopped
 from backend.worker.runtime import Runtime
 from lasagna.formats.hygiene import Hygiene
@@ -42,6 +43,8 @@ def run_worker(
     jobs.install(runtime)
     delivery = Delivery(settings, Store(connect(redis_url)))
     delivery.start()
+    fields = FieldWriting(settings, Store(connect(redis_url)))
+    fields.start()
 
     def looks_after() -> None:
         look_after()
@@ -60,6 +63,7 @@ def run_worker(
         work_until_stopped(make)
     finally:
         delivery.stop()
+        fields.stop()
         jobs.install(None)
         with suppress(redis.RedisError):
             connection.close()

@@ -37,6 +37,7 @@ from backend.queue.provenance import Provenance
 from backend.queue.store import IMAGE_OF_OLD, THRESHOLDS, Store, Work
 from backend.registry.registry import Registry
 from backend.studio.client import LabelStudioError
+from backend.studio.data_fields import fields_of
 from backend.studio.images import DoubtfulImageError, ImageLimits, fetch_image
 from backend.studio.version_names import base_version
 from backend.worker.clicks import parse_prompt, to_pixels
@@ -341,7 +342,8 @@ class Runtime:
         if problems:
             with logged(task=work.task):
                 logger.warning("task %s is predicted in part: %s", work.task, words)
-        self.store.finish(piece.key, prediction, words, piece.made(prediction))
+        fields = fields_of(prediction) if self.store.project(work.project).data_fields else None
+        self.store.finish(piece.key, prediction, words, piece.made(prediction), fields)
         counts["predicted" if any(picture.is_computed for picture in piece.pictures) else "cached"] += 1
 
     def _failed(self, key: str, work: Work, reason: str, kind: str, counts: dict[str, int]) -> None:
