@@ -53,7 +53,7 @@ def progress_bar(console: Console, what: str, total: int) -> Iterator[Callable[.
         MofNCompleteColumn(),
         _RateColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("[red]{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", style="red", markup=False),
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(what, total=total, note="")

@@ -112,10 +112,10 @@ def _validate(paths: list[Path], changes: list[str], smoke: bool) -> int:
     for path in paths:
         try:
             recipe = read_recipe(path, changes, smoke).recipe
-            if recipe.smoke:
-                read_recipe(path, changes, smoke=True)
+            if recipe.smoke and not smoke:
+                _check_smoke_section(path, changes)
         except ConfigError as error:
-            console.print(f"[red]{error}", markup=True)
+            console.print(str(error), style="red", markup=False)
             result = 2
             continue
         missing = missing_files(recipe)
@@ -126,6 +126,26 @@ def _validate(paths: list[Path], changes: list[str], smoke: bool) -> int:
             console.print("  " + problem.replace("\n", "\n  "), markup=False)
         result = result or (3 if missing else 0)
     return result
+
+
+def _check_smoke_section(path: Path, changes: list[str]) -> None:
+    """Checks what `--smoke` would make of a recipe as it is written; the changes are for the run that was asked about,
+    and count where the recipe is none without them.
+
+    Raises:
+        ConfigError: That is no valid recipe.
+    """
+    from training.recipe.files import read_recipe
+
+    try:
+        read_recipe(path)
+        changes = []
+    except ConfigError:
+        pass
+    try:
+        read_recipe(path, changes, smoke=True)
+    except ConfigError as error:
+        raise ConfigError(f"with --smoke, which changes what its section `smoke` says: {error}") from error
 
 
 def _print_config(file: "RecipeFile") -> None:

@@ -61,3 +61,12 @@ def test_a_terminal_shows_a_bar() -> None:
         advance("1 failed")
     assert "2/2" in screen.getvalue()
     assert "1 failed" in screen.getvalue()
+
+
+def test_a_reason_in_a_terminal_is_text() -> None:
+    """Also where it looks like markup: a label, a field, an address."""
+    terminal = io.StringIO()
+    with progress_bar(Console(file=terminal, force_terminal=True, width=200), "Pre-labelling", 2) as advance:
+        advance("task 3: the label [/b] is not there")
+        advance("task 4: $pages[red].url")
+    assert "$pages[red].url" in terminal.getvalue()

@@ -160,6 +160,10 @@ def _explain(error: Any, schema: type, origins: Mapping[KeyPath, str]) -> str:
         message = "missing, and has no default"
     elif kind == "value_error":
         message = str(error["ctx"]["error"])
+        inside = {origins[key] for key in origins if key[:-1] == path and re.search(rf"\b{key[-1]}\b", message)}
+        elsewhere = sorted(origin for origin in inside if ":" not in origin)
+        if elsewhere and where not in elsewhere:  # the line is that of the mapping, and the value is not written there
+            message = f"{message} (values of {' and '.join(elsewhere)})"
     else:
         message = f"{error['msg'][0].lower()}{error['msg'][1:].replace('input should', 'should')}"
         message = f"{message.removeprefix('input ')}, found {found!r}"

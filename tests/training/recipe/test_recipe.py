@@ -190,6 +190,26 @@ def test_the_command(tiny_file: Path, arguments: list[str], code: int, expected:
     assert expected in result.output
 
 
+def test_changes_are_not_for_the_smoke_run_that_nobody_asked_for(tmp_path: Path) -> None:
+    """The shipped nano: its smoke section has a batch_size of 6, which a micro_batch of 12 does not divide."""
+    wider = ["nano", "optimiser.micro_batch=12", f"data={tmp_path}"]
+    found = CliRunner().invoke(train, ["--validate", *wider])
+    assert "a valid recipe" in found.output
+    assert found.exit_code == 3, "its data sets are not there"
+    asked = CliRunner().invoke(train, ["--validate", "--smoke", *wider])
+    assert asked.exit_code == 2
+    assert "batch_size 6 is not a multiple of micro_batch 12" in asked.output
+    assert "(values of --smoke and command line)" in asked.output
+
+
+def test_a_wrong_smoke_section_is_said_to_be_one(tiny_file: Path) -> None:
+    tiny_file.write_text(tiny_file.read_text() + "\nsmoke: {optimiser.batch_size: 0, '[/b]': 1}\n")
+    found = CliRunner().invoke(train, ["--validate", str(tiny_file), "seed=5"])
+    assert found.exit_code == 2
+    assert "with --smoke, which changes what its section `smoke` says" in found.output
+    assert "--smoke: [/b]: unknown key" in found.output
+
+
 def test_task_names() -> None:
     assert TASKS == ("semantic", "referring", "reasoning", "vqa")
 
