@@ -57,7 +57,8 @@ def export(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
         with console.status("reading the corrections and their photos ..."):
-            source = Snapshots(Path(folder), label_studio, project, limits, most, history=history)
+            known_as = _own_address(settings, project)
+            source = Snapshots(Path(folder), label_studio, project, limits, most, known_as, history)
             snapshot = source.take(divided=False)
         with progress_bar(console, "Writing", snapshot.train) as advance:
             found = write_export(snapshot, out, formats, advance)
@@ -71,3 +72,19 @@ def export(
         console.print(f"left out: task {task}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
     if found.skipped:
         raise SystemExit(1)
+
+
+def _own_address(settings: Settings, project: int) -> str:
+    """The address that Label Studio calls itself, which its photos may have: a backend that runs here was told. ""
+    where none runs."""
+    import redis
+
+    from backend.queue.own_redis import running_redis
+    from backend.queue.store import Store, connect
+
+    address = running_redis(settings)
+    try:
+        store = Store(connect(address)) if address else None
+        return store.project(store.uid(str(project))).url if store else ""
+    except redis.RedisError:
+        return ""

@@ -13,11 +13,12 @@ from pycocotools.coco import COCO
 
 from backend.commands.export import export
 from backend.loop.export import VOID
+from backend.queue.store import Project, Store
 from backend.registry.label_histories import LabelHistories
 from lasagna.errors import ConfigError, DataError
 from lasagna.labels.configuration import parse_label_config
 from lasagna.settings import Settings, registry_folder
-from tests.backend.backend_helpers import CONFIG, TOKEN, StubLabelStudio, png
+from tests.backend.backend_helpers import CONFIG, PROJECT, TOKEN, StubLabelStudio, png
 from tests.backend.loop.loop_helpers import correct
 from training.data.sources import find_source
 
@@ -132,3 +133,30 @@ def test_an_unlabelled_region_is_void(stub: StubLabelStudio, tmp_path: Path) -> 
     undecided = json.loads((tmp_path / "out" / "export.json").read_text())["undecided"]
     assert undecided == {"1.png": ["Dog", "Sky"]}
     assert "undecided classes in 1 photos" in done.output
+
+
+def test_photos_under_the_name_that_label_studio_calls_itself(
+    stub: StubLabelStudio, tmp_path: Path, store: Store, redis_db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In containers that is another than ours for it; the backend that runs beside knows it."""
+    correct(stub, 1)
+    stub.tasks[0]["data"]["image"] = "http://label-studio:8080" + stub.tasks[0]["data"]["image"]
+    store.keep_project(PROJECT, Project("http://label-studio:8080"))
+    assert run(stub, tmp_path / "alone").exit_code != 0, "nobody says whose address that is"
+    monkeypatch.setenv("LASAGNA_REDIS_URL", redis_db)
+    done = run(stub, tmp_path / "out")
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert [path.name for path in (tmp_path / "out" / "images").iterdir()] == ["1.png"]
+
+
+def test_a_renamed_label_is_what_it_is_called_now(stub: StubLabelStudio, tmp_path: Path) -> None:
+    correct(stub, 2)
+    stub.label_config = CONFIG.replace('value="Cat"', 'value="Feline"')
+    histories = LabelHistories(registry_folder(Settings.load()))
+    histories.note("3", parse_label_config(stub.label_config).images, datetime(2000, 1, 1, tzinfo=UTC))
+    histories.rename("3", "Cat", "Feline")
+    done = run(stub, tmp_path / "out")
+    assert done.exit_code == 0, (done.output, done.exception)
+    classes = json.loads((tmp_path / "out" / "masks" / "classes.json").read_text())
+    assert "Cat" not in json.dumps(classes)
+    assert np.asarray(Image.open(tmp_path / "out" / "masks" / "1.png")).any()
