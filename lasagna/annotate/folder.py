@@ -28,6 +28,7 @@ from lasagna.annotate.sources import (
 )
 from lasagna.annotate.swap import files_below
 from lasagna.errors import DataError
+from lasagna.masks import heif
 from lasagna.masks.image import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 
 
@@ -166,7 +167,8 @@ class _Search:
     def notes(self) -> tuple[str, ...]:
         """What was passed over that somebody may miss."""
         kinds = ", ".join(f"{count} x {suffix}" for suffix, count in self._others.most_common(6))
-        return (*self._notes, *([f"not read, for these formats are not: {kinds}"] if kinds else []))
+        fix = f" ({heif.FIX})" if heif.SUFFIXES & set(self._others) else ""
+        return (*self._notes, *([f"not read, for these formats are not: {kinds}{fix}"] if kinds else []))
 
     def add(self, match: str, base: str | None = None) -> None:
         """Takes what a path or address leads to.

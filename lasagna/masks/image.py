@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from lasagna.errors import ImageError
+from lasagna.masks import heif
 from lasagna.masks.image_memory import (
     DEFAULT_MAX_MEMORY,
     READ_FORMATS,
@@ -41,14 +42,16 @@ DEFAULT_MAX_PIXELS = 178_956_970
 IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".ppm", ".pgm",
     ".pbm", ".pnm", ".avif", ".tga",
+    *(heif.SUFFIXES if heif.is_installed() else ()),
 })  # fmt: skip
 """File name endings (lower case) that count as images when a folder is searched."""
 
-UNREAD_SUFFIXES = frozenset({
-    ".3fr", ".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heics", ".heif", ".heifs",
-    ".hif", ".ico", ".iiq", ".j2c", ".j2k", ".jp2", ".jpf", ".jpx", ".jxl", ".jxr", ".nef", ".nrw", ".orf", ".pef",
-    ".psd", ".raf", ".raw", ".rw2", ".sr2", ".srw", ".svg", ".x3f", ".xcf",
+_UNREAD = frozenset({
+    ".3fr", ".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".exr", ".hdr", ".ico", ".iiq", ".j2c", ".j2k", ".jp2",
+    ".jpf", ".jpx", ".jxl", ".jxr", ".nef", ".nrw", ".orf", ".pef", ".psd", ".raf", ".raw", ".rw2", ".sr2", ".srw",
+    ".svg", ".x3f", ".xcf",
 })  # fmt: skip
+UNREAD_SUFFIXES = (_UNREAD | heif.SUFFIXES) - IMAGE_SUFFIXES
 """Endings (lower case) of pictures that are not read: a search names what it passes over."""
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
@@ -176,6 +179,8 @@ def _open(data: bytes) -> Iterator[Image.Image]:
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
+            if heif.is_heif(data):
+                heif.register()
             Image.init()  # a build of Pillow may lack a format, and naming that one would fail
             image = Image.open(io.BytesIO(data), formats=[name for name in READ_FORMATS if name in Image.OPEN])
         finally:
@@ -186,6 +191,9 @@ def _open(data: bytes) -> Iterator[Image.Image]:
 
 def _what_it_is(data: bytes) -> str:
     """Why a file is not read, by its first bytes, in words that follow its name."""
+    if heif.is_heif(data):
+        fix = "convert it to JPEG" if heif.register() else f"{heif.FIX}; or convert it to JPEG"
+        return f"is HEIC or HEIF that is not read here, or damaged; {fix}"
     for start, at, kind in _SIGNATURES:
         if data[at : at + len(start)] == start:
             return (
@@ -207,9 +215,6 @@ _SIGNATURES = (
     (b"\0\0\1\0", 0, "an icon (ICO)"),
     (b"\0\0\0\x0cjP  ", 0, "JPEG 2000"),
     (b"\xff\x4f\xff\x51", 0, "JPEG 2000"),
-    (b"ftyphe", 4, "HEIC"),
-    (b"ftypmif1", 4, "HEIF"),
-    (b"ftypmsf1", 4, "HEIF"),
     (b"\xff\x0a", 0, "JPEG XL"),
     (b"\0\0\0\x0cJXL ", 0, "JPEG XL"),
     (b"8BPS", 0, "a Photoshop file"),

@@ -15,7 +15,7 @@ from lasagna.errors import ImageError
 DEFAULT_MAX_MEMORY = 2 * 1024**3
 """Bytes."""
 
-READ_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "AVIF", "TGA")
+READ_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "AVIF", "TGA", "HEIF")
 """Pillow's names of the formats whose memory is known from the header."""
 
 _MODE_BYTES = {"1": 1, "L": 1, "P": 1}
@@ -24,6 +24,7 @@ _PIXEL_BYTES = 4  # Pillow keeps every other mode in four bytes, but 16-bit grey
 _DECODER_BYTES = {
     "WEBP": 17,  # two canvases of RGBA, a lossless image's own, its alpha plane, the copy that Pillow takes
     "AVIF": 20,  # planes of up to 16 bits with alpha, film grain's copy, RGBA, the copy that Pillow takes
+    "HEIF": 24,  # planes of up to 16 bits with alpha, the same once more to turn them, RGBA, the copy that Pillow takes
     "PPM": 4,  # decoded in Python into a buffer of its own
     "BMP": 2,
     "DIB": 2,

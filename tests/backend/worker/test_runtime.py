@@ -1,11 +1,14 @@
 """What the worker does with the model: batches, the cache of results, clicks. With a tiny random model."""
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pillow_heif
 import pytest
+from PIL import Image
 
 from backend.queue.store import Project, Store, Work
 from backend.queue.works import work_of
@@ -90,6 +93,19 @@ class TestBatches:
         later = ask(runtime, stub.add_tasks(2, first=4, same_image=True))
         assert predict(runtime, later)["cached"] == 2
         assert model.batches == [1]
+
+    def test_a_photo_of_a_phone(self, runtime: Runtime, stub: StubLabelStudio) -> None:
+        """HEIC, turned: regions are those of the upright photo."""
+        [task] = stub.add_tasks(1)
+        file, exif = io.BytesIO(), Image.Exif()
+        exif[0x0112] = 6
+        photo = pillow_heif.from_pillow(Image.open(io.BytesIO(png(1))).convert("RGB").resize((160, 96)))
+        photo.save(file, exif=exif.tobytes())
+        stub.images[task["data"]["image"]] = file.getvalue()
+        assert predict(runtime, ask(runtime, [task]))["predicted"] == 1
+        [post] = runtime.store.take_posts()
+        sizes = {(one["original_width"], one["original_height"]) for one in post.prediction["result"]}
+        assert sizes == {(96, 160)}
 
     @pytest.mark.parametrize("where", ["configuration", "extra parameters"])
     def test_a_threshold_of_a_label(self, runtime: Runtime, stub: StubLabelStudio, where: str) -> None:
