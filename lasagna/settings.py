@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     quantise: Literal["none", "int8", "int4"] = Field(
         "none", description="none, int8 or int4: the language model's matrices, to save memory"
     )
+    encoder: Literal["torch", "openvino"] = Field(
+        "torch", description="what computes nano's image encoder: torch, or openvino, which is faster on a CPU"
+    )
     redis_url: RedisUrl = Field(
         "", description="Redis for jobs and caches; empty: one is started and kept by lasagna itself"
     )

@@ -30,7 +30,7 @@ LABORATORY = ("bench", "experiment")
 """Groups of commands that measure; they are in docs/lab/commands.md."""
 
 _SETTINGS = {
-    "Model": ("model", "device", "dtype", "quantise", "batch_size", "loaded_versions"),
+    "Model": ("model", "device", "dtype", "quantise", "encoder", "batch_size", "loaded_versions"),
     "Label Studio": ("label_studio_url", "label_studio_token", "delivery_timeout"),
     "Redis and folders": ("redis_url", "state_dir", "cache", "registry", "data"),
     "Web process": (

@@ -110,6 +110,7 @@ queued."""
 @click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
 @click.option("--quantise", help="none, int8 or int4: the language model in fewer bits.  [default: none]")
+@click.option("--encoder", help="torch or openvino: what computes the image encoder on a CPU.  [default: torch]")
 @redis_option
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images per model batch.  [default: 4]")
 @click.option("--label-studio-url", metavar="URL", help="Address of Label Studio.  [default: what /setup says]")
@@ -156,7 +157,11 @@ def worker(queues: str, check: bool, print_config: bool, **options: Any) -> None
     training = TrainingProcess(settings, url) if trains else None
     started = time.monotonic()
     model = Lasagna.from_pretrained(
-        settings.model, device=settings.device, dtype=settings.dtype, quantise=settings.quantise
+        settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        quantise=settings.quantise,
+        encoder=settings.encoder,
     )
     logger.info("model %s loaded in %.1f s", model.version, time.monotonic() - started)
     try:

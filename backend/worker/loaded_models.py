@@ -27,7 +27,7 @@ class LoadedModels:
         own: The worker's own model, which serves projects without a champion; never let go of.
         registry: Where the versions are.
         limit: How many versions are held beside it; at least 1.
-        device, dtype, quantise: For `Lasagna.from_pretrained`.
+        device, dtype, quantise, encoder: For `Lasagna.from_pretrained`.
     """
 
     def __init__(
@@ -39,11 +39,12 @@ class LoadedModels:
         device: str = "auto",
         dtype: str = "auto",
         quantise: str = "none",
+        encoder: str = "torch",
     ) -> None:
         self.own = own
         self.registry = registry
         self._limit = limit
-        self._device, self._dtype, self._quantise = device, dtype, quantise
+        self._device, self._dtype, self._quantise, self._encoder = device, dtype, quantise, encoder
         self._loaded: OrderedDict[str, Lasagna] = OrderedDict()
 
     @property
@@ -102,7 +103,12 @@ class LoadedModels:
             let_go, _ = self._loaded.popitem(last=False)
             logger.info("version %s makes room", let_go)
         model = Lasagna.from_pretrained(
-            version.checkpoint, device=self._device, dtype=self._dtype, quantise=self._quantise, base=self.own
+            version.checkpoint,
+            device=self._device,
+            dtype=self._dtype,
+            quantise=self._quantise,
+            encoder=self._encoder,
+            base=self.own,
         )
         if model.version != version.id:
             raise CheckpointError(

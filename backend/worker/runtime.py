@@ -96,6 +96,7 @@ class Runtime:
             device=settings.device,
             dtype=settings.dtype,
             quantise=settings.quantise,
+            encoder=settings.encoder,
         )
         self.store = store
         self.meter = Meter(store.redis)

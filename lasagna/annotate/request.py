@@ -59,6 +59,7 @@ class AnnotateRequest:
             "exclusive": self.asked.exclusive,
             "dtype": self.settings.dtype,
             "quantise": self.settings.quantise,
+            **({} if self.settings.encoder == "torch" else {"encoder": self.settings.encoder}),
             **({} if self.head is None else {"head": content_hash(self.head.read_bytes())}),
         }
 
@@ -100,6 +101,7 @@ class AnnotateRequest:
             device=settings.device,
             dtype=settings.dtype,
             quantise=settings.quantise,
+            encoder=settings.encoder,
             head=self.head,
         )
 

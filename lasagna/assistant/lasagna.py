@@ -31,6 +31,7 @@ from lasagna.instant.store import HeadStore
 from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Mask, Segmentation, class_queries
 from lasagna.network.compat import ensure_torchvision
 from lasagna.network.decoding import best_window, decode_class_lists
+from lasagna.network.exported import use_openvino
 from lasagna.network.generate import TextAnswer, answer_text, generate, question_turn
 from lasagna.network.model import LasagnaModel
 from lasagna.network.quantise import quantisation_of, quantise_layers
@@ -38,7 +39,9 @@ from lasagna.network.vision import EncodedImages, PreparedImage
 from lasagna.prompt.dialect import PromptFormat
 from lasagna.prompt.sequences import Prompt, Query
 from lasagna.prompt.tokenizer import LabelTokenizer, load_tokenizer
+from lasagna.settings import cache_folder
 
+ENCODERS = ("torch", "openvino")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -90,6 +93,7 @@ class Lasagna(Learning):
         device: str = "auto",
         dtype: str = "auto",
         quantise: str = "none",
+        encoder: str = "torch",
         base: "Lasagna | None" = None,
         head: "Head | HeadStore | Path | str | None" = None,
     ) -> "Lasagna":
@@ -100,6 +104,7 @@ class Lasagna(Learning):
             device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
             dtype: "auto" (bfloat16 on CUDA, else float32), "float32", "bfloat16" or "float16".
             quantise: "none", or "int8" or "int4" for the language model's matrices (`lasagna.network.quantise`).
+            encoder: What computes the image encoder: "torch", or "openvino" on a CPU (`lasagna.network.exported`).
             base: A loaded checkpoint. One that is laid over it shares its equal weights, device and type, and takes
                 only the memory of what differs; not where matrices are quantised.
             head: An instant head, the file of one (`lasagna learn`), or the folder of its corrections, which can learn
@@ -108,8 +113,10 @@ class Lasagna(Learning):
         Raises:
             CheckpointError: The checkpoint is unknown, incomplete, or does not fit its configuration; or the head is
                 of another model.
-            ConfigError: The device or dtype cannot be had, or the quantisation is unknown.
+            ConfigError: The device, dtype or encoder cannot be had, or the quantisation is unknown.
         """
+        if encoder not in ENCODERS:
+            raise ConfigError(f"encoder is {' or '.join(ENCODERS)}, not {encoder!r}")
         folder = find_checkpoint(name)
         lower = base.folder if base is not None and quantise == "none" else None
         if base is not None and lower is not None and can_share(folder, lower, base.model):
@@ -127,6 +134,8 @@ class Lasagna(Learning):
             checkpoint_version(folder),
         )
         loaded.folder = folder
+        if encoder == "openvino":
+            use_openvino(model.encoder, cache_folder() / "encoders")
         loaded.vocabulary = load_vocabulary(folder)
         if head is not None:
             if isinstance(head, Path | str):

@@ -85,6 +85,7 @@ could be started, 130 interrupted."""
 @click.option("--device", help="auto, cpu, cuda or cuda:N.  [default: auto]")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.  [default: auto]")
 @click.option("--quantise", help="none, int8 or int4: the language model in fewer bits.  [default: none]")
+@click.option("--encoder", help="torch or openvino: what computes the image encoder on a CPU.  [default: torch]")
 @click.option("--head", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="FILE",
               help="Use what `lasagna learn` learnt from corrected photos.")  # fmt: skip
 @click.option("--corrected", type=click.Path(path_type=Path, exists=True), metavar="PATH",

@@ -35,6 +35,7 @@ Examples:
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
 @click.option("--dtype", help="auto, float32, bfloat16 or float16.")
 @click.option("--quantise", help="none, int8 or int4: the language model in fewer bits.  [default: none]")
+@click.option("--encoder", help="torch or openvino: what computes the image encoder on a CPU.  [default: torch]")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=256, show_default=True)
 @click.option(
     "--control-tokens", is_flag=True, help="Control tokens in QUESTION count, as in the released code: for tests."
@@ -49,13 +50,14 @@ def ask(
     device: str | None,
     dtype: str | None,
     quantise: str | None,
+    encoder: str | None,
     max_new_tokens: int,
     control_tokens: bool,
     out: Path | None,
     as_json: bool,
 ) -> None:
     """Ask QUESTION about IMAGE; the model answers in words, and in masks where it says so."""
-    settings = Settings.load(model=model, device=device, dtype=dtype, quantise=quantise)
+    settings = Settings.load(model=model, device=device, dtype=dtype, quantise=quantise, encoder=encoder)
     from lasagna.assistant.lasagna import Lasagna
     from lasagna.masks.image import load_image
 
@@ -66,7 +68,11 @@ def ask(
         max_memory=settings.max_image_memory,
     )
     assistant = Lasagna.from_pretrained(
-        settings.model, device=settings.device, dtype=settings.dtype, quantise=settings.quantise
+        settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        quantise=settings.quantise,
+        encoder=settings.encoder,
     )
     answer = assistant.ask(pixels, question, task=task, max_new_tokens=max_new_tokens, control_tokens=control_tokens)
     files = _write(out, pixels, answer) if out is not None else []

@@ -18,6 +18,7 @@ BAD: dict[str, list[str]] = {
     "device": ["gpu", "cuda:", "cuda:a", "cpu\n", "cuda:0,1"],
     "dtype": ["fp16", "float64", "AUTO"],
     "quantise": ["int2", "yes", "4"],
+    "encoder": ["onnx", "OpenVINO", "1"],
     "redis_url": ["localhost:6379", "http://localhost", "redis://", "redis:// ", "redis://a\r"],
     "state_dir": ["/data\r"],
     "cache": ["/data\x00"],
