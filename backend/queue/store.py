@@ -52,6 +52,8 @@ STATES = ("queued", "running", "ready", "done", "failed")
 
 KEEP_RESULT = 24 * 3600
 """Seconds for which a prediction is not computed again for the same image, query, parameters and version."""
+LOOK_AFTER = (60, 600)
+"""Seconds after which Label Studio is looked at for what it stored twice: a request that it works on takes less."""
 THRESHOLDS = "thresholds"
 IMAGE_OF_OLD = "image of 0.1"
 """The key under which a work that was queued by 0.1 has its image's address in `Work.data`."""
@@ -143,6 +145,14 @@ class Post(NamedTuple):
     work: Work
     prediction: dict[str, Any]
     is_first: bool
+
+
+class Doubt(NamedTuple):
+    """A task that was sent a prediction of a version twice, the first time with no answer."""
+
+    project: str
+    task: int
+    version: str
 
 
 def connect(url: str, *, timeout: float = 2.0) -> redis.Redis:
@@ -260,6 +270,21 @@ class Store:
             Post(key, Work.from_fields(fields), json.loads(fields["prediction"]), is_first=tried != "1")
             for key, tried, fields in zip(keys, taken[1::2], self.fields(keys), strict=True)
         ]
+
+    def note_doubt(self, doubts: Sequence[Doubt]) -> None:
+        """Notes tasks that may get a prediction twice; `take_doubts` gives each of them out after each of `LOOK_AFTER`
+        seconds."""
+        now = self.now()
+        with self.redis.pipeline(transaction=False) as pipe:
+            for seconds in LOOK_AFTER:
+                pipe.zadd(f"{PREFIX}doubts", {json.dumps([seconds, *doubt]): now + seconds for doubt in doubts})
+            pipe.execute()
+
+    def take_doubts(self, limit: int) -> list[Doubt]:
+        """Those that are due, taken out."""
+        due = [as_text(one) for one in self.redis.zrangebyscore(f"{PREFIX}doubts", "-inf", self.now(), 0, limit)]
+        taken = [one for one in due if self.redis.zrem(f"{PREFIX}doubts", one)]
+        return [Doubt(*json.loads(one)[1:]) for one in taken]
 
     def post_alone(self, keys: Sequence[str]) -> None:
         """Back into the outbox, each to be posted by itself: Label Studio refused them together, or left them out."""

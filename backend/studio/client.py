@@ -288,6 +288,11 @@ class LabelStudio:
         answer = self._json("GET", "/api/predictions/", params={"task": task_id})
         return answer if isinstance(answer, list) else list(answer.get("results", []))
 
+    def is_begun(self, task_id: int) -> bool:
+        """Whether a task has an annotation, a skipped one, or a draft."""
+        found = self._object("GET", f"/api/tasks/{task_id}/", params={"resolve_uri": "false"})
+        return bool(found.get("annotations") or found.get("drafts"))
+
     def create_prediction(self, task_id: int, prediction: dict[str, Any]) -> int:
         """Stores a prediction (`result`, `score`, `model_version`) and returns its id."""
         return int(self._object("POST", "/api/predictions/", json={"task": task_id, **prediction})["id"])

@@ -7,6 +7,7 @@ it is. The modes:
     502    passed on and done, but the answer is an error
     slow   passed on; the answer comes 1 to 20 s late
     half   passed on; the answer breaks off halfway
+    late   what changes something is answered 504 at once, and is passed on and done some seconds later
 """
 
 import random
@@ -74,6 +75,10 @@ class BadGateway:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         if mode == "500":
             return self._answer(request, 500, [], b'{"detail": "internal error"}')
+        if mode == "late" and request.command != "GET":
+            asked = [request.command, request.path, body, dict(request.headers)]
+            threading.Timer(self._rng.uniform(2.0, 6.0), self._pass_on, asked).start()
+            return self._answer(request, 504, [], b"<html>Gateway Timeout</html>")
         connection = HTTPConnection(*self._upstream, timeout=120)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in ("connection",)}
         try:
@@ -90,6 +95,14 @@ class BadGateway:
             time.sleep(self._rng.uniform(1.0, 20.0))
         kept = [(name, value) for name, value in answer.getheaders() if name.lower() not in _HOP_BY_HOP]
         return self._answer(request, answer.status, kept, content, half=mode == "half")
+
+    def _pass_on(self, command: str, path: str, body: bytes, headers: dict[str, str]) -> None:
+        """What a server does whose client has given up."""
+        connection = HTTPConnection(*self._upstream, timeout=120)
+        with suppress(OSError, HTTPException):
+            connection.request(command, path, body, headers)
+            connection.getresponse().read()
+        connection.close()
 
     def _answer(
         self,

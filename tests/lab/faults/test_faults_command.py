@@ -9,7 +9,7 @@ from lab.faults.bad_gateway import BadGateway
 from lab.faults.catalogue import FAULTS
 from lab.faults.command import _report, table
 from lab.faults.rig import Round, _is_twice
-from tests.backend.backend_helpers import TOKEN, StubLabelStudio
+from tests.backend.backend_helpers import TOKEN, StubLabelStudio, wait_until
 
 HEADERS = {"Authorization": f"Token {TOKEN}"}
 
@@ -40,6 +40,16 @@ def test_gateway(gateway: BadGateway, stub: StubLabelStudio, mode: str, status: 
     assert len(stub.predictions) == stored
     gateway.misbehave("", share=0.0, seed=0)
     assert requests.get(f"{url}/api/predictions/", {"task": 1}, headers=HEADERS, timeout=10).json() == stub.predictions
+
+
+def test_gateway_that_gives_up_too_early(gateway: BadGateway, stub: StubLabelStudio) -> None:
+    gateway.to(stub.url)
+    gateway.misbehave("late", share=1.0, seed=0)
+    body = {"task": 1, "model_version": "tiny-1", "result": []}
+    url = f"{gateway.to(stub.url)}/api/predictions/"
+    assert requests.post(url, json=body, headers=HEADERS, timeout=10).status_code == 504
+    assert requests.get(url, {"task": 1}, headers=HEADERS, timeout=10).json() == []
+    wait_until(lambda: len(stub.predictions) == 1, 10, "the prediction")
 
 
 def test_gateway_without_label_studio(gateway: BadGateway, stub: StubLabelStudio) -> None:
