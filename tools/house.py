@@ -75,6 +75,7 @@ FLOORS = (
         (
             ("commands", "annotate, ask, models"),
             ("annotate", "many photos to files"),
+            ("doors", "other tools' ways"),
             ("assistant", "Lasagna, what users call"),
             ("instant", "learns at each correction"),
             ("checkpoint", "folders, the hub, convert"),
