@@ -141,6 +141,9 @@ class Settings(BaseSettings):
     max_region_bytes: Number = Field(
         300_000, description="JSON bytes from which a brush region is left out where a polygon shows the same; 0: never"
     )
+    guess_unknown: Switch = Field(
+        False, description="yes: ask the model also for labels that it was never taught; no: people draw those"
+    )
     predict_deadline: Amount = Field(45.0, description="seconds in which /predict answers with what is done")
     image_timeout: Duration = Field(30.0, description="seconds to fetch one image")
     max_image_bytes: Count = Field(64 * 1024 * 1024, description="largest image file that is read")

@@ -46,7 +46,10 @@ _SETTINGS = {
         *("max_request_bytes", "max_request_tasks", "max_labels"),
     ),
     "Images": ("image_hosts", "image_timeout", "max_image_bytes", "max_image_pixels", "max_image_memory"),
-    "What is left out of predictions": ("min_area", "min_width", "duplicate_iou", "max_regions", "max_region_bytes"),
+    "What is asked and left out": (
+        "guess_unknown",
+        *("min_area", "min_width", "duplicate_iou", "max_regions", "max_region_bytes"),
+    ),
     "Training on corrections": (
         "instant",
         "train_when",

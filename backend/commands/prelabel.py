@@ -70,9 +70,11 @@ def prelabel(
 
     from backend.queue.store import Store, connect
     from backend.studio.client import LabelStudio
+    from backend.studio.version_names import without_question
     from backend.web.predictions import Predictor
     from backend.web.prelabel import ProjectRun
     from backend.web.prelabel_jobs import PrelabelJobs, work_on
+    from lasagna.checkpoint.vocabulary import unknown_in_words
     from lasagna.progress import progress_bar
 
     settings = Settings.load(label_studio_url=url, label_studio_token=token, redis_url=redis_url)
@@ -86,6 +88,9 @@ def prelabel(
     with redis_in_words():
         run = ProjectRun(Predictor(settings, store), label_studio, project, tab=tab, refresh=refresh)
     console.print(f"{run.project['title']}: {run.total} tasks, model {run.version}", highlight=False, markup=False)
+    with redis_in_words():
+        if words := unknown_in_words(without_question(run.version), run.unknown_labels()):
+            console.print(words, style="yellow", highlight=False, markup=False, soft_wrap=True)
     if dry_run:
         with redis_in_words(), progress_bar(console, "Looking", run.total) as advance:
             plan = run.dry_run(lambda _: advance())

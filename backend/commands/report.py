@@ -31,7 +31,9 @@ def report(project: int, as_json: bool, html: Path | None, url: str | None, toke
     from backend.effort.disagreement import in_words as disagreement_in_words
     from backend.effort.page import FIGURES, effect, headline, in_words, render_effort
     from backend.effort.report import EffortReader
+    from backend.instant.taught import TaughtNames
     from backend.registry.label_histories import LabelHistories
+    from backend.registry.registry import Registry
     from backend.studio.client import LabelStudio
     from lasagna.files import write_atomically
     from lasagna.progress import progress_bar
@@ -41,9 +43,9 @@ def report(project: int, as_json: bool, html: Path | None, url: str | None, toke
         raise ConfigError("where is Label Studio? give --url or set LASAGNA_LABEL_STUDIO_URL")
     label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_token)
     with progress_bar(Console(stderr=True), "reading tasks", len(label_studio.annotated(project))) as advance:
-        found = EffortReader(LabelHistories(registry_folder(settings))).read(
-            label_studio, project, lambda done, total: advance()
-        )
+        registry = Registry(registry_folder(settings))
+        reader = EffortReader(LabelHistories(registry.folder), TaughtNames(settings, registry).unknown_of)
+        found = reader.read(label_studio, project, lambda done, total: advance())
     if html is not None:
         write_atomically(html, render_effort(found))
     if as_json:
@@ -64,6 +66,10 @@ def report(project: int, as_json: bool, html: Path | None, url: str | None, toke
     if found.versions:
         console.print(table)
     console.print(headline(found))
+    for version in found.versions:
+        if version.unknown:
+            names = ", ".join(f"{name} (drawn in {photos})" for name, photos in version.unknown.items())
+            console.print(f"{version.version} was never taught, and in no figure of it is: {names}")
     for task, classes in found.disagreements.items():
         console.print(f"annotators disagree: task {task}: {disagreement_in_words(classes)}")
     for task, reason in found.skipped.items():

@@ -12,11 +12,17 @@ from urllib.parse import urlsplit, urlunsplit
 import requests
 
 from backend.doctor.case import Case, Check, NotAskedError, cause
+from backend.instant.taught import TaughtNames
+from backend.queue.provenance import Provenance
+from backend.registry.registry import Registry
 from backend.studio.client import LabelStudio, LabelStudioError, connection_fault
 from backend.studio.project_id import number_of, project_uid
+from backend.studio.version_names import without_question
+from lasagna.checkpoint.vocabulary import unknown_in_words
 from lasagna.errors import ConfigError
 from lasagna.labels.configuration import parse_label_config
 from lasagna.labels.parts import ImageConfig
+from lasagna.settings import registry_folder
 
 _CORRECTIONS = {"ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED"}
 """The events without which corrections go unnoticed."""
@@ -113,6 +119,12 @@ def _backend(case: Case) -> str:
     if case.project.get("start_training_on_annotation_update"):
         case.note("note-train-on-submit")
     case.version = str(backend["model_version"])
+    if plan is not None and case.has_redis:
+        question = Provenance(case.store).question_of(case.uid, plan, case.settings)
+        unknown = TaughtNames(case.settings, Registry(registry_folder(case.settings))).unknown
+        names = unknown(case.uid, case.version, question)
+        if names:
+            case.note("note-unknown", words=unknown_in_words(without_question(case.version), names))
     return f"{url} is connected, and serves {case.version}"
 
 

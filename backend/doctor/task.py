@@ -216,7 +216,7 @@ def _up_to_date(case: Case) -> str:
     """Looks for predictions that answer another question than that of now, on the first tasks of the project."""
     assert case.plan is not None
     provenance = Provenance(case.store)
-    question = provenance.question_of(case.uid, case.plan, provenance.hygiene(case.settings))
+    question = provenance.question_of(case.uid, case.plan, case.settings)
     renamed = LabelHistories(registry_folder(case.settings)).renamed(case.uid)
     reasons = Reasons(provenance, case.version, question, renamed)
     first = [task for task, _ in zip(case.label_studio.tasks(case.number), range(_LOOKED_AT), strict=False)]

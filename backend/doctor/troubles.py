@@ -158,6 +158,14 @@ TROUBLES: dict[str, Trouble] = {
         "leave it as it is if people fill it in; else change it under Settings > Labeling Interface > Code",
         is_note=True,
     ),
+    "note-unknown": Trouble(
+        "backend",
+        "labels that the model was never taught: it is not asked for them, and draws none",
+        "{words}",
+        "draw them: the instant head and a fine-tune learn them. A label that only has another name gets the model's "
+        "word as its alias or hint; to ask anyway: LASAGNA_GUESS_UNKNOWN=yes, or the extra parameter guess_unknown",
+        is_note=True,
+    ),
     "backend-none": Trouble(
         "backend",
         "no backend is connected to the project",

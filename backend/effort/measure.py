@@ -9,12 +9,14 @@ Pure functions of Label Studio's JSON and of masks; no model, no torch. What alw
   (`lasagna.formats.annotations`): they do not depend on how an object is cut into regions;
 - regions are compared by their id, which Label Studio keeps when a prediction becomes an annotation. A region is
   accepted where its label and pixels are the same, whatever its `origin` says;
-- a distance between boundaries is undefined (None) where one of them is not there.
+- a distance between boundaries is undefined (None) where one of them is not there;
+- a class that the model was not asked for, since it was never taught it, is no miss of the model: where a person drew
+  it, it is named (`TaskEffort.unknown`) and in no figure.
 
 The definitions in words, for people who read the report: docs/effort.md.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -100,6 +102,7 @@ class TaskEffort:
         seconds: That the annotator took (`lead_time`), or None.
         effort: Pixels and boundaries.
         regions: By class.
+        unknown: Classes that were drawn, and that the model was not asked for; they are in neither of the two.
     """
 
     task: int
@@ -109,6 +112,7 @@ class TaskEffort:
     seconds: float | None
     effort: Effort
     regions: Mapping[str, RegionCounts] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
 
     @property
     def counts(self) -> RegionCounts:
@@ -180,13 +184,19 @@ def _boundary(padded: Mask) -> Mask:
 # --- Tasks ------------------------------------------------------------------------------------------------------------
 
 
-def task_effort(task: Mapping[str, Any], config: LabelConfig, renamed: Mapping[str, str] | None = None) -> TaskEffort:
+def task_effort(
+    task: Mapping[str, Any],
+    config: LabelConfig,
+    renamed: Mapping[str, str] | None = None,
+    unknown: Callable[[str], Collection[str]] = lambda version: (),
+) -> TaskEffort:
     """What an annotator changed in a task, on all images that it shows.
 
     Args:
         task: With `id`, `data`, `annotations` and `predictions`, both with their `result`, as Label Studio lists tasks.
         config: The project's labelling configuration.
         renamed: Labels that were renamed: old name -> new name.
+        unknown: The labels that a version (as its predictions carry it) cannot be asked for.
 
     Raises:
         DataError: The task cannot be compared: nothing was submitted, no prediction was shown, or a mask is damaged.
@@ -203,15 +213,20 @@ def task_effort(task: Mapping[str, Any], config: LabelConfig, renamed: Mapping[s
         for name, one in _compare_regions(before, after, size).items():
             counts[name] = counts.get(name, RegionCounts())
             counts[name] += one
-    seconds = annotation.get("lead_time")
+    seconds, version = annotation.get("lead_time"), str(prediction.get("model_version") or "unknown")
+    predicted = {name for side in old for region in side.values() for name in _class_names(region)}
+    not_asked = set(unknown(version)) - predicted
+    effort = _together(efforts)
+    drawn = tuple(name for name in effort.classes if name in not_asked)
     return TaskEffort(
         int(task["id"]),
-        str(prediction.get("model_version") or "unknown"),
+        version,
         str(prediction.get("created_at") or ""),
         pixels,
         float(seconds) if isinstance(seconds, int | float) else None,
-        _together(efforts),
-        counts,
+        Effort({name: one for name, one in effort.classes.items() if name not in not_asked}),
+        {name: one for name, one in counts.items() if name not in not_asked},
+        drawn,
     )
 
 

@@ -7,8 +7,10 @@ came, so each can be compared with the one before it.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,8 @@ from lasagna.bootstrap import bootstrap_counts, percentile_interval
 from lasagna.errors import DataError
 from lasagna.labels.configuration import LabelConfig, parse_label_config
 
+Unknown = Callable[[int, LabelConfig, str], Collection[str]]
+"""Project, labelling configuration, version -> labels."""
 CONFIDENCE, RESAMPLES = 0.95, 2000
 LEAST_TASKS = 3
 """Tasks below which there is no interval."""
@@ -60,6 +64,8 @@ class VersionSummary:
         figures: By name; see docs/effort.md.
         against_previous: What the figure is more (or less) than that of the version before; empty for the first.
         classes: Those with most changed pixels first.
+        unknown: Class that the version was not asked for, since it was never taught it -> photos in which a person drew
+            it; it is in none of the figures.
     """
 
     version: str
@@ -69,6 +75,7 @@ class VersionSummary:
     figures: Mapping[str, Estimate]
     against_previous: Mapping[str, Estimate]
     classes: tuple[ClassSummary, ...]
+    unknown: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,10 +102,11 @@ class EffortReader:
 
     Args:
         histories: Which labels were renamed; None: none.
+        unknown: The labels of a project that a version (as its predictions carry it) cannot be asked for.
     """
 
-    def __init__(self, histories: LabelHistories | None = None) -> None:
-        self._histories = histories
+    def __init__(self, histories: LabelHistories | None = None, unknown: Unknown = lambda *_: ()) -> None:
+        self._histories, self._unknown = histories, unknown
         self._known: dict[tuple[str, int], _Project] = {}
         self._lock = threading.Lock()
 
@@ -123,7 +131,7 @@ class EffortReader:
             renamed = self._histories.renamed(str(project)) if self._histories else {}
             if (known.config, known.renamed) != (xml, renamed):  # labels may have other names now
                 known.config, known.renamed, known.tasks = xml, renamed, {}
-            known.refresh(label_studio, project, config, on_task)
+            known.refresh(label_studio, project, config, on_task, partial(self._unknown, project, config))
             outcomes = {task: outcome for task, (_, outcome) in known.tasks.items()}
             disagreements = dict(sorted(known.disagreements.items()))
         tasks = [outcome for outcome in outcomes.values() if isinstance(outcome, TaskEffort)]
@@ -143,7 +151,12 @@ class _Project:
         self.disagreements: dict[int, Disagreement] = {}
 
     def refresh(
-        self, label_studio: LabelStudio, project: int, config: LabelConfig, on_task: Callable[[int, int], None]
+        self,
+        label_studio: LabelStudio,
+        project: int,
+        config: LabelConfig,
+        on_task: Callable[[int, int], None],
+        unknown: Callable[[str], Collection[str]],
     ) -> None:
         annotated = label_studio.annotated(project)
         self.tasks = {task: known for task, known in self.tasks.items() if annotated.get(task) == known[0]}
@@ -154,7 +167,8 @@ class _Project:
             number = int(task["id"])
             outcome: TaskEffort | str
             try:
-                outcome = task_effort({**task, "predictions": label_studio.predictions(number)}, config, self.renamed)
+                shown = {**task, "predictions": label_studio.predictions(number)}
+                outcome = task_effort(shown, config, self.renamed, unknown)
             except DataError as error:
                 outcome = str(error)
             self.tasks[number] = annotated[number], outcome
@@ -197,6 +211,7 @@ def summarise(tasks: Iterable[TaskEffort], *, resamples: int = RESAMPLES, seed: 
                 {name: _estimate(value, values, len(chosen)) for name, (value, values) in drawn.items()},
                 against,
                 tuple(_classes(chosen, resamples, seed)),
+                dict(Counter(name for task in chosen for name in task.unknown).most_common()),
             )
         )
         before = drawn if len(chosen) >= LEAST_TASKS else {}

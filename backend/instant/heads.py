@@ -99,13 +99,30 @@ class ProjectHeads:
                 if not file:
                     return None
                 raise ValueError(f"it names {file!r}")
-            return HeadState(version, int(match[2]), file, _decision(folder / "heads" / file))
+            return HeadState(version, int(match[2]), file, dict(_notes(folder / "heads" / file)["decision"]))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RegistryError(
                 f"{pointer} cannot be read ({error}); remove {folder}: it is made again from Label Studio's annotations"
             ) from error
+
+    def learnt(self, project: str, version: str, number: int) -> tuple[str, ...]:
+        """The classes that a head answers beside a version: those that it has seen, where it serves; () where it is not
+        kept any more, or draws nothing.
+
+        Raises:
+            RegistryError: Its file is damaged.
+        """
+        for path in (self.folder(project, version) / "heads").glob(f"h{number}-*.safetensors"):
+            try:
+                notes = _notes(path)
+                return tuple(map(str, notes["names"])) if notes["decision"]["serves"] else ()
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise RegistryError(f"{path} cannot be read ({error})") from error
+        return ()
 
     def prune(self, project: str, keep: set[str]) -> list[str]:
         """Removes the stores beside versions that are not among `keep`; returns their names."""
@@ -115,8 +132,8 @@ class ProjectHeads:
         return gone
 
 
-def _decision(path: Path) -> dict[str, Any]:
-    """The gate's decision in a head's file, from the header alone (safetensors: 8 bytes of length, then JSON)."""
+def _notes(path: Path) -> dict[str, Any]:
+    """What a head's file says of the head, from the header alone (safetensors: 8 bytes of length, then JSON)."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return dict(json.loads(header["__metadata__"]["head"])["decision"])
+    return dict(json.loads(header["__metadata__"]["head"]))

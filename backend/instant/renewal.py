@@ -19,9 +19,9 @@ from backend.studio.client import LabelStudio
 from backend.studio.project_id import number_of
 from backend.studio.version_names import base_version
 from lasagna.errors import ImageError
-from lasagna.formats.hygiene import Hygiene
 from lasagna.labels.configuration import parse_label_config
 from lasagna.labels.question import name_version
+from lasagna.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +30,14 @@ AHEAD = 4
 
 
 def renew_next(
-    store: Store, label_studio: LabelStudio, project: str, head: HeadState, hygiene: Hygiene, ahead: int = AHEAD
+    store: Store, label_studio: LabelStudio, project: str, head: HeadState, settings: Settings, ahead: int = AHEAD
 ) -> int:
     """Asks for new predictions of the next tasks; returns for how many.
 
     Args:
         project: Label Studio's uid.
         head: In use now.
-        hygiene: Of the worker.
+        settings: Of the worker.
 
     Raises:
         LabelStudioError: Label Studio cannot be reached.
@@ -46,7 +46,7 @@ def renew_next(
     works = []
     xml = str(label_studio.project(number)["label_config"])
     config, config_key = parse_label_config(xml), store.keep_config(xml)
-    asked = name_version(head.full_version, Provenance(store).question_of(project, config, hygiene))
+    asked = name_version(head.full_version, Provenance(store).question_of(project, config, settings))
     for task in label_studio.next_tasks(number, ahead):
         ours = {version for version in task.model_versions if base_version(version) == head.version}
         if not ours or ours == {asked}:

@@ -271,7 +271,7 @@ class TrainingJob:
         model = self._load(beside)
         records = self._held_out
         scores = score_images(model, records, self._counter("calibrate", len(records)))
-        answers = answers_by_class(scores, before, model.format.read_text)
+        answers = answers_by_class(scores, before, model.read_text)
         if not answers:
             raise DataError(f"no held-out photo of {self._snapshot.folder} could be asked")
         overall = fit_calibration(list(answers.values()), before)

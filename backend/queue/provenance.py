@@ -14,9 +14,10 @@ is not known here, since it is older than the records or came with a copied proj
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 from backend.queue.made import Made
-from backend.queue.store import KEEP_PROJECT, PREFIX, Store, as_text
+from backend.queue.store import GUESS_UNKNOWN, KEEP_PROJECT, PREFIX, Store, as_text
 from lasagna.formats.hygiene import Hygiene
 from lasagna.labels.configuration import LabelConfig
 from lasagna.labels.question import ProjectQuestion
@@ -37,15 +38,20 @@ class Provenance:
         except TypeError:  # a worker of another release
             return Hygiene.of(settings)
 
-    def question_of(self, uid: str, config: LabelConfig, hygiene: Hygiene) -> ProjectQuestion:
+    def params_of(self, uid: str, settings: Settings) -> dict[str, Any]:
+        """Parameters of the model for a project: its own, else what the setting `guess_unknown` says."""
+        own = {name: value for name, value in (self._store.project(uid).params or {}).items() if value is not None}
+        return {GUESS_UNKNOWN: True, **own} if settings.guess_unknown else own
+
+    def question_of(self, uid: str, config: LabelConfig, settings: Settings) -> ProjectQuestion:
         """The question that a project's tasks are asked under a configuration.
 
         Args:
             uid: Label Studio's name of the project.
             config: Its labelling configuration.
-            hygiene: Of the worker.
+            settings: Of this process; what is left out of answers is the worker's (`hygiene`).
         """
-        return ProjectQuestion.of(config.images, self._store.project(uid).params, asdict(hygiene))
+        return ProjectQuestion.of(config.images, self.params_of(uid, settings), asdict(self.hygiene(settings)))
 
     def note(self, uid: str, question: ProjectQuestion) -> bool:
         """Notes the question that a project's tasks are asked from now on, and what its digest stands for. Returns

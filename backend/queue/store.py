@@ -54,7 +54,8 @@ KEEP_RESULT = 24 * 3600
 """Seconds for which a prediction is not computed again for the same image, query, parameters and version."""
 LOOK_AFTER = (60, 600)
 """Seconds after which Label Studio is looked at for what it stored twice: a request that it works on takes less."""
-THRESHOLDS = "thresholds"
+THRESHOLDS, GUESS_UNKNOWN = "thresholds", "guess_unknown"
+"""Extra parameters: the labels' own thresholds, and whether the model is asked for what it was never taught."""
 IMAGE_OF_OLD = "image of 0.1"
 """The key under which a work that was queued by 0.1 has its image's address in `Work.data`."""
 _UIDS = f"{PREFIX}uids"
@@ -112,8 +113,8 @@ class Project:
         url: Label Studio's address ("" if it was never told).
         token: The token that came with it, "" if none.
         given_token: A token that a person gave for it (`lasagna prelabel --token`); it is tried before the other.
-        params: Parameters of the model from the backend's extra parameters: threshold, exclusive, chunk_size, and
-            `THRESHOLDS`, the labels' own.
+        params: Parameters of the model from the backend's extra parameters: threshold, exclusive, chunk_size,
+            `GUESS_UNKNOWN`, and `THRESHOLDS`, the labels' own.
         train: When it is trained, from the same place (`backend.loop.trainings.Policy`); "": as the setting says.
         instant: Whether it learns from each correction at once, from there too; None: as the setting says.
         not_served: Parts of its labelling configuration that no prediction is made for, in words.

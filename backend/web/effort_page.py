@@ -5,9 +5,14 @@ from typing import Any
 
 from flask import Blueprint, Response, g
 
+from backend.instant.taught import TaughtNames
 from backend.queue.connections import Connections
+from backend.queue.provenance import Provenance
 from backend.queue.store import Store
 from backend.registry.label_histories import LabelHistories
+from backend.registry.registry import Registry
+from backend.studio.version_names import parse_version
+from lasagna.labels.configuration import LabelConfig
 from lasagna.settings import Settings, registry_folder
 
 
@@ -19,7 +24,17 @@ def effort_routes(settings: Settings, store: Store) -> Blueprint:
     def reader() -> Any:
         from backend.effort.report import EffortReader  # OpenCV and SciPy, which nothing else here needs
 
-        return EffortReader(LabelHistories(registry_folder(settings)))
+        registry = Registry(registry_folder(settings))
+        taught, provenance = TaughtNames(settings, registry), Provenance(store)
+
+        def unknown(project: int, config: LabelConfig, version: str) -> list[str]:
+            """By the question that the version's predictions answer, where it is known here."""
+            question = provenance.question(parse_version(version).question)
+            if question is None:
+                return taught.unknown_of(project, config, version)
+            return taught.unknown(str(project), version, question)
+
+        return EffortReader(LabelHistories(registry.folder), unknown)
 
     @pages.get("/report/<int:project>")
     def report(project: int) -> Response:

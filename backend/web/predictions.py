@@ -16,10 +16,11 @@ from typing import Any
 from backend.instant.changes import EVERYTHING, Changes
 from backend.instant.heads import ProjectHeads
 from backend.instant.policy import learns_at_once
+from backend.instant.taught import TaughtNames
 from backend.loop.trainings import CHANGES, Policy
 from backend.queue.jobs import enqueue_click, enqueue_works
 from backend.queue.provenance import Provenance
-from backend.queue.store import THRESHOLDS, Project, Registration, Store, Work
+from backend.queue.store import GUESS_UNKNOWN, THRESHOLDS, Project, Registration, Store, Work
 from backend.queue.works import task_number, work_of
 from backend.registry.label_histories import LabelHistories
 from backend.registry.registry import Registry
@@ -36,7 +37,7 @@ from lasagna.settings import Settings, registry_folder
 
 logger = logging.getLogger(__name__)
 
-PARAMETERS = ("threshold", "exclusive", "chunk_size")
+PARAMETERS = ("threshold", "exclusive", "chunk_size", GUESS_UNKNOWN)
 """What a backend's extra parameters may hold for the model; see `Lasagna.segment`."""
 TRAIN_WHEN, INSTANT, DATA_FIELDS = "train_when", "instant", "data_fields"
 """The extra parameters that say when the project is trained, and whether it learns from each correction at once, as the
@@ -90,7 +91,7 @@ def parse_parameters(extra: Any) -> dict[str, Any]:
     if unknown:
         logger.warning("extra parameters not used: %s (known: %s)", ", ".join(unknown), ", ".join(names))
     found = {name: extra[name] for name in names if extra.get(name) is not None}
-    threshold, exclusive, chunk = (found.get(name) for name in PARAMETERS)
+    threshold, exclusive, chunk, guess = (found.get(name) for name in PARAMETERS)
     if threshold is not None:
         _check_threshold("threshold", threshold)
     own = found.get(THRESHOLDS, {})
@@ -100,6 +101,8 @@ def parse_parameters(extra: Any) -> dict[str, Any]:
         _check_threshold(f"the threshold of {label!r}", value)
     if exclusive is not None and not isinstance(exclusive, bool):
         raise ConfigError(f"exclusive is true or false, not {exclusive!r}")
+    if guess is not None and not isinstance(guess, bool):
+        raise ConfigError(f"{GUESS_UNKNOWN} is true or false, not {guess!r}")
     if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
         raise ConfigError(f"chunk_size is a whole number from 1, not {chunk!r}")
     for name in (INSTANT, DATA_FIELDS):
@@ -125,11 +128,13 @@ class SetUp:
         model_version: That its predictions carry from now on.
         not_served: Parts of the labelling configuration that no prediction is made for, in words.
         by_people: Names of the tags that people fill in.
+        unknown: Labels that the version was never taught: people draw them, and it learns them from corrections.
     """
 
     model_version: str
     not_served: tuple[str, ...]
     by_people: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
 
 
 def label_config(xml: str) -> LabelConfig:
@@ -171,6 +176,7 @@ class Predictor:
         self.registry = Registry(registry_folder(settings))
         self.histories = LabelHistories(self.registry.folder)
         self.heads = ProjectHeads(self.registry.folder)
+        self.taught = TaughtNames(settings, self.registry)
         self.changes = Changes(store)
         self.provenance = Provenance(store)
         self._checkpoint_version: str | None = None
@@ -205,7 +211,13 @@ class Predictor:
         _say_not_served(project, before.not_served, not_served)
         if learns_at_once(self.settings, known):
             self.changes.note(project, [EVERYTHING])  # what was annotated before it was connected
-        return SetUp(self.asked_version(project, plan), not_served, plan.by_people)
+        version = self.asked_version(project, plan)
+        return SetUp(version, not_served, plan.by_people, tuple(self.unknown_labels(project, plan, version)))
+
+    def unknown_labels(self, project: str, plan: LabelConfig, version: str) -> list[str]:
+        """The labels of a project that a version cannot be asked for, as far as is known on this machine."""
+        question = self.provenance.question_of(project, plan, self.settings)
+        return self.taught.unknown(project, version, question)
 
     def _plan(self, config: str) -> LabelConfig:
         plan = label_config(config)
@@ -249,7 +261,7 @@ class Predictor:
     def question(self, project: str, plan: LabelConfig) -> ProjectQuestion:
         """What a project's tasks are asked from now on; it is noted, with the labels that stand in its configuration.
         Where it is another than before, every annotation is read again."""
-        question = self.provenance.question_of(project, plan, self.provenance.hygiene(self.settings))
+        question = self.provenance.question_of(project, plan, self.settings)
         if project:
             self.histories.note(project, plan.images)
             if self.provenance.note(project, question) and learns_at_once(self.settings, self.store.project(project)):

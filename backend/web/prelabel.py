@@ -151,6 +151,10 @@ class ProjectRun:
         """Tasks that are looked at."""
         return int(self.project.get("task_number") or 0) if self._chosen is None else len(self._chosen)
 
+    def unknown_labels(self) -> list[str]:
+        """The labels that the version was never taught: no prediction draws them."""
+        return self.predictor.unknown_labels(self.uid, self.plan, self.version)
+
     def has_worker(self) -> bool:
         return bool(predicting_workers(self.predictor.store))
 

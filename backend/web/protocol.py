@@ -86,6 +86,8 @@ class Protocol:
         )
         g.project = _number(body.get("project"))
         g.said = f"project {body.get('project')}, {found.model_version}"
+        if found.unknown:
+            g.said += f", {len(found.unknown)} labels that it was never taught"
         return asdict(found)
 
     def predict(self) -> dict[str, Any]:

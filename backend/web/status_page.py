@@ -19,6 +19,7 @@ from werkzeug.exceptions import NotFound
 from backend.instant.changes import Changes
 from backend.instant.heads import ProjectHeads
 from backend.instant.policy import learns_at_once
+from backend.instant.taught import TaughtNames
 from backend.loop.trainings import Trainings
 from backend.queue.counters import REASONS
 from backend.queue.freshness import Reasons
@@ -33,7 +34,7 @@ from backend.studio.project_id import number_of
 from backend.web.overview import retry_failed
 from backend.web.prelabel_jobs import PrelabelJobs
 from lasagna.errors import ConfigError, RegistryError
-from lasagna.labels.question import name_version
+from lasagna.labels.question import ProjectQuestion, name_version
 from lasagna.pages import page_environment
 from lasagna.progress import in_time
 from lasagna.settings import Settings
@@ -109,6 +110,7 @@ class Serving:
     `aside` are tasks that cannot be learnt from, with the reason; `not_served` are parts of its labelling configuration
     that no prediction is made for. `fresh` tasks have a prediction that answers what is asked now; `outdated`: why
     those of others do not, and how many; of tasks that nobody has annotated, as far as is known here.
+    `unknown` labels are those that it was never taught.
     """
 
     project: str
@@ -123,6 +125,7 @@ class Serving:
     not_served: Sequence[str] = ()
     fresh: int = 0
     outdated: Sequence[tuple[str, int]] = ()
+    unknown: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -140,12 +143,12 @@ class WorkerSeen:
 
 def status_routes(settings: Settings, store: Store, registry: Registry) -> Blueprint:
     """GET /status, POST /status/retry, GET /gate/VERSION."""
-    pages = Blueprint("status", __name__)
+    pages, taught = Blueprint("status", __name__), TaughtNames(settings, registry)
 
     @pages.get("/status")
     def status() -> ResponseReturnValue:
         try:
-            shown, code = look(settings, store, registry), 200
+            shown, code = look(settings, store, registry, taught), 200
         except redis.RedisError as error:
             shown, code = {"problem": str(error)}, 503
         said = {name: request.args.get(name, type=int) for name in ("queued", "posted")}
@@ -178,7 +181,7 @@ def gate_report(version: Version) -> Path | None:
     return next((path for path in version.reports if path.name == "report.html"), None)
 
 
-def look(settings: Settings, store: Store, registry: Registry) -> dict[str, Any]:
+def look(settings: Settings, store: Store, registry: Registry, taught: TaughtNames) -> dict[str, Any]:
     """What the page shows. Raises redis.RedisError."""
     now, counts, model = store.now(), store.counts(), store.model()
     workers = _workers(store, now)
@@ -198,7 +201,7 @@ def look(settings: Settings, store: Store, registry: Registry) -> dict[str, Any]
         "now": now,
         "running": _running(store, urls, now),
         "failures": _failures(store, urls, now),
-        "serving": _serving(settings, store, registry, projects),
+        "serving": _serving(settings, store, registry, taught, projects),
         "workers": workers,
         "someone_predicts": any("predict" in worker.queues for worker in workers),
     }
@@ -248,7 +251,9 @@ def _failures(store: Store, urls: dict[str, str], now: float) -> list[Failures]:
     return sorted(groups.values(), key=lambda group: group.seconds_ago)
 
 
-def _serving(settings: Settings, store: Store, registry: Registry, projects: dict[str, Project]) -> list[Serving]:
+def _serving(
+    settings: Settings, store: Store, registry: Registry, taught: TaughtNames, projects: dict[str, Project]
+) -> list[Serving]:
     trainings, changes, heads = Trainings(store), Changes(store), ProjectHeads(registry.folder)
     urls = {number: project.url for number, project in projects.items()}
     uids = {project_number(uid): uid for uid in changes.projects()}
@@ -260,13 +265,14 @@ def _serving(settings: Settings, store: Store, registry: Registry, projects: dic
         champion = candidate = None
         problem = ""
         learnt, waiting, aside = "", 0, list[tuple[TaskLink, str]]()
-        fresh, outdated = 0, list[tuple[str, int]]()
+        fresh, outdated, unknown = 0, list[tuple[str, int]](), list[str]()
         try:
             champion, candidate = registry.champion(number), registry.candidate(number)
             if number in connected:
-                fresh, outdated = _fresh(
-                    settings, store, registry, heads, connected[number], champion.id if champion else own
-                )
+                asked = _asked(settings, store, heads, connected[number], champion.id if champion else own)
+                if asked is not None:
+                    fresh, outdated = _fresh(store, registry, connected[number], *asked)
+                    unknown = taught.unknown(number, *asked)
             if uid := uids.get(number):
                 said = changes.said(uid)
                 state = heads.current(number, champion.id if champion else str(said.get("version") or ""))
@@ -278,20 +284,26 @@ def _serving(settings: Settings, store: Store, registry: Registry, projects: dic
             problem = str(error)
         known, training = projects.get(number, Project()), trainings.of(number)
         served = (champion, candidate, training, known.url, problem)
-        found.append(Serving(number, *served, learnt, waiting, aside, known.not_served, fresh, outdated))
+        found.append(Serving(number, *served, learnt, waiting, aside, known.not_served, fresh, outdated, unknown))
     return found
 
 
+def _asked(
+    settings: Settings, store: Store, heads: ProjectHeads, uid: str, base: str
+) -> tuple[str, ProjectQuestion] | None:
+    """What the predictions of a project carry that are made now, and the question; None where none was asked yet."""
+    question = Provenance(store).question_now(uid)
+    if question is None:
+        return None
+    head = heads.current(uid, base) if learns_at_once(settings, store.project(uid)) else None
+    return name_version(head.full_version if head else base, question), question
+
+
 def _fresh(
-    settings: Settings, store: Store, registry: Registry, heads: ProjectHeads, uid: str, base: str
+    store: Store, registry: Registry, uid: str, version: str, question: ProjectQuestion
 ) -> tuple[int, list[tuple[str, int]]]:
     """How many predictions of a project are up to date, and why others are not."""
     provenance = Provenance(store)
-    question = provenance.question_now(uid)
-    if question is None:
-        return 0, []
-    head = heads.current(uid, base) if learns_at_once(settings, store.project(uid)) else None
-    version = name_version(head.full_version if head else base, question)
     reasons = Reasons(provenance, version, question, LabelHistories(registry.folder).renamed(uid))
     fresh, outdated = reasons.counted(provenance.made_by(uid))
     return fresh, [(why.words, count) for why, count in outdated]

@@ -210,7 +210,7 @@ class Runtime:
         for key, work in taken:
             try:
                 images = self._shown(work.config, work.data)
-                given = self.store.project(work.project).params or {}
+                given = self.provenance.params_of(work.project, self._settings)
             except LasagnaError as error:
                 self._failed(key, work, str(error), reason_of(error), counts)
             else:
@@ -447,7 +447,7 @@ class Runtime:
             ):
                 self.meter.count(f"corrections:{name}", number)
             if outcome.head is not None and not outcome.waiting:
-                renew_next(self.store, self.connections.of(project)[0], project, outcome.head, self._hygiene)
+                renew_next(self.store, self.connections.of(project)[0], project, outcome.head, self._settings)
         except LasagnaError as error:
             logger.warning("what was corrected in project %s waits: %s", project, error)
         self.meter.flush()

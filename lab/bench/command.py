@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lab.bench.random_weights import random_lasagna
+from lab.names import asked_everything
 from lasagna.commands.groups import EntryPointGroup
 from lasagna.environment import describe_environment
 from lasagna.errors import DataError
@@ -111,7 +112,7 @@ class ModelOptions:
         if self.random_weights is None:
             if self.dialect is not None:
                 raise click.UsageError("--dialect is for --random-weights; a checkpoint has its own")
-            return Lasagna.from_pretrained(self.model_name, device=self.device, dtype=dtype)
+            return asked_everything(Lasagna.from_pretrained(self.model_name, device=self.device, dtype=dtype))
         wording = dialect or self.dialect or "released"
         return random_lasagna(self.random_weights, wording, sample_classes(classes), self.device, dtype)
 

@@ -16,6 +16,7 @@ import click
 from PIL import Image
 
 from lab.bench.command import Row, report, sample_classes, sample_images
+from lab.names import asked_everything
 from lasagna.annotate.addresses import Addresses
 from lasagna.annotate.export import Export
 from lasagna.annotate.folder import find_images
@@ -99,7 +100,7 @@ def _rows(folder: Path, model_name: str, side: int, classes: int, repeats: int) 
     from lasagna.assistant.lasagna import Lasagna
 
     _make_photos(folder / "photos", side)
-    model = Lasagna.from_pretrained(model_name, device="cpu")
+    model = asked_everything(Lasagna.from_pretrained(model_name, device="cpu"))
     queries = [ClassQuery(name) for name in sample_classes(classes)]
     xml = make_label_config(queries)
     out = folder / "out"

@@ -25,5 +25,6 @@ def running_product(model: str | None, out: Path | None, console: Console, *, in
         folder.mkdir(parents=True, exist_ok=True)
         os.environ["LASAGNA_TRAIN_WHEN"] = "by hand"  # of the processes that are started: a round is trained once
         os.environ["LASAGNA_INSTANT"] = "on" if instant else "off"
+        os.environ["LASAGNA_GUESS_UNKNOWN"] = "yes"  # what is measured is what the model makes of every label
         settings = Settings.load(model=model, state_dir=str(folder.resolve()))
         yield stack.enter_context(Demo(settings, folder.resolve(), console, free_port()))

@@ -11,6 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from lab.names import asked_everything
 from lab.paper.machine import describe_machine
 from lab.paper.unseen import HIDDEN, Renamed, evaluate_names, hidden_names, hidden_recipe, synonyms, trained_names
 from lasagna.checkpoint.folder import find_checkpoint
@@ -161,7 +162,7 @@ def unseen(
         _train(recipe, device)  # goes on, or finds itself finished
     from lasagna import Lasagna
 
-    model = Lasagna.from_pretrained(recipe.output / "checkpoint", device=device)
+    model = asked_everything(Lasagna.from_pretrained(recipe.output / "checkpoint", device=device))
     sets = _score_names(model, base, ask or tuple(base.semantic), trained_names(recipe), limit)
     report = {
         "hidden": hidden,

@@ -45,8 +45,9 @@ class OneByOne:
         threshold: float | None = None,
         exclusive: bool = False,
         chunk_size: int | None = None,
+        guess_unknown: bool = False,
     ) -> list[Segmentation]:
-        """`threshold` and `chunk_size` have no meaning here."""
+        """`threshold`, `chunk_size` and `guess_unknown` have no meaning here: everything is asked (`lab.names`)."""
         answers = self._model.segment_batch(images, class_lists, threshold=CERTAIN, exclusive=exclusive, chunk_size=1)
         return [
             Segmentation(answer.size, tuple(replace(found, probability=1.0) for found in answer.classes))
@@ -70,6 +71,7 @@ class FreeAnswers:
         threshold: float | None = None,
         exclusive: bool = False,
         chunk_size: int | None = None,
+        guess_unknown: bool = False,
     ) -> list[Segmentation]:
         """`threshold` has no meaning here: the answer is what it is. `probability` is that of the "present" token where
         the class was named, else 0."""

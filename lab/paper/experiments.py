@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lab.bench.command import Numbers
+from lab.names import asked_everything
 from lab.paper.ablation_command import ablation, unseen
 from lab.paper.machine import describe_machine
 from lab.paper.presence_command import presence
@@ -117,7 +118,7 @@ def specialist(
     from lab.paper.specialist import SpecialistOptions, nano_optimiser
     from lasagna import Lasagna
 
-    model = Lasagna.from_pretrained(checkpoint, device=device) if checkpoint else None
+    model = asked_everything(Lasagna.from_pretrained(checkpoint, device=device)) if checkpoint else None
     options = SpecialistOptions(nano_optimiser(steps, batch_size), width, image_size, (view, view), seed=seed)
     report: dict[str, Any] = {
         "options": asdict(options),
@@ -195,7 +196,7 @@ def probe(
     from lab.paper.probe import FOLDS, POOLINGS, choose_probe, pool_features, score_probe
     from lasagna import Lasagna
 
-    model = Lasagna.from_pretrained(checkpoint, device="cpu") if checkpoint else None
+    model = asked_everything(Lasagna.from_pretrained(checkpoint, device="cpu")) if checkpoint else None
     encoder = make_backbone(image_size)
     report: dict[str, Any] = {"image_size": image_size, "sets": {}, "environment": describe_machine("cpu", *PACKAGES)}
     if model:
@@ -266,7 +267,7 @@ def order(
     from lab.paper.review_order import mean_ordering, measure_orders, model_with_head
     from lasagna import Lasagna
 
-    model = Lasagna.from_pretrained(checkpoint, device="cpu")
+    model = asked_everything(Lasagna.from_pretrained(checkpoint, device="cpu"))
     report: dict[str, Any] = {
         "model_version": model.version,
         "choices": choices,
@@ -322,7 +323,7 @@ def chunks(
     from lab.paper.chunk_remedies import ROWS, measure_remedies
     from lasagna import Lasagna
 
-    model = Lasagna.from_pretrained(checkpoint, device="cpu")
+    model = asked_everything(Lasagna.from_pretrained(checkpoint, device="cpu"))
     count = len(spread(len(dataset), limit))
     what = f"{model.version}, lists of {chunk}, {dataset.name}"
     with progress_bar(Console(stderr=True), what, ROWS * count) as advance:

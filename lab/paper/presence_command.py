@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from lab.names import asked_everything
 from lasagna.progress import progress_bar
 from training.commands.options import DATA_HELP, DataSetFolder
 from training.evaluation.tables import Cell, markdown_table
@@ -45,7 +46,8 @@ def presence(folders: tuple[Path, ...], unseen: tuple[str, ...], model_name: str
     if len(folders) < 2:
         raise click.UsageError("weights that hold for any data set need at least two --data")
     fitted = {}
-    for key, eyes in (("with_model", ModelEyes(Lasagna.from_pretrained(model_name))), ("alone", BackboneEyes())):
+    model = asked_everything(Lasagna.from_pretrained(model_name))
+    for key, eyes in (("with_model", ModelEyes(model)), ("alone", BackboneEyes())):
         seen: Eyes = eyes
         with progress_bar(Console(stderr=True), key, len(folders) * photos) as advance:
             sets = [gather(seen, folder, photos, advance) for folder in folders]

@@ -130,6 +130,7 @@ class Specialist:
         threshold: float | None = None,
         exclusive: bool = False,
         chunk_size: int | None = None,
+        guess_unknown: bool = False,
     ) -> list[Segmentation]:
         """Masks of the classes that are asked, out of a softmax over all that it knows.
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass as checked
 
+from lab.names import asked_everything
 from lab.paper.answering import answer_as
 from lab.paper.specialist import Specialist
 from lasagna import Lasagna
@@ -330,8 +331,7 @@ class Runner:
             if spec.kind == "specialist":
                 found: Any = Specialist.load(Path(spec.checkpoint) / part.data)
             else:
-                found = answer_as(
-                    spec.kind, Lasagna.from_pretrained(spec.checkpoint, device=self._device, dtype=self._dtype)
-                )
+                model = Lasagna.from_pretrained(spec.checkpoint, device=self._device, dtype=self._dtype)
+                found = answer_as(spec.kind, asked_everything(model))
             self._loaded = (key, found)
         return self._loaded[1]

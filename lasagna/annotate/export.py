@@ -106,6 +106,7 @@ class Export:
             "image_root": self._images.root,
             "options": {**self._options, **asdict(self._job.hygiene)},
             "seconds": seconds,
+            "unknown": list(self._job.unknown),
             "left_out": asdict(self._left_out),
             "kept": [asdict(file) for file in kept],
         }

@@ -14,7 +14,7 @@ The parts (`Reader`, `answer_batch`, `PieceEncoder`) are what each worker of `la
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -131,10 +131,12 @@ def answer_batch(
     model: "Lasagna",
     batch: Sequence[Prepared],
     queries: Sequence[ClassQuery],
-    threshold: float | None,
-    exclusive: bool,
+    params: Mapping[str, Any],
 ) -> list[tuple[Segmentation | None, str | None]]:
     """The answers of images, or the reason why there is none.
+
+    Args:
+        params: Of `Lasagna.segment_batch`.
 
     Raises:
         QueryError, ConfigError, CheckpointError: What was asked cannot be answered for any image.
@@ -145,8 +147,7 @@ def answer_batch(
         images,
         [list(queries) for _ in images],
         fatal=(QueryError, ConfigError, CheckpointError),
-        threshold=threshold,
-        exclusive=exclusive,
+        **params,
     )
     return [
         (None, f"{prepared.file.name}: the model failed on it: {in_words(outcome)}")
@@ -201,7 +202,7 @@ class Annotator:
         reader, encoder: The stages before and after the model.
         batch_size: Images per batch.
         workers: Loader threads, and encoder threads.
-        threshold, exclusive: As for `Lasagna.segment_batch`.
+        params: Of `Lasagna.segment_batch`.
 
     Attributes:
         busy: Seconds that the model worked.
@@ -217,15 +218,14 @@ class Annotator:
         *,
         batch_size: int,
         workers: int,
-        threshold: float | None = None,
-        exclusive: bool = False,
+        params: Mapping[str, Any] | None = None,
     ) -> None:
         self._load_model = load_model
         self._model: Lasagna | None = None
         self._queries = list(queries)
         self._reader, self._encoder = reader, encoder
         self._batch_size, self._workers = batch_size, workers
-        self._threshold, self._exclusive = threshold, exclusive
+        self._params = params or {}
         self.busy = 0.0
         self.started: float | None = None
 
@@ -295,7 +295,7 @@ class Annotator:
                 self._model = self._load_model()
             started = time.perf_counter()
             self.started = self.started or started
-            found = answer_batch(self._model, part, self._queries, self._threshold, self._exclusive)
+            found = answer_batch(self._model, part, self._queries, self._params)
             seconds = time.perf_counter() - started
             self.busy += seconds
             for prepared, (answer, failure) in zip(part, found, strict=True):

@@ -223,7 +223,7 @@ class _Model:
             if self._model is None:
                 self._model = self._load()
             started = time.perf_counter()
-            answers = answer_batch(self._model, part, asked.queries, asked.threshold, asked.exclusive)
+            answers = answer_batch(self._model, part, asked.queries, asked.params)
             each = (time.perf_counter() - started) / len(part)
             for prepared, (answer, failure) in zip(part, answers, strict=True):
                 prepared.failure = failure

@@ -27,6 +27,12 @@ class Asked:
     queries: Sequence[ClassQuery]
     threshold: float | None = None
     exclusive: bool = False
+    guess_unknown: bool = False
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Of `Lasagna.segment_batch`, beside images and classes."""
+        return {"threshold": self.threshold, "exclusive": self.exclusive, "guess_unknown": self.guess_unknown}
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class AnnotateRequest:
             "dtype": self.settings.dtype,
             "quantise": self.settings.quantise,
             **({} if self.settings.encoder == "torch" else {"encoder": self.settings.encoder}),
+            **({"guess_unknown": True} if self.asked.guess_unknown else {}),
             **({} if self.head is None else {"head": content_hash(self.head.read_bytes())}),
         }
 

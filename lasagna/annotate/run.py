@@ -171,8 +171,7 @@ class AnnotateRun:
             request.encoder(results),
             batch_size=request.settings.batch_size,
             workers=self.execution.workers or default_workers(),
-            threshold=request.asked.threshold,
-            exclusive=request.asked.exclusive,
+            params=request.asked.params,
         )
         for done in annotator.run(self.images.files):
             self.progress.busy, self.progress.started = annotator.busy, annotator.started

@@ -45,6 +45,7 @@ class Job:
             each format does as its readers expect.
         queries: The classes, where they stand in the tasks and not in the labelling configuration.
         params: Of the model (`Lasagna.segment_batch`).
+        unknown: Classes that the model cannot be asked for; where no image has them, that is no absence.
     """
 
     out: Path
@@ -57,6 +58,7 @@ class Job:
     parts: bool = False
     queries: Sequence[ClassQuery] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
+    unknown: Sequence[str] = ()
 
     def stage(self, name: str, data: bytes | str) -> str:
         """Writes what will be OUT/name. Returns the hash of its content."""
@@ -178,7 +180,7 @@ class CocoWriter(Writer):
                 part.add(f'{{"id": {part.entries + 1}, "image_id": {self._count}, {text}')
 
     def finish(self) -> None:
-        frame = coco_frame(self._job.class_names, self._job.model_version)
+        frame = coco_frame(self._job.class_names, self._job.model_version, self._job.unknown)
         head = json.dumps(frame, ensure_ascii=False)[:-1]
         self._list.close()
         for variant, name in self._VARIANTS:

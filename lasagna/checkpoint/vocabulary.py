@@ -11,7 +11,7 @@ Here is no torch, so that the web process can say what a model does not know.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -65,10 +65,15 @@ class Vocabulary:
             return text
         return next((self._places[form] for form in number_forms(_plain(text)) if form in self._places), None)
 
-    def unknown(self, queries: Iterable[ClassQuery]) -> list[str]:
-        """The labels that the model cannot be asked for, in their order. What a label is read as decides, where it is
-        read as something else."""
-        return [query.name for query in queries if self.reading(query.text) is None]
+    def unknown(self, queries: Iterable[ClassQuery], learnt: Collection[str] = ()) -> list[str]:
+        """The labels that the model cannot be asked for, each once, in their order. What a label is read as decides,
+        where it is read as something else.
+
+        Args:
+            learnt: Labels that an instant head which serves has learnt.
+        """
+        names = (query.name for query in queries if query.name not in learnt and self.reading(query.text) is None)
+        return list(dict.fromkeys(names))
 
     def merged(self, other: "Vocabulary") -> "Vocabulary":
         """Both together, for a model that was taught first this, then the other. Of a name in both the larger number
@@ -107,6 +112,17 @@ def number_forms(word: str) -> list[str]:
 def _plain(text: str) -> str:
     """The spelling by which names are compared."""
     return " ".join(text.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def unknown_in_words(version: str, names: Sequence[str], most: int = 20) -> str:
+    """What is said of labels that a version cannot be asked for, to whoever draws them; "" where there are none."""
+    if not names:
+        return ""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (
+        f"{version} was never taught {', '.join(map(repr, names[:most]))}{more}: not drawn, and no absence. Draw "
+        f"{'these' if len(names) > 1 else 'it'}; the model learns from your corrections"
+    )
 
 
 def load_vocabulary(folder: Path) -> Vocabulary | None:

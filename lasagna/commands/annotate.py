@@ -25,6 +25,7 @@ from lasagna.annotate.output import MOST_SHOWN, Written
 from lasagna.annotate.request import AnnotateRequest, Asked, Execution
 from lasagna.annotate.run import AnnotateRun
 from lasagna.annotate.writers import OUTPUT_FOLDERS, WRITERS, Job
+from lasagna.checkpoint.vocabulary import load_vocabulary, unknown_in_words
 from lasagna.commands.classes import choose_classes
 from lasagna.errors import ConfigError
 from lasagna.formats.hygiene import Hygiene
@@ -93,6 +94,8 @@ could be started, 130 interrupted."""
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images per model batch.  [default: 4]")
 @click.option("--threshold", type=click.FloatRange(0, 1, min_open=True, max_open=True),
               help="Probability from which a class is present.  [default: as calibrated]")  # fmt: skip
+@click.option("--guess-unknown", is_flag=True, default=None,
+              help="Ask also for classes that the model was never taught.  [default: they are listed]")  # fmt: skip
 @click.option("--exclusive", is_flag=True, help="Give each pixel to at most one class.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N",
               help="Threads that read, and as many that write.  [default: the cores, 2 to 8]  Of Ray: models.  "
@@ -147,7 +150,7 @@ def annotate(
     **chosen: Any,
 ) -> None:
     """Pre-label images in folders, lists, archives and buckets."""
-    from lasagna.checkpoint.folder import checkpoint_version
+    from lasagna.checkpoint.folder import checkpoint_version, find_checkpoint
 
     if not images and not lists:
         raise click.UsageError("Missing argument 'IMAGES...': name images, or give a --list of them")
@@ -156,12 +159,18 @@ def annotate(
     if head is not None and corrected is not None:
         raise click.UsageError("--head and --corrected: a head is learnt from the corrections, so give one of them")
     click.echo(describe_classes(queries), err=True)
-    version = checkpoint_version(settings.model)
+    folder = find_checkpoint(settings.model)
+    version = checkpoint_version(folder)
     if corrected is not None:
         head = _learn(corrected, [Path(name) for name in images if Path(name).is_dir()], queries, settings, out)
     if head is not None:
         head = head.absolute()  # workers of Ray may have another folder of their own
-        version = f"{version}+{_suffix(head)}"
+    vocabulary = None if settings.guess_unknown else load_vocabulary(folder)
+    learnt: tuple[str, ...] = ()
+    if head is not None:
+        suffix, learnt = _read_head(head)
+        version = f"{version}+{suffix}"
+    unknown = [] if vocabulary is None else vocabulary.unknown(queries, learnt)
     try:
         listed = [line for path in lists for line in read_list(path)]
         before = Written.load(out / ".results" / "written.json")
@@ -174,19 +183,21 @@ def annotate(
         )
         for note in found.notes:
             click.secho(note, fg="yellow", err=True)
+        asked = Asked(queries, threshold, exclusive, settings.guess_unknown)
         job = Job(
             out=out.absolute(),
             class_names=[query.name for query in queries],
             model_version=version,
-            params={"threshold": threshold, "exclusive": exclusive},
+            params=asked.params,
             label_config=config,
             label_config_xml=config_xml,
             addresses=_addresses(found, image_root, image_url_prefix),
             hygiene=Hygiene.of(settings),
             parts=instances == "parts",
             queries=queries,
+            unknown=unknown,
         )
-        request = AnnotateRequest(job, formats, Asked(queries, threshold, exclusive), settings, gallery, head)
+        request = AnnotateRequest(job, formats, asked, settings, gallery, head)
         run = AnnotateRun(request, found, Execution(engine, workers, max_failures, overwrite))
         report = _uninterrupted(run)
     finally:
@@ -215,10 +226,12 @@ def _learn(corrected: Path, photos: list[Path], queries: list[ClassQuery], setti
     return learn(corrected, photos, queries, settings, out / ".corrected")
 
 
-def _suffix(head: Path) -> str:
+def _read_head(head: Path) -> tuple[str, tuple[str, ...]]:
+    """What a head adds to the version, and the classes that it answers."""
     from lasagna.instant.head import Head
 
-    return Head.load(head).suffix
+    found = Head.load(head)
+    return found.suffix, found.names if found.serves else ()
 
 
 def _addresses(images: ImageSet, root: Path | None, prefix: str | None) -> Addresses:
@@ -237,6 +250,8 @@ def _summary(report: dict[str, Any], run: AnnotateRun, out: Path) -> None:
     left_out = [f"{number} {name.replace('_', ' ')}" for name, number in report["left_out"].items() if number]
     if left_out:
         click.echo(f"  left out: {', '.join(left_out)}")
+    if words := unknown_in_words(run.request.job.model_version, run.request.job.unknown):
+        click.secho(f"  {words}, or have it guess: --guess-unknown", fg="yellow")
     if done and run.request.gallery:
         click.echo(f"  look at {out / 'gallery.html'}")
     failures, kept = report["failures"], report["kept"]

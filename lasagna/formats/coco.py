@@ -66,10 +66,16 @@ def coco_category_ids(class_names: Sequence[str]) -> dict[str, int]:
     return {name: i for i, name in enumerate(dict.fromkeys(class_names), start=1)}
 
 
-def coco_frame(class_names: Sequence[str], model_version: str) -> dict[str, Any]:
-    """What a data set holds besides its `images` and `annotations`."""
+def coco_frame(class_names: Sequence[str], model_version: str, unknown: Sequence[str] = ()) -> dict[str, Any]:
+    """What a data set holds besides its `images` and `annotations`.
+
+    Args:
+        unknown: Classes that the model cannot be asked for: that they have no annotation says nothing. They are named
+            in `info`, which readers of COCO leave alone.
+    """
+    info = {"description": f"pre-labels of LaSagnA, model {model_version}", "version": model_version}
     return {
-        "info": {"description": f"pre-labels of LaSagnA, model {model_version}", "version": model_version},
+        "info": {**info, "unknown": list(unknown)} if unknown else info,
         "licenses": [],
         "categories": [
             {"id": i, "name": name, "supercategory": ""} for name, i in coco_category_ids(class_names).items()

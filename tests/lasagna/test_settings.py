@@ -41,6 +41,7 @@ BAD: dict[str, list[str]] = {
     "duplicate_iou": ["-0.1", "1.1", "80%", *NAN_AND_INFINITE],
     "max_regions": ["-1", "ten"],
     "max_region_bytes": ["-1", "300k"],
+    "guess_unknown": ["perhaps", "2"],
     "predict_deadline": ["-1", "45s", *NAN_AND_INFINITE],
     "image_timeout": ["0", "-1", *NAN_AND_INFINITE],
     "max_image_bytes": ["0", "-1", "64M"],

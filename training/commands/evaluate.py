@@ -77,6 +77,9 @@ Examples:
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="Probability from which on a class is present; default: 0.5.",
 )
+@click.option(
+    "--guess-unknown", is_flag=True, help="Score also names that the model was never taught, by what it guesses."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of the table.")
@@ -96,6 +99,7 @@ def evaluate(
     chunk_size: int | None,
     chunk_sizes: tuple[ChunkSize, ...] | None,
     threshold: float | None,
+    guess_unknown: bool,
     device: str,
     dtype: str,
     as_json: bool,
@@ -134,6 +138,7 @@ def evaluate(
         "limit": limit,
         "batch_size": batch_size,
         "threshold": threshold,
+        "guess_unknown": guess_unknown,
     }
 
     from lasagna import Lasagna
@@ -179,6 +184,7 @@ def _described(
         "batch_size": options["batch_size"],
         "chunk_size": chunk_size,
         "threshold": options["threshold"],
+        "guess_unknown": options["guess_unknown"],
         "environment": describe_environment(str(model.model.device)),
     }
 
@@ -203,7 +209,8 @@ def _measure(
         result = evaluate_dataset(model, source, chunk_size=chunk_size, on_image=advance, **options)
         report.update(result.as_dict())
         if pictures is not None:
-            asked = {"threshold": options["threshold"], "exclusive": True, "chunk_size": chunk_size}
+            asked = {key: options[key] for key in ("threshold", "guess_unknown")}
+            asked |= {"exclusive": True, "chunk_size": chunk_size}
             write_pictures(pictures, model, model.version, source, result.photo_iou, shown, **asked)
         return result.failures
 
@@ -239,6 +246,12 @@ def _print_tables(report: dict[str, Any]) -> None:
         summary.add_row(among, figure(distractors["absent_false_positive_rate"]))
     summary.add_row("seconds per image", figure(report["seconds_per_image"]))
     console.print(summary)
+    if report["unknown"]:
+        names = ", ".join(f"{name} ({photos})" for name, photos in report["unknown"].items())
+        click.echo(
+            f"not known to the model, and in no figure (photos that have it): {names}; --guess-unknown scores what it "
+            "guesses"
+        )
     if distractors["skipped"]:
         click.echo(f"{len(distractors['skipped'])} names were not asked as distractors:")
         by_reason: dict[str, list[str]] = {}

@@ -142,7 +142,7 @@ def answers_by_class(
     Args:
         scores: Of one model (`training.evaluation.scores`).
         calibration: That model's own, to take its probabilities back to margins.
-        read_text: From the name of a class to the text that offsets go by: the checkpoint's `PromptFormat.read_text`.
+        read_text: From the name of a class to the text that offsets go by: the model's `Lasagna.read_text`.
     """
     found: dict[str, list[tuple[float, bool]]] = {}
     for score in scores:

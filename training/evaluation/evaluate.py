@@ -9,7 +9,7 @@ only, though they take part in the query, so one that takes pixels from a class 
 import json
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class Evaluation:
         images: Scored images.
         seconds: Time of the model alone, all images together.
         failures: Image id -> why it could not be scored.
+        unknown: Class that the model was not asked for, since it was never taught it -> scored photos that have it.
+            These are in no other figure.
         photo_iou: Image id -> what the photo is ranked by (`training.evaluation.pictures`), where it is defined.
     """
 
@@ -57,10 +59,16 @@ class Evaluation:
     images: int = 0
     seconds: float = 0.0
     failures: dict[str, str] = field(default_factory=dict)
+    unknown: dict[str, int] = field(default_factory=dict)
     photo_iou: dict[str, float] = field(default_factory=dict)
 
     def add(self, image_id: str, score: PhotoScore, asked: Sequence[int]) -> None:
         """Adds one photo; `asked` are the places of its classes among the set's own and the distractors."""
+        for one in score.classes:
+            if one.is_unknown:
+                self.unknown[one.name] = self.unknown.get(one.name, 0) + one.present
+        asked = [place for place, one in zip(asked, score.classes, strict=True) if not one.is_unknown]
+        score = replace(score, classes=tuple(one for one in score.classes if not one.is_unknown))
         if (iou := photo_iou(score)) is not None:
             self.photo_iou[image_id] = iou
         own = sum(place < len(self.classes) for place in asked)
@@ -115,7 +123,9 @@ class Evaluation:
                     "images": int(truth[i]),
                 }
                 for i, name in enumerate(self.classes)
+                if name not in self.unknown
             },
+            "unknown": self.unknown,
             "distractors": {
                 "names": list(self.distractors.names),
                 "skipped": self.distractors.skipped,
@@ -146,6 +156,7 @@ def evaluate_dataset(
     batch_size: int = 4,
     chunk_size: int | None = None,
     threshold: float | None = None,
+    guess_unknown: bool = False,
     on_image: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Asks every image of a split with all classes of its set, and scores the answers.
@@ -158,6 +169,8 @@ def evaluate_dataset(
         batch_size: Images per call of the model.
         chunk_size: Most classes in one list of the model; None: the whole list where it fits.
         threshold: Probability from which on a class is said present; None: 0.5.
+        guess_unknown: Whether the model is asked also for what it was never taught; else that is in no figure but
+            `Evaluation.unknown`.
         on_image: Called after every image, scored or failed.
 
     Returns:
@@ -180,6 +193,7 @@ def evaluate_dataset(
         source.classes, distractors, SegmentationMetrics(len(source.classes)), PresenceMetrics(len(names))
     )
     options: dict[str, Any] = {"threshold": threshold, "exclusive": True, "chunk_size": chunk_size}
+    options |= {"guess_unknown": True} if guess_unknown else {}
     chosen = (source[index] for index in spread(len(source), limit))
     places = {name: index for index, name in enumerate(names)}
     for batch in read_batches(chosen, batch_size, result.failures.__setitem__, on_image):

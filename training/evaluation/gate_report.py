@@ -80,7 +80,8 @@ def make_samples(
     for image_id, change in chosen.items():
         record = by_id[image_id]
         image, truth = read_photo(record)
-        before, after = (model.segment_batch([image], [record.classes])[0] for model in (champion, candidate))
+        both = (model.segment_batch([image], [record.classes], guess_unknown=True) for model in (champion, candidate))
+        (before,), (after,) = both
         annotated = truth_to_segmentation(truth, record.classes)
         samples.append(Sample(image_id, image, annotated, before, after, change))
     return samples

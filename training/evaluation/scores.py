@@ -92,6 +92,9 @@ def score_images(
 ) -> list[ImageScore]:
     """Asks every photo, and scores the answers.
 
+    Also classes are asked that the model was never taught: two models are compared by what they would say of them, and
+    nothing that is unknown counts as an absence.
+
     Args:
         model: Answers `segment_batch`.
         records: Of class lists (`training.data.records`); read one batch at a time.
@@ -107,7 +110,7 @@ def score_images(
     for batch in read_batches(records, batch_size, on_failure, on_image):
         images, queries = [image for _, image, _ in batch], [record.classes for record, _, _ in batch]
         began = time.perf_counter()
-        answers = model.segment_batch(images, queries, threshold=threshold)
+        answers = model.segment_batch(images, queries, threshold=threshold, guess_unknown=True)
         seconds = (time.perf_counter() - began) / len(batch)
         for (record, _, truth), answer in zip(batch, answers, strict=True):
             scores.append(ImageScore(record.image_id, score_photo(truth, answer).classes, seconds))
@@ -149,7 +152,7 @@ def measure_latency(
 
     def timed(model: ClassListModel, image: Image.Image, asked: Sequence[str]) -> float:
         began = clock()
-        model.segment_batch([image], [asked], threshold=_EVERYTHING)
+        model.segment_batch([image], [asked], threshold=_EVERYTHING, guess_unknown=True)
         return max(clock() - began, _SHORTEST)
 
     pairs = []

@@ -34,6 +34,7 @@ class ClassListModel(Protocol):
         threshold: float | None = None,
         exclusive: bool = False,
         chunk_size: int | None = None,
+        guess_unknown: bool = False,
     ) -> list[Segmentation]: ...
 
 
@@ -98,7 +99,8 @@ class ClassScore:
         truth: Pixels of the annotation.
         present: The annotation has the class (also where all of it is void).
         said: The model said so.
-        probability: What it said, in [0, 1].
+        probability: What it said, in [0, 1]; NaN where the class is unknown.
+        is_unknown: The model was not asked for it (`lasagna.masks.segmentation.ClassAnswer`): it is scored nowhere.
     """
 
     name: str
@@ -108,6 +110,7 @@ class ClassScore:
     present: bool
     said: bool
     probability: float
+    is_unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class PhotoScore:
 
     Attributes:
         classes: A score for every class that was asked, in order.
-        pixels: Of the photo, void left out.
+        pixels: Of the photo, without void and without the pixels of unknown classes.
         right: Of these, the pixels where a class was drawn that they have, or none where they have none.
     """
 
@@ -140,7 +143,7 @@ def score_photo(truth: LabelMap, answer: Segmentation, own: int | None = None) -
         raise ValueError(f"expected an annotation (layers, {answer.size[0]}, {answer.size[1]}), found {truth.shape}")
     known, annotated = ~(truth == UNKNOWN).any(0), set(np.unique(truth).tolist())
     nothing = np.zeros_like(known)
-    right, covered = nothing.copy(), nothing.copy()
+    right, covered, unasked = nothing.copy(), nothing.copy(), nothing.copy()
     scores = []
     for index, found in enumerate(answer.classes):
         wanted = (truth == index).any(0) & known if index in annotated else nothing
@@ -149,10 +152,22 @@ def score_photo(truth: LabelMap, answer: Segmentation, own: int | None = None) -
         if own is None or index < own:
             right |= both
             covered |= drawn
+            if found.is_unknown:
+                unasked |= wanted
         count, pixels = int(both.sum()), int(wanted.sum())
         union = pixels + int(drawn.sum()) - count
         scores.append(
-            ClassScore(found.name, count, union, pixels, index in annotated, found.is_present, float(found.probability))
+            ClassScore(
+                found.name,
+                count,
+                union,
+                pixels,
+                index in annotated,
+                found.is_present,
+                float(found.probability),
+                found.is_unknown,
+            )
         )
     right |= known & ~covered & (truth < 0).all(0)
-    return PhotoScore(tuple(scores), int(known.sum()), int(right.sum()))
+    counted = known & (~unasked | right)
+    return PhotoScore(tuple(scores), int(counted.sum()), int(right.sum()))

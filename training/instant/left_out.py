@@ -95,6 +95,7 @@ class LeaveOneOut:
         threshold: float | None = None,
         exclusive: bool = False,
         chunk_size: int | None = None,
+        guess_unknown: bool = False,
     ) -> list[Segmentation]:
         """As `Lasagna.segment_batch`; the images are upright, as `lasagna.load_image` gives them."""
         answers = []
@@ -105,6 +106,7 @@ class LeaveOneOut:
                 threshold=threshold,
                 exclusive=exclusive,
                 chunk_size=chunk_size,
+                guess_unknown=guess_unknown,
                 head=self._head_without(self._ids.get(_content(image), [])),
             )
         return answers

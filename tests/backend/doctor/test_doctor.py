@@ -30,6 +30,7 @@ from backend.queue.store import Store, connect
 from backend.registry.registry import Registry
 from backend.studio.client import LabelStudioError
 from backend.worker.rq_worker import LasagnaWorker
+from lasagna.checkpoint.vocabulary import Taught, Vocabulary, write_vocabulary
 from lasagna.settings import Settings
 from tests.backend.backend_helpers import StubLabelStudio, asked, browser_session, make_jwt, png
 from tests.backend.doctor.doctor_world import CONFIG, World
@@ -401,6 +402,16 @@ def training_on_submit(world: World) -> Case:
 @row("note-deadline", "/predict may take 90.0 s")
 def a_long_deadline(world: World) -> Case:
     return world.case(world.project(), PREDICT_DEADLINE="90")
+
+
+@row("note-unknown", "was never taught 'Sky': not drawn, and no absence")
+def a_label_that_the_model_was_never_taught(world: World) -> Case:
+    folder = shutil.copytree(world.checkpoint, world.folder / "taught")
+    write_vocabulary(folder, Vocabulary({"cat": Taught(3)}))
+    project, registry, _ = with_registry(world)
+    version = registry.add(folder, project=str(project), parent="", snapshot="", metrics={}, name="taught")
+    registry.promote(str(project), version.id, "")
+    return world.case(project, REGISTRY=str(registry.folder))
 
 
 @row("webhook-dotless", "takes none for the host name '2130706433'", "Enter a valid URL")

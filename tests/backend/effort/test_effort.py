@@ -511,3 +511,33 @@ def test_with_the_real_label_studio(label_studio: Any) -> None:
     assert version.figures["changed_pixels"].value == pytest.approx(40 + 200)
     assert version.figures["seconds"].value == pytest.approx(12.25)
     assert version.since > "2026"
+
+
+# --- what the model was never taught ----------------------------------------------------------------------------------
+
+
+def test_a_class_that_was_not_asked_is_no_miss() -> None:
+    shown = [brush("a", "Cat", square(5, 5))]
+    drawn = [brush("a", "Cat", square(5, 5)), brush("b", "Sky", square(20, 30)), brush("c", "Dog", square(20, 5))]
+    given = task([prediction(1, shown)], [annotation(drawn)])
+    asked: list[str] = []
+
+    def unknown(version: str) -> list[str]:
+        asked.append(version)
+        return ["Sky", "Horse"]
+
+    found = task_effort(given, PLAN, unknown=unknown)
+    assert asked == ["nano-1"]
+    assert found.unknown == ("Sky",)
+    assert set(found.effort.classes) == {"Cat", "Dog"}
+    assert (found.counts.accepted, found.counts.added) == (1, 1)
+    counted = task_effort(given, PLAN)
+    assert (counted.unknown, counted.counts.added) == ((), 2)
+    # what it did draw, by a head that has learnt it, counts as ever
+    removed = task([prediction(1, [*shown, brush("b", "Sky", square(20, 30))])], [annotation(shown)])
+    assert task_effort(removed, PLAN, unknown=unknown).counts.deleted == 1
+
+    [version] = summarise([found])
+    assert version.unknown == {"Sky": 1}
+    page = render_effort(EffortReport(3, "p", (version,)))
+    assert "nano-1 was never taught, and in no figure of it is: Sky (drawn in 1 photo)." in page

@@ -27,6 +27,7 @@ def config_of(*names: str) -> LabelConfig:
 
 
 CONFIG = config_of("sky", "cat")
+SETTINGS = Settings.load({})
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def provenance(store: Store) -> Provenance:
 
 
 def question_of(provenance: Provenance, config: LabelConfig = CONFIG) -> ProjectQuestion:
-    return provenance.question_of(PROJECT, config, Hygiene())
+    return provenance.question_of(PROJECT, config, SETTINGS)
 
 
 def delivered(

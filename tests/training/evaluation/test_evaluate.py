@@ -310,3 +310,31 @@ def test_the_command_prints_the_table_of_chunk_sizes(checkpoint: Path, data: Pat
     report = json.loads(result.stdout)
     assert [row["classes_per_list"] for row in report["chunk_sizes"]] == [3, 1]
     assert run("--data", data, "--chunk-sizes", "N", "--chunk-size", "2").exit_code == 2
+
+
+def test_what_the_model_was_never_taught_is_in_no_figure(data: Path) -> None:
+    """Also not where it is annotated; what is drawn in its place is wrong there all the same."""
+    dataset = Folder(data, "val")
+    known = Known(dataset)
+
+    class Unsure(Known):
+        def segment_batch(self, images: Any, classes: Any, **options: Any) -> list[Segmentation]:
+            answers = known.segment_batch(images, classes, **options)
+            if options.get("guess_unknown"):
+                return answers
+            return [
+                Segmentation(answer.size, tuple(ClassAnswer.unknown("cat") if a.name == "cat" else a for a in answer))
+                for answer in answers
+            ]
+
+    report = evaluate_dataset(Unsure(dataset), dataset).as_dict()
+    whole = evaluate_dataset(known, dataset).as_dict()
+    assert report["unknown"] == {"cat": whole["per_class"]["cat"]["images"]}
+    assert "cat" not in report["per_class"]
+    assert report["miou"] == report["pixel_accuracy"] == 1.0
+    assert report["presence"]["recall"] == 1.0
+    assert report["calibration_error"] is not None
+    assert {**whole["per_class"], **report["per_class"]} == whole["per_class"]
+    guessed = evaluate_dataset(Unsure(dataset), dataset, guess_unknown=True).as_dict()
+    assert guessed["unknown"] == {}
+    assert guessed["per_class"] == whole["per_class"]

@@ -1,0 +1,82 @@
+"""Which labels of a project the version that serves it cannot be asked for. Files only, no torch: the web process and
+`lasagna doctor` say it, too.
+
+What always holds: where the checkpoint of a version is not on this machine, or does not say what it was taught, no
+label is unknown here; what an instant head that serves has learnt is known.
+"""
+
+import logging
+from collections.abc import Collection
+
+from backend.instant.heads import ProjectHeads
+from backend.queue.store import GUESS_UNKNOWN
+from backend.registry.registry import Registry
+from backend.studio.version_names import parse_version
+from lasagna.checkpoint.folder import checkpoint_version, find_checkpoint
+from lasagna.checkpoint.vocabulary import Vocabulary, load_vocabulary
+from lasagna.errors import CheckpointError, RegistryError
+from lasagna.labels.configuration import LabelConfig
+from lasagna.labels.question import ProjectQuestion
+from lasagna.masks.segmentation import ClassQuery
+from lasagna.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class TaughtNames:
+    """The vocabularies of versions, remembered: a version names its content.
+
+    Args:
+        settings: `model`, the worker's own.
+        registry: Of the fine-tuned versions.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        self._model, self._registry, self._heads = settings.model, registry, ProjectHeads(registry.folder)
+        self._guesses = settings.guess_unknown
+        self._known: dict[str, Vocabulary | None] = {}
+
+    def vocabulary(self, version: str) -> Vocabulary | None:
+        """Of a version without its head; None: everything may be asked, or it is not known here."""
+        if version not in self._known:
+            try:
+                self._known[version] = self._read(version)
+            except (CheckpointError, RegistryError) as error:
+                logger.warning("what %s was taught is not known here: %s", version, error)
+                self._known[version] = None
+        return self._known[version]
+
+    def _read(self, version: str) -> Vocabulary | None:
+        try:
+            return load_vocabulary(self._registry.version(version).checkpoint)
+        except RegistryError:  # it is the worker's own model
+            folder = find_checkpoint(self._model, fetch=False)
+            return load_vocabulary(folder) if checkpoint_version(folder) == version else None
+
+    def learnt(self, project: str, version: str) -> Collection[str]:
+        """The labels that a head answers beside a version: that which the version names, else the one of now."""
+        name = parse_version(version)
+        try:
+            return self._heads.learnt(project, name.base, name.head) if name.head else ()
+        except RegistryError as error:
+            logger.warning("%s", error)
+            return ()
+
+    def unknown_of(self, project: int, config: LabelConfig, version: str) -> list[str]:
+        """The same of a project's labels as they are now, where the question that a version answers is not at hand."""
+        params = {GUESS_UNKNOWN: True} if self._guesses else {}
+        return self.unknown(str(project), version, ProjectQuestion.of(config.images, params, {}))
+
+    def unknown(self, project: str, version: str, question: ProjectQuestion) -> list[str]:
+        """The labels of a question that a version (with its head, if one serves) cannot be asked for, in their order.
+
+        Args:
+            project: Label Studio's uid, or number.
+            version: As predictions carry it.
+            question: That is asked; with `guess_unknown` nothing is unknown.
+        """
+        vocabulary = self.vocabulary(parse_version(version).base)
+        if vocabulary is None or question.params.get(GUESS_UNKNOWN):
+            return []
+        asked = (row for image in question.images.values() for row in image["asked"])
+        return vocabulary.unknown([ClassQuery(row[0], row[1]) for row in asked], self.learnt(project, version))
