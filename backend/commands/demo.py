@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lasagna.checkpoint.vocabulary import unknown_in_words
 from lasagna.errors import ConfigError
 from lasagna.settings import Settings
 
@@ -166,6 +167,7 @@ def _summary(parts: "Demo", project: int, answers: "Sequence[PhotoOutcome]", sec
                 "present": list(answer.present),
                 "probabilities": {name: round(value, 4) for name, value in answer.present.items()},
                 "absent": answer.absent,
+                "unknown": list(answer.unknown),
                 "seconds": round(answer.seconds, 3),
                 **({} if answer.error is None else {"error": answer.error}),
             }
@@ -223,6 +225,8 @@ def _show(console: Console, summary: dict[str, Any], answers: "Sequence[PhotoOut
         table.add_row(Text(answer.name), text, str(answer.absent), f"{answer.seconds:.2f}")
     console.print()
     console.print(table)
+    if words := unknown_in_words(summary["model_version"], answers[0].unknown if answers else ()):
+        console.print(words, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def _show_place(console: Console, summary: dict[str, Any], password: str) -> None:

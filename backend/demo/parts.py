@@ -20,14 +20,16 @@ import requests
 from rich.console import Console
 
 from backend.demo.local_label_studio import LocalLabelStudio, Projects
+from backend.instant.taught import TaughtNames
 from backend.queue.own_redis import ensure_redis, release_redis
 from backend.queue.services import Service, free_port, port_is_free
 from backend.queue.store import Store, connect
+from backend.registry.registry import Registry
 from backend.studio.version_names import base_version
 from lasagna.errors import LasagnaError, ServiceError
 from lasagna.labels.configuration import parse_label_config
 from lasagna.progress import progress_bar
-from lasagna.settings import Settings
+from lasagna.settings import Settings, registry_folder
 
 TITLE = "LaSagnA demo"
 _START_SECONDS = 600.0
@@ -36,12 +38,14 @@ _PORT = 8080
 
 @dataclass
 class PhotoOutcome:
-    """What came of one photo. `present` holds probability by class; `error` is the reason where there is no answer."""
+    """What came of one photo. `present` holds probability by class; `unknown` classes the model was never taught;
+    `error` is the reason where there is no answer."""
 
     name: str
     task: int
     present: dict[str, float] = field(default_factory=dict)
     absent: int = 0
+    unknown: tuple[str, ...] = ()
     seconds: float = 0.0
     model_version: str | None = None
     error: str | None = None
@@ -168,6 +172,7 @@ class Demo:
     def predict(self, project: int, photos: Sequence[Path], config: str, timeout: float) -> list[PhotoOutcome]:
         """Opens every task as an annotator does, which makes Label Studio ask the backend, and collects the answers."""
         plan = parse_label_config(config)
+        taught = TaughtNames(self.settings, Registry(registry_folder(self.settings)))
         deadline = time.monotonic() + timeout
         answers = []
         with progress_bar(self.console, "Pre-labelling", len(photos)) as advance:
@@ -179,7 +184,8 @@ class Demo:
                 if prediction is not None:
                     answer.model_version = base_version(prediction["model_version"])
                     answer.present = present_classes(prediction["result"])
-                    answer.absent = len(plan.classes) - len(answer.present)
+                    answer.unknown = tuple(taught.unknown_of(project, plan, prediction["model_version"]))
+                    answer.absent = len(plan.classes) - len(answer.present) - len(answer.unknown)
                 answers.append(answer)
                 advance()
         return answers

@@ -124,7 +124,7 @@ class Runtime:
         imports and set-up. Returns the seconds it took."""
         started = time.monotonic()
         photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8))
-        self.model.segment(photo, ["sky", "road", "person"])
+        self.model.segment(photo, ["sky", "road", "person"], guess_unknown=True)
         mask, _ = self.model.segment_prompt(self.model.encode_image(photo), points=[(320.0, 240.0, True)])
         mask = np.zeros_like(mask)
         mask[100:200, 100:200] = True

@@ -163,18 +163,18 @@ def test_labels_change_in_the_middle(
         boxes = "".join(f'<Label value="{name}"/>' for name in names)
         return config_of(*names, extra=f'<RectangleLabels name="rect" toName="image">{boxes}</RectangleLabels>')
 
-    project, tasks = tried.project("street", config("sky", "cat", "rocket"), thirty(photos, tmp_path / "photos"))
+    project, tasks = tried.project("street", config("sky", "cat", "airplane"), thirty(photos, tmp_path / "photos"))
     assert tried.prelabel(project)["done"] == 30
     first, second, rest = tasks[:10], tasks[10:14], tasks[14:]
     for number, task in enumerate(first):
         shown = int(tried.api.predictions(task)[0]["id"])
-        result = [box("sky"), *([box("rocket")] if number < 2 else [])]
+        result = [box("sky"), *([box("airplane")] if number < 2 else [])]
         tried.api.create_annotation(task, result, lead_time=4.0, prediction=shown)
     before = people(tried, project, first)
     assert tried.plan(project) == {"missing": 0, "outdated": 0, "had_one": 30, "annotated": 0, "why": {}}
 
     # a label is added: what nobody annotated is outdated, and renewed wherever somebody asks for it
-    tried.change(project, config("sky", "cat", "rocket", "person"))
+    tried.change(project, config("sky", "cat", "airplane", "person"))
     added = "the label 'person' was added"
     nothing = {"missing": 0, "had_one": 0, "annotated": 10}
     assert tried.plan(project) == {**nothing, "outdated": 20, "why": {added: 20}}
@@ -198,7 +198,7 @@ def test_labels_change_in_the_middle(
         tried.api.create_annotation(task, [box("sky"), box("person")], lead_time=4.0, prediction=shown)
 
     # one is renamed
-    tried.change(project, config("heaven", "cat", "rocket", "person"))
+    tried.change(project, config("heaven", "cat", "airplane", "person"))
     gone = "the label 'sky' was removed; the label 'heaven' was added"
     assert tried.plan(project)["why"] == {gone: 16}
     said = tried.run(labels, "rename", str(project), "sky", "heaven")
@@ -208,7 +208,7 @@ def test_labels_change_in_the_middle(
 
     # and one is removed before anything is renewed
     tried.change(project, config("heaven", "cat", "person"))
-    both = "the label 'sky' is called 'heaven' now; the label 'rocket' was removed"
+    both = "the label 'sky' is called 'heaven' now; the label 'airplane' was removed"
     assert tried.plan(project)["why"] == {both: 16}
     assert tried.prelabel(project)["done"] == 16
     assert tried.plan(project) == {"missing": 0, "outdated": 0, "had_one": 16, "annotated": 14, "why": {}}

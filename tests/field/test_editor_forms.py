@@ -21,7 +21,7 @@ from training.data.sources.label_studio import LabelStudioExport
 
 pytestmark = [pytest.mark.label_studio, pytest.mark.browser]
 
-LABELS = '<Label value="sky" background="#0072b2"/><Label value="rocket" background="#d55e00"/>'
+LABELS = '<Label value="sky" background="#0072b2"/><Label value="airplane" background="#d55e00"/>'
 CUP = '<Label value="cup" background="#009e73"/>'
 ALL = LABELS + CUP
 IMAGE = '<Image name="image" value="$image"/>'
@@ -119,7 +119,7 @@ FORMS = {
     "labels-of-the-task": Form(
         f'<View>{IMAGE}<BrushLabels name="b" toName="image" value="$labels"/>'
         '<RectangleLabels name="r" toName="image" value="$labels"/></View>',
-        lambda first, _: {"image": first, "labels": [{"value": "sky"}, {"value": "rocket", "background": "#d55e00"}]},
+        lambda first, _: {"image": first, "labels": [{"value": "sky"}, {"value": "airplane", "background": "#d55e00"}]},
     ),
     "nested-field": Form(
         f'<View><Image name="image" value="$photos[0].url"/>{RECTANGLES}</View>',
@@ -218,7 +218,7 @@ def test_pre_labelled_corrected_and_read(
         assert labels == [label.written for label in region.labels]
     for _ in range(form.turns):
         editor.turn_page()
-    label = "cup" if name == "two-images" else "rocket"
+    label = "cup" if name == "two-images" else "airplane"
     if name == "turned":
         editor.browser.execute_script("Htx.annotationStore.selected.names.get('image').rotate(90)")
         editor.settle()

@@ -29,6 +29,18 @@ def test_it_ships_and_is_small() -> None:
         assert data_set in card, "the card lists every data set that the weights were trained on"
 
 
+def test_it_says_what_it_was_taught(nano: Lasagna, photos: dict[str, Path]) -> None:
+    labels = ["cat", "kitchen", "Sofas", "flux capacitor", "sky"]
+    answer = nano.segment(load_image(photos["cat"]), labels)
+    assert [one.name for one in answer.unknown] == ["kitchen", "flux capacitor"]
+    assert nano.vocabulary is not None
+    assert nano.vocabulary.reading("Sofas") in ("couch", "sofa")
+    known = nano.segment(load_image(photos["cat"]), ["cat", "Sofas", "sky"])
+    assert [one.probability for one in known] == [one.probability for one in answer if not one.is_unknown]
+    for name in ("person", "car", "road", "tree", "dog", "building", "grass"):
+        assert nano.vocabulary.names[name].photos > 0, name
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("count", [20, pytest.param(133, marks=pytest.mark.slow)])
 def test_its_answers_are_those_of_the_sequential_decoder(

@@ -11,6 +11,7 @@ from PIL import Image
 
 from lasagna import Lasagna
 from lasagna.checkpoint.folder import Calibration, load_calibration
+from lasagna.checkpoint.vocabulary import load_vocabulary
 from lasagna.commands.cli import main
 from lasagna.errors import DataError
 from training.data.sets import divide
@@ -22,6 +23,7 @@ from training.evaluation.calibrate import (
     collect_answers,
     fit_calibration,
     fit_class_offsets,
+    mean_precisions,
 )
 from training.evaluation.metrics import expected_calibration_error
 from training.evaluation.scores import ImageScore
@@ -219,6 +221,30 @@ def test_the_command_stores_the_calibration(data: Path, tmp_path: Path, monkeypa
         stored = json.loads((checkpoint / "calibration.json").read_text())
         assert f"temperature {stored['temperature']:.3f}" in result.output
         assert math.isfinite(stored["offset"])
+
+
+def test_the_command_notes_what_was_taught(data: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run" / "checkpoint"
+    Lasagna.random(seed=3).save_pretrained(checkpoint)
+    assert load_vocabulary(checkpoint) is None
+    changes = [f"data={data}", f"output={tmp_path / 'run'}", "tasks.semantic.sets={noise: 1.0}", "holdout=0.5"]
+    result = CliRunner().invoke(main, ["calibrate", str(RECIPE), *changes, "--vocabulary"])
+    assert result.exit_code == 0, result.output
+    found = load_vocabulary(checkpoint)
+    assert found is not None
+    kept = divide(Folder(data / "noise", "train"), 0.5)[0]
+    assert set(found.names) <= set(kept.classes)
+    assert all(0 < taught.photos <= len(kept) for taught in found.names.values())
+    assert load_calibration(checkpoint) == Lasagna.random(seed=3).calibration, "nothing else is written"
+
+
+def test_the_average_precision_of_names() -> None:
+    margins, present = np.zeros(2), np.array([True, False])
+    sets = [
+        PresenceAnswers(margins, present, {"cat": (3, 0.5), "sky": (1, 1.0)}),
+        PresenceAnswers(margins, present, {"cat": (1, 0.9)}),
+    ]
+    assert mean_precisions(sets) == pytest.approx({"cat": 0.6, "sky": 1.0})
 
 
 def test_a_recipe_without_a_holdout_is_named(data: Path, tmp_path: Path) -> None:
