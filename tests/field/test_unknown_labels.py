@@ -32,7 +32,7 @@ def test_the_annotator_draws_what_the_model_was_never_taught(
     pytestconfig: pytest.Config,
 ) -> None:
     backend, api, editor = start_backend("nano"), label_studio.api(), Editor(chromium, label_studio)
-    xml = make_label_config([ClassQuery(name) for name in [*KNOWN, *UNKNOWN]]).replace("BrushLabels", "RectangleLabels")
+    xml = make_label_config([ClassQuery(name) for name in [*KNOWN, *UNKNOWN]])
     [image] = parse_label_config(xml).images
     project = api.create_project("Five known labels, three unknown", xml)
     tasks = dict(zip(("rocket", "cat"), api.upload(project, [photos["rocket"], photos["cat"]]), strict=True))
@@ -54,11 +54,11 @@ def test_the_annotator_draws_what_the_model_was_never_taught(
     if pictures:
         editor.picture(Path(pictures) / "unknown-labels.png", 760, 1000)
     editor.choose("launch pad")
-    editor.drag([(0.55, 0.7), (0.75, 0.9)])
+    editor.drag([(0.7, 0.85), (0.8, 0.9), (0.85, 0.85)])
     editor.submit()
     assert editor.errors() == []
     [annotation] = api.open_task(project, tasks["rocket"])["annotations"]
-    drawn_by_hand = [one["value"].get("rectanglelabels") for one in annotation["result"] if one["origin"] == "manual"]
+    drawn_by_hand = [one["value"].get("brushlabels") for one in annotation["result"] if one["origin"] == "manual"]
     assert drawn_by_hand == [["launch pad"]]
 
     page = " ".join(requests.get(f"{backend.url}/status", timeout=30).text.split())
