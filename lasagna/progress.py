@@ -48,7 +48,7 @@ def progress_bar(console: Console, what: str, total: int) -> Iterator[Callable[.
             lines.close()
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _RateColumn(),

@@ -48,7 +48,7 @@ def doctor(
 ) -> None:
     """Name the first thing that keeps predictions from appearing, with the fix."""
     settings = Settings.load(label_studio_url=url, label_studio_token=token, redis_url=redis_url)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     findings: list[Finding] = []
     for found in examine(Case(settings, project, task, backend_url)):
         if not as_json_:

@@ -51,7 +51,8 @@ def export(
         raise ConfigError("where is Label Studio? give --url or set LASAGNA_LABEL_STUDIO_URL")
     out = out.resolve()
     check_out(out)
-    label_studio, console = LabelStudio(settings.label_studio_url, settings.label_studio_token), Console(stderr=True)
+    label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_token)
+    console = Console(stderr=True, markup=False)
     most = {"max_pixels": settings.max_image_pixels, "max_memory": settings.max_image_memory}
     limits, history = ImageLimits.from_settings(settings), LabelHistories(registry_folder(settings)).of(str(project))
     out.parent.mkdir(parents=True, exist_ok=True)

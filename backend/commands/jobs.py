@@ -77,10 +77,11 @@ def cancel(context: click.Context, project: int | None, every: bool) -> None:
 
 
 def _print_overview(report: dict[str, Any]) -> None:
-    console = Console()
+    console = Console(markup=False)
     model = report["model"]["version"] if report["model"] else "none yet"
     workers = report["workers"]
-    console.print(f"Model {model}. Workers: {len(workers) or '[red]none[/red]'}.", highlight=False)
+    none = Text(str(len(workers) or "none"), style="" if workers else "red")
+    console.print(Text.assemble(f"Model {model}. Workers: ", none, "."))
     for name, entry in workers.items():
         console.print(f"  {name}: {entry['state']}", highlight=False, markup=False)
     counts = "  ".join(f"{state} {count}" for state, count in report["counts"].items())

@@ -61,7 +61,7 @@ def list_labels(project: int, url: str | None, token: str | None, registry: str 
     if as_json:
         click.echo(json.dumps(history.as_dict(), indent=1, ensure_ascii=False))
         return
-    console = Console()
+    console = Console(markup=False)
     for before, now in zip((None, *history.seen), history.seen, strict=False):
         console.print(Text(f"{now.at.astimezone():%Y-%m-%d %H:%M}  {_change(before, now)}"))
     if not history.seen:
@@ -118,7 +118,7 @@ def rename(
     check_rename(histories.of(str(project)), uses, old, new)
     histories.rename(str(project), old, new)
     use = uses.unknown.get(old, Use())
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(Text(f"{old!r} is read as {new!r} now: {use.regions} regions in {use.tasks} annotated tasks"))
     console.print(
         Text(f'The model reads {new!r} from now on. To go on asking for {old!r}, give the label hint="{old}"')

@@ -81,7 +81,7 @@ def prelabel(
     start_logging(settings)
     if not settings.label_studio_url:
         raise ConfigError("where is Label Studio? give --url or set LASAGNA_LABEL_STUDIO_URL")
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_token)
     console.print(f"Label Studio: {label_studio.url}, {label_studio.check()}", highlight=False)
     store = Store(reached(connect(redis_address(settings), timeout=10.0)))
@@ -99,7 +99,7 @@ def prelabel(
             click.echo(json.dumps(plan.as_dict(), indent=1))
         return
     if not run.has_worker():
-        console.print("[yellow]no worker is running: the tasks wait until you start `lasagna worker`")
+        console.print("no worker is running: the tasks wait until you start `lasagna worker`", style="yellow")
     jobs = PrelabelJobs(store)
     owner = f"command {os.getpid()}"
     with redis_in_words():

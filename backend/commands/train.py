@@ -108,7 +108,7 @@ def _validate(paths: list[Path], changes: list[str], smoke: bool) -> int:
     from training.data.sets import missing_files, what_is_replayed
     from training.recipe.files import read_recipe
 
-    console, result = Console(highlight=False, soft_wrap=True), 0
+    console, result = Console(highlight=False, soft_wrap=True, markup=False), 0
     for path in paths:
         try:
             recipe = read_recipe(path, changes, smoke).recipe

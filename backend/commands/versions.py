@@ -57,7 +57,7 @@ def list_models(project: str | None, registry: str | None, as_json: bool) -> Non
             }
         )
         return
-    console = Console()
+    console = Console(markup=False)
     if project is None:
         rows = ((e.name, e.origin, _size(e.size), e.dialect, e.version) for e in entries)
         console.print(_table(("checkpoint", "from", "size", "dialect", "version"), rows))
@@ -90,7 +90,7 @@ def show(version: str, registry: str | None, as_json: bool) -> None:
     if as_json:
         _print_json({**chosen.as_dict(), "roles": roles, "reports": [str(path) for path in chosen.reports]})
         return
-    console = Console()
+    console = Console(markup=False)
     rows = [
         ("version", chosen.id),
         ("is", _in_words(roles) or "kept"),
@@ -134,7 +134,7 @@ def diff(first: str, second: str, registry: str | None, as_json: bool) -> None:
     if as_json:
         _print_json(found.as_dict())
         return
-    console = Console()
+    console = Console(markup=False)
     console.print(f"{found.ids[0]} → {found.ids[1]}", highlight=False, style="bold")
     for name, labels in (("added", found.labels_added), ("removed", found.labels_removed)):
         if labels:

@@ -104,7 +104,7 @@ class AnnotateRun:
         return f"{done} of {len(self.images.files)} images are done and kept in {self.request.job.out / '.results'}"
 
     def _write(self, folder: OutputFolder, store: ResultStore) -> dict[str, Any]:
-        console = Console(stderr=True)
+        console = Console(stderr=True, markup=False)
         request, progress = self.request, self.progress
         export = request.export()
         folder.clear(keep=request.output_key(store.results) if self.execution.engine == "ray" else None)

@@ -288,13 +288,19 @@ def _one(config: ImageConfig, text: str, value: Any, data: Mapping[str, Any]) ->
         else:
             problem = f"has a field {field!r} with nothing at {where}, where the configuration expects the image"
         return TaskImage(config, "", f"the task {problem}")
-    if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        # control characters and lone surrogates, which no address holds
+    address = _trimmed(value) if isinstance(value, str) else ""
+    if not address or not address.isprintable():  # control characters and lone surrogates, which no address holds
         problem = f"the task's field {where} holds {str(value)[:80]!r}, which is no address of an image"
         return TaskImage(config, "", problem)
     if not config.classes:
         return TaskImage(config, "", f"the task lists no labels for the image {config.image_name!r}")
-    return TaskImage(config, value.strip())
+    return TaskImage(config, address)
+
+
+def _trimmed(address: str) -> str:
+    """An address without what a browser takes off: blanks and control characters around it, line breaks and tabs in it
+    (URL Standard, 4.4). Lists from spreadsheets have them."""
+    return address.strip("".join(map(chr, range(33)))).translate(dict.fromkeys(map(ord, "\t\n\r")))
 
 
 def _listed(names: list[str]) -> str:

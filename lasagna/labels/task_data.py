@@ -3,7 +3,8 @@
 What always holds: a text means what it means to Label Studio's editor (1.23, measured in a real one). `$photo.url` and
 `$pages[0].url` follow a path; text before and after a variable stays; `Repeater` makes a copy of its content for each
 item of a list and puts the item's number in place of `{{idx}}`; a tag with labels and `value="$labels"` gets the labels
-that the task lists. XML elements are never changed in place.
+that the task lists; a label `value="$first"` is shown as what the task has there, and stored as it is written. XML
+elements are never changed in place.
 """
 
 import copy
@@ -146,7 +147,9 @@ def dynamic_value(element: Element) -> str | None:
 
 def depends_on_task(root: Element) -> bool:
     """Whether the tags themselves, not only the addresses of images, differ from task to task."""
-    return any(tag_of(element) == "repeater" or dynamic_value(element) for element in root.iter())
+    return any(
+        tag_of(element) == "repeater" or dynamic_value(element) or _shown_by_task(element) for element in root.iter()
+    )
 
 
 def fields_read(root: Element) -> list[str]:
@@ -154,7 +157,7 @@ def fields_read(root: Element) -> list[str]:
     found: dict[str, None] = {}
     for element in root.iter():
         known = attributes(element)
-        texts = [dynamic_value(element)]
+        texts = [dynamic_value(element), _shown_by_task(element)]
         texts += [known.get("value"), known.get("valuelist")] if tag_of(element) == "image" else []
         texts += [known.get("on")] if tag_of(element) == "repeater" else []
         for text in texts:
@@ -177,11 +180,22 @@ def _expanded(element: Element, data: Mapping[str, Any]) -> Iterator[Element]:
                 yield from _expanded(_numbered(child, flag, number, known.get("mode") == "pagination"), data)
         return
     made = Element(element.tag, element.attrib)
+    if (text := _shown_by_task(element)) and (shown := value_of(text, data)) is not MISSING:
+        made.set("hint", str(shown))
     for child in element:
         made.extend(_expanded(child, data))
     if variable := dynamic_value(element):
         made.extend(_labels(value_of(variable, data), _LABELS.get(tag_of(element), "Label")))
     yield made
+
+
+def _shown_by_task(element: Element) -> str | None:
+    """The value of a label with a variable, in place of which the task's data is shown; None where it has none, or
+    where an alias, a hint or `predicted_values` says what the label means."""
+    known = attributes(element)
+    value = known.get("value", "").strip() if tag_of(element) == "label" else ""
+    is_explained = any(known.get(name) for name in ("alias", "hint", "predicted_values"))
+    return value if value and not is_explained and variables(value) else None
 
 
 def _numbered(element: Element, flag: str, number: int, is_paged: bool) -> Element:

@@ -270,6 +270,38 @@ SHOWN = {
 }
 
 
+ODD_ADDRESSES = {
+    "a line break behind it": f"{A}\n",
+    "blanks and tabs around it": f" \t{A} \r\n",
+    "a line break within it": f"{A[:9]}\r\n{A[9:]}",
+}
+"""As lists from spreadsheets have them; the editor shows the image (measured in 1.23.2)."""
+
+
+@pytest.mark.parametrize("case", ODD_ADDRESSES)
+def test_what_a_browser_takes_off_an_address(case: str) -> None:
+    for config in (f"{IMAGE}{brush()}", f'<Image name="image" value=" $image "/>{brush()}'):
+        assert [one.address for one in parsed(config).shown({"image": ODD_ADDRESSES[case]})] == [A]
+
+
+def test_labels_that_the_task_names() -> None:
+    """`<Label value="$first"/>`: the editor shows "sky", and stores "$first" (measured in 1.23.2)."""
+    labels = (
+        '<Label value="$first"/><Label value="$second" hint="a cat"/><Label value="$5 note"/><Label value="$kind.a"/>'
+    )
+    config = parsed(f"{IMAGE}{brush(labels=labels)}")
+    data = {"image": A, "first": "sky", "second": "ignored", "kind": {"a": "grass"}}
+    [shown] = config.shown(data)
+    assert [(query.name, query.reads_as) for query in shown.config.classes] == [
+        ("$first", "sky"), ("$second", "a cat"), ("$5 note", None), ("$kind.a", "grass")]  # fmt: skip
+    assert {label.value for control in shown.config.drawn for label in control.labels} == {
+        "$first", "$second", "$5 note", "$kind.a"}  # fmt: skip
+    assert config.data_read(data) != config.data_read({**data, "first": "sea"}), "its predictions are outdated then"
+    assert config.data_read(data) == config.data_read({**data, "second": "else"})
+    [without] = config.shown({"image": A})
+    assert without.config.classes[0].reads_as is None
+
+
 def parsed(config: str) -> LabelConfig:
     return parse_label_config(f"<View>{config}</View>")
 

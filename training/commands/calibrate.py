@@ -52,7 +52,7 @@ def calibrate(recipe: Path, changes: tuple[str, ...], name: str | None, only_voc
 
     model = Lasagna.from_pretrained(folder)
     model.calibration = Calibration()
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     with progress_bar(console, "asking", ROUNDS * sum(map(len, sets.values()))) as advance:
         for _ in range(ROUNDS):
             answers = [collect_answers(model, source, model.calibration, advance) for source in sets.values()]
@@ -69,14 +69,14 @@ def calibrate(recipe: Path, changes: tuple[str, ...], name: str | None, only_voc
         fits = (Calibration(), model.calibration)
         errors = (expected_calibration_error(found.present, found.probabilities(fit)) for fit in fits)
         table.add_row(name, str(len(source)), f"{ranked or 0:.3f}", *(f"{error:.3f}" for error in errors))
-    Console().print(table)
+    Console(markup=False).print(table)
     console.print(f"written: {folder / 'calibration.json'}")
 
 
 def _note_vocabulary(recipe: Recipe, folder: Path) -> None:
     """Writes the names of the recipe's class lists, as if the checkpoint had been trained by it from nothing."""
     photos = sum(len(source) for source in training_sets(recipe).values())
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     with progress_bar(console, "counting", photos) as advance:
         found = taught_vocabulary(count_names(recipe, advance))
     write_vocabulary(folder, found)

@@ -201,7 +201,7 @@ def _measure(
 ) -> dict[str, str]:
     """Adds the figures to the report, and writes the page of pictures; returns what could not be scored."""
     total = len(spread(len(source), options["limit"])) * len(chunk_sizes or (None,))
-    with progress_bar(Console(stderr=True), f"{source.name} {source.split}", total) as advance:
+    with progress_bar(Console(stderr=True, markup=False), f"{source.name} {source.split}", total) as advance:
         if chunk_sizes:
             rows = evaluate_chunk_sizes(model, source, chunk_sizes, on_image=advance, **options)
             report["chunk_sizes"] = rows
@@ -219,7 +219,7 @@ def _print_tables(report: dict[str, Any]) -> None:
     def figure(value: float | None) -> str:
         return "–" if value is None else f"{value:.3f}"
 
-    console = Console()
+    console = Console(markup=False)
     distractors = report["distractors"]
     per_class = Table(
         title=f"{report['data']}, {report['split']}: {report['images']} images, {report['model_version']}"

@@ -107,7 +107,7 @@ def learn_corrected(
     from training.instant.learn import learn_from
 
     source = read_corrected(corrected, photos)
-    console: Console = Console(stderr=True)
+    console: Console = Console(stderr=True, markup=False)
     model = Lasagna.from_pretrained(
         settings.model, device=settings.device, dtype=settings.dtype, quantise=settings.quantise
     )

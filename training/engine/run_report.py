@@ -66,7 +66,7 @@ class TerminalReporter(Reporter):
     """A progress bar with the loss, on stderr; a context manager."""
 
     def __init__(self, recipe: Recipe, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True, markup=False)
         self._recipe = recipe
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
         self._bar = Progress(*columns, TimeRemainingColumn(), console=self.console)

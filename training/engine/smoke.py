@@ -50,7 +50,7 @@ def run_smoke(recipe: Recipe, device: str = "auto", restart: bool = False) -> di
 
 def _run(recipe: Recipe, device: str, restart: bool) -> dict[str, tuple[Measured, Measured]]:
     quiet = os.environ.get("RANK", "0") != "0"
-    console = Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=True, markup=False)
     if recipe.augment is None or not recipe.semantic:
         raise ConfigError("--smoke measures class lists of photos in the folder layout: it needs augment and sets")
     sets = {}
@@ -74,7 +74,7 @@ def _run(recipe: Recipe, device: str, restart: bool) -> dict[str, tuple[Measured
     for name, (first, last) in result.items():
         values = (first.loss, last.loss, first.average_precision, last.average_precision)
         table.add_row(f"{name} ({len(sets[name])})", *(f"{value:.3f}" for value in values))
-    Console(quiet=quiet).print(table)
+    Console(quiet=quiet, markup=False).print(table)
     return result
 
 

@@ -247,6 +247,16 @@ class TestPrelabel:
         assert sum(store.counts().values()) == 0
 
     @pytest.mark.slow
+    def test_a_label_that_looks_like_markup_of_a_terminal(self, stub: StubLabelStudio) -> None:
+        [task] = stub.add_tasks(1)
+        arguments = self.arguments(stub, "--dry-run", "--json")
+        version = json.loads(CliRunner().invoke(prelabel, arguments).stdout)["version"]
+        stub.predictions.append({"id": 1, "task": task["id"], "model_version": version, "result": []})
+        stub.label_config = CONFIG.replace('value="Dog"', 'value="[/b] [red]dog"')
+        found = run(prelabel, *self.arguments(stub, "--dry-run"))
+        assert found.exit_code == 0, found.exception
+        assert "the label '[/b] [red]dog' was added" in " ".join(found.output.split())
+
     def test_json(self, stub: StubLabelStudio) -> None:
         stub.add_tasks(3)
         found = json.loads(CliRunner().invoke(prelabel, self.arguments(stub, "--json")).stdout)
