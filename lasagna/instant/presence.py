@@ -39,7 +39,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-RIDGE, RIDGE_BIAS = 30.0, 3.0
+RIDGE, RIDGE_BIAS = 30.0, 1.0
 RIDGE_UNSEEN = 2.0
 """Of classes without a correction: about as much as two answers."""
 REFINED_FROM = 5
