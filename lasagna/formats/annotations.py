@@ -165,8 +165,11 @@ def _draw_ellipse(value: Mapping[str, Any], size: tuple[int, int]) -> Mask:
 
 
 def _pixels(percent: Any, size: tuple[int, int]) -> NDArray[np.float64]:
-    """Points (n, 2) in percent of the width and height as pixels."""
-    return np.asarray(percent, np.float64).reshape(-1, 2) * (size[1] / 100, size[0] / 100)
+    """Points (n, 2) in percent of the width and height as pixels. Raises ValueError for what is no finite number."""
+    points = np.asarray(percent, np.float64).reshape(-1, 2)
+    if not np.isfinite(points).all():
+        raise ValueError("a coordinate is not finite")
+    return points * (size[1] / 100, size[0] / 100)
 
 
 _CORNERS = {"polygon": _polygon_corners, "rectangle": _rectangle_corners}

@@ -14,6 +14,7 @@ Source of the format: Label Studio 1.23, measured against a real server and edit
 """
 
 import json
+import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,6 +117,7 @@ def read_regions(
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for number, entry in enumerate(result or ()):
         if isinstance(entry, Mapping) and isinstance(entry.get("value"), Mapping):
+            entry = _named(entry)
             identity = _identity(entry, number)
             if any(_is_twin(one, entry) for one in groups.get(identity, ())):
                 identity = (*identity, number)  # an id that came twice: two regions, whatever the editor makes of it
@@ -128,6 +130,15 @@ def read_regions(
         if region is not None:
             (elsewhere if place is None else found[place]).append(region)
     return Reading(tuple(map(tuple, found)), tuple(elsewhere))
+
+
+def _named(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With names that are texts: the editor finds no tag where a program has written a list, say, of one."""
+    odd = {key: str(entry[key]) for key in _NAMES if not isinstance(entry.get(key), str | int | None)}
+    return {**entry, **odd} if odd else entry
+
+
+_NAMES = ("from_name", "to_name", "item_index")
 
 
 def _identity(entry: Mapping[str, Any], number: int) -> tuple[Any, ...]:
@@ -228,7 +239,7 @@ def _written(entry: Mapping[str, Any], labellers: Container[str]) -> list[tuple[
 
 def _size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
     found = [entry.get("original_height"), entry.get("original_width")]
-    known = [int(side) for side in found if isinstance(side, int | float) and side > 0]
+    known = [int(side) for side in found if isinstance(side, int | float) and 0 < side < math.inf]
     return (known[0], known[1]) if len(known) == 2 else None
 
 
