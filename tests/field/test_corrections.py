@@ -193,9 +193,9 @@ READ = {
         ("tree",),
         said=("region b-sky of b lies on 'thermal', which the task does not show",),
     ),
-    "a region whose image is a list": Read(
-        [{**SKY, "to_name": ["image"]}, ROAD], {"road": BOTTOM}, ("tree",)
-    ),  # shown nowhere
+    "an image that is no name": Read(
+        [{**SKY, "to_name": ["image"]}, ROAD], {"road": BOTTOM}, ("tree",), said=("which the task does not show",)
+    ),
     "a damaged mask": Read(
         [region("b", "sky", {"format": "rle", "rle": [1, 2]}), ROAD], {"road": BOTTOM}, ("tree",), said=("b-sky of b",)
     ),
