@@ -74,7 +74,7 @@ setup:
 
 pictures:
 	@$(SETUP) environment label-studio browser
-	.venv/bin/pytest tests/field/test_editor_forms.py --pictures docs/pictures
+	.venv/bin/pytest tests/field/test_editor_forms.py tests/field/test_unknown_labels.py --pictures docs/pictures
 
 screenshot:
 	@$(SETUP) environment label-studio browser

@@ -163,7 +163,7 @@ TROUBLES: dict[str, Trouble] = {
         "labels that the model was never taught: it is not asked for them, and draws none",
         "{words}",
         "draw them: the instant head and a fine-tune learn them. A label that only has another name gets the model's "
-        "word as its alias or hint; to ask anyway: LASAGNA_GUESS_UNKNOWN=yes, or the extra parameter guess_unknown",
+        "word as its hint; to ask anyway: LASAGNA_GUESS_UNKNOWN=yes, or the extra parameter guess_unknown",
         is_note=True,
     ),
     "backend-none": Trouble(

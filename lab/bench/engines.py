@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from lab.bench.command import Dtypes, Row, report, sample_classes
+from lab.names import asked_everything
 from lasagna.progress import progress_bar
 from training.commands.options import DATA_HELP, DataSetFolder
 from training.data.sources.folder import Folder
@@ -63,7 +64,8 @@ def engines(
 
     data = Folder(folder, split)
     ways = [(dtype, engine) for dtype in dtypes for engine in ("torch", "openvino")]
-    models = {way: Lasagna.from_pretrained(name, device="cpu", dtype=way[0], encoder=way[1]) for way in ways}
+    made = ((way, Lasagna.from_pretrained(name, device="cpu", dtype=way[0], encoder=way[1])) for way in ways)
+    models = {way: asked_everything(model) for way, model in made}
     timed = sample_classes(classes)
     found = {way: Found(len(data.classes)) for way in ways}
     chosen = spread(len(data), limit)

@@ -17,6 +17,7 @@ from backend.loop.trainings import new_job
 from backend.registry.registry import Registry, project_number
 from backend.studio.client import LabelStudio
 from lasagna.checkpoint.folder import checkpoint_version, load_calibration
+from lasagna.checkpoint.vocabulary import Taught, Vocabulary, load_vocabulary, write_vocabulary
 from lasagna.errors import ConfigError, DataError, TrainingError
 from lasagna.settings import Settings
 from tests.backend.backend_helpers import PROJECT, TOKEN, StubLabelStudio, note_labels
@@ -93,6 +94,28 @@ def test_what_the_champion_learnt_by_heart_is_not_what_it_knows(
     assert set(asked) <= set(after)
     assert not set(asked) & set(before)
     assert len(asked) == job.result("snapshot")["train"] - learnt
+
+
+@pytest.mark.slow
+def test_corrections_make_labels_known(stub: StubLabelStudio, tmp_path: Path, checkpoint: Path) -> None:
+    """What is fine-tuned knows what it started from and the labels that its corrections have."""
+    taught = shutil.copytree(checkpoint, tmp_path / "taught")
+    write_vocabulary(taught, Vocabulary({"zebra": Taught(9), "cat": Taught(1)}))
+    project = Project(stub, environ_of(tmp_path, taught))
+    correct(stub, 12)
+    job = project.job(project.new(), should_stop=lambda: ("score", 0, 0) in project.said)
+    with pytest.raises(StoppedError):
+        job.run()
+    trained = int(job.result("snapshot")["train"])
+    [made] = (job.folder / "checkpoint").iterdir()
+    for folder in (job.folder / "run" / "checkpoint", made):
+        found = load_vocabulary(folder)
+        assert found is not None
+        assert found.names["zebra"] == Taught(9)
+        corrected = {name: known.photos for name, known in found.names.items() if name not in ("zebra", "cat")}
+        assert corrected, "labels of the corrections"
+        assert set(corrected) <= {"Cat", "Dog", "Sky"}
+        assert all(0 < photos <= trained for photos in corrected.values())
 
 
 @pytest.fixture(scope="module")
