@@ -17,9 +17,13 @@ An error is JSON, `{"error": words}`, with the words in the status line too: tha
 shows (under Settings > Model). With a password, every route but `/health` wants it (`backend.web.access`).
 """
 
+from contextlib import suppress
+
+import redis
 from flask import Flask
 
 from backend.queue.store import Store, connect
+from backend.registry.takeover import take_over
 from backend.web.access import Access
 from backend.web.effort_page import effort_routes
 from backend.web.guards import add_guards
@@ -52,6 +56,8 @@ def create_app(settings: Settings) -> Flask:
     access = Access.from_settings(settings)
     store = Store(connect(settings.redis_url))
     predictor = Predictor(settings, store)
+    with suppress(redis.RedisError):  # then the worker does it, or the project's next /setup
+        take_over(predictor.registry.folder, store)
     add_problems(app)
     add_metrics(app, store, predictor.registry)
     add_guards(app, access)

@@ -13,16 +13,16 @@ docs/label-studio-ml.md says how to install it beside this package.
 """
 
 import functools
-import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import redis
 from label_studio_ml.model import LabelStudioMLBase
 
-from backend.queue.store import Project, Store, connect
-from backend.studio.project_id import number_of
+from backend.queue.store import Store, connect
+from backend.studio.project_id import number_of, uid_of_event
 from backend.web.predictions import Predictor, label_config
 from lasagna.errors import ConfigError, LasagnaError
 from lasagna.settings import Settings
@@ -85,22 +85,36 @@ class LasagnaBackend(LabelStudioMLBase):
         event = kwargs.get("event") or next((a for a in args if isinstance(a, str)), "")
         data = kwargs.get("data") or next((a for a in args if isinstance(a, Mapping)), {})
         project = data.get("project") if isinstance(data, Mapping) else None
-        number = str(project.get("id", "")) if isinstance(project, Mapping) else ""
         try:
-            _predictor().store.record_event({"action": str(event), "project": number, "tasks": json.dumps([])})
+            _predictor().store.record_event({"action": str(event), "project": uid_of_event(project), "tasks": "[]"})
         except redis.RedisError as error:
             logger.warning("event %s is not noted: Redis is gone (%s)", event, error)
         return {}
 
     def _project_of(self, tasks: Sequence[Any]) -> str:
-        """The project's name in our records. Neither server hands on the one of the request, but tasks carry its id."""
+        """The project's name in our records. Neither server hands on the one of the request, but tasks carry its id.
+
+        Raises:
+            ConfigError: Several Label Studios have a project of this number, and this server does not say which.
+        """
         first = next((t for t in tasks if isinstance(t, Mapping) and isinstance(t.get("project"), int)), None)
-        project = number_of(str(getattr(self, "project_id", "") or ""))
-        return project or (str(first["project"]) if first is not None else "")
+        number = str(number_of(str(getattr(self, "project_id", "") or "")))
+        number = number or (str(first["project"]) if first is not None else "")
+        hostname = str(getattr(self, "hostname", "") or "").rstrip("/")
+        found = (
+            [known.uid for known in _predictor().known.of(number) if hostname in ("", known.server)] if number else []
+        )
+        if len(found) > 1:
+            raise ConfigError(
+                f"several Label Studios have a project {number}, and label-studio-ml does not say which one asks: "
+                "start `lasagna serve` instead, or one backend for each"
+            )
+        return found[0] if found else number
 
     def _remember_project(self, tasks: Sequence[Any]) -> None:
         """1.0.9 hands over the credentials of `/setup`; 2.x does not: there LASAGNA_LABEL_STUDIO_URL must be set."""
         hostname = getattr(self, "hostname", "")
         if hostname:
             token = getattr(self, "access_token", "") or ""
-            _predictor().store.keep_project(self._project_of(tasks), Project(hostname, token))
+            project, store = self._project_of(tasks), _predictor().store
+            store.keep_project(project, replace(store.project(project), url=hostname, token=token))

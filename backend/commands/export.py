@@ -8,6 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from backend.commands.which_project import uid_there
 from lasagna.errors import ConfigError
 from lasagna.settings import Settings, registry_folder
 
@@ -54,11 +55,13 @@ def export(
     label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_token)
     console = Console(stderr=True, markup=False)
     most = {"max_pixels": settings.max_image_pixels, "max_memory": settings.max_image_memory}
-    limits, history = ImageLimits.from_settings(settings), LabelHistories(registry_folder(settings)).of(str(project))
+    limits = ImageLimits.from_settings(settings)
+    uid = uid_there(label_studio, project)
+    history = LabelHistories(registry_folder(settings)).of(uid)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
         with console.status("reading the corrections and their photos ..."):
-            known_as = _own_address(settings, project)
+            known_as = _own_address(settings, uid)
             source = Snapshots(Path(folder), label_studio, project, limits, most, known_as, history)
             snapshot = source.take(divided=False)
         with progress_bar(console, "Writing", snapshot.train) as advance:
@@ -75,7 +78,7 @@ def export(
         raise SystemExit(1)
 
 
-def _own_address(settings: Settings, project: int) -> str:
+def _own_address(settings: Settings, uid: str) -> str:
     """The address that Label Studio calls itself, which its photos may have: a backend that runs here was told. ""
     where none runs."""
     import redis
@@ -86,6 +89,6 @@ def _own_address(settings: Settings, project: int) -> str:
     address = running_redis(settings)
     try:
         store = Store(connect(address)) if address else None
-        return store.project(store.uid(str(project))).url if store else ""
+        return store.project(uid).url if store else ""
     except redis.RedisError:
         return ""

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from backend.commands.redis import open_store, redis_in_words, redis_option
+from backend.commands.which_project import ProjectName, find_project, server_option
 from lasagna.progress import in_time
 from lasagna.settings import Settings
 
@@ -35,10 +36,12 @@ def jobs(context: click.Context, redis_url: str | None, as_json: bool, state: st
     context.obj = Settings.load(redis_url=redis_url)
     if context.invoked_subcommand is not None:
         return
+    from backend.registry.known_projects import KnownProjects
     from backend.web.overview import overview
 
     with redis_in_words():
-        report = overview(open_store(context.obj), limit=limit, state=state)
+        store = open_store(context.obj)
+        report = overview(store, KnownProjects.from_settings(context.obj, store), limit=limit, state=state)
     if as_json:
         click.echo(json.dumps(report, indent=2, ensure_ascii=False))
     else:
@@ -46,23 +49,27 @@ def jobs(context: click.Context, redis_url: str | None, as_json: bool, state: st
 
 
 @jobs.command()
-@click.option("--project", type=click.IntRange(min=1), help="Only tasks of this project.")
+@click.option("--project", type=ProjectName(), help="Only tasks of this project.")
+@server_option
 @click.pass_context
-def retry(context: click.Context, project: int | None) -> None:
+def retry(context: click.Context, project: str | None, server: str) -> None:
     """Put failed tasks back: those that were predicted are only posted again, the others are predicted anew."""
     from backend.web.overview import retry_failed
 
     settings: Settings = context.obj
     with redis_in_words():
-        queued, posted = retry_failed(open_store(settings), settings.batch_size, project)
+        store = open_store(settings)
+        uid = None if project is None else find_project(settings, store, project, server)
+        queued, posted = retry_failed(store, settings.batch_size, uid)
     click.echo(f"{queued} tasks queued again, {posted} predictions to be posted again")
 
 
 @jobs.command()
-@click.option("--project", type=click.IntRange(min=1), help="What pre-labels this project.")
+@click.option("--project", type=ProjectName(), help="What pre-labels this project.")
+@server_option
 @click.option("--all", "every", is_flag=True, help="What pre-labels any project.")
 @click.pass_context
-def cancel(context: click.Context, project: int | None, every: bool) -> None:
+def cancel(context: click.Context, project: str | None, server: str, every: bool) -> None:
     """Stop pre-labelling: tasks that no worker has begun are taken out of the queue, what is predicted stays.
 
     A task that somebody has open and waits for is left in. `lasagna prelabel` goes on where it was.
@@ -72,7 +79,9 @@ def cancel(context: click.Context, project: int | None, every: bool) -> None:
     if (project is None) != every:
         raise click.UsageError("name the project (--project NUMBER), or say --all")
     with redis_in_words():
-        stopped, taken_out = PrelabelJobs(open_store(context.obj)).cancel_project(project)
+        store = open_store(context.obj)
+        uid = None if project is None else find_project(context.obj, store, project, server)
+        stopped, taken_out = PrelabelJobs(store).cancel_project(uid)
     click.echo(f"{stopped} jobs cancelled, {taken_out} waiting tasks taken out; what a worker has begun is finished")
 
 
@@ -86,14 +95,14 @@ def _print_overview(report: dict[str, Any]) -> None:
         console.print(f"  {name}: {entry['state']}", highlight=False, markup=False)
     counts = "  ".join(f"{state} {count}" for state, count in report["counts"].items())
     console.print(f"Tasks: {counts}", highlight=False)
-    for number, known in report["training"].items():
-        console.print(f"Project {number}: {_training_in_words(known)}", highlight=False, markup=False)
+    for name, known in report["training"].items():
+        console.print(f"Project {name}: {_training_in_words(known)}", highlight=False, markup=False)
     for entry in report["aside"][:10]:
         console.print(f"Set aside: {entry['what']}: {entry['reason']}", highlight=False, markup=False, style="red")
-    for number, known in report["learning"].items():
-        console.print(f"Project {number}: {_learning_in_words(known)}", highlight=False, markup=False)
+    for name, known in report["learning"].items():
+        console.print(f"Project {name}: {_learning_in_words(known)}", highlight=False, markup=False)
     for job in report["projects"]:
-        console.print(f"Project {job['project']}: {_prelabelling_in_words(job)}", highlight=False, markup=False)
+        console.print(f"Project {job['name']}: {_prelabelling_in_words(job)}", highlight=False, markup=False)
     for line in _tasks_in_words(report["tasks"]):
         console.print(line)
 
@@ -107,7 +116,7 @@ def _tasks_in_words(tasks: list[dict[str, Any]]) -> Iterator[RenderableType]:
     whole width: twenty tasks that failed alike are two lines."""
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for task in tasks:
-        groups.setdefault((task["state"], task["project"], task["reason"] or ""), []).append(task)
+        groups.setdefault((task["state"], task["name"], task["reason"] or ""), []).append(task)
     for (state, project, reason), found in groups.items():
         colour = {"failed": "red", "done": "green", "running": "cyan"}.get(state, "")
         names = ", ".join(str(task["task"] or "-") for task in found[:_NAMED])

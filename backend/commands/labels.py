@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from backend.commands.redis import open_store, redis_in_words, redis_option
+from backend.commands.which_project import ProjectName, find_project, server_option, uid_there
 from lasagna.errors import ConfigError, ServiceError
 from lasagna.settings import Settings, registry_folder
 
@@ -57,7 +58,7 @@ def list_labels(project: int, url: str | None, token: str | None, registry: str 
     """Label sets of PROJECT since it was connected, labels that were renamed, and those that annotations use and the
     labelling configuration does not have."""
     settings = Settings.load(label_studio_url=url, label_studio_token=token, registry=registry)
-    history = _histories(settings).of(str(project))
+    history = _histories(settings).of(_uid(settings, project))
     if as_json:
         click.echo(json.dumps(history.as_dict(), indent=1, ensure_ascii=False))
         return
@@ -115,15 +116,16 @@ def rename(
     if not settings.label_studio_url:
         raise ConfigError("where is Label Studio? give --url or set LASAGNA_LABEL_STUDIO_URL")
     histories, uses = _histories(settings), _uses(settings, project)
-    check_rename(histories.of(str(project)), uses, old, new)
-    histories.rename(str(project), old, new)
+    uid = _uid(settings, project)
+    check_rename(histories.of(uid), uses, old, new)
+    histories.rename(uid, old, new)
     use = uses.unknown.get(old, Use())
     console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(Text(f"{old!r} is read as {new!r} now: {use.regions} regions in {use.tasks} annotated tasks"))
     console.print(
         Text(f'The model reads {new!r} from now on. To go on asking for {old!r}, give the label hint="{old}"')
     )
-    _read_again(settings, project)
+    _read_again(settings, uid)
     console.print(f"Predictions under the old name: lasagna prelabel {project} --dry-run")
 
 
@@ -132,29 +134,42 @@ def rename(
 Examples:
   lasagna labels forget 3 sky"""
 )
-@_project
+@click.argument("project", type=ProjectName())
 @click.argument("old")
+@server_option
 @_registry
 @redis_option
-def forget(project: int, old: str, registry: str | None, redis_url: str | None) -> None:
+def forget(project: str, old: str, server: str, registry: str | None, redis_url: str | None) -> None:
     """Forget that the label OLD of PROJECT was renamed."""
     settings = Settings.load(registry=registry, redis_url=redis_url)
-    histories = _histories(settings)
-    known = histories.of(str(project)).renamed
+    histories, uid = _histories(settings), find_project(settings, None, project, server)
+    known = histories.of(uid).renamed
     if old not in known:
         names = ", ".join(f"{name!r} (now {to!r})" for name, to in known.items()) or "none"
         raise ConfigError(
             f"no label {old!r} of project {project} was renamed by `lasagna labels rename`; known: {names}"
         )
-    histories.forget_rename(str(project), old)
+    histories.forget_rename(uid, old)
     click.echo(f"{old!r} is not read as {known[old]!r} any more")
-    _read_again(settings, project)
+    _read_again(settings, uid)
 
 
 def _histories(settings: Settings) -> Any:
     from backend.registry.label_histories import LabelHistories
 
     return LabelHistories(registry_folder(settings))
+
+
+def _uid(settings: Settings, project: int) -> str:
+    """The project that is meant: of the Label Studio that is named, else of the only one that has the number."""
+    from backend.studio.client import LabelStudio, LabelStudioError
+
+    if not settings.label_studio_url:
+        return find_project(settings, None, str(project), "")
+    try:
+        return uid_there(LabelStudio(settings.label_studio_url, settings.label_studio_token), project)
+    except LabelStudioError:  # said where its annotations are looked at
+        return find_project(settings, None, str(project), "")
 
 
 def _uses(settings: Settings, project: int) -> "LabelUses":
@@ -167,7 +182,7 @@ def _uses(settings: Settings, project: int) -> "LabelUses":
         return find_label_uses(label_studio, project, lambda done, total: advance())
 
 
-def _read_again(settings: Settings, project: int) -> None:
+def _read_again(settings: Settings, uid: str) -> None:
     """Has the instant head read every annotation of the project again."""
     from backend.instant.changes import EVERYTHING, Changes
     from backend.instant.policy import learns_at_once
@@ -175,7 +190,6 @@ def _read_again(settings: Settings, project: int) -> None:
     try:
         with redis_in_words():
             store = open_store(settings)
-            uid = store.uid(str(project))
             if learns_at_once(settings, store.project(uid)):
                 Changes(store).note(uid, [EVERYTHING])
     except ServiceError as error:

@@ -103,7 +103,7 @@ def prelabel(
     jobs = PrelabelJobs(store)
     owner = f"command {os.getpid()}"
     with redis_in_words():
-        id = jobs.add(project, tab=tab, refresh=refresh, by="command")
+        id = jobs.add(run.uid, tab=tab, refresh=refresh, by="command")
         jobs.claim(id, owner)
         try:
             with jobs.holding(id, owner), progress_bar(console, "Pre-labelling", run.total) as advance:

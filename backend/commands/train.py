@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from backend.commands.which_project import ProjectName, find_project, server_option
 from lasagna.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ Examples:
 """
 )
 @click.argument("arguments", metavar="RECIPE [KEY=VALUE ...]", nargs=-1)
-@click.option("--project", type=click.IntRange(min=1), help="Fine-tune on this project's corrections instead.")
+@click.option("--project", type=ProjectName(), help="Fine-tune on this project's corrections instead.")
+@server_option
 @click.option("--again", is_flag=True, help="With --project: also where nothing was corrected since.")
 @click.option("--redis-url", metavar="URL", help="With --project: Redis, as for `lasagna worker`.")
 @click.option("--device", default="auto", help="auto, cpu or cuda")
@@ -35,7 +37,8 @@ Examples:
 @click.option("--print-config", is_flag=True, help="Print every value and where it is from; train nothing.")
 def train(
     arguments: tuple[str, ...],
-    project: int | None,
+    project: str | None,
+    server: str,
     again: bool,
     redis_url: str | None,
     device: str,
@@ -56,7 +59,7 @@ def train(
             raise click.UsageError(
                 "--project trains by the project's own recipe (LASAGNA_TRAIN_RECIPE); leave RECIPE out"
             )
-        _ask_for_fine_tune(project, again, redis_url)
+        _ask_for_fine_tune(project, server, again, redis_url)
         return
     paths = [Path(argument) for argument in arguments if "=" not in argument or Path(argument).is_file()]
     changes = [argument for argument in arguments if Path(argument) not in paths]
@@ -89,14 +92,16 @@ def train(
     run_smoke(file.recipe, device, restart)
 
 
-def _ask_for_fine_tune(project: int, again: bool, redis_url: str | None) -> None:
-    from backend.commands.redis import open_store
+def _ask_for_fine_tune(project: str, server: str, again: bool, redis_url: str | None) -> None:
+    from backend.commands.redis import open_store, redis_in_words
     from backend.loop.trainings import Trainings
     from backend.queue.living_workers import living_workers
     from lasagna.settings import Settings
 
-    store = open_store(Settings.load(redis_url=redis_url))
-    Trainings(store).ask(str(project), again=again)
+    settings = Settings.load(redis_url=redis_url)
+    store = open_store(settings)
+    with redis_in_words():
+        Trainings(store).ask(find_project(settings, store, project, server), again=again)
     click.echo(f"asked for a fine-tune of project {project}; `lasagna jobs` shows how far it is")
     if not living_workers(store, "train"):
         raise ConfigError("no training process is running: the wish is noted, start `lasagna worker`")

@@ -10,9 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from backend.commands.which_project import ProjectName, find_project, server_option
 from backend.instant.heads import ProjectHeads
 from backend.registry.figures import measured
+from backend.registry.known_projects import KnownProjects
 from backend.registry.registry import Aliases, Registry, Version, project_number
+from backend.studio.project_id import number_of
 from lasagna.commands.models import LARGE, find_entries
 from lasagna.errors import RegistryError
 from lasagna.settings import Settings, registry_folder
@@ -28,6 +31,16 @@ def _registry(folder: str | None) -> Registry:
     return Registry(registry_folder(Settings.load(registry=folder)))
 
 
+def _names(registry: Registry, uids: Iterable[str]) -> dict[str, str]:
+    """What people read of projects: a number, with its Label Studio where several have it."""
+    return KnownProjects(registry.folder, None).names(uids)
+
+
+def _find(registry: Registry, project: str, server: str) -> str:
+    """The uid of the project that is meant."""
+    return find_project(Settings.load(registry=str(registry.folder)), None, project, server)
+
+
 @click.command(
     "list",
     epilog="""\b
@@ -36,24 +49,27 @@ Examples:
   lasagna models list --project 12
   lasagna models list --json""",
 )
-@click.option("--project", metavar="NUMBER", help="Only this project's versions, and its history.")
+@click.option("--project", type=ProjectName(), help="Only this project's versions, and its history.")
+@server_option
 @_registry_option
 @_json_option
-def list_models(project: str | None, registry: str | None, as_json: bool) -> None:
+def list_models(project: str | None, server: str, registry: str | None, as_json: bool) -> None:
     """The checkpoints on this machine, and the fine-tuned versions with what they are to each project."""
     found = _registry(registry)
+    uid = None if project is None else _find(found, project, server)
     entries = [] if project is not None else list(find_entries())
-    versions = found.versions(project)
-    aliases = {name: found.aliases(name) for name in found.projects() if project in (None, name)}
-    heads = ProjectHeads(found.folder)
-    learning = heads.projects() if project is None else [project_number(project)]
+    versions, heads = found.versions(uid), ProjectHeads(found.folder)
+    uids = [*found.projects(), *heads.projects()] if uid is None else [uid]
+    names = _names(found, uids)
+    aliases = {names[uid]: found.aliases(uid) for uid in uids if uid in found.projects()}
+    learning = {names[uid]: heads.states(uid) for uid in uids if uid in heads.projects() or project is not None}
     if as_json:
         _print_json(
             {
                 "checkpoints": [asdict(entry) for entry in entries],
                 "versions": [{**version.as_dict(), "roles": _roles(version, aliases)} for version in versions],
                 "projects": {name: asdict(each) for name, each in aliases.items()},
-                "heads": {name: [asdict(state) for state in heads.states(name)] for name in learning},
+                "heads": {name: [asdict(state) for state in states] for name, states in learning.items()},
             }
         )
         return
@@ -66,11 +82,13 @@ def list_models(project: str | None, registry: str | None, as_json: bool) -> Non
     if versions:
         columns = ("version", "is", "added", "from", "labels", "data", "mIoU")
         console.print(_table(columns, (_row(version, aliases) for version in reversed(versions))))
-    learnt = [(name, state.full_version, state.decision["reason"]) for name in learning for state in heads.states(name)]
+    learnt = [
+        (name, state.full_version, state.decision["reason"]) for name, states in learning.items() for state in states
+    ]
     if learnt:
         console.print(_table(("project", "instant head", "which"), learnt))
-    if project is not None:
-        _print_history(console, aliases.get(project_number(project), Aliases()))
+    if uid is not None:
+        _print_history(console, aliases.get(names[uid], Aliases()))
 
 
 @click.command(
@@ -86,7 +104,8 @@ def show(version: str, registry: str | None, as_json: bool) -> None:
     """Where VERSION is from, what the gate measured, and which projects it serves."""
     found = _registry(registry)
     chosen = found.version(version)
-    roles = _roles(chosen, {name: found.aliases(name) for name in found.projects()})
+    names = _names(found, found.projects())
+    roles = _roles(chosen, {name: found.aliases(uid) for uid, name in names.items()})
     if as_json:
         _print_json({**chosen.as_dict(), "roles": roles, "reports": [str(path) for path in chosen.reports]})
         return
@@ -170,22 +189,24 @@ Examples:
 Counts from the next request on, without a restart. Predictions that are in Label Studio stay; to renew those of tasks
 that nobody has annotated: lasagna prelabel 12"""
 )
-@click.argument("project")
+@click.argument("project", type=ProjectName())
 @click.argument("version", required=False)
+@server_option
 @_reason_option
 @_registry_option
 @_json_option
-def promote(project: str, version: str | None, reason: str, registry: str | None, as_json: bool) -> None:
+def promote(project: str, version: str | None, server: str, reason: str, registry: str | None, as_json: bool) -> None:
     """Let VERSION (default: the candidate) serve PROJECT, whatever the gate said."""
     found = _registry(registry)
+    uid = _find(found, project, server)
     if version is None:
-        candidate = found.candidate(project)
+        candidate = found.candidate(uid)
         if candidate is None:
             raise RegistryError(
                 f"project {project_number(project)} has no candidate; name a version (`lasagna models list`)"
             )
         version = candidate.id
-    _change(found, project, lambda: found.promote(project, version, reason), as_json)
+    _change(found, uid, lambda: found.promote(uid, version, reason), as_json)
 
 
 @click.command(
@@ -200,18 +221,20 @@ Counts from the next request on, without a restart, and gives the answers of bef
 one champion further back, at last to the worker's own model. The instant head goes along: each version
 has heads of its own. With --head an earlier head of the version that serves is used, until the next correction."""
 )
-@click.argument("project")
+@click.argument("project", type=ProjectName())
+@server_option
 @click.option("--head", type=click.IntRange(min=1), help="Use this earlier instant head; the version stays.")
 @_reason_option
 @_registry_option
 @_json_option
-def rollback(project: str, head: int | None, reason: str, registry: str | None, as_json: bool) -> None:
+def rollback(project: str, server: str, head: int | None, reason: str, registry: str | None, as_json: bool) -> None:
     """Let the champion before, or an earlier instant head, serve PROJECT again."""
     found = _registry(registry)
+    uid = _find(found, project, server)
     if head is not None:
-        _use_head(found, project, head, as_json)
+        _use_head(found, uid, head, as_json)
         return
-    _change(found, project, lambda: found.rollback(project, reason), as_json)
+    _change(found, uid, lambda: found.rollback(uid, reason), as_json)
 
 
 @click.command(
@@ -226,14 +249,15 @@ What serves a project, its candidate, the champion before (which rollback needs)
 always stay."""
 )
 @click.option("--keep", type=click.IntRange(min=0), required=True, help="How many of each project's newest stay.")
-@click.option("--project", metavar="NUMBER", help="Only versions that are this project's alone.")
+@click.option("--project", type=ProjectName(), help="Only versions that are this project's alone.")
+@server_option
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @_registry_option
 @_json_option
-def prune(keep: int, project: str | None, dry_run: bool, registry: str | None, as_json: bool) -> None:
+def prune(keep: int, project: str | None, server: str, dry_run: bool, registry: str | None, as_json: bool) -> None:
     """Remove old versions."""
     found = _registry(registry)
-    removed = found.prune(keep, project, dry_run=dry_run)
+    removed = found.prune(keep, project and _find(found, project, server), dry_run=dry_run)
     if as_json:
         _print_json({"removed": [version.id for version in removed], "dry_run": dry_run})
         return
@@ -305,7 +329,7 @@ def _row(version: Version, aliases: dict[str, Aliases]) -> list[str]:
     labels = str(len(version.labels)) if version.labels else "-"
     return [
         version.id,
-        what or f"of project {version.project}",
+        what or f"of project {number_of(version.project)}",
         _moment(version.created),
         version.parent or "-",
         labels,

@@ -25,6 +25,7 @@ from backend.queue.own_redis import ensure_redis, release_redis
 from backend.queue.services import Service, free_port, port_is_free
 from backend.queue.store import Store, connect
 from backend.registry.registry import Registry
+from backend.studio.project_id import project_uid
 from backend.studio.version_names import base_version
 from lasagna.errors import LasagnaError, ServiceError
 from lasagna.labels.configuration import parse_label_config
@@ -173,7 +174,7 @@ class Demo:
         """Opens every task as an annotator does, which makes Label Studio ask the backend, and collects the answers."""
         plan = parse_label_config(config)
         taught = TaughtNames(self.settings, Registry(registry_folder(self.settings)))
-        deadline = time.monotonic() + timeout
+        uid, deadline = project_uid(self.api.project(project)), time.monotonic() + timeout
         answers = []
         with progress_bar(self.console, "Pre-labelling", len(photos)) as advance:
             for photo, task in zip(photos, self.tasks, strict=True):
@@ -184,7 +185,7 @@ class Demo:
                 if prediction is not None:
                     answer.model_version = base_version(prediction["model_version"])
                     answer.present = present_classes(prediction["result"])
-                    answer.unknown = tuple(taught.unknown_of(project, plan, prediction["model_version"]))
+                    answer.unknown = tuple(taught.unknown_of(uid, plan, prediction["model_version"]))
                     answer.absent = len(plan.classes) - len(answer.present) - len(answer.unknown)
                 answers.append(answer)
                 advance()

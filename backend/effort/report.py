@@ -20,13 +20,14 @@ from backend.effort.disagreement import Disagreement, disagreement
 from backend.effort.measure import RegionCounts, TaskEffort, task_effort
 from backend.registry.label_histories import LabelHistories
 from backend.studio.client import LabelStudio
+from backend.studio.project_id import project_uid
 from backend.studio.version_names import version_family
 from lasagna.bootstrap import bootstrap_counts, percentile_interval
 from lasagna.errors import DataError
 from lasagna.labels.configuration import LabelConfig, parse_label_config
 
-Unknown = Callable[[int, LabelConfig, str], Collection[str]]
-"""Project, labelling configuration, version -> labels."""
+Unknown = Callable[[str, LabelConfig, str], Collection[str]]
+"""Uid of a project, labelling configuration, version -> labels."""
 CONFIDENCE, RESAMPLES = 0.95, 2000
 LEAST_TASKS = 3
 """Tasks below which there is no interval."""
@@ -128,10 +129,11 @@ class EffortReader:
         with self._lock:
             known = self._known.setdefault((label_studio.url, project), _Project())
         with known.lock:
-            renamed = self._histories.renamed(str(project)) if self._histories else {}
+            uid = project_uid(found)
+            renamed = self._histories.renamed(uid) if self._histories else {}
             if (known.config, known.renamed) != (xml, renamed):  # labels may have other names now
                 known.config, known.renamed, known.tasks = xml, renamed, {}
-            known.refresh(label_studio, project, config, on_task, partial(self._unknown, project, config))
+            known.refresh(label_studio, project, config, on_task, partial(self._unknown, uid, config))
             outcomes = {task: outcome for task, (_, outcome) in known.tasks.items()}
             disagreements = dict(sorted(known.disagreements.items()))
         tasks = [outcome for outcome in outcomes.values() if isinstance(outcome, TaskEffort)]

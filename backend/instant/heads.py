@@ -1,6 +1,6 @@
 """Where a project's instant heads lie, and which one it uses now. Files only, no torch: the web process reads them too.
 
-    REGISTRY/heads/P/VERSION/     a `lasagna.instant.store.HeadStore`: project P beside the version that serves it
+    REGISTRY/heads/P/VERSION/     `lasagna.instant.store.HeadStore` of the project with uid P beside a version
 
 What always holds: a head belongs to one version, so that after a promotion or a rollback of the version the heads of
 that version count, and those of the other one wait; the store's pointer is one file that is replaced as a whole, so
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backend.registry.records import project_number
+from backend.registry.records import project_key
+from backend.studio.project_id import number_of
 from lasagna.errors import RegistryError
 
 FOLDER = "heads"
@@ -61,17 +62,17 @@ class ProjectHeads:
         """The store of a project beside a version; it need not exist yet."""
         if not re.fullmatch(r"\w[\w.-]*", version):
             raise RegistryError(f"{version!r} is no name of a version")
-        return self._root / project_number(project) / version
+        return self._root / project_key(project) / version
 
     def versions(self, project: str) -> list[str]:
         """The versions beside which a project has corrections or heads."""
-        folder = self._root / project_number(project)
+        folder = self._root / project_key(project)
         return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
     def projects(self) -> list[str]:
-        """Numbers of the projects that have corrections or heads."""
+        """Uids of the projects that have corrections or heads."""
         folders = self._root.iterdir() if self._root.is_dir() else ()
-        return sorted((path.name for path in folders if path.is_dir()), key=lambda name: (len(name), name))
+        return sorted((path.name for path in folders if path.is_dir()), key=lambda name: (len(number_of(name)), name))
 
     def states(self, project: str) -> list[HeadState]:
         """The heads of a project, one beside each version that has any; the one that was changed last comes last."""

@@ -28,7 +28,7 @@ from backend.instant.heads import HeadState, ProjectHeads
 from backend.instant.reading import read_annotation
 from backend.queue.connections import Connections
 from backend.registry.label_histories import LabelHistories
-from backend.registry.records import project_number
+from backend.registry.records import project_key, project_number
 from backend.registry.registry import Registry
 from backend.registry.trained import trained_photos
 from backend.studio.client import LabelStudio, LabelStudioError
@@ -186,7 +186,7 @@ class Learning:
         snapshot = self._registry.version(version).snapshot
         if not snapshot:
             return set()
-        return trained_photos(self._registry.folder / "snapshots" / project_number(project) / snapshot)
+        return trained_photos(self._registry.folder / "snapshots" / project_key(project) / snapshot)
 
 
 class _Batch:

@@ -62,10 +62,10 @@ class TaughtNames:
             logger.warning("%s", error)
             return ()
 
-    def unknown_of(self, project: int, config: LabelConfig, version: str) -> list[str]:
+    def unknown_of(self, project: str, config: LabelConfig, version: str) -> list[str]:
         """The same of a project's labels as they are now, where the question that a version answers is not at hand."""
         params = {GUESS_UNKNOWN: True} if self._guesses else {}
-        return self.unknown(str(project), version, ProjectQuestion.of(config.images, params, {}))
+        return self.unknown(project, version, ProjectQuestion.of(config.images, params, {}))
 
     def unknown(self, project: str, version: str, question: ProjectQuestion) -> list[str]:
         """The labels of a question that a version (with its head, if one serves) cannot be asked for, in their order.

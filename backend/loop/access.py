@@ -5,7 +5,7 @@ from pathlib import Path
 
 from backend.loop.snapshot import Snapshots
 from backend.registry.label_histories import LabelHistories
-from backend.registry.records import project_number
+from backend.registry.records import project_key, project_number
 from backend.studio.client import LabelStudio
 from backend.studio.images import ImageLimits
 from lasagna.settings import Settings
@@ -27,11 +27,10 @@ class StudioAccess:
 
 def snapshots_of(settings: Settings, registry: Path, project: str, access: StudioAccess) -> Snapshots:
     """The snapshots of a project."""
-    number = project_number(project)
     return Snapshots(
-        registry / "snapshots" / number,
+        registry / "snapshots" / project_key(project),
         access.label_studio,
-        int(number),
+        int(project_number(project)),
         ImageLimits.from_settings(settings),
         {"max_pixels": settings.max_image_pixels, "max_memory": settings.max_image_memory},
         access.known_as,

@@ -29,6 +29,9 @@ from backend.loop.trainings import Triggers
 from backend.queue.connections import Connections
 from backend.queue.services import Service, state_dir
 from backend.queue.store import Store
+from backend.registry.known_projects import KnownProjects
+from backend.registry.takeover import take_over
+from backend.studio.project_id import number_of, project_uid
 from backend.worker.rq_worker import LasagnaWorker, connect, work_until_stopped
 from lasagna.errors import LasagnaError, in_words
 from lasagna.logs import logged
@@ -57,28 +60,43 @@ class TrainingRuntime:
         self._settings, self._store, self._triggers = settings, store, triggers
         self._registry = registry_folder(settings)
         self._connections = Connections(settings, store)
+        self._known = KnownProjects.from_settings(settings, store)
 
     def changed(self, project: str) -> set[int]:
         """The tasks of a project (uid) that were corrected since its newest snapshot."""
         label_studio, known = self._connections.of(project)
         return snapshots_of(self._settings, self._registry, project, StudioAccess(label_studio, known.url)).changed()
 
-    def run(self, number: str, id: str) -> dict[str, Any]:
-        """Runs a job to its end, or until this process is told to stop: then it goes on at the next start."""
-        with logged(project=number, job=id):
-            return self._run(number, id)
+    def find_uid(self, number: str) -> str:
+        """The uid of a number that nobody has told, from Label Studio; the number where that cannot be asked."""
+        try:
+            label_studio, _ = self._connections.of(number)
+            uid = project_uid(label_studio.project(int(number)))
+        except (LasagnaError, KeyError, ValueError) as error:
+            logger.info("project %s is known by its number alone: %s", number, error)
+            return number
+        self._known.note(uid, label_studio.url)
+        take_over(self._registry, self._store, uid)
+        return uid
 
-    def _run(self, number: str, id: str) -> dict[str, Any]:
+    def run(self, project: str, id: str) -> dict[str, Any]:
+        """Runs a job to its end, or until this process is told to stop: then it goes on at the next start."""
+        with logged(project=number_of(project), job=id):
+            return self._run(project, id)
+
+    def _run(self, project: str, id: str) -> dict[str, Any]:
         from backend.loop.job import StoppedError, TrainingJob  # torch
 
         def access() -> StudioAccess:
             label_studio, known = self._connections.of(job.project)
             return StudioAccess(label_studio, known.url, learns_at_once(self._settings, known))
 
-        self._triggers.begin(number)
+        self._triggers.begin(project)
         _limit_gpu_memory(self._settings)
         try:
-            job = TrainingJob(self._registry, id, self._settings, access, self._sayer(number), lambda: self.should_stop)
+            job = TrainingJob(
+                self._registry, id, self._settings, access, self._sayer(project), lambda: self.should_stop
+            )
             result = job.run()
         except StoppedError:
             logger.info("job %s stops here, and goes on at the next start", id)
@@ -94,7 +112,7 @@ class TrainingRuntime:
         finally:
             _free_memory()
         logger.info("job %s: %s, %s", id, result["outcome"], result.get("summary", ""))
-        self._triggers.end(number, id, result)
+        self._triggers.end(project, id, result)
         self._tidy()
         return result
 
@@ -106,7 +124,7 @@ class TrainingRuntime:
         except (LasagnaError, OSError, redis.RedisError) as error:
             logger.warning("nothing is tidied up: %s", error)
 
-    def _sayer(self, number: str) -> Callable[[str, int, int, float | None], None]:
+    def _sayer(self, project: str) -> Callable[[str, int, int, float | None], None]:
         last_stage, last_said = "", 0.0
 
         def say(stage: str, step: int, steps: int, seconds: float | None) -> None:
@@ -117,7 +135,7 @@ class TrainingRuntime:
             last_stage, last_said = stage, now
             left = "" if seconds is None else f"{seconds:.0f}"
             with suppress(redis.RedisError):  # the job goes on
-                self._triggers.trainings.note(number, stage=stage, step=step, steps=steps, left=left)
+                self._triggers.trainings.note(project, stage=stage, step=step, steps=steps, left=left)
 
         return say
 
@@ -125,11 +143,11 @@ class TrainingRuntime:
 _runtime: TrainingRuntime | None = None
 
 
-def run_job(number: str, id: str) -> dict[str, Any]:
+def run_job(project: str, id: str) -> dict[str, Any]:
     """A job of the queue `train`."""
     if _runtime is None:
         raise RuntimeError("this job runs in the process of `lasagna worker --queues train`; it was run elsewhere")
-    return _runtime.run(number, id)
+    return _runtime.run(project, id)
 
 
 def run_training_worker(settings: Settings, redis_url: str) -> None:
@@ -140,12 +158,16 @@ def run_training_worker(settings: Settings, redis_url: str) -> None:
     registry = registry_folder(settings)
     with _alone(registry / "jobs" / "lock"):
         store = Store(connect(redis_url))
-        triggers = Triggers(settings, Store(connect(redis_url)), registry, lambda project: runtime.changed(project))
+        asked = Store(connect(redis_url))
+        triggers = Triggers(
+            settings, asked, registry, lambda uid: runtime.changed(uid), lambda number: runtime.find_uid(number)
+        )
         runtime = _runtime = TrainingRuntime(settings, store, triggers)
         is_started = False
 
         def make() -> LasagnaWorker:
             nonlocal is_started
+            take_over(registry, store)
             triggers.resume()
             if not is_started:
                 triggers.start()

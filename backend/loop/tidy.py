@@ -85,6 +85,9 @@ def tidy(registry: Path, logs: Path, store: Store | None, keep: Keep = Keep()) -
     """Finds and removes; as `find_garbage`."""
     for half_gone in (*registry.glob("*/.gone-*"), *registry.glob("*/*/.gone-*")):  # killed in the midst of `remove`
         shutil.rmtree(half_gone, ignore_errors=True)
+    if not unfinished_jobs(registry):
+        for link in (path for path in registry.glob("snapshots/*") if path.is_symlink()):
+            link.unlink(missing_ok=True)  # of `backend.registry.takeover`, for a fine-tune that has ended
     found = find_garbage(registry, logs, store, keep)
     for garbage in found:
         remove(garbage, store)
@@ -97,26 +100,30 @@ def _snapshots(registry: Path, keep: Keep) -> Iterator[Garbage]:
     for id in unfinished:
         needed.add(_value(registry / "jobs" / id / "snapshot.json", "id"))
     for folder in sorted((registry / "snapshots").glob("[!.]*")):
+        if folder.is_symlink():
+            continue
         newest = _value(folder / "seen.json", "id")
         mine = [path for path in folder.glob("[!.]*") if path.is_dir() and path.name != "unfinished"]
         mine.sort(key=lambda path: path.stat().st_mtime, reverse=True)
         for path in mine[keep.snapshots :]:
             if path.name not in needed and path.name != newest:
                 why = "no version, no job and no comparison needs it"
-                yield Garbage(f"snapshot {path.name} of project {folder.name}", why, _size(path), path)
+                yield Garbage(f"snapshot {path.name} of project {number_of(folder.name)}", why, _size(path), path)
 
 
 def _jobs(registry: Path, keep: Keep) -> Iterator[Garbage]:
     ended: dict[str, list[Path]] = defaultdict(list)
     for end in (registry / "jobs").glob("[!.]*/end.json"):
-        ended[number_of(_value(end.with_name("job.json"), "project"))].append(end)
-    for number, ends in ended.items():
+        ended[_value(end.with_name("job.json"), "project")].append(end)
+    for project, ends in ended.items():
         ends.sort(key=lambda end: end.parent.name, reverse=True)  # a name begins with the time
         for end in ends[keep.jobs :]:
             days = (time.time() - end.stat().st_mtime) / 86400
             if days > keep.days:
                 why = f"it ended {days:.0f} days ago, and {keep.jobs} newer ones of its project are there"
-                yield Garbage(f"job {end.parent.name} of project {number}", why, _size(end.parent), end.parent)
+                yield Garbage(
+                    f"job {end.parent.name} of project {number_of(project)}", why, _size(end.parent), end.parent
+                )
 
 
 def _logs(logs: Path, keep: Keep) -> Iterator[Garbage]:
@@ -128,13 +135,15 @@ def _logs(logs: Path, keep: Keep) -> Iterator[Garbage]:
 
 def _projects(registry: Path, store: Store, keep: Keep) -> Iterator[Garbage]:
     """Trainings of projects that nobody knows any more."""
-    known = {number_of(uid) for uid in store.projects()} | set(Registry(registry).projects())
+    known = {*store.projects(), *Registry(registry).projects()}
+    known |= set(map(number_of, known))
     trainings = Trainings(store)
-    for number in trainings.projects():
-        state = trainings.of(number)
+    for project in trainings.projects():
+        state = trainings.of(project)
         days = (time.time() - float(state.get("ended") or 0)) / 86400
-        if number not in known and state["state"] == "idle" and days > keep.days:
-            yield Garbage(f"training state of project {number}", "the project is known nowhere else", 0, None, number)
+        if project not in known and state["state"] == "idle" and days > keep.days:
+            what = f"training state of project {number_of(project)}"
+            yield Garbage(what, "the project is known nowhere else", 0, None, project)
 
 
 def _value(path: Path, name: str) -> str:

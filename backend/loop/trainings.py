@@ -30,9 +30,10 @@ from rq.cron import CronJob
 
 from backend.queue import jobs
 from backend.queue.counters import Meter
-from backend.queue.store import KEEP_WORK, PREFIX, Store
-from backend.registry.records import project_number
-from backend.studio.project_id import is_project_name, number_of
+from backend.queue.store import KEEP_WORK, PREFIX, TRAINING, Store
+from backend.registry.known_projects import KnownProjects
+from backend.registry.records import project_key, project_number
+from backend.studio.project_id import is_project_name, made_at, number_of
 from lasagna.errors import ConfigError, LasagnaError, in_words
 from lasagna.files import write_atomically
 from lasagna.settings import Settings
@@ -109,7 +110,7 @@ def new_job(registry: Path, project: str, reason: str, *, again: bool = False) -
 
     Args:
         registry: The registry's folder.
-        project: Label Studio's uid of the project, or its number.
+        project: The project's uid.
         reason: Why it was started, in words.
         again: Whether it trains also where nothing changed since a version that is there.
     """
@@ -129,9 +130,9 @@ def unfinished_jobs(registry: Path) -> list[str]:
 class Trainings:
     """What is known of each project's fine-tunes, in Redis.
 
-    The hash `lasagna:training:P` has `state` ("queued", "running", "idle"), `job`, `reason`, `again`, progress
-    (`stage`, `step`, `steps`, `left`) and how the last one ended (`outcome`, `summary`, `version`, `ended`); the set
-    `lasagna:training:P:changed` has the tasks that were corrected since.
+    The hash `lasagna:training:P`, of the project with the uid P, has `state` ("queued", "running", "idle"), `job`,
+    `reason`, `again`, progress (`stage`, `step`, `steps`, `left`) and how the last one ended (`outcome`, `summary`,
+    `version`, `ended`); the set `lasagna:training:P:changed` has the tasks that were corrected since.
 
     Every method raises `redis.RedisError` where Redis is gone.
     """
@@ -140,58 +141,58 @@ class Trainings:
         self.store, self._redis = store, store.redis
 
     def ask(self, project: str, *, again: bool = False) -> None:
-        """Asks for a fine-tune, as a person does."""
+        """Asks for a fine-tune, as a person does, of a project by its uid (or its number)."""
         event = {"action": ASKED, "project": project, "tasks": "[]", "annotations": "[]", "again": "1" if again else ""}
         self.store.record_event(event)
 
     def projects(self) -> list[str]:
-        return sorted(_text(number) for number in self._redis.smembers(f"{PREFIX}trainings"))
+        return sorted(_text(uid) for uid in self._redis.smembers(f"{PREFIX}trainings"))
 
-    def of(self, number: str) -> dict[str, str]:
+    def of(self, project: str) -> dict[str, str]:
         """What is known of a project, with `changed`: how many tasks were corrected since the last snapshot began."""
-        found = {_text(k): _text(v) for k, v in self._redis.hgetall(_key(number)).items()}
-        return {"state": "idle", **found, "changed": str(self.changed(number))}
+        found = {_text(k): _text(v) for k, v in self._redis.hgetall(_key(project)).items()}
+        return {"state": "idle", **found, "changed": str(self.changed(project))}
 
-    def changed(self, number: str) -> int:
-        return int(self._redis.scard(_key(number) + ":changed"))
+    def changed(self, project: str) -> int:
+        return int(self._redis.scard(_key(project) + ":changed"))
 
-    def note(self, number: str, **values: Any) -> None:
-        self._redis.sadd(f"{PREFIX}trainings", number)
-        self._redis.hset(_key(number), mapping={name: str(value) for name, value in values.items()})
+    def note(self, project: str, **values: Any) -> None:
+        self._redis.sadd(f"{PREFIX}trainings", project)
+        self._redis.hset(_key(project), mapping={name: str(value) for name, value in values.items()})
 
-    def add_changes(self, number: str, members: list[str]) -> int:
+    def add_changes(self, project: str, members: list[str]) -> int:
         """Notes corrected tasks; returns how many there are."""
-        self._redis.sadd(f"{PREFIX}trainings", number)
+        self._redis.sadd(f"{PREFIX}trainings", project)
         if members:
-            self._redis.sadd(_key(number) + ":changed", *members)
-        return self.changed(number)
+            self._redis.sadd(_key(project) + ":changed", *members)
+        return self.changed(project)
 
-    def take_changes(self, number: str) -> None:
+    def take_changes(self, project: str) -> None:
         """A job is about to read the project: what changed before is in its snapshot."""
-        taken = _key(number) + ":taken"
-        self._redis.sunionstore(taken, taken, _key(number) + ":changed")
-        self._redis.delete(_key(number) + ":changed")
+        taken = _key(project) + ":taken"
+        self._redis.sunionstore(taken, taken, _key(project) + ":changed")
+        self._redis.delete(_key(project) + ":changed")
 
-    def drop_taken(self, number: str, *, put_back: bool) -> None:
+    def drop_taken(self, project: str, *, put_back: bool) -> None:
         """The job has ended; where it failed its changes count again."""
-        key = _key(number)
+        key = _key(project)
         if put_back:
             self._redis.sunionstore(key + ":changed", key + ":changed", key + ":taken")
         self._redis.delete(key + ":taken")
 
-    def forget(self, number: str) -> None:
+    def forget(self, project: str) -> None:
         """Takes away all that is known of a project."""
-        key = _key(number)
+        key = _key(project)
         self._redis.delete(key, key + ":changed", key + ":taken")
-        self._redis.srem(f"{PREFIX}trainings", number)
+        self._redis.srem(f"{PREFIX}trainings", project)
 
     def overview(self) -> dict[str, dict[str, str]]:
         """For `lasagna jobs`: by project."""
-        return {number: self.of(number) for number in self.projects()}
+        return {project: self.of(project) for project in self.projects()}
 
 
-def _key(number: str) -> str:
-    return f"{PREFIX}training:{number}"
+def _key(project: str) -> str:
+    return TRAINING + project
 
 
 class Triggers:
@@ -202,12 +203,20 @@ class Triggers:
         store: A connection of its own.
         registry: The registry's folder.
         changed: Asks Label Studio for the tasks of a project (uid) that changed since its newest snapshot.
+        find_uid: Asks Label Studio for the uid of a number that nobody has told; that number again where it cannot.
     """
 
     def __init__(
-        self, settings: Settings, store: Store, registry: Path, changed: Callable[[str], set[int]] | None = None
+        self,
+        settings: Settings,
+        store: Store,
+        registry: Path,
+        changed: Callable[[str], set[int]] | None = None,
+        find_uid: Callable[[str], str] = lambda number: number,
     ) -> None:
         self.trainings = Trainings(store)
+        self._known = KnownProjects(registry, store, is_one_server=bool(settings.label_studio_url))
+        self._find_uid = find_uid
         self._settings, self._store, self._registry, self._changed = settings, store, registry, changed
         self._meter = Meter(store.redis)
         self._lock = threading.RLock()  # a job ends in another thread than that of the events
@@ -279,42 +288,57 @@ class Triggers:
 
     def handle(self, event: Mapping[str, str]) -> None:
         """Counts an event, and starts a job where it is time."""
-        action, number = event.get("action", ""), number_of(event.get("project") or "")
-        if not is_project_name(number):
-            return
-        policy = self._policy(number)
+        name = event.get("project") or ""
+        if is_project_name(name):
+            for project in self._projects(name):
+                self._handle(event, project)
+
+    def _projects(self, name: str) -> list[str]:
+        """The project that an event is about. One that gives the number alone (of an earlier release, or of a server
+        that says no more) may be about any project of that number: it is a hint, and each is looked at."""
+        if made_at(name):
+            return [name]
+        return [known.uid for known in self._known.of(name)] or [self._find_uid(name)]
+
+    def _handle(self, event: Mapping[str, str], project: str) -> None:
+        action, policy = event.get("action", ""), self._policy(project)
         if action == ASKED or (action == _STARTED and policy.by_button):
-            self.request(number, "asked for" if action == ASKED else "Start training", again=bool(event.get("again")))
+            self.request(project, "asked for" if action == ASKED else "Start training", again=bool(event.get("again")))
         elif action in CHANGES:
             tasks = [str(task) for task in json.loads(event.get("tasks") or "[]")]
             annotations = [f"annotation {one}" for one in json.loads(event.get("annotations") or "[]")]
-            count = self.trainings.add_changes(number, tasks or annotations)
+            count = self.trainings.add_changes(project, tasks or annotations)
             if policy.every and count >= policy.every:
-                self.request(number, f"{count} corrections")
+                self.request(project, f"{count} corrections")
 
     def look_at_schedules(self) -> None:
-        for number in {number_of(uid) for uid in self._store.projects()}:
+        for project in self._living():
             try:
-                self._look_at_schedule(number)
+                self._look_at_schedule(project)
             except redis.RedisError:
                 raise
             except Exception as error:  # one project's
-                if number not in self._unscheduled:  # said once
-                    logger.error("the schedule of project %s is passed over: %s", number, error)
-                    self._store.set_aside(f"schedule of project {number[:40]}", str(error))
-                self._unscheduled.add(number)
+                if project not in self._unscheduled:  # said once
+                    logger.error("the schedule of project %s is passed over: %s", number_of(project), error)
+                    self._store.set_aside(f"schedule of project {project[:40]}", str(error))
+                self._unscheduled.add(project)
 
-    def _look_at_schedule(self, number: str) -> None:
-        cron = self._policy(number).cron
-        schedule = self._schedules.get(number)
+    def _living(self) -> list[str]:
+        """The connected projects, without those whose number another one has taken in the same Label Studio."""
+        urls = {uid: project.url for uid, project in self._store.known_projects().items()}
+        return [known.uid for known in self._known.living(urls)]
+
+    def _look_at_schedule(self, project: str) -> None:
+        cron = self._policy(project).cron
+        schedule = self._schedules.get(project)
         if not cron:
-            self._schedules.pop(number, None)
+            self._schedules.pop(project, None)
         elif schedule is None or schedule.cron != cron:
-            self._schedules[number] = _schedule(cron)
+            self._schedules[project] = _schedule(cron)
         elif schedule.should_run():
             schedule.set_enqueue_time(datetime.now(UTC))
-            if self.trainings.changed(number):
-                self.request(number, f"schedule {cron}")
+            if self.trainings.changed(project):
+                self.request(project, f"schedule {cron}")
 
     def catch_up(self, projects: Iterable[str] | None = None) -> list[str]:
         """Asks Label Studio what was missed.
@@ -328,10 +352,10 @@ class Triggers:
         unasked: list[str] = []
         if self._changed is None:
             return unasked
-        for uid in self._store.projects() if projects is None else projects:
+        for uid in self._living() if projects is None else projects:
             number = number_of(uid)
             try:
-                policy = self._policy(number)
+                policy = self._policy(uid)
                 if not (policy.every or policy.cron):
                     continue
                 missed = self._changed(uid)
@@ -341,87 +365,87 @@ class Triggers:
                 logger.warning("project %s: what was corrected meanwhile is not known: %s", number, error)
                 unasked.append(uid)
                 continue
-            count = self.trainings.add_changes(number, [str(task) for task in missed])
+            count = self.trainings.add_changes(uid, [str(task) for task in missed])
             if missed:
                 logger.info("project %s: %d tasks were corrected since the last snapshot", number, len(missed))
             if policy.every and count >= policy.every:
-                self.request(number, f"{count} corrections")
+                self.request(uid, f"{count} corrections")
         return unasked
 
-    def _policy(self, number: str) -> Policy:
-        own = self._store.project(self._store.uid(number)).train
+    def _policy(self, project: str) -> Policy:
+        own = self._store.project(project).train
         return Policy.parse(own or self._settings.train_when)
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
-    def request(self, number: str, reason: str, *, again: bool = False) -> None:
+    def request(self, project: str, reason: str, *, again: bool = False) -> None:
         """Starts a job for a project, or notes that one more is wanted after the one that runs."""
         with self._lock:
-            known = self.trainings.of(number)
+            known = self.trainings.of(project)
             if known["state"] == "queued":
                 return
             if known["state"] == "running":
-                self.trainings.note(number, again=reason)
+                self.trainings.note(project, again=reason)
                 return
-            self._enqueue(number, new_job(self._registry, self._store.uid(number), reason, again=again), reason)
+            self._enqueue(project, new_job(self._registry, project, reason, again=again), reason)
 
     def resume(self) -> None:
         """Queues what an earlier process left. Called before any job runs."""
         left = unfinished_jobs(self._registry)
         with self._lock:
-            for number in self.trainings.projects():  # jobs whose folder is gone
-                if (known := self.trainings.of(number))["state"] != "idle" and known.get("job") not in left:
-                    self.trainings.note(number, state="idle")
+            for project in self.trainings.projects():  # jobs whose folder is gone
+                if (known := self.trainings.of(project))["state"] != "idle" and known.get("job") not in left:
+                    self.trainings.note(project, state="idle")
             for id in left:
                 path = self._registry / "jobs" / id / "job.json"
                 try:
                     asked = json.loads(path.read_text(encoding="utf-8"))
-                    number, reason = project_number(asked["project"]), str(asked["reason"])
+                    project, reason = project_key(asked["project"]), str(asked["reason"])
                 except (OSError, ValueError, KeyError, TypeError, LasagnaError) as error:
                     logger.error("%s cannot be read and is set aside (%s); remove its folder", path, error)
                     self._store.set_aside(f"job {id}", f"{path} cannot be read: {error}")
                     continue
                 logger.info("job %s goes on", id)
-                self._enqueue(number, id, reason)
+                self._enqueue(project, id, reason)
 
-    def begin(self, number: str) -> None:
+    def begin(self, project: str) -> None:
         """A job begins to run."""
         with self._lock:
-            self.trainings.take_changes(number)
-            self.trainings.note(number, state="running", again="", stage="snapshot", step=0, steps=0, left="")
+            self.trainings.take_changes(project)
+            self.trainings.note(project, state="running", again="", stage="snapshot", step=0, steps=0, left="")
 
-    def end(self, number: str, id: str, result: Mapping[str, Any]) -> None:
+    def end(self, project: str, id: str, result: Mapping[str, Any]) -> None:
         """A job has ended: `outcome` and `summary`; what was asked for meanwhile is started."""
         write_atomically(self._registry / "jobs" / id / "end.json", json.dumps(dict(result), ensure_ascii=False))
         with self._lock:
             failed = result["outcome"] == "failed"
-            wanted = self.trainings.of(number).get("again")
-            self.trainings.drop_taken(number, put_back=failed)
+            wanted = self.trainings.of(project).get("again")
+            self.trainings.drop_taken(project, put_back=failed)
             shown = {name: result.get(name, "") for name in ("outcome", "summary", "version")}
-            self.trainings.note(number, state="idle", again="", stage="", left="", ended=f"{time.time():.0f}", **shown)
+            self.trainings.note(project, state="idle", again="", stage="", left="", ended=f"{time.time():.0f}", **shown)
             self._meter.count(f"trainings:{result['outcome']}")
             self._meter.flush()
-            count, every = self.trainings.changed(number), self._policy(number).every
+            count, every = self.trainings.changed(project), self._policy(project).every
             if wanted:
-                self.request(number, wanted)
+                self.request(project, wanted)
             elif every and count >= every and not failed:  # else a job that cannot succeed would begin again at once
-                self.request(number, f"{count} corrections")
+                self.request(project, f"{count} corrections")
 
-    def _enqueue(self, number: str, id: str, reason: str) -> None:
+    def _enqueue(self, project: str, id: str, reason: str) -> None:
         rq_id = f"train-{id}"
         if (left := jobs.find_jobs(self._store.redis, [rq_id])[0]) is not None:
             left.delete()  # of a process that died; it is known nowhere else
-        self.trainings.note(number, state="queued", job=id, reason=reason, again="")
+        self.trainings.note(project, state="queued", job=id, reason=reason, again="")
         jobs.queue(self._store.redis, "train").enqueue(
             "backend.loop.process.run_job",
-            args=[number, id],
+            args=[project, id],
             job_id=rq_id,
             job_timeout=-1,
             result_ttl=600,
             failure_ttl=KEEP_WORK,
-            description=f"fine-tune of project {number}: {reason}",
+            description=f"fine-tune of project {number_of(project)}: {reason}",
         )
-        logger.info("project %s: a fine-tune is queued (%s)", number, reason)
+        logger.info("project %s: a fine-tune is queued (%s)", number_of(project), reason)
 
 
 def _text(value: bytes | str) -> str:

@@ -23,13 +23,14 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis
 
 from backend.queue.scripts import KEEP_PROJECT, KEEP_WORK, PREFIX, SCRIPTS
-from backend.studio.project_id import number_of
+from backend.studio.project_id import is_project_name, made_at, number_of
 from lasagna.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,8 +59,10 @@ THRESHOLDS, GUESS_UNKNOWN = "thresholds", "guess_unknown"
 """Extra parameters: the labels' own thresholds, and whether the model is asked for what it was never taught."""
 IMAGE_OF_OLD = "image of 0.1"
 """The key under which a work that was queued by 0.1 has its image's address in `Work.data`."""
-_UIDS = f"{PREFIX}uids"
-"""The latest uid of each project's number."""
+TRAINING = f"{PREFIX}training:"
+"""Keys of what is known of a project's fine-tunes (`backend.loop.trainings.Trainings`) begin so."""
+_UIDS = f"{PREFIX}uids:"
+"""The uids of a number: of each Label Studio that has a project of it."""
 _NONE_SECONDS = 60
 """Seconds for which a number that no project has is not looked for again."""
 _MAX_EVENTS = 10_000
@@ -373,28 +376,25 @@ class Store:
         return None if found is None else as_text(found)
 
     def keep_project(self, uid: str, project: Project) -> None:
-        self.redis.set(f"{PREFIX}project:{uid}", json.dumps(asdict(project)), ex=KEEP_PROJECT)
-        number, latest = number_of(uid), self.redis.hget(_UIDS, number_of(uid))
-        if latest is None or _made(uid) >= _made(as_text(latest)) or not self.redis.exists(_project(as_text(latest))):
-            self.redis.hset(_UIDS, number, uid)
+        self.redis.set(_project(uid), json.dumps(asdict(project)), ex=KEEP_PROJECT)
+        number = number_of(uid)
+        others = [] if self.redis.exists(_UIDS + number) else self._scan(number)
+        self.redis.sadd(_UIDS + number, uid, *others)
 
     def project(self, uid: str) -> Project:
-        found = self.redis.get(f"{PREFIX}project:{uid}")
-        if found is None:
-            return Project()
-        values = json.loads(found)
-        return Project(**{**values, "not_served": tuple(values.get("not_served") or ())})
+        found = self.redis.get(_project(uid))
+        return Project() if found is None else _read_project(found)
 
     def keep_not_served(self, uid: str, parts: Sequence[str]) -> None:
         """What is not served of the configuration that a project has now; when it was told last stays (`told`)."""
         known = self.project(uid)
         if known.not_served != tuple(parts):
             changed = replace(known, not_served=tuple(parts))
-            self.redis.set(f"{PREFIX}project:{uid}", json.dumps(asdict(changed)), keepttl=True, xx=True)
+            self.redis.set(_project(uid), json.dumps(asdict(changed)), keepttl=True, xx=True)
 
     def told(self, uid: str) -> float | None:
         """Seconds since a project was kept last; None where it never was."""
-        left = int(self.redis.ttl(f"{PREFIX}project:{uid}"))
+        left = int(self.redis.ttl(_project(uid)))
         return float(KEEP_PROJECT - left) if left >= 0 else None
 
     def projects(self) -> list[str]:
@@ -403,19 +403,34 @@ class Store:
         found = [as_text(key).removeprefix(start) for key in self.redis.scan_iter(f"{start}*", count=500)]
         return sorted(found, key=lambda uid: [int(part) for part in uid.split(".") if part.isdigit()], reverse=True)
 
-    def uid(self, number: str) -> str:
-        """Label Studio's name of a project towards backends, of its number; the number where no `/setup` was seen."""
-        latest = self.redis.hget(_UIDS, number)
-        if latest is not None and self.redis.exists(_project(as_text(latest))):
-            return as_text(latest)
-        if self.redis.exists(f"{_UIDS}:none:{number}"):
-            return number
-        found = next((uid for uid in self.projects() if number_of(uid) == number), "")  # kept by an earlier release
-        if found:
-            self.redis.hset(_UIDS, number, found)
-        else:
-            self.redis.set(f"{_UIDS}:none:{number}", "", ex=_NONE_SECONDS)
-        return found or number
+    def known_projects(self) -> dict[str, Project]:
+        """Every project that was kept, as `projects` sorts them; without records that no project can have left."""
+        uids = [uid for uid in self.projects() if is_project_name(uid)]
+        found = self.redis.mget([_project(uid) for uid in uids]) if uids else []
+        known = {}
+        for uid, text in zip(uids, found, strict=True):
+            with suppress(ValueError, TypeError, AttributeError):
+                known.update({} if text is None else {uid: _read_project(text)})
+        return known
+
+    def uids(self, number: str) -> list[str]:
+        """The projects of a number that were kept, that which was made last first; [] where no `/setup` was seen."""
+        known = [as_text(uid) for uid in self.redis.smembers(_UIDS + number)]
+        gone = [uid for uid in known if not self.redis.exists(_project(uid))]
+        if gone:
+            self.redis.srem(_UIDS + number, *gone)
+        found = [uid for uid in known if uid not in gone]
+        if not found and not self.redis.exists(f"{_UIDS}none:{number}"):
+            found = self._scan(number)  # kept by an earlier release
+            if found:
+                self.redis.sadd(_UIDS + number, *found)
+            else:
+                self.redis.set(f"{_UIDS}none:{number}", "", ex=_NONE_SECONDS)
+        return sorted(found, key=made_at, reverse=True)
+
+    def _scan(self, number: str) -> list[str]:
+        """As `uids`, looked for among all projects."""
+        return [uid for uid in self.projects() if number_of(uid) == number and is_project_name(uid)]
 
     def keep_result(self, key: str, prediction: Mapping[str, Any]) -> None:
         self.redis.set(f"{PREFIX}result:{key}", zlib.compress(json.dumps(prediction).encode(), 1), ex=KEEP_RESULT)
@@ -495,5 +510,6 @@ def _project(uid: str) -> str:
     return f"{PREFIX}project:{uid}"
 
 
-def _made(uid: str) -> int:
-    return int(uid.partition(".")[2] or 0)
+def _read_project(text: bytes) -> Project:
+    values = json.loads(text)
+    return Project(**{**values, "not_served": tuple(values.get("not_served") or ())})

@@ -1,6 +1,6 @@
 """Since when labels stand in the projects' labelling configurations, and which were renamed. Files only, no torch.
 
-    REGISTRY/labels/P.json        of Label Studio's project P (`lasagna.labels.history.LabelHistory`)
+    REGISTRY/labels/P.json        of the project with the uid P (`lasagna.labels.history.LabelHistory`)
 
 Whoever sees a configuration notes its labels here: the web process with `/setup`, `/predict` and the webhook of a
 changed project, pre-labelling, and the jobs that read annotations. What always holds: a file changes by being replaced
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backend.registry.records import project_number
+from backend.registry.records import project_key, project_number
 from lasagna.errors import RegistryError
 from lasagna.files import write_atomically
 from lasagna.labels.history import LabelHistory, label_set
@@ -106,4 +106,4 @@ class LabelHistories:
         return after
 
     def _path(self, project: str) -> Path:
-        return self._folder / f"{project_number(project)}.json"
+        return self._folder / f"{project_key(project)}.json"

@@ -20,7 +20,7 @@ class Version:
     Attributes:
         id: Name and content in one word; the model version that its predictions carry.
         name: What kind of model it is: "nano".
-        project: Label Studio's project for which it was first added.
+        project: The uid of the project for which it was first added; its number in records of 1.0.
         parent: The version that its training started from; "" where that is not known.
         base: The version whose weights it is laid over, in the registry or outside; "" where it is whole.
         created: When it was added, ISO 8601 in UTC.
@@ -101,9 +101,16 @@ class Aliases:
         return {event.version for event in self.history if event.version}
 
 
+def project_key(project: str) -> str:
+    """The name of a project as it is in a file's name: its uid, or the number where that is all that is known. Raises
+    RegistryError for anything else."""
+    if not re.fullmatch(r"\w[\w-]*(\.[0-9]+)?", project):
+        raise RegistryError(
+            f"{project!r} is not the number of a project in Label Studio, such as 12, nor a uid such as 12.1698765432"
+        )
+    return project
+
+
 def project_number(project: str) -> str:
-    """Label Studio's number of a project, of that or of the uid that backends are given ("12.1698")."""
-    number = number_of(project)
-    if not re.fullmatch(r"\w[\w-]*", number):
-        raise RegistryError(f"{project!r} is not the number of a project in Label Studio, such as 12")
-    return number
+    """Label Studio's number of a project, of that or of its uid ("12.1698"), for people."""
+    return number_of(project_key(project))

@@ -6,7 +6,7 @@ One folder (the setting `registry`):
                                 `checkpoint_version` calls it: "nano-3f2a9c10"
     versions/ID/version.json    where it is from (`Version`)
     versions/ID/...             the gate's report
-    projects/P.json             champion, candidate and history of Label Studio's project P (`Aliases`)
+    projects/P.json             champion, candidate and history of the project with the uid P (`Aliases`)
 
 What always holds:
 
@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from backend.registry.records import RECORD, Aliases, Event, Version, project_number
+from backend.registry.records import RECORD, Aliases, Event, Version, project_key, project_number
+from backend.studio.project_id import number_of
 from backend.studio.version_names import base_version
 from lasagna.checkpoint.folder import (
     BASE,
@@ -49,7 +50,7 @@ from lasagna.errors import RegistryError
 from lasagna.files import flush_to_disk, write_atomically
 from lasagna.settings import registry_folder
 
-__all__ = ["Aliases", "Event", "Registry", "Version", "find_version", "project_number"]
+__all__ = ["Aliases", "Event", "Registry", "Version", "find_version", "project_key", "project_number"]
 
 _ADDING, _REMOVED = ".adding-", ".removed-"
 
@@ -67,8 +68,9 @@ def find_version(id: str) -> Path | None:
 class Registry:
     """The registry in a folder, which need not exist yet.
 
-    `project` is Label Studio's number of a project as text; of the uid that it gives to backends ("12.1698") the first
-    part counts. Every method raises RegistryError for a name that is not there or a file that cannot be read.
+    `project` is the uid that Label Studio gives to backends ("12.1698"), or the number where that is all that is known
+    (`backend.registry.known_projects`). Every method raises RegistryError for a name that is not there or a file that
+    cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -97,7 +99,8 @@ class Registry:
 
     def projects(self) -> list[str]:
         """The projects that have a version, or had one."""
-        return sorted((path.stem for path in self._projects.glob("[!.]*.json")), key=lambda name: (len(name), name))
+        names = (path.name.removesuffix(".json") for path in self._projects.glob("[!.]*.json"))
+        return sorted(names, key=lambda name: (len(number_of(name)), name))
 
     def aliases(self, project: str) -> Aliases:
         """What a project's versions are to it."""
@@ -178,7 +181,7 @@ class Registry:
                     version = Version(
                         id=id,
                         name=name,
-                        project=project_number(project),
+                        project=project_key(project),
                         parent=parent,
                         base=checkpoint_version(base) if base else "",
                         created=_now(),
@@ -303,7 +306,7 @@ class Registry:
                 own = [version.id for version in there if version.id in aliases.members()]
                 former = [id for id in aliases.former if self._exists(id)]
                 kept.update((aliases.champion, aliases.candidate, *former[-1:], *(own[-keep:] if keep else ())))
-                if project is not None and name != project_number(project):
+                if project is not None and name != project_key(project):
                     others.update(own)
             for version in reversed(there):  # a base is older than what is laid over it
                 if version.id in kept | others and version.base:
@@ -321,7 +324,7 @@ class Registry:
     # --- files --------------------------------------------------------------------------------------------------------
 
     def _path(self, project: str) -> Path:
-        return self._projects / f"{project_number(project)}.json"
+        return self._projects / f"{project_key(project)}.json"
 
     def _exists(self, id: str) -> bool:
         return (self._versions / id / RECORD).exists()

@@ -1,7 +1,9 @@
 """The two names of a project: Label Studio's own number ("12"), and the uid that it gives to backends ("12.1698").
 
-The part behind the dot is when the project was made, in seconds: a number comes again where Label Studio's database was
-made anew, a uid does not. Records of work are kept by uid, what people see and what is on disk goes by number.
+The part behind the dot is when the project was made, in seconds: a number comes again in another Label Studio, and
+where a database was made anew; a uid does not. All that is kept of a project, in Redis and on disk, is kept by its uid
+(by its number only where nobody has told the uid yet); people read and type the number, which
+`backend.registry.known_projects` turns into a uid.
 
 `check_project_name` is the one door through which such names come in: what passed is safe in a file's name and in a key
 of Redis.
@@ -9,6 +11,7 @@ of Redis.
 
 import re
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NewType
 
@@ -28,10 +31,36 @@ def number_of(project: str) -> ProjectNumber:
     return ProjectNumber(project.partition(".")[0])
 
 
-def project_uid(project: dict[str, Any]) -> ProjectUid:
+def project_uid(project: Mapping[str, Any]) -> ProjectUid:
     """The uid of a project as the API describes it."""
     created = datetime.fromisoformat(str(project["created_at"]).replace("Z", "+00:00"))
     return ProjectUid(f"{project['id']}.{int(created.timestamp())}")
+
+
+def uid_of_event(project: Any) -> str:
+    """The uid of a project as a webhook describes it; its number where it does not say when the project was made, ""
+    where it is no project."""
+    if not isinstance(project, Mapping):
+        return ""
+    number = str(project.get("id", ""))
+    if not is_project_name(number):
+        return ""
+    try:
+        uid = project_uid(project)
+    except (KeyError, ValueError, OverflowError):
+        return number
+    return uid if is_project_name(uid) else number
+
+
+def made_at(project: str) -> int:
+    """When a project was made, of its uid, in seconds since 1970; 0 of a number."""
+    return int(project.partition(".")[2] or 0)
+
+
+def is_of(name: str, project: str) -> bool:
+    """Whether a record by a name is of a project; where one of both has the number alone, the number decides."""
+    is_whole = made_at(name) and made_at(project)
+    return name == project if is_whole else number_of(name) == number_of(project)
 
 
 def is_project_name(name: str) -> bool:
@@ -39,7 +68,7 @@ def is_project_name(name: str) -> bool:
     later counts, for ever."""
     if _NAME.fullmatch(name) is None:
         return False
-    return int(name.partition(".")[2] or 0) <= time.time() + _CLOCKS_DIFFER
+    return made_at(name) <= time.time() + _CLOCKS_DIFFER
 
 
 def check_project_name(name: str) -> str:

@@ -15,6 +15,7 @@ the code, except versions, projects and GPUs; counters of things that have not h
 answer has the requests and `lasagna_redis_up 0`.
 """
 
+import collections
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -39,6 +40,7 @@ from backend.queue.jobs import QUEUES, find_jobs, queue
 from backend.queue.living_workers import living_workers
 from backend.queue.store import Store
 from backend.registry.registry import Registry
+from backend.studio.project_id import number_of
 from lasagna.errors import RegistryError
 
 disable_created_metrics()  # a second series for each counter, of which we make no use
@@ -92,7 +94,12 @@ METRICS = tuple(
         ("lasagna_gpu_memory_total_bytes", "gauge", ("host", "gpu"), "Memory of a worker's GPU."),
         ("lasagna_trainings", "gauge", ("state",), "Fine-tunes that wait or run."),
         ("lasagna_trainings_ended_total", "counter", ("outcome",), "Fine-tunes that ended."),
-        ("lasagna_promotions_total", "counter", ("project",), "Versions that began to serve a project."),
+        (
+            "lasagna_promotions_total",
+            "counter",
+            ("project",),
+            "Versions that began to serve a project: its number, its uid where several have it.",
+        ),
         ("lasagna_rollbacks_total", "counter", ("project",), "Returns to the version before."),
         ("lasagna_model_info", "info", ("version",), "The worker's own model."),
     )
@@ -197,13 +204,16 @@ class _FromRedis(Collector):
         """Promotions and rollbacks by project, counted in the registry's files, which hold every change."""
         promotions: dict[tuple[str, ...], float] = {}
         rollbacks: dict[tuple[str, ...], float] = {}
-        for project in self._registry.projects():
+        projects = self._registry.projects()
+        several = {number for number, times in collections.Counter(map(number_of, projects)).items() if times > 1}
+        for project in projects:
+            name = project if number_of(project) in several else number_of(project)
             try:
                 actions = [event.action for event in self._registry.aliases(project).history]
             except RegistryError:  # `lasagna models list` says what is wrong with it
                 continue
-            promotions[project,] = float(actions.count("promote"))
-            rollbacks[project,] = float(actions.count("rollback"))
+            promotions[name,] = float(actions.count("promote"))
+            rollbacks[name,] = float(actions.count("rollback"))
         yield _counter("lasagna_promotions_total", promotions)
         yield _counter("lasagna_rollbacks_total", rollbacks)
 

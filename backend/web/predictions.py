@@ -22,11 +22,13 @@ from backend.queue.jobs import enqueue_click, enqueue_works
 from backend.queue.provenance import Provenance
 from backend.queue.store import GUESS_UNKNOWN, THRESHOLDS, Project, Registration, Store, Work
 from backend.queue.works import task_number, work_of
+from backend.registry.known_projects import KnownProjects
 from backend.registry.label_histories import LabelHistories
 from backend.registry.registry import Registry
+from backend.registry.takeover import take_over
 from backend.studio.address import normalise_url
 from backend.studio.data_fields import check_names
-from backend.studio.project_id import is_project_name, number_of
+from backend.studio.project_id import made_at, number_of, uid_of_event
 from lasagna.checkpoint.folder import checkpoint_version, shipped_checkpoints
 from lasagna.errors import CheckpointError, ConfigError, ImageError, RegistryError, ServiceError
 from lasagna.files import parse_json
@@ -179,6 +181,8 @@ class Predictor:
         self.taught = TaughtNames(settings, self.registry)
         self.changes = Changes(store)
         self.provenance = Provenance(store)
+        self.known = KnownProjects.from_settings(settings, store)
+        self._connected: set[str] = set()
         self._checkpoint_version: str | None = None
 
     # --- /setup -------------------------------------------------------------------------------------------------------
@@ -200,6 +204,7 @@ class Predictor:
             )
         url = normalise_url(hostname) if hostname else ""
         before = self.store.project(project)
+        self.connect(project, url)
         given = before.given_token if before.url == url else ""
         train, instant = str(params.pop(TRAIN_WHEN, "")), params.pop(INSTANT, None)
         not_served = tuple(map(str, plan.not_served))
@@ -218,6 +223,13 @@ class Predictor:
         """The labels of a project that a version cannot be asked for, as far as is known on this machine."""
         question = self.provenance.question_of(project, plan, self.settings)
         return self.taught.unknown(project, version, question)
+
+    def connect(self, project: str, url: str) -> None:
+        """A project has said where it is: notes it, and gives it what an earlier release kept by its number."""
+        self.known.note(project, url or self.settings.label_studio_url)
+        if project not in self._connected:
+            take_over(self.registry.folder, self.store, project)
+            self._connected.add(project)
 
     def _plan(self, config: str) -> LabelConfig:
         plan = label_config(config)
@@ -293,11 +305,17 @@ class Predictor:
     def project_updated(self, project: Any) -> None:
         """A project as Label Studio's webhook has it: notes the labels that stand in its configuration, the parts that
         are not served, and what its tasks are asked now. Nothing is noted of a project that was never connected."""
-        if not isinstance(project, Mapping) or not is_project_name(str(project.get("id"))):
-            return
-        uid = self.store.uid(str(project["id"]))
-        if self.store.told(uid) is None:
-            return
+        for uid in self.projects_of(uid_of_event(project)):
+            if self.store.told(uid) is not None:
+                self._project_updated(uid, project)
+
+    def projects_of(self, name: str) -> list[str]:
+        """The projects that an event may be about: of a number alone, each that has it."""
+        if not name or made_at(name):
+            return [name] if name else []
+        return [known.uid for known in self.known.of(name)] or [name]
+
+    def _project_updated(self, uid: str, project: Mapping[str, Any]) -> None:
         try:
             plan = label_config(str(project.get("label_config") or ""))
         except ConfigError:
@@ -311,7 +329,10 @@ class Predictor:
         """An event of Label Studio (`Store.record_event`): what was annotated is learnt from at once, by the worker."""
         if event.get("action") not in (*CHANGES, "TASKS_DELETED") or not event.get("project"):
             return
-        project = self.store.uid(event["project"])
+        for project in self.projects_of(event["project"]):
+            self._corrected(event, project)
+
+    def _corrected(self, event: Mapping[str, str], project: str) -> None:
         if event["action"] in ("ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "TASKS_DELETED"):
             # their predictions are not renewed any more
             self.provenance.forget_tasks(project, json.loads(event.get("tasks") or "[]"))

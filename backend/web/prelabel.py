@@ -133,6 +133,7 @@ class ProjectRun:
         self.project: dict[str, Any] = label_studio.project(project_id)
         self.plan: LabelConfig = parse_label_config(self.project["label_config"])
         self.uid = project_uid(self.project)
+        predictor.connect(self.uid, label_studio.url)
         question = predictor.question(self.uid, self.plan)
         self.version = name_version(predictor.model_version(self.uid), question)
         renamed = predictor.histories.renamed(self.uid)

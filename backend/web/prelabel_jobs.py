@@ -28,8 +28,9 @@ from werkzeug.exceptions import NotFound
 from backend.queue.connections import Connections
 from backend.queue.heartbeat import beating
 from backend.queue.store import KEEP_WORK, PREFIX, Store, connect
+from backend.registry.known_projects import KnownProjects
 from backend.studio.client import LabelStudioError
-from backend.studio.project_id import number_of
+from backend.studio.project_id import is_of, number_of
 from backend.web.predictions import Predictor
 from backend.web.prelabel import Outcome, ProjectRun
 from lasagna.errors import ConfigError, LasagnaError, in_words
@@ -59,12 +60,13 @@ class PrelabelJobs:
         self._redis, self._store = store.redis, store
 
     def add(
-        self, project: int, *, tab: int | None = None, refresh: bool = False, dry_run: bool = False, by: str = "api"
+        self, project: str, *, tab: int | None = None, refresh: bool = False, dry_run: bool = False, by: str = "api"
     ) -> str:
-        """Notes a job and returns its id; who is not "api" claims it at once and runs it."""
+        """Notes a job for a project (uid) and returns its id; who is not "api" claims it at once and runs it."""
         id = uuid4().hex[:16]
         now = self._store.now()
-        values = {"project": project, "tab": tab or "", "refresh": int(refresh), "dry_run": int(dry_run), "by": by}
+        values = {"project": number_of(project), "uid": project, "tab": tab or "", "by": by}
+        values |= {"refresh": int(refresh), "dry_run": int(dry_run)}
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.hset(_key(id), mapping={**values, "state": "queued", "created": now})
             pipe.expire(_key(id), KEEP_WORK)
@@ -117,18 +119,18 @@ class PrelabelJobs:
     def is_cancelled(self, id: str) -> bool:
         return bool(self._redis.hget(_key(id), "cancel"))
 
-    def cancel_project(self, project: int | None) -> tuple[int, int]:
-        """Cancels all that pre-labels a project (None: every one), and takes out its tasks that no worker has begun and
+    def cancel_project(self, project: str | None) -> tuple[int, int]:
+        """Cancels all that pre-labels a project (uid; None: any), and takes out its tasks that no worker has begun and
         nobody waits for; returns how many jobs, and how many tasks."""
         running = [job for job in self.recent(1000) if job["state"] in ("running", "queued", "interrupted")]
-        chosen = [job["id"] for job in running if project in (None, job["project"])]
+        chosen = [job["id"] for job in running if project is None or is_of(job["uid"], project)]
         for id in chosen:
             self.cancel(id)
         waiting = self._store.keys("queued")
         of_project = [
             key
             for key, fields in zip(waiting, self._store.fields(waiting), strict=True)
-            if fields and (project is None or number_of(fields["project"]) == str(project))
+            if fields and (project is None or is_of(fields["project"], project))
         ]
         return len(chosen), self._store.cancel(of_project)
 
@@ -161,6 +163,7 @@ class PrelabelJobs:
             job["state"] = "interrupted" if found["by"] != "api" else "queued"
         for name in ("refresh", "dry_run"):
             job[name] = found[name] == "1"
+        job["uid"] = found.get("uid") or found["project"]  # jobs of 1.0 have the number alone
         for name in _NUMBERS:
             job[name] = int(found[name]) if found.get(name) else None
         for name in ("title", "version", "reason"):
@@ -308,7 +311,7 @@ class PrelabelRunner(threading.Thread):
             return
         number = int(job["project"])
         with logged(project=number):
-            label_studio, _ = self._connections.of(self._store.uid(str(number)))
+            label_studio, _ = self._connections.of(self._predictor.known.resolve(job["uid"]))
             run = ProjectRun(self._predictor, label_studio, number, tab=job["tab"], refresh=job["refresh"])
             if job["dry_run"]:
                 self._jobs.note(id, state="running", started=self._store.now(), total=run.total)
@@ -332,12 +335,14 @@ class PrelabelRunner(threading.Thread):
 def prelabel_routes(settings: Settings, store: Store) -> Blueprint:
     """POST /jobs, GET /jobs, GET /jobs/ID and DELETE /jobs/ID, which cancels."""
     pages, jobs, connections = Blueprint("jobs", __name__), PrelabelJobs(store), Connections(settings, store)
+    known = KnownProjects.from_settings(settings, store)
 
     @pages.post("/jobs")
     def add() -> ResponseReturnValue:
         asked = parse_request(request.get_json(silent=True))
-        connections.of(store.uid(str(asked["project"])))  # says at once where no address is known
-        id = jobs.add(asked.pop("project"), **asked)
+        uid = known.resolve(str(asked.pop("project")), asked.pop("server"))
+        connections.of(uid)  # says at once where no address is known
+        id = jobs.add(uid, **asked)
         place = url_for("jobs.show", id=id)
         return jsonify(jobs.of(id)), 202, {"Location": place}
 
@@ -365,16 +370,19 @@ def prelabel_routes(settings: Settings, store: Store) -> Blueprint:
 
 
 def parse_request(body: Any) -> dict[str, Any]:
-    """`project`, `tab`, `refresh` and `dry_run` of a request.
+    """`project`, `server` ("" where it names none), `tab`, `refresh` and `dry_run` of a request.
 
     Raises:
         ConfigError: It is no JSON object with a project, or holds anything else.
     """
     if not isinstance(body, Mapping):
         raise ConfigError('the body of the request is not a JSON object such as {"project": 3}')
-    unknown = sorted(set(body) - {"project", "tab", "refresh", "dry_run"})
+    unknown = sorted(set(body) - {"project", "server", "tab", "refresh", "dry_run"})
     if unknown:
-        raise ConfigError(f"{', '.join(unknown)}: not known here; a job has project, tab, refresh and dry_run")
+        raise ConfigError(f"{', '.join(unknown)}: not known here; a job has project, server, tab, refresh and dry_run")
+    server = body.get("server", "")
+    if not isinstance(server, str):
+        raise ConfigError(f"server is the address of a Label Studio, not {server!r}")
     numbers = {name: body.get(name) for name in ("project", "tab")}
     for name, number in numbers.items():
         is_number = isinstance(number, int) and not isinstance(number, bool) and 0 < number < 1 << 31
@@ -384,4 +392,4 @@ def parse_request(body: Any) -> dict[str, Any]:
     for name, switch in switches.items():
         if not isinstance(switch, bool):
             raise ConfigError(f"{name} is true or false, not {switch!r}")
-    return {**numbers, **switches}
+    return {**numbers, **switches, "server": server}

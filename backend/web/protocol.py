@@ -12,7 +12,7 @@ import redis
 from flask import Blueprint, g, request
 
 from backend.queue.store import Store
-from backend.studio.project_id import check_project_name, is_project_name, number_of
+from backend.studio.project_id import check_project_name, number_of, uid_of_event
 from backend.web.health import Health
 from backend.web.predictions import Predictor
 from backend.web.readiness import readiness
@@ -149,7 +149,8 @@ class Protocol:
     def versions(self) -> dict[str, Any]:
         """GET /versions. Label Studio does not say which project it asks for."""
         project = request.args.get("project", "")
-        return {"versions": [self._predictor.model_version(project and check_project_name(project))], "message": None}
+        uid = project and self._predictor.known.resolve(project, request.args.get("server", ""))
+        return {"versions": [self._predictor.model_version(uid)], "message": None}
 
 
 def _body() -> dict[str, Any]:
@@ -195,15 +196,13 @@ def _task_name(tasks: list[Any], position: int) -> str:
 
 def _event(action: str, body: dict[str, Any]) -> dict[str, str]:
     """The part of a webhook's body that is kept: who and what. The annotations are read from Label Studio."""
-    project = body.get("project")
-    number = str(project.get("id", "")) if isinstance(project, dict) else ""
     tasks = body.get("tasks") or body.get("task") or []
     if action == "TASKS_CREATED":  # an import: of its tasks those count that came with annotations
         tasks = [task for task in _dicts(tasks) if task.get("total_annotations")]
     annotations = body.get("annotations") or body.get("annotation") or []
     return {
         "action": action,
-        "project": number if is_project_name(number) else "",
+        "project": uid_of_event(body.get("project")),
         "tasks": json.dumps(_ids(tasks) or [a["task"] for a in _dicts(annotations) if isinstance(a.get("task"), int)]),
         "annotations": json.dumps(_ids(annotations)),
         "time": f"{time.time():.3f}",

@@ -6,7 +6,7 @@ reasons, labels) is escaped. Looking changes nothing; its one button, "Try again
 send (`backend.web.cross_site`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,10 +27,10 @@ from backend.queue.jobs import find_jobs
 from backend.queue.living_workers import living_workers
 from backend.queue.provenance import Provenance
 from backend.queue.store import PREFIX, Project, Store
+from backend.registry.known_projects import KnownProjects
 from backend.registry.label_histories import LabelHistories
-from backend.registry.records import project_number
 from backend.registry.registry import Registry, Version
-from backend.studio.project_id import number_of
+from backend.studio.project_id import is_project_name, number_of
 from backend.web.overview import retry_failed
 from backend.web.prelabel_jobs import PrelabelJobs
 from lasagna.errors import ConfigError, RegistryError
@@ -71,7 +71,7 @@ class Failures:
     """Failed tasks of one project and kind of reason.
 
     Attributes:
-        project: Label Studio's number.
+        project: The uid.
         kind: One of `backend.queue.counters.REASONS`.
         count: How many; those beyond `_LOOKED_AT` are not counted.
         reasons: A few in words, the newest first.
@@ -157,9 +157,10 @@ def status_routes(settings: Settings, store: Store, registry: Registry) -> Bluep
     @pages.post("/status/retry")
     def retry() -> ResponseReturnValue:
         project, kind = request.form.get("project", ""), request.form.get("kind", "")
-        if (project and not project.isdecimal()) or (kind and kind not in REASONS):
+        if (project and not is_project_name(project)) or (kind and kind not in REASONS):
             raise ConfigError(f"there is no project {project[:20]!r} or no kind of reason {kind[:20]!r}")
-        queued, posted = retry_failed(store, settings.batch_size, int(project) if project else None, kind or None)
+        chosen = KnownProjects.from_settings(settings, store).resolve(project) if project else None
+        queued, posted = retry_failed(store, settings.batch_size, chosen, kind or None)
         return redirect(f"../status?queued={queued}&posted={posted}", 303)  # relative: a proxy may add a prefix
 
     @pages.get("/gate/<version>")
@@ -187,21 +188,29 @@ def look(settings: Settings, store: Store, registry: Registry, taught: TaughtNam
     workers = _workers(store, now)
     done = int(store.redis.zcount(f"{PREFIX}state:done", now - _RATE_SECONDS, "+inf"))
     left = counts["queued"] + counts["running"]
-    uids: dict[str, str] = {number_of(uid): uid for uid in reversed(store.projects())}  # the latest of a number wins
-    projects = {number: store.project(uid) for number, uid in uids.items()}
-    urls = {number: project.url for number, project in projects.items()}
+    projects = store.known_projects()
+    urls = {uid: project.url for uid, project in projects.items()}
     jobs, open_jobs = PrelabelJobs(store).recent(), PrelabelJobs(store).under_way()
     open_ids = {job["id"] for job in open_jobs}
+    known = KnownProjects.from_settings(settings, store)
+    running, failures = _running(store, urls, now), _failures(store, urls, now)
+    serving = _serving(settings, store, registry, taught, known, projects)
+    shown_jobs = [*open_jobs, *(job for job in jobs if job["id"] not in open_ids)][:_SHOWN_JOBS]
+    named = (
+        {each.project for each in running} | {each.project for each in failures} | {each.project for each in serving}
+    )
+    named |= {job["uid"] for job in shown_jobs}
     return {
         "model": model["version"] if model else None,
         "counts": counts,
         "rate": done / _RATE_SECONDS if done else None,
         "seconds_left": left * _RATE_SECONDS / done if done and left else None,
-        "jobs": [*open_jobs, *(job for job in jobs if job["id"] not in open_ids)][:_SHOWN_JOBS],
+        "jobs": shown_jobs,
         "now": now,
-        "running": _running(store, urls, now),
-        "failures": _failures(store, urls, now),
-        "serving": _serving(settings, store, registry, taught, projects),
+        "running": running,
+        "failures": failures,
+        "serving": serving,
+        "names": known.names(named),
         "workers": workers,
         "someone_predicts": any("predict" in worker.queues for worker in workers),
     }
@@ -211,13 +220,16 @@ def render_status(shown: dict[str, Any], queued: int | None = None, posted: int 
     """The page; `queued` and `posted` say what a retry did."""
     said = None if queued is None or posted is None else (queued, posted)
     template = page_environment("backend").get_template("status.html")
-    return template.render(**shown, said=said, refresh=_REFRESH, in_time=in_time, gate_report=gate_report)
+    return template.render(
+        **shown, said=said, refresh=_REFRESH, in_time=in_time, gate_report=gate_report, number_of=number_of
+    )
 
 
 def _place(fields: dict[str, str], urls: dict[str, str]) -> TaskLink:
-    project, task = number_of(fields["project"]), fields.get("task") or ""
+    project, task = fields["project"], fields.get("task") or ""
     url = urls.get(project)
-    return TaskLink(task or "without a number", f"{url}/projects/{project}/data?task={task}" if url and task else "")
+    place = f"{url}/projects/{number_of(project)}/data?task={task}" if url and task else ""
+    return TaskLink(task or "without a number", place)
 
 
 def _running(store: Store, urls: dict[str, str], now: float) -> list[Running]:
@@ -225,7 +237,7 @@ def _running(store: Store, urls: dict[str, str], now: float) -> list[Running]:
     for fields in store.fields(store.keys("running", _LOOKED_AT, oldest_first=True)):
         if not fields:
             continue
-        project = number_of(fields["project"])
+        project = fields["project"]
         ago = max(0.0, now - float(fields["changed"]))
         group = groups.setdefault((project, fields["version"]), Running(project, fields["version"], ago))
         group.count += 1
@@ -239,7 +251,7 @@ def _failures(store: Store, urls: dict[str, str], now: float) -> list[Failures]:
     for fields in store.fields(store.keys("failed", _LOOKED_AT)):
         if not fields:
             continue
-        project, kind = number_of(fields["project"]), fields.get("kind", "other")
+        project, kind = fields["project"], fields.get("kind", "other")
         ago = max(0.0, now - float(fields["changed"]))
         group = groups.setdefault((project, kind), Failures(project, kind, ago))
         group.count += 1
@@ -252,39 +264,42 @@ def _failures(store: Store, urls: dict[str, str], now: float) -> list[Failures]:
 
 
 def _serving(
-    settings: Settings, store: Store, registry: Registry, taught: TaughtNames, projects: dict[str, Project]
+    settings: Settings,
+    store: Store,
+    registry: Registry,
+    taught: TaughtNames,
+    known: KnownProjects,
+    projects: Mapping[str, Project],
 ) -> list[Serving]:
     trainings, changes, heads = Trainings(store), Changes(store), ProjectHeads(registry.folder)
-    urls = {number: project.url for number, project in projects.items()}
-    uids = {project_number(uid): uid for uid in changes.projects()}
-    connected: dict[str, str] = {number_of(uid): uid for uid in reversed(store.projects())}
+    urls = {uid: project.url for uid, project in projects.items()}
+    corrected = set(changes.projects())
     own = (store.model() or {}).get("version", "")
-    numbers = {*registry.projects(), *projects, *trainings.projects()}
     found = []
-    for number in sorted(numbers, key=lambda number: (len(number), number)):
+    for uid, _ in known.all([*registry.projects(), *trainings.projects()]):
         champion = candidate = None
         problem = ""
         learnt, waiting, aside = "", 0, list[tuple[TaskLink, str]]()
         fresh, outdated, unknown = 0, list[tuple[str, int]](), list[str]()
         try:
-            champion, candidate = registry.champion(number), registry.candidate(number)
-            if number in connected:
-                asked = _asked(settings, store, heads, connected[number], champion.id if champion else own)
+            champion, candidate = registry.champion(uid), registry.candidate(uid)
+            if uid in projects:
+                asked = _asked(settings, store, heads, uid, champion.id if champion else own)
                 if asked is not None:
-                    fresh, outdated = _fresh(store, registry, connected[number], *asked)
-                    unknown = taught.unknown(number, *asked)
-            if uid := uids.get(number):
+                    fresh, outdated = _fresh(store, registry, uid, *asked)
+                    unknown = taught.unknown(uid, *asked)
+            if uid in corrected:
                 said = changes.said(uid)
-                state = heads.current(number, champion.id if champion else str(said.get("version") or ""))
+                state = heads.current(uid, champion.id if champion else str(said.get("version") or ""))
                 learnt = state.words if state else ""
                 waiting = len(changes.waiting(uid))
                 reasons = list(changes.aside(uid).items())[:_SHOWN_TASKS]
-                aside = [(_place({"project": number, "task": task}, urls), reason) for task, reason in reasons]
+                aside = [(_place({"project": uid, "task": task}, urls), reason) for task, reason in reasons]
         except RegistryError as error:
             problem = str(error)
-        known, training = projects.get(number, Project()), trainings.of(number)
-        served = (champion, candidate, training, known.url, problem)
-        found.append(Serving(number, *served, learnt, waiting, aside, known.not_served, fresh, outdated, unknown))
+        here = projects.get(uid, Project())
+        served = (champion, candidate, trainings.of(uid), here.url, problem)
+        found.append(Serving(uid, *served, learnt, waiting, aside, here.not_served, fresh, outdated, unknown))
     return found
 
 

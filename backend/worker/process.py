@@ -14,12 +14,13 @@ import redis
 
 from backend.queue import jobs
 from backend.queue.store import Store
+from backend.registry.takeover import take_over
 from backend.worker.delivery import Delivery
 from backend.worker.field_writing import FieldWriting
 from backend.worker.rq_worker import LasagnaWorker, connect, work_until_stopped
 from backend.worker.runtime import Runtime
 from lasagna.formats.hygiene import Hygiene
-from lasagna.settings import Settings
+from lasagna.settings import Settings, registry_folder
 
 if TYPE_CHECKING:
     from lasagna.assistant.lasagna import Lasagna
@@ -53,6 +54,7 @@ def run_worker(
     def make() -> LasagnaWorker:
         left_out = asdict(Hygiene.of(settings))
         about = {"version": model.version, "name": settings.model, "pid": os.getpid(), "left_out": left_out}
+        take_over(registry_folder(settings), store)
         store.publish_model(about)
         logger.info("waiting for jobs in %s", ", ".join(jobs.PREDICTING))
         return LasagnaWorker(

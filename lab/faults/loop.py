@@ -32,6 +32,7 @@ from backend.queue.services import port_is_free
 from backend.queue.store import Store, connect
 from backend.registry.registry import Registry
 from backend.studio.client import LabelStudioError
+from backend.studio.project_id import project_uid
 from backend.web.predictions import Predictor
 from backend.web.prelabel import ProjectRun
 from lab.faults.parts import Parts, until
@@ -74,6 +75,7 @@ class Loop:
         xml = make_label_config([ClassQuery(name) for name in CLASSES])
         self.api = self.parts.label_studio.api()
         self.project = self.api.create_project("faults", xml)
+        self.uid = project_uid(self.api.project(self.project))
         self.annotator = SimulatedAnnotator(self.api, parse_label_config(xml))
         photos, self._truth = _photos(folder / "photos", corrections)
         self.tasks = self.api.upload(self.project, photos)
@@ -103,29 +105,29 @@ class Loop:
 
     def finish(self) -> dict[str, str]:
         """Asks for a last fine-tune and waits until nothing is left to do; how it ended."""
-        trainings, number = Trainings(self.store), str(self.project)
+        trainings, uid = Trainings(self.store), self.uid
 
         def idle() -> bool:
             try:
-                return trainings.of(number)["state"] == "idle"
+                return trainings.of(uid)["state"] == "idle"
             except redis.RedisError:
                 return False
 
         until(idle, "the running fine-tune", pause=1.0)
-        before = trainings.of(number).get("ended", "")
-        trainings.ask(number, again=True)
-        until(lambda: idle() and trainings.of(number).get("ended", "") != before, "the last fine-tune", pause=1.0)
-        return trainings.of(number)
+        before = trainings.of(uid).get("ended", "")
+        trainings.ask(uid, again=True)
+        until(lambda: idle() and trainings.of(uid).get("ended", "") != before, "the last fine-tune", pause=1.0)
+        return trainings.of(uid)
 
     def problems(self, ended: dict[str, str]) -> list[str]:
         """What was lost or broken, in words."""
         found = []
         if ended.get("outcome") not in ("promoted", "candidate", "unchanged"):
             found.append(f"the last fine-tune ended as {ended.get('outcome')}: {ended.get('summary')}")
-        for version in self.registry.versions(str(self.project)):
+        for version in self.registry.versions(self.uid):
             if checkpoint_version(version.checkpoint) != version.id:
                 found.append(f"version {version.id} is not whole")
-        seen = registry_folder(self.settings) / "snapshots" / str(self.project) / "seen.json"
+        seen = registry_folder(self.settings) / "snapshots" / self.uid / "seen.json"
         kept = {int(task) for task in json.loads(seen.read_text())["tasks"]} if seen.exists() else set()
         if lost := set(self.tasks) - kept:
             found.append(f"{len(lost)} of {len(self.tasks)} corrections are not in the newest snapshot: {sorted(lost)}")

@@ -183,6 +183,7 @@ class Bench:
         self._api = parts.api
         self._registry, self._trainings = Registry(registry_folder(parts.settings)), Trainings(parts.store)
         self._project = self._api.create_project(f"bench loop: {name}", xml)
+        self._uid = project_uid(self._api.project(self._project))
         with self._step(f"{len(wanted) + len(measured)} photos to Label Studio"):
             photos = [*_photos(wanted), *_photos(measured)]
             tasks = self._api.upload(self._project, photos)
@@ -250,7 +251,7 @@ class Bench:
         """Whether the version of a round was refused in it, and promoted since, when it was judged again."""
         if before.get("promoted") is not False:
             return False
-        history = self._registry.aliases(str(self._project)).history
+        history = self._registry.aliases(self._uid).history
         return any(event.action == "promote" and event.version == before["version"] for event in history)
 
     def _trained(self, sides: Sides, count: int) -> set[int]:
@@ -375,7 +376,7 @@ class Bench:
 
         # A label that was not asked yet, so that no result is known; a task without an id is answered and not stored.
         asked = make_label_config([ClassQuery(name) for name in (*self._wanted.classes, "not asked yet")])
-        project = project_uid(self._api.project(self._project))
+        project = self._uid
         body = {"tasks": [{"data": opened["data"]}], "project": project, "label_config": asked, "params": {}}
         with ThreadPoolExecutor(_AT_ONCE + 1) as pool:
             began = time.perf_counter()
@@ -410,7 +411,7 @@ class Bench:
         deadline, shown = time.monotonic() + self._timeout, ""
         while time.monotonic() < deadline:
             self._parts.check()
-            found = self._trainings.of(str(self._project))
+            found = self._trainings.of(self._uid)
             stage = found.get("stage", "") if found["state"] == "running" else ""
             if stage and stage != shown:
                 self._console.print(f"  {stage}", style="dim")

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from backend.app import create_app
 from backend.queue import jobs
 from backend.queue.store import Project, Store, connect
 from backend.registry.label_histories import LabelHistories
+from backend.studio.project_id import made_at, project_uid
 from backend.web.problems import status_line
 from backend.worker.rq_worker import LasagnaWorker
 from lasagna.checkpoint.folder import checkpoint_version
@@ -407,7 +409,7 @@ class TestWebhook:
         assert answer.status_code == 201
         [event] = store.events()
         assert event["action"] == body["action"]
-        assert event["project"] == "33"
+        assert event["project"] == project_uid(PROJECT_BODY)
         assert {name: json.loads(event[name]) for name in ("tasks", "annotations")} == noted
 
     def test_a_changed_configuration_is_noted(
@@ -420,7 +422,8 @@ class TestWebhook:
         changed = CONFIG.replace('<Label value="Dog"/>', '<Label value="Fox"/>').replace(
             "</View>", '<VectorLabels name="line" toName="image"><Label value="Wire"/></VectorLabels></View>'
         )
-        body = {"id": 3, "created_at": "2026-11-26T11:09:57Z", "label_config": changed}
+        made = datetime.fromtimestamp(made_at(PROJECT), UTC).isoformat()
+        body = {"id": 3, "created_at": made, "label_config": changed}
         for project in (body, {**body, "id": 4}, {**body, "id": True}, {**body, "label_config": "<View>"}, []):
             assert client.post("/webhook", json={"action": "PROJECT_UPDATED", "project": project}).status_code == 201
         histories = LabelHistories(tmp_path)

@@ -19,6 +19,7 @@ from backend.commands.doctor import doctor
 from backend.commands.labels import labels
 from backend.commands.prelabel import prelabel
 from backend.loop.access import StudioAccess, snapshots_of
+from backend.studio.project_id import project_uid
 from backend.studio.version_names import parse_version
 from lasagna.checkpoint.folder import shipped_checkpoints
 from lasagna.settings import Settings, registry_folder
@@ -220,7 +221,7 @@ def test_labels_change_in_the_middle(
     # what training and the gate read
     settings = Settings.load()
     access = StudioAccess(tried.api)
-    snapshot = snapshots_of(settings, tried.registry, str(project), access).take()
+    snapshot = snapshots_of(settings, tried.registry, project_uid(tried.api.project(project)), access).take()
     assert snapshot.skipped == {}
     decided: Counter[str] = Counter()
     for split in ("train", "holdout"):

@@ -123,8 +123,8 @@ class TestJobs:
 
     def test_whole_projects(self, store: Store) -> None:
         records = PrelabelJobs(store)
-        id = records.add(3)
-        records.add(4)
+        id = records.add("3")
+        records.add("4")
         records.claim(id, "me")
         times = {"started": store.now() - 10, "seen": store.now()}
         records.note(id, state="running", total=20, predicted=5, had_one=5, **times)
@@ -365,7 +365,7 @@ class TestCancel:
     ) -> None:
         stub.add_tasks(5)
         records = PrelabelJobs(store)
-        id = records.add(3, by="command")
+        id = records.add("3", by="command")
         records.claim(id, "me")
         with ThreadPoolExecutor(1) as pool:
             run_ = self.project(settings, store, stub)
@@ -396,12 +396,13 @@ class TestCancel:
         assert "0 jobs cancelled, 1 waiting tasks" in run(jobs, "cancel", "--all").output
         assert store.states([work.key for work in works]) == ["queued", "done"]
 
-    def test_only_the_project(self, store: Store) -> None:
+    def test_only_the_project(self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LASAGNA_REGISTRY", str(tmp_path))
         config = store.keep_config(CONFIG)
         works = [Work(f"{number}.1", 1, "/1.png", config, "tiny-1") for number in (3, 33)]
         store.register(works, lease=0)
         records = PrelabelJobs(store)
-        ids = [records.add(number) for number in (3, 33)]
+        ids = [records.add(number) for number in ("3", "33")]
         run(jobs, "cancel", "--project", "3")
         assert store.states([work.key for work in works]) == ["done", "queued"]
         assert [(records.of(id) or {})["state"] for id in ids] == ["cancelled", "queued"]

@@ -57,13 +57,13 @@ def run(*arguments: str) -> Result:
 
 
 def test_list(histories: LabelHistories) -> None:
-    histories.rename("3", "sky", "heaven")
+    histories.rename(PROJECT, "sky", "heaven")
     said = run("list", "3").stdout
     for words in ("cat, dog, sky", "+ heaven, - dog, - sky", "'sky' is read as 'heaven'", "'kitten'"):
         assert words in said, words
     assert "'sky'  " not in said, "it is explained"
     kept = json.loads(run("list", "3", "--json").stdout)
-    assert LabelHistory.from_dict(kept) == histories.of("3")
+    assert LabelHistory.from_dict(kept) == histories.of(PROJECT)
 
 
 def test_list_of_an_unknown_project(histories: LabelHistories, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_rename(histories: LabelHistories, store: Store) -> None:
     assert "'sky' is read as 'heaven' now: 3 regions in 2 annotated tasks" in said
     assert 'give the label hint="sky"' in said
     assert "lasagna prelabel 3 --dry-run" in said
-    assert histories.renamed("3") == {"sky": "heaven"}
+    assert histories.renamed(PROJECT) == {"sky": "heaven"}
     assert EVERYTHING in Changes(store).waiting(PROJECT), "the instant head reads the annotations again"
 
 
@@ -99,13 +99,13 @@ def test_rename_of_what_only_annotations_know(histories: LabelHistories) -> None
 def test_what_cannot_have_been_renamed(histories: LabelHistories, old: str, new: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         run("rename", "3", old, new)
-    assert histories.renamed("3") == {}
+    assert histories.renamed(PROJECT) == {}
 
 
 def test_forget(histories: LabelHistories, store: Store) -> None:
     run("rename", "3", "sky", "heaven")
     assert "'sky' is not read as 'heaven' any more" in run("forget", "3", "sky").stdout
-    assert histories.renamed("3") == {}
+    assert histories.renamed(PROJECT) == {}
     with pytest.raises(ConfigError, match="known: none"):
         run("forget", "3", "sky")
 
@@ -114,7 +114,7 @@ def test_without_redis(histories: LabelHistories, monkeypatch: pytest.MonkeyPatc
     """What was said is kept; the head reads the annotations later."""
     monkeypatch.setenv("LASAGNA_REDIS_URL", "redis://127.0.0.1:1/0")
     assert "reads the annotations again after the next correction" in run("rename", "3", "sky", "heaven").output
-    assert histories.renamed("3") == {"sky": "heaven"}
+    assert histories.renamed(PROJECT) == {"sky": "heaven"}
 
 
 def test_help() -> None:

@@ -29,6 +29,7 @@ from backend.queue.services import free_port
 from backend.queue.store import Store, connect
 from backend.registry.registry import Registry
 from backend.studio.client import LabelStudioError
+from backend.studio.project_id import project_uid
 from backend.worker.rq_worker import LasagnaWorker
 from lasagna.checkpoint.vocabulary import Taught, Vocabulary, write_vocabulary
 from lasagna.settings import Settings
@@ -360,8 +361,9 @@ def with_registry(world: World) -> tuple[int, Registry, str]:
     """A project of a web process with a registry of its own, in which a version is the champion."""
     registry = Registry(world.folder / "registry")
     project = world.project(url=world.web(LASAGNA_REGISTRY=str(registry.folder)))
-    version = registry.add(world.checkpoint, project=str(project), parent="", snapshot="", metrics={}, name="tuned")
-    registry.promote(str(project), version.id, "")
+    uid = project_uid(world.api.project(project))
+    version = registry.add(world.checkpoint, project=uid, parent="", snapshot="", metrics={}, name="tuned")
+    registry.promote(uid, version.id, "")
     return project, registry, version.id
 
 

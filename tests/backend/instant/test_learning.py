@@ -146,7 +146,7 @@ class TestLearning:
         self, runtime: Runtime, settings: Settings, stub: StubLabelStudio, changes: Changes
     ) -> None:
         """A class is absent from when on somebody used its label; the others stay undecided. Later jobs know it too."""
-        (Path(settings.registry) / "labels" / "3.json").unlink()
+        (Path(settings.registry) / "labels" / f"{PROJECT}.json").unlink()
         for number in correct(stub, 3):
             changes.note(PROJECT, [number])
             runtime.learn(PROJECT)

@@ -30,7 +30,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A registry that knows since when the labels stand in the configuration."""
     monkeypatch.setenv("LASAGNA_STATE_DIR", str(tmp_path / "state"))
     histories = LabelHistories(registry_folder(Settings.load()))
-    histories.note("3", parse_label_config(CONFIG).images, datetime(2000, 1, 1, tzinfo=UTC))
+    histories.note(PROJECT, parse_label_config(CONFIG).images, datetime(2000, 1, 1, tzinfo=UTC))
 
 
 def run(stub: StubLabelStudio, out: Path, *more: str) -> Result:
@@ -153,8 +153,8 @@ def test_a_renamed_label_is_what_it_is_called_now(stub: StubLabelStudio, tmp_pat
     correct(stub, 2)
     stub.label_config = CONFIG.replace('value="Cat"', 'value="Feline"')
     histories = LabelHistories(registry_folder(Settings.load()))
-    histories.note("3", parse_label_config(stub.label_config).images, datetime(2000, 1, 1, tzinfo=UTC))
-    histories.rename("3", "Cat", "Feline")
+    histories.note(PROJECT, parse_label_config(stub.label_config).images, datetime(2000, 1, 1, tzinfo=UTC))
+    histories.rename(PROJECT, "Cat", "Feline")
     done = run(stub, tmp_path / "out")
     assert done.exit_code == 0, (done.output, done.exception)
     classes = json.loads((tmp_path / "out" / "masks" / "classes.json").read_text())

@@ -65,7 +65,7 @@ def test_what_nothing_needs_goes(root: Path, store: Store, tmp_path: Path) -> No
     logs.mkdir()
     (logs / "training.log").write_bytes(b"old\n" * 1000 + b"new\n" * 25)
     trainings = Trainings(store)
-    for number in ("3", "7", "8"):
+    for number in ("3", "7", "8", "8.1"):
         trainings.note(number, state="idle", ended=str(time.time() - 40 * 86400))
     trainings.add_changes("7", ["1"])
     store.keep_project("8.1", Project())
@@ -85,7 +85,7 @@ def test_what_nothing_needs_goes(root: Path, store: Store, tmp_path: Path) -> No
     assert left == {"of-a-version", "of-a-job", "compared-with", "new-0", "new-1", "seen.json", "sides.json"}
     assert (root / "snapshots" / "4" / "only-one").is_dir()
     assert (logs / "training.log").read_bytes() == b"new\n" * 25
-    assert trainings.projects() == ["3", "8"]
+    assert trainings.projects() == ["3", "8", "8.1"]
     assert not list(store.redis.scan_iter("lasagna:training:7*"))
 
 

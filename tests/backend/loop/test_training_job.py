@@ -14,7 +14,7 @@ import pytest
 from backend.loop.access import StudioAccess
 from backend.loop.job import GIVEN_UP_AFTER, STAGES, StoppedError, TrainingJob
 from backend.loop.trainings import new_job
-from backend.registry.registry import Registry, project_number
+from backend.registry.registry import Registry
 from backend.studio.client import LabelStudio
 from lasagna.checkpoint.folder import checkpoint_version, load_calibration
 from lasagna.checkpoint.vocabulary import Taught, Vocabulary, load_vocabulary, write_vocabulary
@@ -142,7 +142,7 @@ def refused(project: Project, first_round: tuple[Project, str]) -> str:
 
 
 def snapshot_of(project: Project, version: str) -> Path:
-    return project.root / "snapshots" / project_number(PROJECT) / project.registry.version(version).snapshot
+    return project.root / "snapshots" / PROJECT / project.registry.version(version).snapshot
 
 
 def tasks_of(snapshot: Path, side: str) -> set[int]:

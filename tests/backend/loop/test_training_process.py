@@ -28,15 +28,15 @@ def test_killed_in_the_middle_of_training(loop: Backend, store: Store, tmp_path:
     trainings, registry = Trainings(store), tmp_path / "registry"
     training = ("worker", "--queues", "train")
     first = loop.run(*training, wait_for="waiting for jobs in train")
-    wait_until(lambda: int(trainings.of("3").get("step") or 0) >= 1, SECONDS, "the first step")
+    wait_until(lambda: int(trainings.of(PROJECT).get("step") or 0) >= 1, SECONDS, "the first step")
     first.kill()
     [id] = unfinished_jobs(registry)
     loop.run(*training, wait_for=f"job {id} goes on")
     second = loop.processes[-1]
-    wait_until(lambda: trainings.of("3")["state"] == "idle", SECONDS, "the end of the job")
-    known = trainings.of("3")
+    wait_until(lambda: trainings.of(PROJECT)["state"] == "idle", SECONDS, "the end of the job")
+    known = trainings.of(PROJECT)
     assert (known["outcome"], known["changed"]) == ("candidate", "0"), known
-    [version] = Registry(registry).versions("3")
+    [version] = Registry(registry).versions(PROJECT)
     assert version.id == known["version"]
     assert unfinished_jobs(registry) == []
     assert not (registry / "jobs" / id / "run" / "states").exists()

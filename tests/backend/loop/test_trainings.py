@@ -16,12 +16,11 @@ from backend.commands.train import train
 from backend.loop.trainings import Policy, Trainings, Triggers, new_job, unfinished_jobs
 from backend.queue.jobs import queue
 from backend.queue.store import Project, Store
+from backend.studio.project_id import project_uid
 from backend.web.predictions import parse_parameters
 from lasagna.errors import ConfigError, ServiceError
 from lasagna.settings import Settings
 from tests.backend.backend_helpers import CONFIG, PROJECT, TOKEN, wait_until
-
-NUMBER = PROJECT.split(".")[0]
 
 
 class Loop:
@@ -38,7 +37,9 @@ class Loop:
         self.store.keep_project(PROJECT, Project("http://127.0.0.1:1", "", "", None, text))
 
     def event(self, action: str, **body: Any) -> None:
-        answer = self.client.post("/webhook", json={"action": action, "project": {"id": int(NUMBER)}, **body})
+        answer = self.client.post(
+            "/webhook", json={"action": action, "project": {"id": int(PROJECT.split(".")[0])}, **body}
+        )
         assert answer.status_code == 201
 
     def submit(self, *tasks: int) -> None:
@@ -49,7 +50,7 @@ class Loop:
         """What is known of the project, after all events were read."""
         while self.triggers.read_events(0):
             pass
-        return self.triggers.trainings.of(NUMBER)
+        return self.triggers.trainings.of(PROJECT)
 
     def jobs(self) -> list[str]:
         return unfinished_jobs(self.folder)
@@ -58,10 +59,10 @@ class Loop:
         """A job as the training process runs it."""
         self.state()
         [id] = self.jobs()
-        self.triggers.begin(NUMBER)
+        self.triggers.begin(PROJECT)
         during()
         self.state()
-        self.triggers.end(NUMBER, id, {"outcome": outcome, "summary": "said", "version": "nano-1"})
+        self.triggers.end(PROJECT, id, {"outcome": outcome, "summary": "said", "version": "nano-1"})
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_every_so_many_corrections(loop: Loop) -> None:
     asked = json.loads((loop.folder / "jobs" / id / "job.json").read_text())
     assert (asked["project"], asked["reason"]) == (PROJECT, "3 corrections")
     [job] = queue(loop.store.redis, "train").jobs
-    assert job.args == [NUMBER, id] or tuple(job.args) == (NUMBER, id)
+    assert job.args == [PROJECT, id] or tuple(job.args) == (PROJECT, id)
 
 
 @pytest.mark.parametrize(
@@ -137,13 +138,13 @@ def test_what_counts(loop: Loop, action: str, body: dict[str, Any], counted: int
 def test_the_recorded_payloads_count(loop: Loop, shared: Callable[[str], Path]) -> None:
     """What a real Label Studio sent."""
     folder = shared("facts/payloads")
-    loop.store.keep_project("33.1", Project())
     for name in ("ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED", "ANNOTATION_CREATED_skipped", "TASKS_CREATED"):
         body = json.loads((folder / f"webhook_{name}.json").read_text())["body"]
-        before = loop.triggers.trainings.changed(str(body["project"]["id"]))
+        uid = project_uid(body["project"])
+        before = loop.triggers.trainings.changed(uid)
         assert loop.client.post("/webhook", json=body).status_code == 201
         loop.state()
-        assert loop.triggers.trainings.changed(str(body["project"]["id"])) > before, name
+        assert loop.triggers.trainings.changed(uid) > before, name
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_each_policy(loop: Loop, policy: str, by_button: bool, by_corrections: b
     loop.event("START_TRAINING")
     loop.state()
     assert bool(loop.jobs()) == (by_button or by_corrections)
-    loop.triggers.trainings.ask(NUMBER)
+    loop.triggers.trainings.ask(PROJECT)
     assert loop.state()["state"] == "queued"
 
 
@@ -250,7 +251,7 @@ def test_a_project_that_could_not_be_asked_is_asked_again(loop: Loop, monkeypatc
 
 
 def test_an_event_that_cannot_be_handled_holds_up_no_other(loop: Loop, store: Store) -> None:
-    store.record_event({"action": "ANNOTATION_CREATED", "project": NUMBER, "tasks": "no JSON", "annotations": "[]"})
+    store.record_event({"action": "ANNOTATION_CREATED", "project": PROJECT, "tasks": "no JSON", "annotations": "[]"})
     loop.submit(1, 2, 3)
     assert loop.state()["state"] == "queued"
 
@@ -262,12 +263,12 @@ def test_jobs_that_were_left(loop: Loop, store: Store, redis_lost: bool, was_run
     loop.state()
     left = loop.jobs()
     if was_running:
-        loop.triggers.begin(NUMBER)
+        loop.triggers.begin(PROJECT)
         queue(store.redis, "train").empty()
     if redis_lost:
         store.redis.flushdb()
     Triggers(loop.settings, store, loop.folder).resume()
-    assert loop.triggers.trainings.of(NUMBER)["state"] == "queued"
+    assert loop.triggers.trainings.of(PROJECT)["state"] == "queued"
     assert [job.args[1] for job in queue(store.redis, "train").jobs] == left
     assert loop.jobs() == left
 
@@ -277,7 +278,7 @@ def test_a_job_whose_folder_is_gone_blocks_nothing(loop: Loop) -> None:
     loop.state()
     (loop.folder / "jobs" / loop.jobs()[0] / "job.json").unlink()
     loop.triggers.resume()
-    loop.triggers.trainings.ask(NUMBER)
+    loop.triggers.trainings.ask(PROJECT)
     assert loop.state()["state"] == "queued"
     assert len(loop.jobs()) == 1
 
@@ -293,12 +294,12 @@ def test_the_thread_reads_events(loop: Loop) -> None:
 
 
 def test_the_command(loop: Loop, redis_db: str) -> None:
-    answer = CliRunner().invoke(train, ["--project", NUMBER, "--again", "--redis-url", redis_db])
+    answer = CliRunner().invoke(train, ["--project", "3", "--again", "--redis-url", redis_db])
     assert "asked for a fine-tune of project 3" in answer.output
     assert isinstance(answer.exception, ConfigError)  # no training process runs
     assert loop.state()["state"] == "queued"
     assert json.loads((loop.folder / "jobs" / loop.jobs()[0] / "job.json").read_text())["again"] is True
-    assert Trainings(loop.store).overview()[NUMBER]["reason"] == "asked for"
+    assert Trainings(loop.store).overview()[PROJECT]["reason"] == "asked for"
 
 
 def test_the_command_without_a_project_takes_a_recipe() -> None:
@@ -361,7 +362,7 @@ def test_one_strange_label_studio_does_not_stop_the_others(tmp_path: Path, setti
 
     triggers = Triggers(settings, store, tmp_path / "registry", changed)
     assert triggers.catch_up() == ["3.1"]
-    assert Trainings(store).of("4")["state"] == "queued"
+    assert Trainings(store).of("4.1")["state"] == "queued"
 
 
 def test_a_damaged_job_on_disk_is_set_aside(loop: Loop) -> None:
@@ -369,7 +370,7 @@ def test_a_damaged_job_on_disk_is_set_aside(loop: Loop) -> None:
         folder = loop.folder / "jobs" / name
         folder.mkdir(parents=True)
         (folder / "job.json").write_text(text)
-    good = new_job(loop.folder, "3.1", "asked for")
+    good = new_job(loop.folder, PROJECT, "asked for")
     loop.triggers.resume()
     assert loop.state()["job"] == good
     assert len(loop.store.aside()) == 2

@@ -1,5 +1,6 @@
 """A Redis that is set up so that it loses tasks, or does not answer: found, said, and survived."""
 
+import json
 import os
 import signal
 import threading
@@ -114,23 +115,32 @@ def test_a_worker_that_is_told_to_end_in_an_outage_ends(backend: Backend, server
     worker.process.wait(20)
 
 
-def test_the_latest_uid_is_found_without_looking_through_all(server: RedisServer) -> None:
+def test_the_uids_of_a_number_are_found_without_looking_through_all(server: RedisServer) -> None:
     store = Store(redis.Redis.from_url(server.url))
     for uid in ("3.100", "3.200", "4.50"):
         store.keep_project(uid, Project("http://127.0.0.1:1"))
     store.keep_project("3.100", Project("http://127.0.0.1:2"))  # an older one again
-    assert (store.uid("3"), store.uid("4"), store.uid("5")) == ("3.200", "4.50", "5")
+    assert (store.uids("3"), store.uids("4"), store.uids("5")) == (["3.200", "3.100"], ["4.50"], [])
     store.keep_project("5.1", Project())
-    assert store.uid("5") == "5.1"
+    assert store.uids("5") == ["5.1"]
     before = store.redis.info("commandstats").get("cmdstat_scan", {}).get("calls", 0)
     for _ in range(50):
-        store.uid("3"), store.uid("6")
+        store.uids("3"), store.uids("6")
     after = store.redis.info("commandstats").get("cmdstat_scan", {}).get("calls", 0)
     assert after - before <= 1
     store.redis.delete(f"{PREFIX}project:3.200")  # ninety days later
-    assert store.uid("3") == "3.100"
-    store.redis.delete(f"{PREFIX}uids")  # kept by an earlier release
-    assert store.uid("4") == "4.50"
+    assert store.uids("3") == ["3.100"]
+
+
+def test_uids_that_an_earlier_release_kept_are_found(server: RedisServer) -> None:
+    store = Store(redis.Redis.from_url(server.url))
+    store.redis.hset(f"{PREFIX}uids", mapping={"3": "3.200"})
+    for uid in ("3.100", "3.200"):
+        store.redis.set(f"{PREFIX}project:{uid}", json.dumps({"url": "http://127.0.0.1:1", "token": "t"}))
+    assert store.uids("3") == ["3.200", "3.100"]
+    store.redis.delete(f"{PREFIX}uids:3")
+    store.keep_project("3.300", Project("http://127.0.0.1:2"))  # before anybody looked
+    assert store.uids("3") == ["3.300", "3.200", "3.100"]
 
 
 @pytest.mark.slow

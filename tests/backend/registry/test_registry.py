@@ -30,11 +30,11 @@ class TestAdd:
         report = tmp_path / "report.html"
         report.write_text("passed")
         version = add(registry, make(2.0), "12.1698", reports=[report], labels=["cat", "sky"])
-        assert version == registry.version(version.id) == registry.candidate("12")
-        assert (version.name, version.project, version.parent, version.base) == ("random", "12", BASE_MODEL, "")
+        assert version == registry.version(version.id) == registry.candidate("12.1698")
+        assert (version.name, version.project, version.parent, version.base) == ("random", "12.1698", BASE_MODEL, "")
         assert (version.snapshot, version.metrics, version.labels) == ("s-1", {"miou": 0.5}, ("cat", "sky"))
         assert [path.read_text() for path in version.reports] == ["passed"]
-        assert registry.champion("12") is None
+        assert registry.candidate("12.1700") is None  # of another Label Studio
 
     def test_its_id_is_what_a_loaded_model_calls_itself(self, registry: Registry, make: Any) -> None:
         version = add(registry, make(2.0))
@@ -144,7 +144,7 @@ class TestAliases:
     def test_promote_and_roll_back(self, registry: Registry, make: Any) -> None:
         one, two, three = (add(registry, make(t)) for t in (2.0, 3.0, 4.0))
         for version in (one, two, three):
-            assert registry.promote("12", version.id, "better") == registry.champion("12.99") == version
+            assert registry.promote("12", version.id, "better") == registry.champion("12") == version
         assert [registry.aliases("12").role(v.id) for v in (one, two, three)] == ["former", "former", "champion"]
         assert [registry.rollback("12", "worse") for _ in range(3)] == [two, one, None]
         assert registry.champion("12") is None

@@ -43,7 +43,7 @@ class TestRequests:
         assert client.get("/jobs").json == {"jobs": []}
 
     def test_a_job_is_cancelled(self, client: FlaskClient, store: Store) -> None:
-        id = PrelabelJobs(store).add(3)
+        id = PrelabelJobs(store).add("3")
         answer = client.delete(f"/jobs/{id}")
         assert (answer.status_code, (answer.json or {})["state"]) == (202, "cancelled")
         assert (client.delete(f"/jobs/{id}").json or {})["state"] == "cancelled"
@@ -78,7 +78,7 @@ class TestRequests:
 class TestRecords:
     def test_a_command_that_was_killed_is_interrupted_and_nobody_else_runs_it(self, store: Store) -> None:
         jobs = PrelabelJobs(store)
-        id = jobs.add(3, by="command")
+        id = jobs.add("3", by="command")
         jobs.claim(id, "me")
         jobs.note(id, state="running", started=store.now(), total=10)
         assert (jobs.of(id) or {})["state"] == "running"
@@ -88,7 +88,7 @@ class TestRecords:
 
     def test_one_process_runs_a_job(self, store: Store) -> None:
         jobs = PrelabelJobs(store)
-        id = jobs.add(3)
+        id = jobs.add("3")
         assert jobs.unfinished() == [id]
         assert [jobs.claim(id, "one"), jobs.claim(id, "two")] == [True, False]
         jobs.end(id, "done")
@@ -97,7 +97,7 @@ class TestRecords:
     def test_a_claim_is_held_however_long_something_takes(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(prelabel_jobs, "_CLAIM", 1)
         jobs = PrelabelJobs(store)
-        id = jobs.add(3)
+        id = jobs.add("3")
         with jobs.holding(id, "me"):
             jobs.drop_claim(id)
             wait_until(lambda: not jobs.claim(id, "another") or jobs.drop_claim(id))
@@ -128,7 +128,7 @@ def test_a_job_fails_when_label_studio_is_gone_for_too_long_at_a_stretch(
     monkeypatch.setattr(prelabel_jobs, "time", clock)
     runner = _Outages(settings.replaced(delivery_timeout=12.0))
     runner.tries = iter(tries)
-    id = PrelabelJobs(store).add(3)
+    id = PrelabelJobs(store).add("3")
     runner._patiently(id)
     assert len(list(runner.tries)) == left
     assert (PrelabelJobs(store).of(id) or {})["state"] == "failed"

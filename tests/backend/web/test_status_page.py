@@ -59,16 +59,16 @@ class TestPage:
         self, client: FlaskClient, works: list[str], store: Store, registry: Registry, make: Any, tmp_path: Path
     ) -> None:
         jobs = PrelabelJobs(store)
-        id = jobs.add(3, tab=7)
+        id = jobs.add(PROJECT, tab=7)
         jobs.claim(id, "me")
         jobs.note(id, state="running", title=f"Cats {NASTY}", total=10, started=store.now() - 10, predicted=4,
                   seen=store.now())  # fmt: skip
         report = tmp_path / "report.html"
         report.write_text("<h1>the gate's page</h1>")
-        given: dict[str, Any] = {"project": "3", "parent": "", "snapshot": "", "metrics": {}, "reports": [report]}
+        given: dict[str, Any] = {"project": PROJECT, "parent": "", "snapshot": "", "metrics": {}, "reports": [report]}
         champion, candidate = registry.add(make(7.0), **given), registry.add(make(8.0), **given)
-        registry.promote("3", champion.id, "better")
-        Trainings(store).note("3", state="running", stage="train", step=40, steps=160, left=200)
+        registry.promote(PROJECT, champion.id, "better")
+        Trainings(store).note(PROJECT, state="running", stage="train", step=40, steps=160, left=200)
         answer = client.get("/status")
         assert answer.status_code == 200
         page = " ".join(answer.text.split())

@@ -55,7 +55,7 @@ def test_a_version_that_is_gone_is_answered_by_what_serves_now(
 ) -> None:
     version = add(2.0)
     if promoted:
-        registry.promote("3", version.id, "")
+        registry.promote("3.17", version.id, "")
     found = models(own, registry)
     assert found.of("3.17", "random-ffffffff").version == (version.id if promoted else own.version)
     assert "random-ffffffff of project 3 is not in" in caplog.text

@@ -15,7 +15,7 @@ from backend.studio.version_names import without_question
 from backend.worker.runtime import Runtime
 from lasagna import Lasagna
 from lasagna.settings import Settings
-from tests.backend.backend_helpers import CONFIG, TOKEN, StubLabelStudio, asked
+from tests.backend.backend_helpers import CONFIG, PROJECT, TOKEN, StubLabelStudio, asked
 
 FIRST, SECOND = "3.1795397674", "4.1795397675"
 CLICK = {"type": "keypointlabels", "from_name": "kp", "is_positive": True,
@@ -98,7 +98,7 @@ def serve(runtime: Runtime, settings: Settings, stub: StubLabelStudio) -> Callab
 @pytest.fixture
 def version(registry: Registry, other_checkpoint: Path) -> Version:
     given: dict[str, Any] = {"parent": "", "snapshot": "", "metrics": {}}
-    return registry.add(other_checkpoint, project="3", **given)
+    return registry.add(other_checkpoint, project=PROJECT, **given)
 
 
 def test_rollback_restores_the_answers_bit_for_bit(
@@ -107,23 +107,23 @@ def test_rollback_restores_the_answers_bit_for_bit(
     project = serve(FIRST)
     assert project.setup() == runtime.model.version
     own = project.predict()
-    registry.promote("3", version.id, "passed")
+    registry.promote(PROJECT, version.id, "passed")
     assert project.setup() == version.id
     first = project.predict()
     assert first["model_version"] == version.id
     assert first["result"] != own["result"]
-    second = registry.add(make(7.0), project="3", parent=version.id, snapshot="", metrics={})
-    registry.promote("3", second.id, "passed")
+    second = registry.add(make(7.0), project=PROJECT, parent=version.id, snapshot="", metrics={})
+    registry.promote(PROJECT, second.id, "passed")
     assert project.predict()["model_version"] == second.id
 
     # As if nothing had been computed before; and nothing is loaded from the disk, which is what would take time.
     for key in runtime.store.redis.scan_iter("lasagna:result:*"):
         runtime.store.redis.delete(key)
     monkeypatch.setattr(Lasagna, "from_pretrained", None)
-    registry.rollback("3", "worse")
+    registry.rollback(PROJECT, "worse")
     assert project.predict() == first
     assert project.setup() == version.id
-    registry.rollback("3", "worse too")
+    registry.rollback(PROJECT, "worse too")
     assert project.predict() == own
     assert project.setup() == runtime.model.version
 
@@ -131,7 +131,7 @@ def test_rollback_restores_the_answers_bit_for_bit(
 def test_projects_have_champions_of_their_own(
     serve: Any, runtime: Runtime, registry: Registry, version: Version
 ) -> None:
-    registry.promote("3", version.id, "")
+    registry.promote(PROJECT, version.id, "")
     one, two = serve(FIRST), serve(SECOND)
     assert [project.setup() for project in (one, two)] == [version.id, runtime.model.version]
     versions = [project.predict()["model_version"] for project in (one, two, one, two)]
@@ -155,8 +155,8 @@ def test_the_same_image_is_computed_once_per_version(
     for _ in range(2):
         project.predict()
         project.predict()
-        registry.promote("3", version.id, "")
-    registry.rollback("3", "")
+        registry.promote(PROJECT, version.id, "")
+    registry.rollback(PROJECT, "")
     project.predict()
     assert asked == [runtime.model.version, version.id]
 
@@ -167,7 +167,7 @@ def test_a_click_is_answered_by_the_champion(
     project = serve(FIRST)
     project.setup()
     before = project.predict(context={"result": [CLICK]})
-    registry.promote("3", version.id, "")
+    registry.promote(PROJECT, version.id, "")
     after = project.predict(context={"result": [CLICK]})
     assert (before["model_version"], after["model_version"]) == (runtime.model.version, version.id)
     assert [len(runtime.models.versions), len(runtime._features)] == [2, 2]
@@ -176,7 +176,7 @@ def test_a_click_is_answered_by_the_champion(
 def test_a_job_of_a_version_that_cannot_be_loaded_fails_with_the_reason(
     serve: Any, runtime: Runtime, registry: Registry, version: Version, stub: StubLabelStudio
 ) -> None:
-    registry.promote("3", version.id, "")
+    registry.promote(PROJECT, version.id, "")
     (version.checkpoint / "model.safetensors").unlink()
     project, healthy = serve(FIRST), serve(SECOND)
     project.setup()
