@@ -13,9 +13,10 @@ from backend.queue.fitness import unfitness
 from backend.queue.living_workers import predicting_workers
 from backend.queue.own_redis import ensure_redis
 from backend.queue.store import Store, connect
+from backend.registry.known_projects import KnownProjects
 from backend.studio.client import LabelStudio, LabelStudioError, token_claims
-from backend.studio.project_id import number_of
 from lasagna.errors import ConfigError, LasagnaError, ServiceError
+from lasagna.settings import hide_password
 
 _CLOCK_SECONDS = 60
 _SECONDS = 5.0
@@ -63,8 +64,11 @@ def _label_studio(case: Case) -> str:
     if not case.has_redis and not configured:
         raise SkippedError("because redis is wrong, which knows the address of Label Studio (or give --url)")
     uids = case.store.projects() if case.has_redis else []
-    of_project = [uid for uid in uids if number is not None and number_of(uid) == str(number)]
-    case.uid = next(iter([*of_project, *uids]), "")
+    of_project = KnownProjects.from_settings(settings, case.store).of(str(number)) if number and case.has_redis else []
+    if len(of_project) > 1:
+        both = ", ".join(hide_password(known.server) for known in of_project)
+        raise SkippedError(f"because {len(of_project)} Label Studios have a project {number}: {both}; --url says which")
+    case.uid = next(iter([*(known.uid for known in of_project), *uids]), "")
     try:
         if case.has_redis:
             found, _ = Connections(settings, case.store).of(case.uid)

@@ -16,7 +16,7 @@ from backend.instant.taught import TaughtNames
 from backend.queue.provenance import Provenance
 from backend.registry.registry import Registry
 from backend.studio.client import LabelStudio, LabelStudioError, connection_fault
-from backend.studio.project_id import number_of, project_uid
+from backend.studio.project_id import is_of, number_of, project_uid
 from backend.studio.version_names import without_question
 from lasagna.checkpoint.vocabulary import unknown_in_words
 from lasagna.errors import ConfigError
@@ -238,7 +238,7 @@ def _send(case: Case, webhook: dict[str, Any]) -> None:
 
 def _last_noted(case: Case) -> float:
     """When the last update of the project was noted; 0 where none was."""
-    of_project = [event for event in case.store.events(200) if event.get("project") == str(case.number)]
+    of_project = [event for event in case.store.events(200) if is_of(event.get("project") or "", case.uid)]
     return max((float(event["time"]) for event in of_project if event.get("action") == "PROJECT_UPDATED"), default=0.0)
 
 

@@ -29,7 +29,7 @@ from backend.queue.services import free_port
 from backend.queue.store import Store, connect
 from backend.registry.registry import Registry
 from backend.studio.client import LabelStudioError
-from backend.studio.project_id import project_uid
+from backend.studio.project_id import number_of, project_uid
 from backend.worker.rq_worker import LasagnaWorker
 from lasagna.checkpoint.vocabulary import Taught, Vocabulary, write_vocabulary
 from lasagna.settings import Settings
@@ -761,7 +761,8 @@ class TestSound:
             world.api.create_annotation(task.id, [], lead_time=1.0)
 
         def corrected() -> list[str]:
-            return [event["project"] for event in store.events() if event["action"] == "ANNOTATION_CREATED"]
+            found = (event["project"] for event in store.events() if event["action"] == "ANNOTATION_CREATED")
+            return [number_of(project) for project in found]
 
         eventually(lambda: str(by_address) in corrected(), what="the event of the annotation")
         assert str(by_fields) not in corrected(), "it was sent first; Label Studio gives webhooks no password"
