@@ -32,7 +32,6 @@ from lasagna.errors import CheckpointError, ConfigError, LasagnaError, QueryErro
 from lasagna.files import write_atomically
 from lasagna.formats.record import record_to_segmentation, segmentation_to_record
 from lasagna.masks.image import load_image
-from lasagna.masks.image_memory import DEFAULT_MAX_MEMORY
 from lasagna.masks.segmentation import ClassQuery, Segmentation
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ class Reader:
     results: Results
     max_bytes: int
     max_pixels: int
-    max_memory: int = DEFAULT_MAX_MEMORY
+    max_memory: int | None = None
     thumbnails: Path | None = None
 
     def __call__(self, file: ImageFile) -> Prepared:

@@ -12,6 +12,7 @@ Odd modes: transparency is composited on white; of an animation or a multi-page 
 more than 8 bits are scaled by their bit depth (see `_to_8_bits`), not clipped to white.
 """
 
+import functools
 import io
 import math
 import os
@@ -28,16 +29,13 @@ from PIL import Image, UnidentifiedImageError
 from lasagna.errors import ImageError
 from lasagna.masks import heif
 from lasagna.masks.image_memory import (
-    DEFAULT_MAX_MEMORY,
     READ_FORMATS,
     check_memory,
     check_pixels,
     decoding_bytes,
     header_size,
 )
-
-DEFAULT_MAX_BYTES = 64 * 1024 * 1024
-DEFAULT_MAX_PIXELS = 178_956_970
+from lasagna.settings import Settings, variable
 
 IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".ppm", ".pgm",
@@ -62,9 +60,9 @@ _pillow_limit_lock = threading.Lock()
 def load_image(
     source: ImageSource,
     *,
-    max_bytes: int = DEFAULT_MAX_BYTES,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
-    max_memory: int = DEFAULT_MAX_MEMORY,
+    max_bytes: int | None = None,
+    max_pixels: int | None = None,
+    max_memory: int | None = None,
     name: str | None = None,
 ) -> Image.Image:
     """The image as RGB, upright, fully decoded.
@@ -73,14 +71,18 @@ def load_image(
         source: A path, the content of a file as bytes, a binary file object at the start of the image, or a Pillow
             image, which is left as it is. (Pillow has cut the samples of RGB files of 16 bits to 8 where such an image
             was loaded before; give the path.)
-        max_bytes: Largest file.
+        max_bytes: Largest file; None, here and below: as the settings say (LASAGNA_MAX_IMAGE_BYTES).
         max_pixels: Largest width * height.
         max_memory: Most bytes that decoding may take, as far as the header tells.
         name: What to call the image in errors; default: the path, or the file object's name.
 
     Raises:
         ImageError: The source cannot be read, is over a limit, or is not a complete image in a format we read.
+        ConfigError: A limit in the environment is no number.
     """
+    max_bytes = _limit("max_image_bytes") if max_bytes is None else max_bytes
+    max_pixels = _limit("max_image_pixels") if max_pixels is None else max_pixels
+    max_memory = _limit("max_image_memory") if max_memory is None else max_memory
     name = name if name is not None else _name_of(source)
     data = b""
     if isinstance(source, Image.Image):
@@ -115,6 +117,16 @@ def load_image(
         ) from error
 
 
+def _limit(setting: str) -> int:
+    """A limit of the settings, as the environment has it now."""
+    return _limit_of(setting, os.environ.get(variable(setting), ""))
+
+
+@functools.lru_cache(maxsize=16)
+def _limit_of(setting: str, text: str) -> int:
+    return int(getattr(Settings.load({variable(setting): text} if text else {}), setting))
+
+
 def image_format(data: bytes) -> str:
     """What a file that was loaded is, as Pillow calls it in lower case: "jpeg", "png", ...; else "image"."""
     try:
@@ -125,14 +137,15 @@ def image_format(data: bytes) -> str:
 
 
 def read_image_bytes(
-    source: str | os.PathLike[str] | BinaryIO, *, max_bytes: int = DEFAULT_MAX_BYTES, name: str | None = None
+    source: str | os.PathLike[str] | BinaryIO, *, max_bytes: int | None = None, name: str | None = None
 ) -> bytes:
-    """The content of an image file, not yet decoded; never more than `max_bytes` are read.
+    """The content of an image file, not yet decoded; never more than `max_bytes` (default: the setting) are read.
 
     Raises:
         ImageError: It cannot be opened, is not a regular file, is empty or is over the limit.
     """
     name = name if name is not None else _name_of(source)
+    max_bytes = _limit("max_image_bytes") if max_bytes is None else max_bytes
     try:
         if isinstance(source, str | os.PathLike):
             path = Path(source)

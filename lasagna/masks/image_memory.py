@@ -12,9 +12,6 @@ from PIL import Image
 
 from lasagna.errors import ImageError
 
-DEFAULT_MAX_MEMORY = 2 * 1024**3
-"""Bytes."""
-
 READ_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "AVIF", "TGA", "HEIF")
 """Pillow's names of the formats whose memory is known from the header."""
 
@@ -99,9 +96,12 @@ def check_memory(needed: int, max_memory: int, name: str) -> None:
 
 
 def _buffers(image: Image.Image) -> int:
-    """Bytes of what a decoder keeps beside the pixels: a JPEG's coefficients, a TIFF's tile or strip."""
+    """Bytes of what a decoder keeps beside the pixels: the coefficients of a JPEG of several scans, a TIFF's tile or
+    strip."""
     width, height = image.size
     if image.format in ("JPEG", "MPO"):
+        if not _keeps_coefficients(image):
+            return 0
         layers = [(h, v) for _, h, v, _ in getattr(image, "layer", [])] or [(1, 1)] * 4
         most = max(h for h, _ in layers) * max(v for _, v in layers)
         rounded = _rounded(width) * _rounded(height)
@@ -118,6 +118,42 @@ def _buffers(image: Image.Image) -> int:
         strip = width * min(height, abs(int(tags.get(_ROWS_PER_STRIP, height))))
         return each * max(tile, strip)
     return 0
+
+
+def _keeps_coefficients(image: Image.Image) -> bool:
+    """Whether libjpeg keeps all coefficients of a JPEG: where it is progressive, or its first scan has not all of its
+    components, so that more scans have to follow (`initial_setup` in jdinput.c); else it decodes row by row."""
+    if image.info.get("progressive"):
+        return True
+    file = image.fp  # type: ignore[attr-defined]
+    place = file.tell()
+    file.seek(2)
+    try:
+        while (marker := _next_marker(file)) != _SOS:
+            if marker in _ALONE:
+                continue
+            file.seek(int.from_bytes(file.read(2), "big") - 2, 1)
+        components = file.read(3)[2]
+    except (ValueError, IndexError, OSError):
+        return True  # whatever it is, what it may take is counted
+    finally:
+        file.seek(place)
+    return bool(components < len(getattr(image, "layer", ())) or not getattr(image, "layer", ()))
+
+
+_SOS, _ALONE = 0xDA, frozenset({0x01, 0xD8, *range(0xD0, 0xD8)})
+"""Markers of ITU-T T.81, table B.1: start of a scan, and those that no length follows."""
+
+
+def _next_marker(file: BinaryIO) -> int:
+    """The next marker of a JPEG; what stands before it is passed over, as in libjpeg. Raises IndexError at the end."""
+    while True:
+        while file.read(1)[0] != 0xFF:
+            pass
+        while (marker := file.read(1)[0]) == 0xFF:
+            pass
+        if marker:
+            return marker
 
 
 def _rounded(side: int) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lab.bench import bombs
-from lasagna.masks.image_memory import DEFAULT_MAX_MEMORY
+from lasagna.settings import Settings
 
 
 @pytest.mark.slow
@@ -35,4 +35,4 @@ def test_a_large_image_takes_no_more_than_the_limit(name: str, tmp_path: Path) -
     outcome, most = bombs.read_alone(tmp_path / "large")
     assert outcome.startswith("read, ")
     assert most is not None
-    assert most < DEFAULT_MAX_MEMORY
+    assert most < Settings.load({}).max_image_memory

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lasagna.errors import ImageError
+from lasagna.errors import ConfigError, ImageError
 from lasagna.masks.image import image_format, load_image, read_image_bytes
 
 
@@ -322,3 +322,44 @@ def secret(scene: Image.Image) -> Iterator[Path]:
 def test_no_read_permission(secret: Path) -> None:
     with pytest.raises(ImageError, match=r"secret\.png cannot be read: Permission denied"):
         load_image(secret)
+
+
+# --- Memory -----------------------------------------------------------------------------------------------------------
+
+
+def in_scans(jpeg: bytes) -> bytes:
+    """A baseline JPEG whose first scan has one of its three components, as one that comes component by component."""
+    at = jpeg.index(b"\xff\xda")
+    length = int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return jpeg[:at] + b"\xff\xda\x00\x08\x01" + jpeg[at + 5 : at + 7] + b"\x00\x3f\x00" + jpeg[at + 2 + length :]
+
+
+def test_coefficients_count_where_a_jpeg_keeps_them() -> None:
+    """1.2 Mpx of 4:4:4 take 4.9 MB in Pillow, which keeps RGB in four bytes, and 7.4 MB of coefficients."""
+    photo = Image.effect_noise((1280, 960), 40).convert("RGB")
+    baseline = encoded(photo, "JPEG", subsampling=0)
+    assert load_image(baseline, max_memory=5_000_000).size == photo.size
+    for kept in (encoded(photo, "JPEG", subsampling=0, progressive=True), in_scans(baseline)):
+        with pytest.raises(ImageError, match=r"would take up to 12288000 bytes .*LASAGNA_MAX_IMAGE_MEMORY"):
+            load_image(kept, max_memory=12_000_000)
+    # what looks like a scan in a comment is none
+    comment = b"\xff\xfe\x00\x0e\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00\x00\x00"
+    assert load_image(baseline[:2] + comment + baseline[2:], max_memory=5_000_000).size == photo.size
+
+
+@pytest.mark.parametrize(("limit", "words"), [("MEMORY", "bytes of memory"), ("PIXELS", "pixels"), ("BYTES", "bytes")])
+def test_the_settings_hold_wherever_an_image_is_read(
+    scene: Image.Image, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, words: str
+) -> None:
+    """Also for training, evaluation and the Python API, which give no limits of their own."""
+    path = tmp_path / "scene.png"
+    path.write_bytes(encoded(scene))
+    assert load_image(path).size == scene.size
+    monkeypatch.setenv(f"LASAGNA_MAX_IMAGE_{limit}", "50")
+    with pytest.raises(ImageError, match=rf"{words}.*LASAGNA_MAX_IMAGE_{limit}"):
+        load_image(path)
+    monkeypatch.setenv(f"LASAGNA_MAX_IMAGE_{limit}", "1000000")
+    assert load_image(path).size == scene.size
+    monkeypatch.setenv(f"LASAGNA_MAX_IMAGE_{limit}", "much")
+    with pytest.raises(ConfigError, match=f"LASAGNA_MAX_IMAGE_{limit}"):
+        load_image(path)
