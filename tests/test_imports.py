@@ -1,5 +1,7 @@
 """Which rooms come without torch, and how little a command line needs. Who may import whom is in `.importlinter`."""
 
+import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -49,3 +51,18 @@ def test_room_imports_no_torch(room: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("megabytes", [200, 300, 400])
+@pytest.mark.parametrize("arguments", [["annotate", "--help"], ["models", "list"]], ids=" ".join)
+def test_little_address_space_is_said_in_words(arguments: list[str], megabytes: int) -> None:
+    """Whatever library it is that does not find room."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
+
+    command = [sys.executable, "-m", "lasagna", *arguments]
+    environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # else its threads alone fill it
+    found = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, timeout=120, env=environ)
+    assert "Traceback" not in found.stderr
+    assert found.returncode == 0 or "there is not enough memory; see `ulimit -a`" in found.stderr

@@ -17,6 +17,7 @@ gunicorn's own worker.
 """
 
 import errno
+import json
 import re
 import socket
 import time
@@ -27,6 +28,7 @@ from functools import partial
 from selectors import EVENT_READ
 from typing import Any
 
+from gunicorn.http.errors import ConfigurationProblem
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 HEAD_SECONDS = 10.0
@@ -131,6 +133,19 @@ class PatientWorker(ThreadWorker):
             return keepalive and bool(conn.parser.finish_body(deadline=conn.sock.due))
         except ConnectionResetError:
             return False
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answers what never got to the application; where the path is not below SCRIPT_NAME, in words."""
+        if not isinstance(exc, ConfigurationProblem):
+            super().handle_error(req, client, addr, exc)
+            return
+        words = f"{exc}: give Label Studio the address with that prefix, or start gunicorn without SCRIPT_NAME"
+        self.log.warning("%s", words)
+        body = json.dumps({"error": words})
+        head = ("HTTP/1.1 404 Not Found", "Connection: close", "Content-Type: application/json")
+        answer = "\r\n".join((*head, f"Content-Length: {len(body)}", "", body))
+        with suppress(OSError):
+            client.sendall(answer.encode("ascii"))
 
     def finish_request(self, conn: TConn, future: "Future[Any]") -> None:
         """Back in the loop: keeps the connection, or closes it without waiting for the other side."""

@@ -4,6 +4,7 @@ Sub-commands come from the entry-point group `lasagna.commands` (name = click co
 own and `lasagna` imports nothing upward. A command's module imports no torch at its top, so that `--help` is quick.
 """
 
+import errno
 import sys
 from typing import Any
 
@@ -30,11 +31,25 @@ class _Commands(EntryPointGroup):
         except LasagnaError as error:
             click.secho(f"error: {error}", fg="red", err=True)
             sys.exit(error.exit_code)
-        except MemoryError:
+        except (MemoryError, ImportError, OSError) as error:
+            if not _is_out_of_memory(error):
+                raise
             click.secho(
                 "error: there is not enough memory; see `ulimit -a` and the limit of the container", fg="red", err=True
             )
             sys.exit(1)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: also where a library could not be loaded into what is left of the address space, which
+    the dynamic loader says in words alone, perhaps in an error that another library made of it."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    words = ("failed to map segment", "cannot allocate memory")
+    if isinstance(error, ImportError | OSError) and any(each in str(error).lower() for each in words):
+        return True
+    before = error.__cause__ or error.__context__
+    return before is not None and _is_out_of_memory(before)
 
 
 @click.group(

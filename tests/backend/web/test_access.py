@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -71,37 +72,50 @@ def test_without_a_password_another_machine_is_refused(
     assert client.get("/health", environ_base={"REMOTE_ADDR": peer}).status_code == code
 
 
-@pytest.mark.slow
-def test_gunicorn_alone_masks_and_checks(redis_url: str, tmp_path: Path) -> None:
-    """Started as any WSGI application is, on every address, by an address of this machine that is not loopback."""
-    port = free_port()
-    environ = {**os.environ, "LASAGNA_REDIS_URL": redis_url, "LASAGNA_STATE_DIR": str(tmp_path)}
-    command = [
-        sys.executable,
-        "-m",
-        "gunicorn",
-        "--worker-class",
-        "backend.web.patient.PatientWorker",
-        "--threads",
-        "4",
-        "--access-logfile",
-        "-",
-    ]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, "--bind", f"0.0.0.0:{port}", "backend._wsgi:app"], env=environ, stdout=log, stderr=log
-        )
-    try:
-        here = wait_until(lambda: _answer(f"http://127.0.0.1:{port}/health"), what="gunicorn")
-        outside = _answer(f"http://{socket.gethostbyname(socket.gethostname())}:{port}/health")
-        _answer(f"http://127.0.0.1:{port}/webhook?secret=mine1234", **{"User-Agent": "a\x1b[2Kb"})
-    finally:
+@pytest.fixture
+def gunicorn(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., int]]:
+    """A function that starts the application as any WSGI application is, on every address; returns its port."""
+    processes = []
+
+    def start(**given: str) -> int:
+        port = free_port()
+        environ = {**os.environ, "LASAGNA_REDIS_URL": redis_url, "LASAGNA_STATE_DIR": str(tmp_path), **given}
+        command = [
+            *(sys.executable, "-m", "gunicorn", "--worker-class", "backend.web.patient.PatientWorker"),
+            *("--threads", "4", "--access-logfile", "-", "--bind", f"0.0.0.0:{port}", "backend._wsgi:app"),
+        ]
+        with (tmp_path / "log").open("w") as log:
+            processes.append(subprocess.Popen(command, env=environ, stdout=log, stderr=log))
+        wait_until(lambda: _answer(f"http://127.0.0.1:{port}/health"), what="gunicorn")
+        return port
+
+    yield start
+    for process in processes:
         process.terminate()
         process.wait(20)
-    assert here == 200
+
+
+@pytest.mark.slow
+def test_gunicorn_alone_masks_and_checks(gunicorn: Callable[..., int], tmp_path: Path) -> None:
+    """By an address of this machine that is not loopback."""
+    port = gunicorn()
+    assert _answer(f"http://127.0.0.1:{port}/health") == 200
+    _answer(f"http://127.0.0.1:{port}/webhook?secret=mine1234", **{"User-Agent": "a\x1b[2Kb"})
     if not socket.gethostbyname(socket.gethostname()).startswith("127."):
-        assert outside == 403
+        assert _answer(f"http://{socket.gethostbyname(socket.gethostname())}:{port}/health") == 403
     assert "mine1234" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.slow
+def test_a_path_that_is_not_below_the_prefix_is_said(gunicorn: Callable[..., int]) -> None:
+    """SCRIPT_NAME in the environment, and a proxy that takes the prefix away; or a header of a stranger."""
+    port = gunicorn(SCRIPT_NAME="/lasagna")
+    assert _answer(f"http://127.0.0.1:{port}/lasagna/health") == 200
+    for path, headers in (("/health", {}), ("/lasagna/health", {"SCRIPT_NAME": "/elsewhere"})):
+        answer = requests.get(f"http://127.0.0.1:{port}{path}", headers=headers, timeout=10)
+        assert answer.status_code == 404
+        assert "does not start with SCRIPT_NAME" in answer.json()["error"]
+        assert "give Label Studio the address with that prefix" in answer.json()["error"]
 
 
 def _answer(url: str, **headers: str) -> int | None:
