@@ -65,6 +65,9 @@ def calibrate(recipe: Path, changes: tuple[str, ...], name: str | None, only_voc
     for heading in ("held out", "photos", "average precision", "ECE before", "ECE after"):
         table.add_column(heading, justify="left" if heading == "held out" else "right")
     for (name, source), found in zip(sets.items(), answers, strict=True):
+        if not len(found.present):
+            console.print(f"{name}: the model was never taught a class of it", highlight=False)
+            continue
         ranked = average_precision(found.present, found.margins)
         fits = (Calibration(), model.calibration)
         errors = (expected_calibration_error(found.present, found.probabilities(fit)) for fit in fits)

@@ -55,7 +55,7 @@ def fit_calibration(sets: Sequence[PresenceAnswers], start: Calibration | None =
     """The temperature and offset with the smallest binary cross-entropy, averaged per set, then over sets.
 
     Args:
-        sets: The answers; each set weighs the same.
+        sets: The answers; each set that has any weighs the same.
         start: Calibration of the model that this one was fine-tuned from: few answers stay near it (a normal prior of
             the width `GLOBAL_SPREAD`). Without it, a handful of answers that happen to be separable would make every
             probability 0 or 1.
@@ -66,6 +66,7 @@ def fit_calibration(sets: Sequence[PresenceAnswers], start: Calibration | None =
     """
     from scipy.optimize import minimize
 
+    sets = [answers for answers in sets if len(answers.present)]  # the model knows no class of the others
     everything = np.concatenate([answers.present for answers in sets]) if sets else np.zeros(0, bool)
     if not everything.size or (start is None and (everything.all() or not everything.any())):
         raise DataError(

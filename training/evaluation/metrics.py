@@ -146,8 +146,8 @@ class PresenceMetrics:
         return average_precision(self.truth[chosen], self.probability[chosen])
 
     def calibration_error(self) -> float | None:
-        """`expected_calibration_error` of all image-class pairs; None before the first image."""
-        return expected_calibration_error(self.truth, self.probability) if self._truth else None
+        """`expected_calibration_error` of all image-class pairs; None before the first of them."""
+        return expected_calibration_error(self.truth, self.probability) if len(self.truth) else None
 
     def calibration_error_of_halves(self) -> float | None:
         """The calibration error after calibration on this very data, without a probability having seen its own truth.

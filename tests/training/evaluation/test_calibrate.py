@@ -238,6 +238,11 @@ def test_the_command_notes_what_was_taught(data: Path, tmp_path: Path) -> None:
     assert load_calibration(checkpoint) == Lasagna.random(seed=3).calibration, "nothing else is written"
 
 
+def test_a_set_of_which_nothing_is_known_does_not_count() -> None:
+    some, nothing = answers(Calibration(1.5, 0.3), 2000, seed=1), PresenceAnswers(np.zeros(0), np.zeros(0, bool))
+    assert fit_calibration([some, nothing]) == fit_calibration([some])
+
+
 def test_the_average_precision_of_names() -> None:
     margins, present = np.zeros(2), np.array([True, False])
     sets = [

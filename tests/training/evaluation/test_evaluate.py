@@ -338,3 +338,27 @@ def test_what_the_model_was_never_taught_is_in_no_figure(data: Path) -> None:
     guessed = evaluate_dataset(Unsure(dataset), dataset, guess_unknown=True).as_dict()
     assert guessed["unknown"] == {}
     assert guessed["per_class"] == whole["per_class"]
+
+
+def test_a_set_of_which_nothing_is_known_has_no_figures(data: Path) -> None:
+    class Lost:
+        def segment_batch(self, images: Any, classes: Any, **_: Any) -> list[Segmentation]:
+            return [
+                Segmentation((image.height, image.width), tuple(map(ClassAnswer.unknown, names)))
+                for image, names in zip(images, classes, strict=True)
+            ]
+
+    dataset = Folder(data, "val")
+    report = evaluate_dataset(Lost(), dataset).as_dict()
+    assert list(report["unknown"]) == list(dataset.classes)
+    assert report["images"] == 4
+    for name in (
+        "miou",
+        "calibration_error",
+        "calibration_error_of_halves",
+        "absent_false_positive_rate",
+        "reliability",
+    ):
+        assert report[name] is None, name
+    assert report["per_class"] == {}
+    json.dumps(report, allow_nan=False)
