@@ -24,7 +24,7 @@ help:
 	@echo 'make audit    looks up known vulnerabilities of every package (needs internet)'
 	@echo 'make sbom     what an installation brings along, with licences, in sbom.json (CycloneDX)'
 	@echo 'make setup    what demo and test install, without running either'
-	@echo 'make pictures     takes the pictures of docs/labelling.md anew'
+	@echo 'make pictures     takes the pictures of docs/labelling.md and docs/ordering.md anew'
 	@echo 'make screenshot   takes docs/editor.png anew'
 	@echo 'make clean    removes .venv and what tools left in this folder'
 
@@ -74,7 +74,8 @@ setup:
 
 pictures:
 	@$(SETUP) environment label-studio browser
-	.venv/bin/pytest tests/field/test_editor_forms.py tests/field/test_unknown_labels.py --pictures docs/pictures
+	.venv/bin/pytest tests/field/test_editor_forms.py tests/field/test_unknown_labels.py tests/field/test_data_fields.py \
+		--pictures docs/pictures
 
 screenshot:
 	@$(SETUP) environment label-studio browser

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from selenium.webdriver.support.ui import WebDriverWait
 
 from backend.commands.predictions import predictions
 from backend.commands.prelabel import prelabel
 from backend.studio.data_fields import NAMES, fields_of
+from lab.editor import Editor
 from lasagna.errors import ConfigError
 
 pytestmark = pytest.mark.label_studio
@@ -172,6 +174,47 @@ def test_labels_in_a_tag_of_their_own_and_choices() -> None:
     absent = {"id": "c", "type": "choices", "value": {"choices": ["dog"]}}
     found = fields_of(prediction(0.4, shape, label, path, absent))
     assert tuple(found.values())[1:] == (0.4, 2, 0.6, "sky, cat")
+
+
+@pytest.mark.browser
+def test_the_data_manager_shows_them(
+    label_studio: Any, chromium: Any, photos: dict[str, Path], pytestconfig: pytest.Config
+) -> None:
+    """A tab that is filtered and sorted by them, in the real browser."""
+    api = label_studio.api()
+    number = api.create_project("sorted", CONFIG)
+    tasks = api.upload(number, [photos[name] for name in ("rocket", "cat", "cup")])
+    for task, given in zip(tasks, GIVEN, strict=True):
+        api.create_prediction(task, given)
+    assert run(number).exit_code == 0
+    hidden = ["total_annotations", "cancelled_annotations", "annotators", "completed_at", "annotations_results"]
+    hidden += ["predictions_results", "data.image", "total_predictions", "updated_by", "draft_exists", "created_at"]
+    hidden += ["inner_id", "ground_truth", "file_upload", "updated_at", "comments", "avg_lead_time", "storage_filename"]
+    hidden += ["predictions_model_versions", "annotations_ids", "predictions_score"]
+    data = {
+        "title": "Look at these first",
+        "ordering": ["tasks:data.lasagna_score"],
+        **where("lasagna_regions", "greater", "Number", 0),
+        "hiddenColumns": {"explore": [f"tasks:{name}" for name in hidden if name != "data.image"], "labeling": []},
+        "columnsDisplayType": {"tasks:data.lasagna_regions": "Number"},
+    }
+    tab = api._object("POST", "/api/dm/views/", json={"project": number, "data": data})["id"]
+    Editor(chromium, label_studio)  # logs in
+    before = chromium.get_window_size()
+    chromium.set_window_size(1300, 620)
+    chromium.get(f"{label_studio.url}/projects/{number}/data?tab={tab}")
+
+    def text() -> str:
+        return str(chromium.find_element("tag name", "body").text)
+
+    WebDriverWait(chromium, 60).until(lambda _: "sky, cat" in text())
+    shown = text()
+    assert all(name in shown for name in NAMES)
+    first, second = (shown.index(text) for text in ("sky, cat", "0.91"))
+    assert first < second, "the lower score comes first"
+    if pictures := pytestconfig.getoption("--pictures"):
+        chromium.save_screenshot(str(Path(pictures) / "fields.png"))
+    chromium.set_window_size(before["width"], before["height"])
 
 
 @pytest.fixture(scope="module")
