@@ -411,8 +411,9 @@ def a_label_that_the_model_was_never_taught(world: World) -> Case:
     folder = shutil.copytree(world.checkpoint, world.folder / "taught")
     write_vocabulary(folder, Vocabulary({"cat": Taught(3)}))
     project, registry, _ = with_registry(world)
-    version = registry.add(folder, project=str(project), parent="", snapshot="", metrics={}, name="taught")
-    registry.promote(str(project), version.id, "")
+    uid = project_uid(world.api.project(project))
+    version = registry.add(folder, project=uid, parent="", snapshot="", metrics={}, name="taught")
+    registry.promote(uid, version.id, "")
     return world.case(project, REGISTRY=str(registry.folder))
 
 
