@@ -7,17 +7,20 @@ again; what it draws comes from the rig's own generator, so a seed gives the sam
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import requests
 
 from backend.queue.jobs import find_jobs, queue
+from backend.queue.services import free_port, port_is_free
 from lab.faults.rig import Fault, Rig, faketime
 from lab.service.slow import slow_clients
-from lasagna.errors import ServiceError
+from lasagna.errors import LasagnaError, ServiceError
 
 
 def _kill(part: str) -> Callable[[Rig], None]:
@@ -62,15 +65,64 @@ def _fill_memory(rig: Rig) -> None:
     rig.store.redis.config_set("maxmemory", 0)
 
 
-def _fill_disk(rig: Rig) -> None:
-    assert rig.disk is not None
-    filler = rig.disk / "filler"
+@contextmanager
+def _full(disk: Path | None) -> Iterator[None]:
+    assert disk is not None
+    filler = disk / "filler"
     with suppress(OSError), filler.open("wb") as file:
         while True:
             file.write(bytes(1 << 16))
             file.flush()
-    rig.wait(rig.rng.uniform(3.0, 8.0))
+    yield
     filler.unlink()
+
+
+def _fill_disk(rig: Rig) -> None:
+    with _full(rig.disk):
+        rig.wait(rig.rng.uniform(3.0, 8.0))
+
+
+def _fill_registry(rig: Rig) -> None:
+    """The web process and a worker start anew meanwhile: they remember nothing of what they have noted before."""
+    with _full(rig.state):
+        rig.parts.kill("serve")
+        rig.parts.kill(_one_worker(rig))
+        rig.wait(rig.rng.uniform(8.0, 15.0))
+
+
+def _read_only(rig: Rig) -> None:
+    """As `_fill_registry`, of a folder that nobody may write to, not even root. Raises ServiceError where the mount
+    does not take it."""
+    for way in ("ro", "rw"):
+        done = subprocess.run(
+            ["mount", "-o", f"remount,{way}", str(rig.state)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise ServiceError(f"{rig.state} cannot be mounted anew ({way}): {done.stderr.strip()}")
+        if way == "ro":
+            rig.parts.kill("serve")
+            rig.parts.kill(_one_worker(rig))
+            rig.wait(rig.rng.uniform(8.0, 15.0))
+
+
+def _two_web_processes(rig: Rig) -> None:
+    """The project is connected to a second web process, which is asked for the same tasks while the first still is."""
+    port = free_port()
+    rig.parts.more["serve-2"] = {"LASAGNA_PORT": str(port)}
+    rig.parts.start("serve-2")
+    rig.until(lambda: not port_is_free(port), "the second web process")
+    rig.api.connect_backend(rig.project, f"http://127.0.0.1:{port}")
+    threads = [threading.Thread(target=_ask, args=(rig,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        rig.until(lambda thread=thread: not thread.is_alive(), "Label Studio's request")  # type: ignore[misc]
+    rig.parts.services.pop("serve-2").stop()
+
+
+def _ask(rig: Rig) -> None:
+    with suppress(LasagnaError):
+        rig.api.retrieve_predictions(rig.project)
 
 
 def _through_gateway(mode: str) -> Callable[[Rig], None]:
@@ -126,6 +178,10 @@ def _no_disk(rig: Rig) -> str:
     return "" if rig.disk is not None else "only root can mount the small disk"
 
 
+def _no_state(rig: Rig) -> str:
+    return "" if rig.state is not None else "only root can mount the small disk"
+
+
 def _no_clock(rig: Rig) -> str:
     return "" if faketime() else "libfaketime is not installed (apt-get install faketime)"
 
@@ -137,6 +193,9 @@ FAULTS = (
     Fault("label-studio", "kill -9 of Label Studio", _kill("label-studio")),
     Fault("memory", "Redis out of memory for seconds", _fill_memory),
     Fault("disk", "Redis's disk full for seconds", _fill_disk, _no_disk),
+    Fault("registry", "the disk of registry and state full, while processes start", _fill_registry, _no_state),
+    Fault("read-only", "registry and state read-only, while processes start", _read_only, _no_state),
+    Fault("two-web", "a second web process is asked for the same tasks", _two_web_processes),
     Fault("500", "Label Studio answers 500 to six requests of ten", _through_gateway("500")),
     Fault("502", "it does what it is asked, and the gateway answers 502", _through_gateway("502")),
     Fault("slow", "answers take up to 20 s, the limit is 15 s", _through_gateway("slow")),

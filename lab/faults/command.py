@@ -30,7 +30,7 @@ from training.evaluation.tables import Cell, markdown_table
 @click.command(
     epilog="""\b
 Examples:
-  lasagna bench faults --rounds 17
+  lasagna bench faults --rounds 20
   lasagna bench faults --rounds 100 --json
   lasagna bench faults --rounds 5 --only poison --photos 8 --out /tmp/faults
 
@@ -38,7 +38,7 @@ Examples:
 Needs Label Studio (make setup). As root, Redis's file lies on a small tmpfs, so that the disk can be filled; with
 libfaketime (apt-get install faketime) a worker's clock jumps. What cannot be done is skipped, and said."""
 )
-@click.option("--rounds", default=17, show_default=True, type=click.IntRange(1), help="One fault each, in turn.")
+@click.option("--rounds", default=20, show_default=True, type=click.IntRange(1), help="One fault each, in turn.")
 @click.option("--photos", default=20, show_default=True, type=click.IntRange(2), help="In each round.")
 @click.option("--only", metavar="NAME,...", help="Only these faults.")
 @click.option("--seed", default=1, show_default=True, help="Of the moments, the order and the photos.")

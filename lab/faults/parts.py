@@ -29,7 +29,8 @@ class Parts:
 
     Args:
         folder: For their data and logs.
-        ours: Names of our processes: "serve", "training", and any other name for a worker that predicts.
+        ours: Names of our processes: "serve" (and what begins so), "training", and any other name for a worker that
+            predicts.
         given: More settings (environment variables) for ours.
         label_studio_url: Where ours are to reach Label Studio; default: directly.
         redis_folder: For Redis's file; default: in `folder`.
@@ -109,8 +110,9 @@ class Parts:
             ).wait(PATIENCE)
             self.services[part] = self.label_studio.service
         else:
-            queues = [] if part == "serve" else ["--queues", _QUEUES.get(part, "interactive,instant,predict")]
-            verb = "serve" if part == "serve" else "worker"
+            is_web = part.startswith("serve")
+            queues = [] if is_web else ["--queues", _QUEUES.get(part, "interactive,instant,predict")]
+            verb = "serve" if is_web else "worker"
             program = [sys.executable, "-c", "from lasagna.commands.cli import main; main()", verb, *queues]
             environ = {**self._environ, **self.more.get(part, {})}
             self.services[part] = Service(f"lasagna {verb}", program, env=environ, log=self.folder / f"{part}.log")

@@ -88,8 +88,8 @@ class Round:
 class Rig:
     """The running parts. Every round has a project of its own."""
 
-    def __init__(self, parts: "Parts", gateway: BadGateway, disk: Path | None, seed: int) -> None:
-        self.parts, self.gateway, self.disk = parts, gateway, disk
+    def __init__(self, parts: "Parts", gateway: BadGateway, disk: Path | None, state: Path | None, seed: int) -> None:
+        self.parts, self.gateway, self.disk, self.state = parts, gateway, disk, state
         self.rng = random.Random(seed)
         self.store = Store(connect(parts.redis_url, timeout=30.0))
         self.api = parts.label_studio.api()
@@ -106,7 +106,7 @@ class Rig:
         from lab.faults.parts import Parts
 
         with ExitStack() as stack:
-            disk = _small_disk(folder / "disk", stack)
+            disk, state = _small_disk(folder / "disk", stack), _small_disk(folder / "state", stack)
             flaw = folder / "flaw"
             flaw.mkdir(exist_ok=True)
             (flaw / "sitecustomize.py").write_text(_FLAW)
@@ -132,7 +132,7 @@ class Rig:
                 }
             for name in ("worker-a", "worker-b"):
                 parts.start(name)
-            yield cls(parts, gateway, disk, seed)
+            yield cls(parts, gateway, disk, state, seed)
 
     # --- a round ------------------------------------------------------------------------------------------------------
 
