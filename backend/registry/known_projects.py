@@ -68,6 +68,12 @@ class KnownProjects:
             with path.with_name(f".{_SERVERS}.lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 known = self._on_disk()
+                if known.get(uid, server) != server and uid not in self._noted:
+                    logger.warning(
+                        "project %s is at %s now, and was at %s: right where Label Studio got another address; where "
+                        "both are there, one is a copy of the other, and needs a backend of its own",
+                        number_of(uid), hide_password(server), hide_password(known[uid]),
+                    )  # fmt: skip
                 if known.get(uid) != server:
                     write_atomically(path, json.dumps({**known, uid: server}, indent=0, sort_keys=True))
         except OSError as error:

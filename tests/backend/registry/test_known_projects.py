@@ -67,11 +67,19 @@ class TestNumbers:
         with pytest.raises(ConfigError, match="say which one"):
             files.resolve("3")
 
-    def test_a_label_studio_that_moved_keeps_its_projects(self, known: KnownProjects, store: Store) -> None:
+    def test_a_label_studio_that_moved_keeps_its_projects(
+        self, known: KnownProjects, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """And it is said, once: it may be a copy."""
         store.keep_project("3.100", Project(ONE))
         known.note("3.100", ONE)
+        assert caplog.text == ""
         store.keep_project("3.100", Project(TWO))
-        known.note("3.100", TWO)
+        later = KnownProjects(tmp_path / "registry", store)  # another process
+        for server in (TWO, ONE, TWO):
+            later.note("3.100", server)
+        assert [record.message for record in caplog.records] == [caplog.records[0].message]
+        assert f"project 3 is at {TWO} now, and was at {ONE}" in caplog.text
         assert known.resolve("3") == known.resolve("3", TWO) == "3.100"
         assert [each.server for each in known.of("3")] == [TWO]
 
