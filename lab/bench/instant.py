@@ -10,7 +10,6 @@ import click
 from rich.console import Console
 
 from lab.bench.command import Numbers, Row, report
-from lab.names import asked_everything
 from lasagna.errors import DataError
 from lasagna.progress import progress_bar
 from training.data.sources.folder import Folder
@@ -69,7 +68,7 @@ def instant(
     if missing:
         raise DataError(f"{root} has no data set {', '.join(missing)}; name those that it has with --set")
     asked = features != "imagenet"
-    eyes: Eyes = ModelEyes(asked_everything(Lasagna.from_pretrained(model_name))) if asked else BackboneEyes()
+    eyes: Eyes = ModelEyes(Lasagna.from_pretrained(model_name)) if asked else BackboneEyes()
     work = 0
     for name in chosen:
         train, val = (len(Folder(root / name, split)) for split in ("train", "val"))

@@ -7,7 +7,7 @@ split; one choice of photos is a prefix of the next longer one; seconds are proc
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,7 +61,8 @@ class Eyes(Protocol):
 
 
 class ModelEyes:
-    """A model: the head stands beside it."""
+    """A model: the head stands beside it. As in the product, what the model was never taught is drawn by a head alone,
+    and counts as not found before."""
 
     def __init__(self, model: Lasagna) -> None:
         self.model = model
@@ -77,10 +78,17 @@ class ModelEyes:
     @torch.inference_mode()
     def answer(self, head: Head | None, photo: Photo, classes: Sequence[str]) -> Segmentation:
         queries = class_queries(classes)
+        learnt = head.names if head is not None and head.serves else ()
+        can = [self.model.knows(query) or query.name in learnt for query in queries]
         if head is not None:
-            texts = [self.model.read_text(name) for name in classes]
-            return answer_with_head(self.model, head, photo.features, queries, texts, photo.found, None, True)
-        found = [photo.found[self.model.read_text(name)] for name in classes]
+            texts = [self.model.read_text(name) if asked else None for name, asked in zip(classes, can, strict=True)]
+            answer = answer_with_head(self.model, head, photo.features, queries, texts, photo.found, None, True)
+            return replace(answer, classes=tuple(_not_found(each) for each in answer.classes))
+        found = [
+            replace(each, present=each.present and asked, probability=each.probability if asked else 0.0)
+            for name, asked in zip(classes, can, strict=True)
+            for each in [photo.found[self.model.read_text(name)]]
+        ]
         masks, steady = self.model.draw(photo.features, [each.hidden for each in found if each.present], True)
         drawn = iter(zip(masks, steady, strict=True))
         answers = [
@@ -88,6 +96,10 @@ class ModelEyes:
             for name, each in zip(classes, found, strict=True)
         ]
         return Segmentation(photo.features.prepared.original_size, tuple(answers))
+
+
+def _not_found(answer: ClassAnswer) -> ClassAnswer:
+    return ClassAnswer(answer.name, 0.0, None) if answer.is_unknown else answer
 
 
 class BackboneEyes:

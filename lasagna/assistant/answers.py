@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lasagna.masks.segmentation import Mask
+from lasagna.masks.segmentation import ClassQuery, Mask
 from lasagna.network.vision import EncodedImages, PreparedImage
 
 
@@ -55,6 +55,9 @@ class ClassDecider(Protocol):
 
     def read_text(self, text: str) -> str:
         """What the model reads for a class name."""
+
+    def knows(self, query: ClassQuery) -> bool:
+        """Whether it can be asked for a class."""
 
     def decide(self, features: ImageFeatures, texts: list[str]) -> dict[str, Decided]:
         """Decisions by what the model reads."""

@@ -69,10 +69,11 @@ def _model_answer(
     Args:
         drawn: Names that the annotation has.
     """
-    texts = [model.read_text(query.text) for query in queries]  # also what it was never taught: the gate compares
+    texts = [model.read_text(query.text) for query in queries]  # also what it was never taught: a head combines it
     found = model.decide(features, texts)
     probability = torch.tensor([found[text].probability for text in texts])
-    said = torch.tensor([found[text].present for text in texts])
+    # What it was never taught is not asked while the model draws, so its guess is no answer that a head must beat.
+    said = torch.tensor([found[t].present and model.knows(q) for t, q in zip(texts, queries, strict=True)])
     decoded = said | torch.tensor([query.name in drawn for query in queries])
     likeliest = probability.argsort(descending=True)[:_DECODED]
     decoded[likeliest] |= probability[likeliest] >= _LIKELY

@@ -50,6 +50,10 @@ class Learning(ABC):
         """What the model reads for a class name."""
 
     @abstractmethod
+    def knows(self, query: ClassQuery) -> bool:
+        """Whether the checkpoint can be asked for a class."""
+
+    @abstractmethod
     def decide(self, features: ImageFeatures, texts: list[str]) -> dict[str, Decided]:
         """The model's decisions about one image, by what it reads. For callers that hold the lock."""
 

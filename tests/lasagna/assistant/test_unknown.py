@@ -5,10 +5,12 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lasagna import ClassQuery, Lasagna
+from lasagna.checkpoint.folder import Calibration
 from lasagna.checkpoint.vocabulary import Taught, Vocabulary
 from lasagna.masks.segmentation import ClassAnswer, Segmentation
 
@@ -143,3 +145,21 @@ def test_corrections_make_a_class_known() -> None:
     assert all(map(same, [answer["disc"], answer["ground"]], without))
     model.use_head(None)
     assert model.segment(image, asked)["disc"].is_unknown
+
+
+def test_a_guess_is_no_answer_that_a_head_must_beat(model: Lasagna) -> None:
+    """While the model draws it is not asked for what it was never taught: nothing is drawn there."""
+    names = ["thing 1", "kitchen"]
+    masks = {name: np.ones((48, 64), bool) for name in names}
+    everything = Lasagna.random(seed=1)
+    everything.calibration = model.calibration = Calibration(offset=-100.0)  # it says everything
+    try:
+        answer, guessed = (each.observe(photo(), masks, "1").answer for each in (model, everything))
+    finally:
+        model.calibration = Calibration()
+    assert answer is not None
+    assert guessed is not None
+    assert guessed.said.tolist() == [True, True]
+    assert answer.said.tolist() == [True, False]
+    assert torch.equal(answer.mask_logits, guessed.mask_logits)
+    assert torch.equal(answer.probability, guessed.probability)
