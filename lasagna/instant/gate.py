@@ -81,6 +81,9 @@ def decide(
     before, after = Tally.of(model), Tally.of(head)
     draws = bootstrap_counts(compared, _DRAWS)
     moved = after.miou(draws) - before.miou(draws)
+    if np.isnan(moved).all():
+        reason = "the model draws: the corrected photos that say how good it is have none of the classes"
+        return Decision(False, corrections, compared, reason=reason)
     low, high = (float(value) for value in np.nanquantile(moved, (0.05, 0.95)))
     old, new = float(before.miou()[0]), float(after.miou()[0])
     differences = after.accuracy - before.accuracy

@@ -22,8 +22,8 @@ from training.data.sources.label_studio import LabelStudioExport
 pytestmark = [pytest.mark.label_studio, pytest.mark.browser]
 
 LABELS = '<Label value="sky" background="#0072b2"/><Label value="airplane" background="#d55e00"/>'
-CUP = '<Label value="cup" background="#009e73"/>'
-ALL = LABELS + CUP
+PERSON = '<Label value="person" background="#009e73"/>'
+ALL = LABELS + PERSON
 IMAGE = '<Image name="image" value="$image"/>'
 SEPARATE = f'<Labels name="labels" toName="image">{LABELS}</Labels>'
 PICTURES = {"two-images": 460, "pages": 760, "separate-labels": 760, "bitmask": 760}
@@ -57,7 +57,7 @@ FORMS = {
         f'<BrushLabels name="bl" toName="left">{LABELS}</BrushLabels>'
         f'<RectangleLabels name="rl" toName="left">{LABELS}</RectangleLabels></View><View style="flex: 50%">'
         f'<Image name="right" value="$right"/><BrushLabels name="br" toName="right">{LABELS}</BrushLabels>'
-        f'<RectangleLabels name="rr" toName="right">{CUP}</RectangleLabels>'
+        f'<RectangleLabels name="rr" toName="right">{PERSON}</RectangleLabels>'
         "</View></View>",
         lambda first, second: {"left": first, "right": second},
         ("right", None),
@@ -148,7 +148,7 @@ def addresses(label_studio: Any, photos: dict[str, Path]) -> tuple[str, str]:
     """Of two photos in Label Studio."""
     api = label_studio.api()
     project = api.create_project("photos", f"<View>{IMAGE}</View>")
-    api.upload(project, [photos["rocket"], photos["cup"]])
+    api.upload(project, [photos["rocket"], photos["person"]])
     first, second = (str(task.data["image"]) for task in api.tasks(project))
     return first, second
 
@@ -218,7 +218,7 @@ def test_pre_labelled_corrected_and_read(
         assert labels == [label.written for label in region.labels]
     for _ in range(form.turns):
         editor.turn_page()
-    label = "cup" if name == "two-images" else "airplane"
+    label = "person" if name == "two-images" else "airplane"
     if name == "turned":
         editor.browser.execute_script("Htx.annotationStore.selected.names.get('image').rotate(90)")
         editor.settle()
@@ -226,7 +226,7 @@ def test_pre_labelled_corrected_and_read(
     if form.tool:
         editor.take(form.tool)
     place = next(i for i, one in enumerate(images) if (one.image_name, one.item_index) == form.image)
-    photo = photos["rocket" if place == 0 else "cup"]
+    photo = photos["rocket" if place == 0 else "person"]
     size = _size(photo)
     box, wanted = beside_regions(predicted.of_image[place], size, name == "turned")
     editor.drag(box, form.stage)
@@ -256,7 +256,7 @@ def test_pre_labelled_corrected_and_read(
         found = (columns.min() / size[1], rows.min() / size[0], columns.max() / size[1], rows.max() / size[0])
         assert found == pytest.approx(wanted, abs=0.05)
 
-    names = dict(zip(addresses, (photos["rocket"], photos["cup"]), strict=True))
+    names = dict(zip(addresses, (photos["rocket"], photos["person"]), strict=True))
     if name == "data-uri":  # training reads files
         return
     source = exported(label_studio, project, tmp_path / "export", names)

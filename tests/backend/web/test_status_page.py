@@ -251,6 +251,7 @@ def test_in_a_browser(
     address: str, works: list[str], store: Store, chromium: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("backend.web.status_page._REFRESH", 600)  # not between two looks at the page
+    chromium.get_log("browser")  # what earlier pages said
     try:
         for width in (1280, 390):
             metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}

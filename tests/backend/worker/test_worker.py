@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from rq.worker_registration import clean_worker_registry
 from backend.queue import jobs
 from backend.queue.living_workers import PredictingWorker, alive_here, living_workers, predicting_workers
 from backend.queue.store import Store, Work
+from backend.registry.known_projects import KnownProjects
 from backend.studio.way import check_label_studio
 from backend.web.overview import overview
 from backend.worker import rq_worker as worker
@@ -122,7 +124,7 @@ def test_a_worker_that_was_struck_off_is_listed_again(store: Store, runtime: Slo
     assert predicting_workers(store) == [PredictingWorker(found.name, "tiny-1")]
 
 
-def test_a_worker_that_was_killed_is_missed_at_once_and_listed_by_rq_for_minutes(store: Store) -> None:
+def test_a_worker_that_was_killed_is_missed_at_once_and_listed_by_rq_for_minutes(store: Store, tmp_path: Path) -> None:
     found = LasagnaWorker(store.redis, store, batch_size=4, model_version="tiny-1")
     found.register_birth()
     other = LasagnaWorker(store.redis, store, 1, ["train"])
@@ -132,7 +134,8 @@ def test_a_worker_that_was_killed_is_missed_at_once_and_listed_by_rq_for_minutes
     assert alive_here(store, ["predict", "train"])
     store.redis.hset(found.key, "last_heartbeat", "2026-01-01T00:00:00.000000Z")
     assert Worker.count(connection=store.redis) == 2
-    assert [living.name for living in living_workers(store)] == [other.name] == list(overview(store)["workers"])
+    found_now = overview(store, KnownProjects(tmp_path, store))
+    assert [living.name for living in living_workers(store)] == [other.name] == list(found_now["workers"])
     assert not alive_here(store, ["predict", "train"])
 
 

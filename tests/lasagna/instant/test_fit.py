@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from lasagna.errors import CheckpointError, DataError
 from lasagna.instant.correction import Correction, ModelAnswer
 from lasagna.instant.fit import Learner, fit_head
+from lasagna.instant.gate import decide
 from lasagna.instant.head import Head
 from lasagna.instant.statistics import NONE
+from lasagna.instant.tally import Tally
 from tests.lasagna.instant.instant_world import CHANNELS, CLASSES, made_correction, made_maps, made_masks
 
 
@@ -252,3 +254,12 @@ def test_nothing_is_left_without_the_only_photo(corrections):
     learner.put(corrections[0])
     with pytest.raises(DataError, match="no pixel is left"):
         learner.without([corrections[0].id], learner.fit())
+
+
+def test_photos_that_have_nothing_and_show_nothing_say_nothing():
+    nothing = Tally(*(np.zeros((1, 3)) for _ in range(3)), np.array([5.0]), np.array([5.0]))
+    decision = decide([nothing] * 6, [nothing] * 6, 6)
+    assert not decision.serves
+    assert decision.compared == 6
+    assert "have none of the classes" in decision.reason
+    assert decision.model is None
