@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 FOLDERS = (("projects", ".json"), ("labels", ".json"), ("heads", ""), ("snapshots", ""))
 """Where a registry keeps something of a project, and how the names there end that begin with its uid."""
-_SERVERS = "servers.json"
+SERVERS = "servers.json"
 
 
 class KnownProject(NamedTuple):
@@ -62,10 +62,10 @@ class KnownProjects:
         """Notes where a project is; what cannot be written is said in the log."""
         if not server or self._noted.get(uid) == server:
             return
-        path = self._registry / _SERVERS
+        path = self._registry / SERVERS
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.with_name(f".{_SERVERS}.lock").open("w") as lock:
+            with path.with_name(f".{SERVERS}.lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 known = self._on_disk()
                 if known.get(uid, server) != server and uid not in self._noted:
@@ -153,7 +153,7 @@ class KnownProjects:
         return found
 
     def _on_disk(self) -> dict[str, str]:
-        path = self._registry / _SERVERS
+        path = self._registry / SERVERS
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:

@@ -10,10 +10,11 @@ import redis
 
 from backend.queue.heartbeat import beating
 from backend.queue.store import Store, connect
+from backend.registry.known_projects import SERVERS
 from backend.registry.registry import Registry
 from backend.worker.delivery import Delivery
 from lasagna.checkpoint.folder import Calibration, write_calibration
-from lasagna.settings import Settings
+from lasagna.settings import Settings, registry_folder
 from tests.backend.backend_helpers import PREDICTION, Backend, RedisServer, StubLabelStudio
 
 _databases = itertools.cycle(range(1, 16))
@@ -21,7 +22,8 @@ _databases = itertools.cycle(range(1, 16))
 
 @pytest.fixture
 def redis_db(redis_url: str) -> Iterator[str]:
-    """Address of an empty database of the session's Redis."""
+    """Address of an empty database of the session's Redis; and the session's registry knows no projects either."""
+    (registry_folder(Settings.load()) / SERVERS).unlink(missing_ok=True)
     url = redis_url.rsplit("/", 1)[0] + f"/{next(_databases)}"
     client = redis.Redis.from_url(url)
     client.flushdb()
