@@ -1,4 +1,4 @@
-"""The small encoder as OpenVINO runs it: the same network, in half the processor's time or less.
+"""The small encoder as OpenVINO runs it: the same network, in less of the processor's time.
 
     use_openvino(model.encoder, folder)          from now on, on the CPU, where no gradient is wanted
 
