@@ -27,10 +27,13 @@ from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Segmentation
 
 if TYPE_CHECKING:
     from lasagna.assistant.lasagna import Lasagna
+    from lasagna.contract.model import ClassListModel
+    from lasagna.models.loading import load_model
 
 __all__ = [
     "CheckpointError",
     "ClassAnswer",
+    "ClassListModel",
     "ClassQuery",
     "ConfigError",
     "DataError",
@@ -43,6 +46,7 @@ __all__ = [
     "ServiceError",
     "TrainingError",
     "load_image",
+    "load_model",
 ]
 
 
@@ -51,4 +55,12 @@ def __getattr__(name: str) -> Any:
         from lasagna.assistant.lasagna import Lasagna
 
         return Lasagna
+    if name == "load_model":
+        from lasagna.models.loading import load_model
+
+        return load_model
+    if name == "ClassListModel":
+        from lasagna.contract.model import ClassListModel
+
+        return ClassListModel
     raise AttributeError(f"module 'lasagna' has no attribute {name!r}")

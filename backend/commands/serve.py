@@ -152,11 +152,11 @@ def worker(queues: str, check: bool, print_config: bool, **options: Any) -> None
         run_training_worker(settings, url)
         logger.info("training worker ended")
         return
-    from lasagna import Lasagna
+    from lasagna.models.loading import load_model
 
     training = TrainingProcess(settings, url) if trains else None
     started = time.monotonic()
-    model = Lasagna.from_pretrained(
+    model = load_model(
         settings.model,
         device=settings.device,
         dtype=settings.dtype,

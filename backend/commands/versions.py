@@ -1,4 +1,4 @@
-"""The commands `lasagna models list`, `show`, `diff`, `promote`, `rollback` and `prune`."""
+"""The commands `lasagna models list`, `show`, `diff`, `serve`, `promote`, `rollback` and `prune`."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -16,6 +16,8 @@ from backend.registry.figures import measured
 from backend.registry.known_projects import KnownProjects
 from backend.registry.registry import Aliases, Registry, Version, project_number
 from backend.studio.project_id import number_of
+from lasagna.checkpoint.architectures import folder_licence
+from lasagna.checkpoint.folder import find_checkpoint, folder_name
 from lasagna.commands.models import LARGE, find_entries
 from lasagna.errors import RegistryError
 from lasagna.settings import Settings, registry_folder
@@ -207,6 +209,34 @@ def promote(project: str, version: str | None, server: str, reason: str, registr
             )
         version = candidate.id
     _change(found, uid, lambda: found.promote(uid, version, reason), as_json)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  lasagna models serve 12 ./sam3
+  lasagna models serve 12 nano --reason "back to the shipped one"
+
+\b
+The folder is copied into the registry, so that what serves cannot change. Counts from the next request on, without a
+restart; `lasagna models rollback 12` takes it back."""
+)
+@click.argument("project", type=ProjectName())
+@click.argument("model")
+@server_option
+@_reason_option
+@_registry_option
+@_json_option
+def serve(project: str, model: str, server: str, reason: str, registry: str | None, as_json: bool) -> None:
+    """Let MODEL (a shipped name, a folder or a hub id, of any kind) serve PROJECT, and no other project."""
+    found = _registry(registry)
+    uid = _find(found, project, server)
+    folder = find_checkpoint(model)
+    version = found.add(folder, project=uid, parent="", snapshot="", metrics={}, name=folder_name(folder))
+    if not as_json:
+        licence = folder_licence(version.checkpoint)
+        click.echo(f"{version.id}: licence {licence or 'not said in its folder; look where the weights come from'}")
+    _change(found, uid, lambda: found.promote(uid, version.id, reason), as_json)
 
 
 @click.command(

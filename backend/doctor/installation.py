@@ -10,7 +10,7 @@ from backend.doctor.case import Case, Check, SkippedError, cause
 from backend.doctor.client import Inspection
 from backend.queue.connections import Connections
 from backend.queue.fitness import unfitness
-from backend.queue.living_workers import predicting_workers
+from backend.queue.living_workers import in_words, predicting_workers
 from backend.queue.own_redis import ensure_redis
 from backend.queue.store import Store, connect
 from backend.registry.known_projects import KnownProjects
@@ -48,7 +48,7 @@ def _worker(case: Case) -> str:
     versions = sorted({worker.version for worker in workers})
     if len(versions) > 1:
         case.wrong("worker-versions", versions=", ".join(versions))
-    return f"{len(workers)} with the model {versions[0]}"
+    return in_words(workers, case.store)
 
 
 def silent_workers(store: Store) -> str:

@@ -43,7 +43,7 @@ from lasagna.labels.configuration import LabelConfig, TaskImage, parse_label_con
 from lasagna.masks.image import image_format
 
 if TYPE_CHECKING:
-    from lasagna.assistant.lasagna import Lasagna
+    from lasagna.contract.model import ClassListModel
     from lasagna.instant.correction import Correction
 
 logger = logging.getLogger(__name__)
@@ -79,8 +79,8 @@ class Learning:
 
     def __init__(
         self,
-        model_of: Callable[[str, str], "Lasagna"],
-        features_of: Callable[["Lasagna", bytes, str], Any],
+        model_of: Callable[[str, str], "ClassListModel"],
+        features_of: Callable[["ClassListModel", bytes, str], Any],
         connections: Connections,
         changes: Changes,
         registry: Registry,
@@ -114,6 +114,10 @@ class Learning:
         model = self._model_of(project, version)
         if model.version != version:
             raise LasagnaError(f"version {version} of project {project} cannot be had; {model.version} answers instead")
+        if not model.abilities.instant:
+            self.changes.forget(project)
+            self.changes.say(project, version=version, head=None, reason=str(model.cannot("instant")), corrections=0)
+            return LearnOutcome()
         label_studio, known = self._connections.of(project)
         store = self._store(project, version)
         with store.lock():
@@ -196,7 +200,7 @@ class _Batch:
         self,
         learning: Learning,
         project: str,
-        model: "Lasagna",
+        model: "ClassListModel",
         label_studio: LabelStudio,
         known_as: str,
         store: HeadStore,

@@ -35,6 +35,7 @@ from backend.registry.registry import Registry, name_after
 from backend.registry.trained import trained_photos
 from backend.studio.client import LabelStudioError
 from lasagna import Lasagna
+from lasagna.checkpoint.architectures import architecture_of
 from lasagna.checkpoint.folder import (
     checkpoint_version,
     find_checkpoint,
@@ -42,6 +43,7 @@ from lasagna.checkpoint.folder import (
     write_calibration,
     write_labels,
 )
+from lasagna.contract.model import ClassListAnswerer
 from lasagna.errors import DataError, TrainingError
 from lasagna.files import write_atomically
 from lasagna.settings import Settings
@@ -54,7 +56,6 @@ from training.evaluation.gate import Limits, judge
 from training.evaluation.gate_report import choose_samples, make_samples, write_report
 from training.evaluation.paired import Pair
 from training.evaluation.scores import ImageScore, Latency, measure_latency, score_images
-from training.evaluation.scoring import ClassListModel
 from training.instant.left_out import LeaveOneOut
 from training.recipe.files import recipe_from_values, to_values
 from training.recipe.values import Recipe
@@ -104,7 +105,7 @@ class TrainingJob:
         self.project: str = self.asked["project"]
         self._root, self._registry = registry, Registry(registry)
         self._settings, self._access, self._say, self._should_stop = settings, access, say, should_stop
-        self._as_served: dict[str, ClassListModel] = {}
+        self._as_served: dict[str, ClassListAnswerer] = {}
 
     def run(self) -> dict[str, Any]:
         """Goes through the stages that are left and returns the last one's result: `outcome` ("promoted", "candidate"
@@ -167,10 +168,15 @@ class TrainingJob:
     # --- stages -------------------------------------------------------------------------------------------------------
 
     def _take_snapshot(self) -> dict[str, Any]:
-        access = self._access()
-        snapshot = self._patiently(lambda: snapshots_of(self._settings, self._root, self.project, access).take())
         champion = self._registry.champion(self.project)
         start = champion.checkpoint if champion else find_checkpoint(self._settings.model)
+        if (other := architecture_of(start)) is not None:
+            raise TrainingError(
+                f"{start} is a model of the type {other.model_type!r}, which is not fine-tuned here; corrections stay "
+                "in Label Studio. To train on them, serve a checkpoint of LaSagnA (LASAGNA_MODEL=nano)"
+            )
+        access = self._access()
+        snapshot = self._patiently(lambda: snapshots_of(self._settings, self._root, self.project, access).take())
         parent = champion.id if champion else checkpoint_version(start)
         found = {
             **snapshot.as_dict(),
@@ -394,7 +400,7 @@ class TrainingJob:
     def _learns_at_once(self) -> bool:
         return bool(self.result("snapshot").get("learns_at_once"))
 
-    def _served(self, side: str, on_image: Callable[[], None] = lambda: None) -> ClassListModel:
+    def _served(self, side: str, on_image: Callable[[], None] = lambda: None) -> ClassListAnswerer:
         """The champion or the candidate as it answers held-out photos; made once."""
         if side not in self._as_served:
             trained = self._champions_photos()
@@ -405,7 +411,7 @@ class TrainingJob:
                 self._as_served[side] = self._as_it_serves(self._candidate, trained, on_image)
         return self._as_served[side]
 
-    def _as_it_serves(self, model: Lasagna, trained: set[str], on_image: Callable[[], None]) -> ClassListModel:
+    def _as_it_serves(self, model: Lasagna, trained: set[str], on_image: Callable[[], None]) -> ClassListAnswerer:
         """A model, beside its instant head where the project has one.
 
         Args:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from backend.registry.registry import Registry, Version
 from backend.registry.trained import trained_photos
+from lasagna.contract.model import ClassListAnswerer
 from lasagna.errors import RegistryError
 from training.data.records import Record
 from training.evaluation.gate import Verdict, judge
 from training.evaluation.scores import measure_latency, score_images
-from training.evaluation.scoring import ClassListModel
 
 if TYPE_CHECKING:
     from lasagna import Lasagna
@@ -55,7 +55,7 @@ def photo_hash(record: Record) -> str:
 
 def judge_again(
     models: tuple["Lasagna", "Lasagna"],
-    serving: tuple[ClassListModel, ClassListModel],
+    serving: tuple[ClassListAnswerer, ClassListAnswerer],
     held_out: Sequence[Record],
     replay: Sequence[Record],
     timed: int,

@@ -47,3 +47,10 @@ def alive_here(store: Store, queue_names: Sequence[str]) -> bool:
     """Whether each of the queues has a worker on this machine (by its host name)."""
     here = f"{socket.gethostname()}-"
     return all(any(w.name.startswith(here) for w in living_workers(store, name)) for name in queue_names)
+
+
+def in_words(workers: Sequence[PredictingWorker], store: Store) -> str:
+    """How many there are, with which models, and what the newest of these cannot do beside answering class lists."""
+    versions = ", ".join(sorted({worker.version for worker in workers}))
+    cannot = (store.model() or {}).get("cannot", ())
+    return f"{len(workers)} with the model {versions}" + (f"; it cannot {', '.join(cannot)}" if cannot else "")

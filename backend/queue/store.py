@@ -440,7 +440,7 @@ class Store:
         return None if found is None else json.loads(zlib.decompress(found))
 
     def publish_model(self, model: Mapping[str, Any]) -> None:
-        """What the worker has loaded: `version`, `name`, `device`."""
+        """What the worker has loaded: `version`, `name`, `cannot` (in words)."""
         self.redis.set(f"{PREFIX}model", json.dumps(dict(model)))
 
     def model(self) -> dict[str, Any] | None:

@@ -29,7 +29,9 @@ from backend.registry.takeover import take_over
 from backend.studio.address import normalise_url
 from backend.studio.data_fields import check_names
 from backend.studio.project_id import made_at, number_of, uid_of_event
+from lasagna.checkpoint.architectures import BUILT_IN, OURS, model_type
 from lasagna.checkpoint.folder import checkpoint_version, shipped_checkpoints
+from lasagna.contract.model import Abilities
 from lasagna.errors import CheckpointError, ConfigError, ImageError, RegistryError, ServiceError
 from lasagna.files import parse_json
 from lasagna.labels.configuration import LabelConfig, parse_label_config
@@ -131,12 +133,14 @@ class SetUp:
         not_served: Parts of the labelling configuration that no prediction is made for, in words.
         by_people: Names of the tags that people fill in.
         unknown: Labels that the version was never taught: people draw them, and it learns them from corrections.
+        cannot: What the model cannot do beside answering class lists, in words.
     """
 
     model_version: str
     not_served: tuple[str, ...]
     by_people: tuple[str, ...]
     unknown: tuple[str, ...] = ()
+    cannot: tuple[str, ...] = ()
 
 
 def label_config(xml: str) -> LabelConfig:
@@ -217,7 +221,15 @@ class Predictor:
         if learns_at_once(self.settings, known):
             self.changes.note(project, [EVERYTHING])  # what was annotated before it was connected
         version = self.asked_version(project, plan)
-        return SetUp(version, not_served, plan.by_people, tuple(self.unknown_labels(project, plan, version)))
+        cannot = self._cannot(project)
+        return SetUp(version, not_served, plan.by_people, tuple(self.unknown_labels(project, plan, version)), cannot)
+
+    def _cannot(self, project: str) -> tuple[str, ...]:
+        """What the model of a project cannot do: as its kind says, else as the worker said of its own."""
+        champion = self.registry.champion(project)
+        if champion is not None and (kind := model_type(champion.checkpoint)) != OURS:
+            return Abilities().missing if kind in BUILT_IN else ()
+        return tuple((self.store.model() or {}).get("cannot", ()))
 
     def unknown_labels(self, project: str, plan: LabelConfig, version: str) -> list[str]:
         """The labels of a project that a version cannot be asked for, as far as is known on this machine."""

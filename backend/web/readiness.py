@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import redis
 
 from backend.queue.fitness import unfitness
-from backend.queue.living_workers import predicting_workers
+from backend.queue.living_workers import in_words, predicting_workers
 from backend.queue.store import Store
 from backend.studio.client import LabelStudio
 from lasagna.errors import LasagnaError
@@ -70,8 +70,7 @@ def _workers(store: Store) -> ReadinessCheck:
         return ReadinessCheck(
             False, "none has a model loaded: start `lasagna worker`, or wait until it says `waiting for jobs`"
         )
-    versions = ", ".join(sorted({worker.version for worker in workers}))
-    return ReadinessCheck(True, f"{len(workers)} with the model {versions}")
+    return ReadinessCheck(True, in_words(workers, store))
 
 
 def _addresses(settings: Settings, store: Store) -> list[str]:

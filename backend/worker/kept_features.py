@@ -12,7 +12,7 @@ from rq.timeouts import JobTimeoutException
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from lasagna.assistant.lasagna import Lasagna
+    from lasagna.contract.model import ClassListModel
 
 Key = tuple[str, str]
 """Version of the model, hash of the image."""
@@ -42,13 +42,13 @@ class KeptFeatures:
         shelf.move_to_end(key)
         return shelf[key]
 
-    def opened(self, model: "Lasagna", image_key: str, images: "list[Image]") -> list[Any]:
+    def opened(self, model: "ClassListModel", image_key: str, images: "list[Image]") -> list[Any]:
         """What a model is to be given of the images of one batch.
 
         An image that comes alone is most likely of a task that somebody opens: it is given as it was encoded, or is now
         and kept for the correction. One that cannot be encoded is given as it is, and fails where others do.
         """
-        if len(images) > 1:
+        if len(images) > 1 or not model.abilities.keeps_images:
             return list(images)
         key = (model.version, image_key)
         try:

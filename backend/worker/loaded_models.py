@@ -15,7 +15,7 @@ from backend.studio.project_id import number_of
 from lasagna.errors import CheckpointError, RegistryError
 
 if TYPE_CHECKING:
-    from lasagna.assistant.lasagna import Lasagna
+    from lasagna.contract.model import ClassListModel
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +27,12 @@ class LoadedModels:
         own: The worker's own model, which serves projects without a champion; never let go of.
         registry: Where the versions are.
         limit: How many versions are held beside it; at least 1.
-        device, dtype, quantise, encoder: For `Lasagna.from_pretrained`.
+        device, dtype, quantise, encoder: For `lasagna.models.loading.load_model`.
     """
 
     def __init__(
         self,
-        own: "Lasagna",
+        own: "ClassListModel",
         registry: Registry,
         limit: int,
         *,
@@ -45,14 +45,14 @@ class LoadedModels:
         self.registry = registry
         self._limit = limit
         self._device, self._dtype, self._quantise, self._encoder = device, dtype, quantise, encoder
-        self._loaded: OrderedDict[str, Lasagna] = OrderedDict()
+        self._loaded: OrderedDict[str, ClassListModel] = OrderedDict()
 
     @property
     def versions(self) -> list[str]:
         """What is in memory: the worker's own model, then the others, that used longest ago first."""
         return [self.own.version, *self._loaded]
 
-    def of(self, project: str, asked: str) -> "Lasagna":
+    def of(self, project: str, asked: str) -> "ClassListModel":
         """The model for a task that was asked of a version.
 
         A version that is gone (pruned, or the own model of a worker that was started with another one since) is
@@ -96,13 +96,13 @@ class LoadedModels:
             return champion
 
     def _load(self, version: Version) -> None:
-        from lasagna.assistant.lasagna import Lasagna
+        from lasagna.models.loading import load_model
 
         started = time.monotonic()
         while len(self._loaded) >= self._limit:
             let_go, _ = self._loaded.popitem(last=False)
             logger.info("version %s makes room", let_go)
-        model = Lasagna.from_pretrained(
+        model = load_model(
             version.checkpoint,
             device=self._device,
             dtype=self._dtype,

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import redis
 
@@ -23,13 +23,13 @@ from lasagna.formats.hygiene import Hygiene
 from lasagna.settings import Settings, registry_folder
 
 if TYPE_CHECKING:
-    from lasagna.assistant.lasagna import Lasagna
+    from lasagna.contract.model import ClassListModel
 
 logger = logging.getLogger(__name__)
 
 
 def run_worker(
-    settings: Settings, redis_url: str, model: "Lasagna", look_after: Callable[[], None] = lambda: None
+    settings: Settings, redis_url: str, model: "ClassListModel", look_after: Callable[[], None] = lambda: None
 ) -> None:
     """Works until it is told to stop (SIGTERM, Ctrl-C). The caller has loaded the model.
 
@@ -53,7 +53,13 @@ def run_worker(
 
     def make() -> LasagnaWorker:
         left_out = asdict(Hygiene.of(settings))
-        about = {"version": model.version, "name": settings.model, "pid": os.getpid(), "left_out": left_out}
+        about: dict[str, Any] = {
+            "version": model.version,
+            "name": settings.model,
+            "pid": os.getpid(),
+            "left_out": left_out,
+        }
+        about["cannot"] = model.abilities.missing
         take_over(registry_folder(settings), store)
         store.publish_model(about)
         logger.info("waiting for jobs in %s", ", ".join(jobs.PREDICTING))

@@ -21,8 +21,7 @@ from lasagna.labels.parts import ImageConfig
 from lasagna.masks.segmentation import ClassAnswer, Segmentation
 
 if TYPE_CHECKING:
-    from lasagna.assistant.answers import ImageFeatures
-    from lasagna.assistant.lasagna import Lasagna
+    from lasagna.contract.model import ClassListModel
 
 MAX_NEW_TOKENS = 128
 """Most tokens of an answer: a person waits for it."""
@@ -86,12 +85,12 @@ def _named(text: str, config: ImageConfig) -> str | None:
 
 
 def answer_question(
-    model: "Lasagna", features: "ImageFeatures", question: Question, size: tuple[int, int]
+    model: "ClassListModel", features: Any, question: Question, size: tuple[int, int]
 ) -> dict[str, Any]:
     """A prediction of Label Studio: masks in the first control that has the label, and the words.
 
     Args:
-        features: The image, encoded.
+        features: The image, as the model encodes it.
         size: (height, width) of the image.
 
     Raises:
@@ -103,7 +102,7 @@ def answer_question(
     try:
         found = model.ask_features(features, question.text, task=question.task, max_new_tokens=MAX_NEW_TOKENS)
         words, masks = found.text, found.masks
-    except QueryError as error:
+    except (QueryError, ConfigError) as error:  # not this question, or no question at all
         if config.answer_area is None:
             raise
         words = f"{model.version} cannot answer this: {error}"

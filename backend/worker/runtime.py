@@ -59,7 +59,7 @@ from lasagna.masks.segmentation import ClassAnswer, Segmentation
 from lasagna.settings import Settings, registry_folder
 
 if TYPE_CHECKING:
-    from lasagna.assistant.lasagna import Lasagna
+    from lasagna.contract.model import ClassListModel
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Runtime:
         feature_images: How many images' features are kept for clicks and corrections.
     """
 
-    def __init__(self, model: "Lasagna", settings: Settings, store: Store, feature_images: int = 8) -> None:
+    def __init__(self, model: "ClassListModel", settings: Settings, store: Store, feature_images: int = 8) -> None:
         self.model = model
         self.models = LoadedModels(
             model,
@@ -125,8 +125,9 @@ class Runtime:
         started = time.monotonic()
         photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8))
         self.model.segment(photo, ["sky", "road", "person"], guess_unknown=True)
-        mask, _ = self.model.segment_prompt(self.model.encode_image(photo), points=[(320.0, 240.0, True)])
-        mask = np.zeros_like(mask)
+        if self.model.abilities.clicks:
+            self.model.segment_prompt(self.model.encode_image(photo), points=[(320.0, 240.0, True)])
+        mask = np.zeros((480, 640), bool)
         mask[100:200, 100:200] = True
         answer = Segmentation((480, 640), (ClassAnswer("warm", 1.0, mask),))
         segmentation_to_label_studio(answer, parse_label_config(_WARM_UP).images[0], "", self.model.version)
@@ -375,6 +376,10 @@ class Runtime:
             prompt = None if question else parse_prompt(request["context"], images)
             asked = (question or prompt).image  # type: ignore[union-attr]
             model = self.models.of(request["project"], base_version(request["version"]))
+            if question and not model.abilities.questions:  # the answer says so, and needs no photo
+                return {"prediction": answer_question(model, None, question, (0, 0))}
+            if prompt and not model.abilities.clicks:
+                raise model.cannot("clicks")
             features, width, height = self._features_of(model, request["project"], asked.address, request["task"])
             if question:
                 return {"prediction": answer_question(model, features, question, (height, width))}
@@ -400,7 +405,9 @@ class Runtime:
         logger.info("click on task %s: %s, %.2f s", request.get("task"), prompt.class_name, time.monotonic() - started)
         return {"prediction": prediction}
 
-    def _features_of(self, model: "Lasagna", project: str, address: str, task: int | None) -> tuple[Any, int, int]:
+    def _features_of(
+        self, model: "ClassListModel", project: str, address: str, task: int | None
+    ) -> tuple[Any, int, int]:
         """An image as a model encodes it, with its width and height, from the last few that were asked for.
 
         They are kept by version and by the hash of the image. What hash an address has is believed for `_SAME_IMAGE`
@@ -419,7 +426,7 @@ class Runtime:
         features: tuple[Any, int, int] = self._features.get(key)
         return features
 
-    def _encoded(self, model: "Lasagna", data: bytes, name: str) -> tuple[Any, str]:
+    def _encoded(self, model: "ClassListModel", data: bytes, name: str) -> tuple[Any, str]:
         """A photo as a model encodes it, and the hash of its bytes; the last few are kept."""
         image_key = hashlib.sha256(data).hexdigest()
         key = (model.version, image_key)

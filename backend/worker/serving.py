@@ -15,7 +15,7 @@ from lasagna.errors import LasagnaError
 from lasagna.masks.segmentation import Segmentation
 
 if TYPE_CHECKING:
-    from lasagna.assistant.lasagna import Lasagna
+    from lasagna.contract.model import ClassListModel
     from lasagna.instant.head import Head
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 class ServingModel:
     """A model and a head, or none."""
 
-    model: "Lasagna"
+    model: "ClassListModel"
     head: "Head | None" = None
 
     @property
@@ -39,10 +39,10 @@ class ServingModel:
         return self.model.precision
 
     def segment_batch(self, images: Sequence[Any], class_lists: Sequence[Any], **params: Any) -> list[Segmentation]:
-        """As `Lasagna.segment_batch`."""
+        """As `ClassListModel.segment_batch`."""
         if self.head is None:
             return self.model.segment_batch(images, class_lists, **params)
-        return self.model.segment_batch(images, class_lists, head=self.head, **params)
+        return self.model.segment_batch(images, class_lists, **{**params, "head": self.head})
 
 
 class ServingHeads:
@@ -52,8 +52,10 @@ class ServingHeads:
         self._heads = heads
         self._loaded: dict[tuple[str, str], tuple[str, Head | None]] = {}
 
-    def beside(self, model: "Lasagna", project: str) -> ServingModel:
-        """The model with the head that a project uses beside it now."""
+    def beside(self, model: "ClassListModel", project: str) -> ServingModel:
+        """The model with the head that a project uses beside it now, where it can have one."""
+        if not model.abilities.instant:
+            return ServingModel(model)
         try:
             state = self._heads.current(project, model.version)
         except LasagnaError as error:
@@ -68,7 +70,7 @@ class ServingHeads:
             self._loaded[key] = (state.file, head)
         return ServingModel(model, head)
 
-    def _load(self, model: "Lasagna", project: str, state: HeadState) -> "Head | None":
+    def _load(self, model: "ClassListModel", project: str, state: HeadState) -> "Head | None":
         from lasagna.instant.head import Head
 
         try:

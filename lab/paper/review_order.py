@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from lasagna.assistant.lasagna import Lasagna
+from lasagna.contract.model import ClassListAnswerer
 from lasagna.masks.ordering import expected_edits
 from lasagna.masks.segmentation import Segmentation
 from training.data.records import UNKNOWN, LabelMap
 from training.data.sources import Source
 from training.data.sources.folder import Folder
 from training.data.spread import spread
-from training.evaluation.scoring import ClassListModel, read_photo, score_photo
+from training.evaluation.scoring import read_photo, score_photo
 
 ACCEPT = 0.8
 """IoU with the truth from which on a person leaves a region alone."""
@@ -83,7 +84,7 @@ def needed_edits(answer: Segmentation, truth: LabelMap, accept: float = ACCEPT) 
 
 
 def measure_orders(
-    model: ClassListModel, source: Source, limit: int | None, on_image: Callable[[], None] = lambda: None
+    model: ClassListAnswerer, source: Source, limit: int | None, on_image: Callable[[], None] = lambda: None
 ) -> tuple[float, dict[str, Ordering]]:
     """Edits per photo, and what each of `ORDERS` makes of them; see `Ordering`.
 

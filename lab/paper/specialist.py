@@ -104,7 +104,7 @@ class SpecialistModel(nn.Module):
 
 class Specialist:
     """A trained specialist; answers class lists of its own names as `Lasagna` does
-    (`training.evaluation.evaluate.ClassListModel`)."""
+    (`lasagna.contract.model.ClassListAnswerer`)."""
 
     def __init__(self, model: SpecialistModel, classes: Sequence[str], background: bool) -> None:
         self.model, self.classes, self._background = model.eval(), tuple(classes), background

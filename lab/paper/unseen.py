@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lasagna.contract.model import ClassListAnswerer
 from lasagna.errors import ConfigError, DataError
 from training.data.concepts import CONCEPTS, concept_of, same_concept
 from training.data.records import OTHER, UNKNOWN, Record
 from training.data.sources import Source
 from training.data.sources.folder import Folder
 from training.evaluation.evaluate import Evaluation, evaluate_dataset
-from training.evaluation.scoring import ClassListModel
 from training.recipe.files import recipe_from_values, to_values
 from training.recipe.values import Recipe
 
@@ -175,7 +175,7 @@ def synonyms(classes: Sequence[str], trained: Collection[str]) -> dict[str, str]
 
 
 def evaluate_names(
-    model: ClassListModel, source: Source, trained: Collection[str], on_image: Any = lambda: None, **options: Any
+    model: ClassListAnswerer, source: Source, trained: Collection[str], on_image: Any = lambda: None, **options: Any
 ) -> dict[str, dict[str, Any]]:
     """Figures per group of names: every class of the source in one query per image.
 

@@ -35,7 +35,7 @@ from lasagna.masks.image import load_image
 from lasagna.masks.segmentation import ClassQuery, Segmentation
 
 if TYPE_CHECKING:
-    from lasagna.assistant.lasagna import Lasagna
+    from lasagna.contract.model import ClassListModel
 
 BATCH_PIXELS = 32_000_000
 """Larger batches are cut: answers come at the image's size, one mask per present class."""
@@ -127,7 +127,7 @@ class Reader:
 
 
 def answer_batch(
-    model: "Lasagna",
+    model: "ClassListModel",
     batch: Sequence[Prepared],
     queries: Sequence[ClassQuery],
     params: Mapping[str, Any],
@@ -135,7 +135,7 @@ def answer_batch(
     """The answers of images, or the reason why there is none.
 
     Args:
-        params: Of `Lasagna.segment_batch`.
+        params: Of `ClassListModel.segment_batch`.
 
     Raises:
         QueryError, ConfigError, CheckpointError: What was asked cannot be answered for any image.
@@ -201,7 +201,7 @@ class Annotator:
         reader, encoder: The stages before and after the model.
         batch_size: Images per batch.
         workers: Loader threads, and encoder threads.
-        params: Of `Lasagna.segment_batch`.
+        params: Of `ClassListModel.segment_batch`.
 
     Attributes:
         busy: Seconds that the model worked.
@@ -210,7 +210,7 @@ class Annotator:
 
     def __init__(
         self,
-        load_model: "Callable[[], Lasagna]",
+        load_model: "Callable[[], ClassListModel]",
         queries: Sequence[ClassQuery],
         reader: Reader,
         encoder: PieceEncoder,
@@ -220,7 +220,7 @@ class Annotator:
         params: Mapping[str, Any] | None = None,
     ) -> None:
         self._load_model = load_model
-        self._model: Lasagna | None = None
+        self._model: ClassListModel | None = None
         self._queries = list(queries)
         self._reader, self._encoder = reader, encoder
         self._batch_size, self._workers = batch_size, workers

@@ -4,7 +4,7 @@ Can be pickled: a worker on another machine makes its stages of an `AnnotateRequ
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,12 +17,12 @@ from lasagna.masks.segmentation import ClassQuery
 from lasagna.settings import Settings
 
 if TYPE_CHECKING:
-    from lasagna.assistant.lasagna import Lasagna
+    from lasagna.contract.model import ClassListModel
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the model is asked; arguments as for `Lasagna.segment_batch`."""
+    """What the model is asked; arguments as for `ClassListModel.segment_batch`."""
 
     queries: Sequence[ClassQuery]
     threshold: float | None = None
@@ -31,7 +31,7 @@ class Asked:
 
     @property
     def params(self) -> dict[str, Any]:
-        """Of `Lasagna.segment_batch`, beside images and classes."""
+        """Of `ClassListModel.segment_batch`, beside images and classes."""
         return {"threshold": self.threshold, "exclusive": self.exclusive, "guess_unknown": self.guess_unknown}
 
 
@@ -98,18 +98,23 @@ class AnnotateRequest:
         """The last stage of the pipeline, which encodes answers."""
         return PieceEncoder(results, self.export().encode)
 
-    def load_model(self) -> "Lasagna":
-        """The model, as the settings say."""
-        from lasagna.assistant.lasagna import Lasagna  # torch: most of a second, and not where all is known
+    def load_model(self, say: Callable[[str], None] | None = None) -> "ClassListModel":
+        """The model, as the settings say.
+
+        Args:
+            say: Told what a user should know of it; None: the log is.
+        """
+        from lasagna.models.loading import load_model
 
         settings = self.settings
-        return Lasagna.from_pretrained(
+        return load_model(
             settings.model,
             device=settings.device,
             dtype=settings.dtype,
             quantise=settings.quantise,
             encoder=settings.encoder,
             head=self.head,
+            say=say,
         )
 
 

@@ -20,7 +20,7 @@ from lasagna.errors import ConfigError, LasagnaError
 from lasagna.progress import progress_bar
 
 if TYPE_CHECKING:
-    from lasagna.assistant.lasagna import Lasagna
+    from lasagna.contract.model import ClassListModel
 
 
 class TooManyFailuresError(LasagnaError):
@@ -160,9 +160,12 @@ class AnnotateRun:
             yield from annotate_with_ray(request, self.images, self.execution.workers, results, console)
             return
 
-        def load_model() -> "Lasagna":
+        def say(line: str) -> None:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+        def load_model() -> "ClassListModel":
             console.print(f"Loading {request.settings.model}")
-            return request.load_model()
+            return request.load_model(say)
 
         annotator = Annotator(
             load_model,

@@ -8,7 +8,7 @@ of its batch; masks have the size of the image that was given.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from lasagna.assistant.answers import Decided, ImageFeatures, grey
 from lasagna.assistant.corrected import answer_with_head
 from lasagna.assistant.inputs import ImageLike, as_array, check_batch, check_prompt, check_question
 from lasagna.assistant.learning import Learning
+from lasagna.checkpoint.architectures import architecture_of, folder_licence
 from lasagna.checkpoint.folder import Calibration, checkpoint_version, find_checkpoint, load_calibration
 from lasagna.checkpoint.light import can_share, load_over
 from lasagna.checkpoint.vocabulary import Vocabulary, load_vocabulary, write_vocabulary
 from lasagna.checkpoint.weights import load_model, save_checkpoint
-from lasagna.errors import ConfigError, QueryError
+from lasagna.contract.model import Abilities
+from lasagna.errors import CheckpointError, ConfigError, QueryError
 from lasagna.instant.head import Head
 from lasagna.instant.store import HeadStore
 from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Mask, Segmentation, class_queries
@@ -68,6 +70,8 @@ class Lasagna(Learning):
         vocabulary: The names that it was taught; None: not known, and everything may be asked.
     """
 
+    abilities = Abilities(keeps_images=True, clicks=True, questions=True, instant=True, training=True)
+
     def __init__(
         self,
         model: LasagnaModel,
@@ -79,6 +83,7 @@ class Lasagna(Learning):
         super().__init__(model, version)
         self.tokenizer, self.format, self.calibration = tokenizer, format, calibration
         self.prompt = Prompt(format, tokenizer, model.encoder.num_tokens)
+        self.abilities = replace(type(self).abilities, questions=any(task != "classes" for task in format.questions))
         self.folder: Path | None = None
         self.vocabulary: Vocabulary | None = None
 
@@ -118,6 +123,11 @@ class Lasagna(Learning):
         if encoder not in ENCODERS:
             raise ConfigError(f"encoder is {' or '.join(ENCODERS)}, not {encoder!r}")
         folder = find_checkpoint(name)
+        if (other := architecture_of(folder)) is not None:
+            raise CheckpointError(
+                f"{name}: a model of the type {other.model_type!r}, not a checkpoint of LaSagnA: it answers class "
+                "lists (`lasagna.load_model`; annotate, evaluate, worker), and neither answers questions nor learns"
+            )
         lower = base.folder if base is not None and quantise == "none" else None
         if base is not None and lower is not None and can_share(folder, lower, base.model):
             model = load_over(folder, lower, base.model)
@@ -133,7 +143,7 @@ class Lasagna(Learning):
             load_calibration(folder),
             checkpoint_version(folder),
         )
-        loaded.folder = folder
+        loaded.folder, loaded.licence = folder, folder_licence(folder)
         if encoder == "openvino":
             use_openvino(model.encoder, cache_folder() / "encoders")
         loaded.vocabulary = load_vocabulary(folder)
@@ -148,6 +158,11 @@ class Lasagna(Learning):
         """What the weights are computed in: their number format and how the language model's matrices are quantised,
         such as "float32, none" or "bfloat16, int4". Two models of one version differ in their answers if in this."""
         return f"{str(self.model.dtype).removeprefix('torch.')}, {quantisation_of(self.model)}"
+
+    @property
+    def device(self) -> str:
+        """Where it is computed."""
+        return str(self.model.device)
 
     @classmethod
     def random(cls, seed: int = 0, dialect: str = "paper") -> "Lasagna":

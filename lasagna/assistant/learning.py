@@ -3,7 +3,7 @@
 What always holds: a head belongs to one encoder and one checkpoint, and is refused by others; the version names it.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
@@ -13,6 +13,7 @@ from lasagna.assistant.answers import Decided, ImageFeatures
 from lasagna.assistant.corrected import observe
 from lasagna.assistant.inputs import ImageLike
 from lasagna.assistant.locking import CallLock
+from lasagna.contract.model import ClassListModel
 from lasagna.errors import ConfigError
 from lasagna.instant.correction import Correction
 from lasagna.instant.features import encoder_fingerprint
@@ -25,7 +26,7 @@ from lasagna.network.model import LasagnaModel
 from lasagna.network.vision import EncodedImages
 
 
-class Learning(ABC):
+class Learning(ClassListModel):
     """The part of `Lasagna` that learns.
 
     Attributes:

@@ -17,6 +17,9 @@ A checkpoint is a folder in the layout of the Hugging Face hub:
     checksums.json      digests of large files, so that naming a version need not read them; optional
     README.md           model card; optional
 
+Another `model_type` in `config.json` makes it the folder of another model (`lasagna.checkpoint.architectures`), which
+needs the files that its loader reads, and may have `calibration.json` and README.md beside them.
+
 Weights are safetensors only: no file of a checkpoint can run code. `lasagna.checkpoint.weights` reads them; here is no
 torch, so that the web process can name a version.
 """
@@ -29,6 +32,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from lasagna.checkpoint.architectures import OURS, architecture_of, architectures, model_type
 from lasagna.checkpoint.hub import download, download_weights
 from lasagna.errors import CheckpointError
 from lasagna.files import file_digest, parse_json
@@ -38,7 +42,7 @@ from lasagna.settings import cache_folder
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
 REQUIRED = ("config.json", "prompt.json")
 CHECKSUMS, ADAPTER, BASE, LABELS = "checksums.json", "adapter", "base.json", "labels.json"
-CONTENT = ("*.json", "*.safetensors", "*.model", f"{ADAPTER}/*")
+CONTENT = ("*.json", "*.safetensors", "*.model", "merges.txt", f"{ADAPTER}/*")
 """The files of a checkpoint that change its answers, as patterns."""
 TOKENIZERS = ("tokenizer.model", "tokenizer.json")
 
@@ -93,14 +97,31 @@ def find_checkpoint(name: str | Path, *, fetch: bool = True) -> Path:
         _refuse_foreign(folder, f"pull {name}", name)
         folder = download_weights(str(name), fetch=fetch)
     _refuse_foreign(folder, f"convert {shlex.quote(str(name))} NEW_FOLDER", name)
+    architecture = architecture_of(folder)
+    if architecture is not None:
+        if architecture.weights and not list(folder.glob("*.safetensors")):
+            raise CheckpointError(
+                f"{folder}: a folder of the type {architecture.model_type!r}, but it has no *.safetensors; save it "
+                "with save_pretrained of a current transformers"
+            )
+        return folder
     missing = [file for file in REQUIRED if not (folder / file).exists()]
     if not any((folder / file).exists() for file in TOKENIZERS):
         missing.append(" or ".join(TOKENIZERS))
     if not list(folder.glob("*.safetensors")):
         missing.append("*.safetensors")
     if missing:
-        raise CheckpointError(f"{folder}: not a complete checkpoint, it has no {', '.join(missing)}")
+        raise CheckpointError(
+            f"{folder}: not a complete checkpoint, it has no {', '.join(missing)}{_other_type(folder)}"
+        )
     return folder
+
+
+def _other_type(folder: Path) -> str:
+    kind = model_type(folder)
+    if kind in ("", OURS):
+        return ""
+    return f"; config.json says model_type {kind!r}, and known here are {', '.join(sorted(architectures()))}"
 
 
 def _found_elsewhere(name: str) -> Path | None:
@@ -143,11 +164,13 @@ def checkpoint_version(name: str | Path) -> str:
     Depends on every file that changes an answer; the model card does not count.
     """
     folder = find_checkpoint(name)
-    digest = checkpoint_digest(folder)
+    return version_name(folder_name(folder), checkpoint_digest(folder))
+
+
+def folder_name(folder: Path) -> str:
+    """What a checkpoint's folder is called; in the hub's cache: models--OWNER--NAME/snapshots/COMMIT."""
     folder = folder.resolve()
-    # In the hub's cache: models--OWNER--NAME/snapshots/COMMIT.
-    name = folder.parents[1].name.split("--")[-1] if folder.parent.name == "snapshots" else folder.name
-    return version_name(name, digest)
+    return folder.parents[1].name.split("--")[-1] if folder.parent.name == "snapshots" else folder.name
 
 
 def version_name(name: str, digest: str) -> str:

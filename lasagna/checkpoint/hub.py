@@ -13,7 +13,7 @@ from lasagna.errors import CheckpointError
 from lasagna.files import file_digest
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
-_CONFIGS = ("*.json", "tokenizer.model", "README.md", "adapter/*")
+_CONFIGS = ("*.json", "tokenizer.model", "merges.txt", "README.md", "adapter/*")
 
 
 def is_hub_id(text: str) -> bool:

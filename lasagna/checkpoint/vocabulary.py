@@ -17,6 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lasagna.checkpoint.architectures import architecture_of
+from lasagna.checkpoint.closed_lists import closed_names, closed_synonyms
 from lasagna.checkpoint.folder import checkpoint_layers
 from lasagna.errors import CheckpointError
 from lasagna.files import parse_json
@@ -128,9 +130,15 @@ def unknown_in_words(version: str, names: Sequence[str], most: int = 20) -> str:
 def load_vocabulary(folder: Path) -> Vocabulary | None:
     """What a checkpoint was taught, with all that it is laid over; None: everything may be asked.
 
+    A model with a closed list was taught the names of that list.
+
     Raises:
         CheckpointError: The file is not a vocabulary.
     """
+    architecture = architecture_of(folder)
+    if architecture is not None and architecture.closed:
+        names = list(closed_names(folder).values())
+        return Vocabulary({name: Taught(0) for name in names}, closed_synonyms(names))
     layers = [read_vocabulary(layer / VOCABULARY) for layer in checkpoint_layers(folder)]
     found = layers[0]
     if found is None:  # what the lowest one was taught is not known

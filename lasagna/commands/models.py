@@ -124,6 +124,34 @@ def convert(
     click.echo(f"  use it with --model {target}")
 
 
+@models.command(
+    epilog="""\b
+Examples:
+  lasagna models check nano
+  lasagna models check ./sam3"""
+)
+@click.argument("model")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
+def check(model: str, device: str, dtype: str) -> None:
+    """Load MODEL, say its licence and abilities, and try whether it keeps the contract of all models.
+
+    Exit code 1 where it does not.
+    """
+    from lasagna.contract.check import broken
+    from lasagna.models.loading import about, load_model
+
+    found = load_model(model, device=device, dtype=dtype, say=lambda _: None)
+    for line in about(found):
+        click.echo(line)
+    faults = broken(found)
+    for fault in faults:
+        click.secho(f"not kept: {fault}", fg="red", err=True)
+    if faults:
+        raise SystemExit(1)
+    click.echo(f"{found.version} keeps the contract")
+
+
 @models.command()
 @click.argument("name")
 def pull(name: str) -> None:

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from lasagna.assistant.lasagna import Lasagna
+from lasagna.contract.model import ClassListModel
 from lasagna.errors import ConfigError
 from lasagna.extras import load_extra
 from lasagna.labels.classes import read_labels
 from lasagna.masks.conversions import mask_to_parts, mask_to_polygons
 from lasagna.masks.segmentation import ClassQuery
+from lasagna.models.loading import load_model
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,7 +42,7 @@ class CvatFunction:
     """
 
     def __init__(
-        self, model: Lasagna, classes: Sequence[ClassQuery], shape: str = "mask", tolerance: float = 1.0
+        self, model: ClassListModel, classes: Sequence[ClassQuery], shape: str = "mask", tolerance: float = 1.0
     ) -> None:
         if shape not in SHAPES:
             raise ConfigError(f"shape is {' or '.join(SHAPES)}, not {shape!r}")
@@ -93,7 +94,7 @@ def create(
         labels: As of `lasagna annotate --labels`.
         model: A shipped checkpoint, a folder, or a hub id.
         shape, tolerance: As of `CvatFunction`.
-        device, dtype: As of `Lasagna.from_pretrained`.
+        device, dtype: As of `lasagna.models.loading.load_model`.
     """
     classes = read_labels(labels)
-    return CvatFunction(Lasagna.from_pretrained(model, device=device, dtype=dtype), classes, shape, tolerance)
+    return CvatFunction(load_model(model, device=device, dtype=dtype), classes, shape, tolerance)

@@ -6,6 +6,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from lasagna.checkpoint.architectures import architecture_of
 from lasagna.checkpoint.folder import Calibration, find_checkpoint, write_calibration
 from lasagna.checkpoint.vocabulary import VOCABULARY, load_vocabulary, write_vocabulary
 from lasagna.errors import DataError
@@ -48,9 +49,9 @@ def calibrate(recipe: Path, changes: tuple[str, ...], name: str | None, only_voc
     if not sets:
         raise DataError(f"{recipe} holds no photo out; its 'holdout' is {checked.holdout}, a share such as 0.05 does")
 
-    from lasagna import Lasagna
+    from lasagna.models.loading import load_model
 
-    model = Lasagna.from_pretrained(folder)
+    model = load_model(folder)
     model.calibration = Calibration()
     console = Console(stderr=True, markup=False)
     with progress_bar(console, "asking", ROUNDS * sum(map(len, sets.values()))) as advance:
@@ -58,7 +59,7 @@ def calibrate(recipe: Path, changes: tuple[str, ...], name: str | None, only_voc
             answers = [collect_answers(model, source, model.calibration, advance) for source in sets.values()]
             model.calibration = fit_calibration(answers)
     write_calibration(folder, model.calibration)
-    if (vocabulary := load_vocabulary(folder)) is not None:
+    if architecture_of(folder) is None and (vocabulary := load_vocabulary(folder)) is not None:
         write_vocabulary(folder, vocabulary.measured(mean_precisions(answers)))
 
     table = Table(title=f"temperature {model.calibration.temperature:.3f}, offset {model.calibration.offset:.3f}")

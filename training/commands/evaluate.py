@@ -23,7 +23,7 @@ from training.evaluation.evaluate import choose_distractors, evaluate_dataset, r
 from training.evaluation.pictures import write_pictures
 
 if TYPE_CHECKING:
-    from lasagna import Lasagna
+    from lasagna.contract.model import ClassListModel
 
 
 class ChunkSizeList(click.ParamType):
@@ -141,9 +141,9 @@ def evaluate(
         "guess_unknown": guess_unknown,
     }
 
-    from lasagna import Lasagna
+    from lasagna.models.loading import load_model
 
-    model = Lasagna.from_pretrained(model_name or "nano", device=device, dtype=dtype)
+    model = load_model(model_name or "nano", device=device, dtype=dtype, say=lambda line: click.echo(line, err=True))
     report = _described(model, model_name or "nano", source, options, chunk_size)
     failures = _measure(model, source, options, chunk_size, chunk_sizes, report, pictures, shown)
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
@@ -173,7 +173,7 @@ def _suite_runner() -> Callable[..., int]:
 
 
 def _described(
-    model: "Lasagna", name: str, source: Folder, options: Mapping[str, Any], chunk_size: int | None
+    model: "ClassListModel", name: str, source: Folder, options: Mapping[str, Any], chunk_size: int | None
 ) -> dict[str, Any]:
     """The report's heading: what is measured, on what, and where."""
     return {
@@ -185,12 +185,12 @@ def _described(
         "chunk_size": chunk_size,
         "threshold": options["threshold"],
         "guess_unknown": options["guess_unknown"],
-        "environment": describe_environment(str(model.model.device)),
+        "environment": describe_environment(model.device),
     }
 
 
 def _measure(
-    model: "Lasagna",
+    model: "ClassListModel",
     source: Folder,
     options: Mapping[str, Any],
     chunk_size: int | None,

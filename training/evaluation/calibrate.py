@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lasagna.checkpoint.folder import Calibration
+from lasagna.contract.model import ClassListAnswerer
 from lasagna.errors import DataError
 from training.data.sources import Source
 from training.evaluation.evaluate import evaluate_dataset
 from training.evaluation.scores import ImageScore
-from training.evaluation.scoring import ClassListModel
 
 CLASS_SPREAD = 0.5
 """How far offsets of classes are expected to be from the global one, as a standard deviation in units of the
@@ -172,7 +172,7 @@ def _logits(probability: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def collect_answers(
-    model: ClassListModel, source: Source, calibration: Calibration, on_image: Callable[[], None] = lambda: None
+    model: ClassListAnswerer, source: Source, calibration: Calibration, on_image: Callable[[], None] = lambda: None
 ) -> PresenceAnswers:
     """Asks a data set as `evaluate_dataset` does.
 

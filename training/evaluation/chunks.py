@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from lasagna.contract.model import ClassListAnswerer
 from training.data.sources import Source
 from training.evaluation.evaluate import Evaluation, evaluate_dataset
-from training.evaluation.scoring import ClassListModel
 from training.evaluation.tables import figure, markdown_table, percent
 
 PAPER_SETS = ("ADE20K", "COCO-Stuff")
@@ -58,7 +58,7 @@ def count_forwards(model: Any) -> Iterator[Callable[[], int | None]]:
 
 
 def evaluate_chunk_sizes(
-    model: ClassListModel,
+    model: ClassListAnswerer,
     source: Source,
     sizes: Sequence[ChunkSize],
     on_image: Callable[[], None] = lambda: None,

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from lasagna.contract.model import ClassListAnswerer
 from lasagna.errors import DataError
 from training.data.concepts import reason_not_negative
 from training.data.sources import Source
 from training.data.spread import spread
 from training.evaluation.metrics import PresenceMetrics, SegmentationMetrics, reliability
 from training.evaluation.pictures import photo_iou
-from training.evaluation.scoring import ClassListModel, PhotoScore, read_batches, score_photo
+from training.evaluation.scoring import PhotoScore, read_batches, score_photo
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _reliability(presence: PresenceMetrics) -> dict[str, list[Any]] | None:
 
 
 def evaluate_dataset(
-    model: ClassListModel,
+    model: ClassListAnswerer,
     source: Source,
     *,
     distractors: Distractors | None = None,

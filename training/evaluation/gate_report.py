@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lasagna.contract.model import ClassListAnswerer
 from lasagna.files import write_atomically
 from lasagna.masks.segmentation import Segmentation
 from lasagna.pages import page_environment
@@ -25,7 +26,7 @@ from training.evaluation.paired import ClassChange
 from training.evaluation.plots import change_plot, reliability_plot
 from training.evaluation.samples import sample_for_page, truth_to_segmentation
 from training.evaluation.scores import ImageScore
-from training.evaluation.scoring import ClassListModel, read_photo
+from training.evaluation.scoring import read_photo
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -72,7 +73,7 @@ def _photo_iou(score: ImageScore) -> float | None:
 
 
 def make_samples(
-    records: Iterable[Record], chosen: Mapping[str, float], champion: ClassListModel, candidate: ClassListModel
+    records: Iterable[Record], chosen: Mapping[str, float], champion: ClassListAnswerer, candidate: ClassListAnswerer
 ) -> list[Sample]:
     """Asks both models of the chosen photos, in that order; the answers are those that were scored."""
     by_id = {record.image_id: record for record in records if record.image_id in chosen}

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lasagna.contract.model import ClassListAnswerer
 from lasagna.files import write_atomically
 from lasagna.pages import page_environment
 from training.data.sources import Source
 from training.evaluation.samples import sample_for_page, truth_to_segmentation
-from training.evaluation.scoring import ClassListModel, PhotoScore, read_photo
+from training.evaluation.scoring import PhotoScore, read_photo
 
 
 def photo_iou(score: PhotoScore) -> float | None:
@@ -42,7 +43,7 @@ def choose_by_rank(found: Mapping[str, float], count: int) -> dict[str, list[str
 
 def write_pictures(
     path: Path,
-    model: ClassListModel,
+    model: ClassListAnswerer,
     version: str,
     source: Source,
     found: Mapping[str, float],

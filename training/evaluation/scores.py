@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lasagna.contract.model import ClassListAnswerer
 from lasagna.errors import DataError
 from training.data.records import Record
-from training.evaluation.scoring import ClassListModel, ClassScore, read_batches, score_photo
+from training.evaluation.scoring import ClassScore, read_batches, score_photo
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Latency:
 
 
 def score_images(
-    model: ClassListModel,
+    model: ClassListAnswerer,
     records: Iterable[Record],
     on_image: Callable[[], None] = lambda: None,
     *,
@@ -124,8 +125,8 @@ _EVERYTHING = 1e-30
 
 
 def measure_latency(
-    champion: ClassListModel,
-    candidate: ClassListModel,
+    champion: ClassListAnswerer,
+    candidate: ClassListAnswerer,
     records: Iterable[Record],
     photos: int = 6,
     *,
@@ -150,7 +151,7 @@ def measure_latency(
     """
     clock = clock or _clock()
 
-    def timed(model: ClassListModel, image: Image.Image, asked: Sequence[str]) -> float:
+    def timed(model: ClassListAnswerer, image: Image.Image, asked: Sequence[str]) -> float:
         began = clock()
         model.segment_batch([image], [asked], threshold=_EVERYTHING, guess_unknown=True)
         return max(clock() - began, _SHORTEST)

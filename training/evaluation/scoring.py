@@ -5,9 +5,9 @@ masks are whole; a class without a region is a certain absence.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,22 +20,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 logger = logging.getLogger(__name__)
-
-
-class ClassListModel(Protocol):
-    """What is evaluated: a `Lasagna`, or anything else that answers class lists."""
-
-    def segment_batch(
-        self,
-        images: Sequence[Any],
-        class_lists: Sequence[Sequence[Any]],
-        /,
-        *,
-        threshold: float | None = None,
-        exclusive: bool = False,
-        chunk_size: int | None = None,
-        guess_unknown: bool = False,
-    ) -> list[Segmentation]: ...
 
 
 AskedPhoto = tuple[Record, "Image.Image", LabelMap]

@@ -17,11 +17,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lasagna.contract.model import ClassListAnswerer
 from lasagna.errors import DataError, LasagnaError
 from training.data.records import UNKNOWN
 from training.data.sources import Source
 from training.data.spread import spread
-from training.evaluation.scoring import ClassListModel, read_photo
+from training.evaluation.scoring import read_photo
 from training.evaluation.text_metrics import TextMetrics
 
 LONGEST = {"referring": 32, "reasoning": 256}
@@ -41,7 +42,7 @@ class TextSegmenter(Protocol):
 class ListOfOne:
     """Asks a text as a class list of one name."""
 
-    def __init__(self, model: ClassListModel, threshold: float | None = None) -> None:
+    def __init__(self, model: ClassListAnswerer, threshold: float | None = None) -> None:
         self._model, self._threshold = model, threshold
 
     def segment_texts(self, images: Sequence[Any], texts: Sequence[str], /) -> list[Mask]:

@@ -10,11 +10,13 @@ from click.testing import CliRunner, Result
 
 from backend.registry.figures import measured
 from backend.registry.registry import Registry, Version
+from lab.bench.peer_models import write_model
 from lasagna.checkpoint.folder import Calibration, checkpoint_version, find_checkpoint, write_calibration
 from lasagna.commands.cli import main
+from lasagna.models.loading import load_model
 from tests.backend.backend_helpers import light_checkpoint
 
-COMMANDS = ["list", "show", "diff", "promote", "rollback", "prune"]
+COMMANDS = ["list", "show", "diff", "serve", "promote", "rollback", "prune"]
 
 
 def gate(champion: float, candidate: float, cat: tuple[float, float]) -> dict[str, Any]:
@@ -149,6 +151,20 @@ class TestChanges:
         assert found == {"project": "12", "champion": one.id, "before": two.id}
         assert "now served by the worker's own model" in run(registry, "rollback", "12").output
         assert registry.aliases("12").history[2].reason == "by hand"
+
+    def test_a_project_can_have_a_model_of_another_maker(
+        self, registry: Registry, one: Version, tmp_path: Path
+    ) -> None:
+        folder = write_model("clipseg", tmp_path / "clipseg")
+        run(registry, "promote", "12", one.id)
+        output = run(registry, "serve", "12", str(folder)).output
+        champion = registry.champion("12")
+        assert champion is not None
+        assert champion.id == checkpoint_version(folder) == load_model(champion.checkpoint, device="cpu").version
+        assert f"{champion.id}: licence apache-2.0" in output
+        assert f"project 12 is now served by {champion.id}, before by {one.id}" in output
+        assert registry.champion("13") is None
+        assert f"now served by {one.id}" in run(registry, "rollback", "12").output
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
