@@ -3,6 +3,7 @@
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,9 +20,10 @@ from lab.bench.command import (
     time_interleaved,
 )
 from lab.bench.measure import synchronise
-from lab.bench.peer import peer_ways, sam3
+from lab.bench.peer_models import write_model
 from lab.bench.plot import plot_times
 from lasagna.errors import QueryError
+from lasagna.models.loading import load_model
 
 if TYPE_CHECKING:
     import torch
@@ -132,12 +134,14 @@ def _plot(path: Path, rows: list[Row], batch: int, name: str) -> None:
 
 
 def _seconds_per_concept(size: str, device: "torch.device", dtype: str) -> float:
-    """Seconds that SAM 3 takes for a concept on known vision features, with `_PEER_CONCEPTS` in one forward."""
-    from lasagna.assistant.lasagna import choose_dtype
-
-    vision, concepts = peer_ways(sam3(size, device, choose_dtype(dtype, device)), _PEER_CONCEPTS)
-    vision()
-    ways = {"concepts": lambda: concepts(_PEER_CONCEPTS)}
+    """Seconds that SAM 3 takes for a concept on known vision features, with `_PEER_CONCEPTS` in one block and the masks
+    of all of them: plain, without presence first (`lasagna bench peer` has both)."""
+    names = sample_classes(_PEER_CONCEPTS)
+    with TemporaryDirectory(prefix="lasagna-peer-") as folder:
+        model: Any = load_model(write_model("sam3", Path(folder) / "sam3", size), device=str(device), dtype=dtype)
+    model.presence_first = False
+    photo = model.encode_image(sample_images(1)[0])
+    ways = {"concepts": lambda: model.segment(photo, names, chunk_size=_PEER_CONCEPTS)}
     return time_interleaved(ways, 1, str(device))["concepts"] / _PEER_CONCEPTS
 
 

@@ -1,152 +1,154 @@
-"""`lasagna bench peer`: what one would pick instead, transformers' `Sam3Model`, at its real size with random weights.
+"""`lasagna bench peer`: what one would pick instead, with random weights, behind the same contract as nano.
 
-SAM 3 (arXiv 2511.16719) takes one concept per prompt. Its image encoder runs once per photo, its text encoder and
-detector once per concept, in batches. The time does not depend on what the weights have learnt; nothing is fetched.
+SAM 3 (arXiv 2511.16719) reads one concept per prompt; the same network is asked in three ways: one name at a time,
+blocks of names with the photo's features shared, and blocks with the mask head for present names alone. EoMT answers a
+closed list in one pass. nano answers the list in one question. Times do not depend on what weights have learnt; how
+many names are present does matter, so the threshold is set for a share of them. Nothing is fetched.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
+import numpy as np
 
-from lab.bench.command import Numbers, Row, report, time_interleaved
-from lasagna.errors import ConfigError
-from lasagna.network.compat import ensure_torchvision
+from lab.bench.command import Numbers, Row, both_times, report, sample_classes, sample_images
+from lab.bench.peer_models import SIZES, write_model
+from lab.bench.plot import plot_times
+from lasagna.checkpoint.folder import Calibration
+from lasagna.contract.model import ClassListModel
+from lasagna.masks.segmentation import Segmentation
+from lasagna.models.loading import load_model
+from lasagna.models.sam3 import Sam3
 
-_TINY: dict[str, Any] = {
-    "vision_config": {
-        "backbone_config": {
-            "model_type": "sam3_vit_model",
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 224,
-            "window_size": 8,
-            "global_attn_indexes": [1],
-            "pretrain_image_size": 112,
-        },
-        "fpn_hidden_size": 32,
-        "backbone_feature_sizes": [[64, 64], [32, 32], [16, 16]],
-    },
-    "text_config": {
-        "vocab_size": 100,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "projection_dim": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "max_position_embeddings": 32,
-        "hidden_act": "gelu",
-    },
-    **{
-        part: {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_layers": 1}
-        for part in ("geometry_encoder_config", "detr_encoder_config", "detr_decoder_config")
-    },
-    "mask_decoder_config": {"hidden_size": 32, "num_attention_heads": 2},
+WAYS = {
+    "nano": "nano",
+    "eomt": "EoMT, closed list",
+    "sam3_presence_first": "SAM 3, presence first",
+    "sam3_blocks": "SAM 3, blocks",
+    "sam3_single": "SAM 3, one name at a time",
 }
-_WORDS = 4
-"""Tokens of a concept: start, two of the name, end; as many as class names have on average."""
+"""What is timed, and its name in the plot. Rows have `seconds_` (on the clock) and `processor_` of each."""
 
 
 @click.command(
     epilog="""\b
 Examples:
-  lasagna bench peer --classes 1,4 --repeats 1
-  lasagna bench peer --classes 20,133 --device cuda --dtype bfloat16 --batch 32
+  lasagna bench peer --size tiny --classes 1,4
+  lasagna bench peer --size small --classes 1,20,133 --plot docs/lab/peer.svg
+  lasagna bench peer --size real --classes 1,20,133 --device cuda --dtype bfloat16 --batch 32
 """
 )
-@click.option("--classes", "counts", type=Numbers(), default="1,4", show_default=True, help="Concepts that are run.")
-@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Concepts per forward.")
-@click.option("--size", type=click.Choice(["real", "tiny"]), default="real", show_default=True, help="tiny: for tests.")
+@click.option("--classes", "counts", type=Numbers(), default="1,20,133", show_default=True, help="Lengths of the list.")
+@click.option("--present", "share", type=click.FloatRange(0, 1), default=0.2, show_default=True,
+              help="Share of the names that is to be present: the threshold of each model is set for it.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Names per block of SAM 3.")
+@click.option("--size", type=click.Choice(SIZES), default="small", show_default=True,
+              help="Of SAM 3 and EoMT: real; small: the real heads behind a small tower; tiny: for tests.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Median of so many.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write the curves to a file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the JSON to a file too.")
 def peer(
     counts: tuple[int, ...],
+    share: float,
     batch: int,
     size: str,
     device: str,
     dtype: str,
     repeats: int,
+    plot: Path | None,
     as_json: bool,
     out: Path | None,
 ) -> None:
-    """One photo's vision features, then so many concepts with them, by SAM 3 with random weights.
+    """One photo, class lists of these lengths, from pixels to masks.
 
-    seconds is vision and concepts together; per_concept is what one more concept costs.
+    same_decisions: the three ways of SAM 3 find the same names present; same_masks: the share of the present names
+    whose masks differ in less than 1 pixel of 1000.
     """
-    from lasagna.assistant.lasagna import choose_device, choose_dtype
+    with TemporaryDirectory(prefix="lasagna-peer-") as folder:
+        models = peer_models(Path(folder), size, max(counts), device, dtype)
+        rows = [_row(models, count, share, batch, repeats, dtype) for count in counts]
+        parameters = {name: _parameters(model) for name, model in models.items()}
+        setting: Row = {"size": size, "names per block": batch, "present": share, "repeats": repeats}
+        setting |= {f"parameters of {name}": count for name, count in parameters.items()}
+        report("peer", setting, rows, device=models["sam3"].device, as_json=as_json, out=out)
+    if plot is not None:
+        # On a CPU the processor's work is what other work on the machine does not change.
+        figure = "processor" if models["sam3"].device == "cpu" else "seconds"
+        series = {title: [1000 * float(row[f"{figure}_{way}"]) for row in rows] for way, title in WAYS.items()}
+        plot_times(plot, [int(row["classes"]) for row in rows], series, f"photo to masks, size {size}, {dtype}")
 
-    place = choose_device(device)
-    model = sam3(size, place, choose_dtype(dtype, place))
-    vision, concepts = peer_ways(model, batch)
-    ways: dict[str, Callable[[], Any]] = {"vision": vision}
-    ways |= {str(count): partial(concepts, count) for count in counts}
-    seconds = time_interleaved(ways, repeats, str(place))
-    rows: list[Row] = [
-        {
-            "classes": count,
-            "dtype": dtype,
-            "seconds_vision": seconds["vision"],
-            "seconds_concepts": seconds[str(count)],
-            "seconds": seconds["vision"] + seconds[str(count)],
-            "seconds_per_concept": seconds[str(count)] / count,
-            "parameters": sum(p.numel() for p in model.parameters()),
-        }
-        for count in counts
+
+def peer_models(folder: Path, size: str, count: int, device: str, dtype: str) -> dict[str, ClassListModel]:
+    """nano, and SAM 3 and EoMT of a size with random weights; EoMT's list has the first `count` names."""
+    given = {"device": device, "dtype": dtype, "say": lambda line: None}
+    written = {kind: write_model(kind, folder / kind, size, names=sample_classes(count)) for kind in ("sam3", "eomt")}
+    return {"nano": load_model("nano", **given)} | {kind: load_model(path, **given) for kind, path in written.items()}  # type: ignore[arg-type]
+
+
+def _parameters(model: Any) -> int:
+    network = getattr(model, "network", None) or model.model
+    return sum(one.numel() for one in network.parameters())
+
+
+def _row(models: Mapping[str, ClassListModel], count: int, share: float, batch: int, repeats: int, dtype: str) -> Row:
+    photo, names = sample_images(1)[0], sample_classes(count)
+    for model in models.values():
+        find_share(model, photo, names, share)
+    sam3 = models["sam3"]
+    assert isinstance(sam3, Sam3)
+    answers: dict[str, Segmentation] = {}
+
+    def ask(way: str, model: ClassListModel, chunk: int | None = None, presence_first: bool = True) -> None:
+        if isinstance(model, Sam3):
+            model.presence_first = presence_first
+            model.forget_texts()
+        answers[way] = model.segment(photo, names, chunk_size=chunk)
+
+    ways: dict[str, Callable[[], Any]] = {
+        "nano": partial(ask, "nano", models["nano"]),
+        "eomt": partial(ask, "eomt", models["eomt"]),
+        "sam3_presence_first": partial(ask, "sam3_presence_first", sam3, batch),
+        "sam3_blocks": partial(ask, "sam3_blocks", sam3, batch, False),
+        "sam3_single": partial(ask, "sam3_single", sam3, 1, False),
+    }
+    times = both_times(ways, repeats, sam3.device)
+    of_sam3 = [answers[way] for way in ways if way.startswith("sam3")]
+    return {
+        "classes": count,
+        "dtype": dtype,
+        **{f"seconds_{way}": times[way][0] for way in WAYS},
+        **{f"processor_{way}": times[way][1] for way in WAYS},
+        "present_of_sam3": len(of_sam3[0].present),
+        "present_of_nano": len(answers["nano"].present),
+        "same_decisions": all([a.state for a in one] == [a.state for a in of_sam3[0]] for one in of_sam3),
+        "same_masks": _same_masks(of_sam3),
+    }
+
+
+def find_share(model: ClassListModel, photo: Any, names: Sequence[str], share: float) -> None:
+    """Sets the model's offset so that about a share of the names is present: random weights find all or none."""
+    model.calibration = Calibration()
+    for _ in range(2 if model.abilities.training else 1):  # an answer of nano depends on the decisions before it
+        offset = model.calibration.offset
+        found = np.array([one.probability for one in model.segment(photo, names)]).clip(1e-7, 1 - 1e-7)
+        margins = np.log(found / (1 - found)) + offset
+        model.calibration = Calibration(offset=float(np.quantile(margins, 1 - share)) if share else 1e9)
+
+
+def _same_masks(answers: Sequence[Segmentation]) -> float:
+    """Of the present names of the first answer, the share whose mask is that of the others but for 0.1 % of pixels."""
+    same = [
+        all(
+            other.mask is not None and one.mask is not None and float((one.mask != other.mask).mean()) < 1e-3
+            for other in (answer[one.name] for answer in answers[1:])
+        )
+        for one in answers[0].present
     ]
-    setting: Row = {"model": "Sam3Model, random weights", "size": size, "concepts per forward": batch}
-    report("peer", {**setting, "repeats": repeats}, rows, device=str(place), as_json=as_json, out=out)
-
-
-def sam3(size: str, device: Any, dtype: Any) -> Any:
-    """The network with random weights, "real" or "tiny". Raises ConfigError where transformers has no SAM 3."""
-    ensure_torchvision()
-    try:
-        from transformers import Sam3Config, Sam3Model
-    except ImportError as error:
-        raise ConfigError(f"this version of transformers has no Sam3Model ({error}); update it") from error
-    import torch
-
-    with torch.device(device):
-        return Sam3Model(Sam3Config(**({} if size == "real" else _TINY))).to(dtype).eval()
-
-
-def peer_ways(model: Any, batch: int) -> tuple[Callable[[], Any], Callable[[int], Any]]:
-    """Runs the image encoder; runs so many concepts on its features, `batch` in a forward."""
-    import torch
-
-    side = model.config.image_size
-    pixels = torch.randn(1, 3, side, side, device=model.device, dtype=model.dtype)
-    kept: dict[str, Any] = {}
-
-    @torch.inference_mode()
-    def vision() -> None:
-        kept["features"] = model.get_vision_features(pixel_values=pixels)
-
-    @torch.inference_mode()
-    def concepts(count: int) -> Any:
-        found = []
-        for first in range(0, count, batch):
-            rows = min(batch, count - first)
-            words = torch.randint(1, 90, (rows, _WORDS), device=model.device)
-            found.append(model(vision_embeds=_repeated(kept["features"], rows), input_ids=words).pred_masks)
-        return torch.cat(found)
-
-    return vision, concepts
-
-
-def _repeated(features: Any, rows: int) -> Any:
-    """Features of one photo for a batch of concepts, without copying them."""
-    return type(features)(
-        **{
-            name: tuple(level.expand(rows, *level.shape[1:]) for level in value)
-            for name, value in features.items()
-            if name.startswith("fpn_")
-        }
-    )
+    return float(np.mean(same)) if same else 1.0

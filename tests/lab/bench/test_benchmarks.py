@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from lab.bench.limit import limit_rows
 from lab.bench.measure import stage_seconds
+from lab.bench.peer import WAYS
 from lab.bench.random_weights import SHAPES, random_config, random_lasagna, random_network, word_tokenizer
 from lab.bench.rle import rgba_samples
 from lasagna.commands.cli import main
@@ -74,11 +75,17 @@ def test_start_ends_with_an_answer() -> None:
     assert whole == pytest.approx(sum(rows.values()) - rows["second answer"])
 
 
-def test_the_peer_takes_one_concept_per_prompt() -> None:
-    setting = ("--size", "tiny", "--device", "cpu", "--classes", "1,3", "--batch", 2)
+def test_the_peers_answer_the_same_lists(tmp_path: Path) -> None:
+    plot = tmp_path / "peer.svg"
+    setting = ("--size", "tiny", "--device", "cpu", "--classes", "1,7", "--batch", 2, "--present", 0.5, "--plot", plot)
     rows = figures("peer", *setting)["rows"]
-    assert [row["classes"] for row in rows] == [1, 3]
-    assert all(row["seconds"] > row["seconds_vision"] > 0 for row in rows)
+    assert [row["classes"] for row in rows] == [1, 7]
+    for row in rows:
+        assert all(row[f"seconds_{way}"] > 0 for way in WAYS)
+        assert row["same_decisions"]
+        assert row["same_masks"] == 1
+    assert 2 <= rows[1]["present_of_sam3"] <= 5
+    assert plot.read_text().startswith("<?xml")
 
 
 def test_rle_is_the_sdks() -> None:
