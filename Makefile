@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check site audit sbom update setup pictures screenshot clean
+.PHONY: help demo test test-fast check site audit sbom update setup older-label-studio pictures screenshot clean
 
 # The first Python that is new enough; 3.11 first, for which the most wheels exist.
 PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3; do \
@@ -67,6 +67,10 @@ lint:
 	.venv/bin/lint-imports --no-logo
 	.venv/bin/python -m tools.docs --check
 	.venv/bin/zensical build --strict --clean
+
+# An earlier Label Studio beside the present one, for the fault "upgrade" of `lasagna bench faults`.
+older-label-studio:
+	@$(SETUP) older-label-studio
 
 setup:
 	@$(SETUP) environment label-studio browser

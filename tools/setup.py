@@ -26,6 +26,7 @@ LABEL_STUDIO = CACHE / "label-studio"
 CONSTRAINTS = ROOT / "tools" / "constraints.txt"
 STUDIO = ROOT / "tools" / "label-studio.txt"
 STUDIO_CONSTRAINTS = ROOT / "tools" / "label-studio-constraints.txt"
+OLDER_STUDIO = ROOT / "tools" / "older-label-studio.txt"
 BROWSER_PACKAGES = ("chromium", "chromium-driver", "fonts-dejavu-core")
 
 
@@ -37,6 +38,7 @@ def main(parts: list[str]) -> int:
     known = {
         "environment": environment,
         "label-studio": label_studio,
+        "older-label-studio": older_label_studio,
         "browser": browser,
         "update": update,
         "audit": audit,
@@ -113,37 +115,35 @@ def frozen(folder: Path) -> list[str]:
 
 def label_studio() -> None:
     """Label Studio in an environment of its own, and an empty database for it."""
-    key = digest(STUDIO.read_bytes(), STUDIO_CONSTRAINTS.read_bytes(), sys.version.encode())
-    with part(LABEL_STUDIO / ".complete", key, lock="label-studio") as needed:
+    _label_studio(LABEL_STUDIO, [STUDIO, STUDIO_CONSTRAINTS], ["-r", STUDIO, "-c", STUDIO_CONSTRAINTS])
+
+
+def older_label_studio() -> None:
+    """The same of an earlier release, for the fault of `lasagna bench faults` that upgrades Label Studio."""
+    _label_studio(CACHE / OLDER_STUDIO.stem, [OLDER_STUDIO], ["-r", OLDER_STUDIO])
+
+
+def _label_studio(home: Path, files: list[Path], requirements: list[str | Path]) -> None:
+    key = digest(*(path.read_bytes() for path in files), sys.version.encode())
+    with part(home / ".complete", key, lock=home.name) as needed:
         if not needed:
             return
-        shutil.rmtree(LABEL_STUDIO, ignore_errors=True)
-        venv, env = LABEL_STUDIO / "venv", uv_environment()
+        shutil.rmtree(home, ignore_errors=True)
+        venv, env = home / "venv", uv_environment()
         run(
-            f"Label Studio, in an environment of its own in {CACHE} (its pins clash with this project's)",
+            f"Label Studio, in an environment of its own in {home} (its pins clash with this project's)",
             [uv(), "venv", "--quiet", "--python", sys.executable, venv],
             # --no-config: else the overrides of our pyproject.toml would count here too.
-            [
-                uv(),
-                "pip",
-                "install",
-                "--no-config",
-                "--python",
-                venv / "bin" / "python",
-                "-r",
-                STUDIO,
-                "-c",
-                STUDIO_CONSTRAINTS,
-            ],
+            [uv(), "pip", "install", "--no-config", "--python", venv / "bin" / "python", *requirements],
             env=env,
-            log="label-studio",
+            log=home.name,
         )
         run(
             "Label Studio's empty database, which later starts copy",
             # Every command of Label Studio first brings the database up to date; this one does nothing more.
-            [venv / "bin" / "label-studio", "version", "--data-dir", LABEL_STUDIO / "database"],
+            [venv / "bin" / "label-studio", "version", "--data-dir", home / "database"],
             env={**env, "LABEL_STUDIO_SENTRY_DSN": "", "LABEL_STUDIO_LATEST_VERSION_CHECK": "false"},
-            log="label-studio-database",
+            log=f"{home.name}-database",
         )
 
 

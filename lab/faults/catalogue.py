@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import requests
 
 from backend.queue.jobs import find_jobs, queue
@@ -21,6 +22,9 @@ from backend.queue.services import free_port, port_is_free
 from lab.faults.rig import Fault, Rig, faketime
 from lab.service.slow import slow_clients
 from lasagna.errors import LasagnaError, ServiceError
+from lasagna.formats.annotations import MOST_REGIONS
+from lasagna.masks.conversions import mask_to_brush_rle
+from lasagna.settings import cache_folder
 
 
 def _kill(part: str) -> Callable[[Rig], None]:
@@ -56,6 +60,18 @@ def _run_a_job_twice(rig: Rig) -> bool:
             return True
         time.sleep(0.002)
     return False
+
+
+def _evict(rig: Rig) -> bool:
+    """For a moment Redis throws away what was used least, instead of refusing new work. False: nothing was."""
+    before = int(rig.store.redis.info("stats")["evicted_keys"])
+    used = int(rig.store.redis.info("memory")["used_memory"])
+    rig.store.redis.config_set("maxmemory-policy", "allkeys-lru")
+    rig.store.redis.config_set("maxmemory", max(1, int(0.9 * used)))
+    rig.wait(rig.rng.uniform(0.5, 2.0))
+    rig.store.redis.config_set("maxmemory", 0)
+    rig.store.redis.config_set("maxmemory-policy", "noeviction")
+    return int(rig.store.redis.info("stats")["evicted_keys"]) > before
 
 
 def _fill_memory(rig: Rig) -> None:
@@ -162,6 +178,20 @@ def _poison_events(rig: Rig) -> None:
     rig.wait(rig.rng.uniform(1.0, 5.0))
 
 
+def _poison_annotations(rig: Rig) -> None:
+    """Two further photos get annotations that nobody draws: more regions than are read, and a mask that is none. The
+    workers read both, to learn from them."""
+    size = {"original_width": 64, "original_height": 48, "image_rotation": 0}
+    region = {"type": "brushlabels", "from_name": "brush", "to_name": "image", "origin": "manual", **size}
+    value = {"format": "rle", "rle": mask_to_brush_rle(np.eye(48, 64, dtype=bool)), "brushlabels": ["cat"]}
+    many = [{"id": f"r{number}", **region, "value": value} for number in range(MOST_REGIONS + 1)]
+    none = [{"id": "r", **region, "value": {**value, "rle": [255] * 4096}}]
+    for task, regions in zip(rig.more_tasks(2), (many, none), strict=True):
+        with suppress(LasagnaError):
+            rig.api.create_annotation(task, regions, lead_time=1.0)
+    rig.wait(rig.rng.uniform(3.0, 8.0))
+
+
 def _stop_in_an_outage(rig: Rig) -> None:
     """SIGTERM to a worker while Redis is gone. Raises ServiceError where it does not end."""
     rig.parts.kill("redis")
@@ -172,6 +202,24 @@ def _stop_in_an_outage(rig: Rig) -> None:
         process.wait(60)
     except subprocess.TimeoutExpired as error:
         raise ServiceError("a worker was told to end while Redis was gone, and did not within 60 s") from error
+
+
+def _older_label_studio(rig: Rig) -> None:
+    """Before the round: the tasks of the rounds before are looked at once more, because they go."""
+    rig.look_again()
+    rig.parts.new_label_studio(OLDER)
+
+
+def _upgrade(rig: Rig) -> None:
+    """In the middle of the job the older Label Studio ends, and the present one migrates its data and goes on."""
+    rig.until(lambda: bool(rig.store.counts()["running"]), "the first batch", patience=60.0, pause=0.01)
+    time.sleep(rig.rng.uniform(0.0, 1.0))
+    rig.parts.upgrade_label_studio()
+
+
+def _no_older(rig: Rig) -> str:
+    program = cache_folder(rig.parts.settings) / OLDER / "venv" / "bin" / "label-studio"
+    return "" if program.is_file() else f"there is no older Label Studio (make {OLDER})"
 
 
 def _no_disk(rig: Rig) -> str:
@@ -186,25 +234,37 @@ def _no_clock(rig: Rig) -> str:
     return "" if faketime() else "libfaketime is not installed (apt-get install faketime)"
 
 
+OLDER = "older-label-studio"
+"""Where in the cache folder an earlier release of Label Studio is."""
 FAULTS = (
     Fault("worker", "kill -9 of a worker", _kill_a_worker),
     Fault("web", "kill -9 of the web process", _kill("serve")),
     Fault("redis", "kill -9 of Redis", _kill("redis")),
     Fault("label-studio", "kill -9 of Label Studio", _kill("label-studio")),
     Fault("memory", "Redis out of memory for seconds", _fill_memory),
+    Fault("eviction", "Redis evicts for seconds", _evict),
     Fault("disk", "Redis's disk full for seconds", _fill_disk, _no_disk),
-    Fault("registry", "the disk of registry and state full, while processes start", _fill_registry, _no_state),
-    Fault("read-only", "registry and state read-only, while processes start", _read_only, _no_state),
+    Fault("registry", "the disk of registry, state and cache full, while processes start", _fill_registry, _no_state),
+    Fault("read-only", "registry, state and cache read-only, while processes start", _read_only, _no_state),
     Fault("two-web", "a second web process is asked for the same tasks", _two_web_processes),
     Fault("500", "Label Studio answers 500 to six requests of ten", _through_gateway("500")),
     Fault("502", "it does what it is asked, and the gateway answers 502", _through_gateway("502")),
     Fault("slow", "answers take up to 20 s, the limit is 15 s", _through_gateway("slow")),
     Fault("half", "answers break off halfway", _through_gateway("half")),
     Fault("hang", "a worker stands still for half a minute, then goes on", _hang_a_worker),
-    Fault("two", "two workers run the same job at the same time", _run_a_job_twice),
+    Fault("two", "two workers run the same job at the same time", _run_a_job_twice, waits=True),
     Fault("poison", "an image kills every worker that decodes it", lambda rig: None),
     Fault("slow-clients", "60 clients send half a request and wait", _slow_clients),
     Fault("events", "webhook events that name no project, or are none", _poison_events),
+    Fault("annotations", "annotations that nobody draws, which are learnt from", _poison_annotations),
     Fault("stop", "SIGTERM to a worker while Redis is gone", _stop_in_an_outage),
+    Fault(
+        "upgrade",
+        "Label Studio is upgraded, and migrates its data",
+        _upgrade,
+        _no_older,
+        _older_label_studio,
+        waits=True,
+    ),  # fmt: skip,
     Fault("clock", "a worker's clock jumps two hours forward and back", _jump, _no_clock),
 )

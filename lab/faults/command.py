@@ -73,8 +73,8 @@ def faults(rounds: int, photos: int, only: str | None, seed: int, out: Path | No
                     advance()
                     if out is not None:
                         (out / "faults.json").write_text(json.dumps(_report(done, skipped, seed), indent=1))
-        with progress_bar(console, "A second look", len(done)) as advance:
-            rig.look_again(done, advance)
+        with progress_bar(console, "A second look", len(rig.done)) as advance:
+            rig.look_again(advance)
         report = {**_report(done, skipped, seed), "environment": describe_environment("cpu")}
     if out is not None:
         (out / "faults.json").write_text(json.dumps(report, indent=1))

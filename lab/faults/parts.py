@@ -6,10 +6,13 @@ is started again by `tend`, as a supervisor would; all of them end with `stop`.
 """
 
 import os
+import shutil
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 from backend.demo.local_label_studio import LocalLabelStudio
@@ -48,6 +51,7 @@ class Parts:
         fsync: str = "always",
     ) -> None:
         self.folder = folder
+        self.studio_folder, self.studio_release = folder / "label-studio", "label-studio"
         model = folder / "tiny"
         if not model.exists():
             Lasagna.random().save_pretrained(model)
@@ -73,6 +77,7 @@ class Parts:
             **environ,
             "LASAGNA_LABEL_STUDIO_URL": label_studio_url(self.label_studio.url),
             "LASAGNA_LABEL_STUDIO_TOKEN": self.label_studio.login.token,
+            "LASAGNA_CACHE": str(folder / "state" / "cache"),
             "OMP_NUM_THREADS": "1",
         }
         for name in ours:
@@ -93,6 +98,36 @@ class Parts:
         self.kill(part)
         self.start(part)
 
+    def new_label_studio(self, release: str) -> None:
+        """Another Label Studio at the address of the one that runs, empty, with the same login.
+
+        Args:
+            release: Where in the cache folder set-up has installed it.
+        """
+        self.label_studio.stop()
+        before, taken = self.studio_folder, len([*self.folder.glob("label-studio*")])
+        self.studio_folder, self.studio_release = self.folder / f"label-studio-{taken + 1}", release
+        self.studio_folder.mkdir(mode=0o700)
+        shutil.copy(before / "login.json", self.studio_folder)
+        self.start("label-studio")
+
+    def upgrade_label_studio(self) -> None:
+        """Ends the Label Studio that runs, and starts the present release on its data.
+
+        Raises:
+            ServiceError: That migrated nothing.
+        """
+        before = self._migrations()
+        self.label_studio.stop()
+        self.studio_release = "label-studio"
+        self.start("label-studio")
+        if self._migrations() == before:
+            raise ServiceError(f"Label Studio migrated nothing: its database had {before} migrations already")
+
+    def _migrations(self) -> int:
+        with closing(sqlite3.connect(self.studio_folder / "label_studio.sqlite3")) as database:
+            return int(database.execute("SELECT count(*) FROM django_migrations").fetchone()[0])
+
     def tend(self) -> list[str]:
         """Starts what has ended; its names. From the main thread: a child's life is tied to the thread that made it."""
         ended = [name for name, service in self.services.items() if not service.running]
@@ -106,7 +141,7 @@ class Parts:
             self._start_redis()
         elif part == "label-studio":
             self.label_studio = LocalLabelStudio(
-                self.settings, self.folder / "label-studio", port=self._label_studio_port
+                self.settings, self.studio_folder, port=self._label_studio_port, release=self.studio_release
             ).wait(PATIENCE)
             self.services[part] = self.label_studio.service
         else:

@@ -66,6 +66,10 @@ class Fault:
     strike: Callable[["Rig"], bool | None]
     needs: Callable[["Rig"], str] = lambda rig: ""
     """Why it cannot be done here, or "" where it can."""
+    prepare: Callable[["Rig"], None] = lambda rig: None
+    """What is done before its round."""
+    waits: bool = False
+    """Whether `strike` waits for its moment itself."""
 
 
 @dataclass
@@ -97,6 +101,8 @@ class Rig:
         self._made = 0
         self._config = make_label_config([ClassQuery(name) for name in _CLASSES])
         self._tasks: list[list[int]] = []
+        self.done: list[Round] = []
+        """Those whose tasks were not looked at once more."""
         self._restarted: Counter[str] = Counter()
 
     @classmethod
@@ -141,6 +147,7 @@ class Rig:
         began = time.monotonic()
         self._restarted.clear()
         self.until(self._is_up, "the parts")
+        fault.prepare(self)
         self.project = self.api.create_project(f"round {number}: {fault.name}", self._config)
         self.api.connect_backend(self.project, f"http://127.0.0.1:{self.parts.web_port}")
         tasks = self._upload(photos, poison=fault.name == "poison")
@@ -151,7 +158,7 @@ class Rig:
             threads.append(threading.Thread(target=self._retrieve, daemon=True))
         for thread in threads:
             thread.start()
-        if fault.name != "two":  # it waits for its moment itself
+        if not fault.waits:
             self.wait(self.rng.uniform(0.2, 4.0))
         struck = fault.strike(self) is not False
         self.until(ended.is_set, "the end of the job")
@@ -161,15 +168,18 @@ class Rig:
         result = Round(number, fault.name, photos, 0.0, struck, restarted=dict(self._restarted))
         self._look(result, tasks, outcome)
         result.seconds = round(time.monotonic() - began, 1)
+        self.done.append(result)
         return result
 
-    def look_again(self, done: list[Round], on_round: Callable[[], None]) -> None:
-        """Every task of every round once more: what came after its round."""
+    def look_again(self, on_round: Callable[[], None] = lambda: None) -> None:
+        """Every task of the rounds once more, of those that it was not done for: what came after its round."""
         self.until(self._is_up, "the parts")
         self.wait(5.0)
-        for one, tasks in zip(done, self._tasks, strict=False):  # the last may have been cut off
+        for one, tasks in zip(self.done, self._tasks, strict=False):  # the last may have been cut off
             one.twice = [task for task in tasks if _is_twice(self.api.predictions(task))]
             on_round()
+        self.done.clear()
+        self._tasks.clear()
 
     def _look(self, result: Round, tasks: list[int], outcome: dict[int, str]) -> None:
         for task in tasks:
@@ -184,7 +194,16 @@ class Rig:
             else:
                 result.lost.append(task)
 
+    def more_tasks(self, photos: int) -> list[int]:
+        """Tasks beside those that must have a prediction."""
+        return self.api.upload(self.project, self._make_photos(photos))
+
     def _upload(self, photos: int, *, poison: bool) -> list[int]:
+        tasks = self.api.upload(self.project, self._make_photos(photos, photos // 2 if poison else None))
+        self._tasks.append(tasks)
+        return tasks
+
+    def _make_photos(self, photos: int, poisoned: int | None = None) -> list[Path]:
         folder = self.parts.folder / "photos"
         folder.mkdir(exist_ok=True)
         paths = []
@@ -192,13 +211,11 @@ class Rig:
             rng = np.random.default_rng(self._made)
             buffer = io.BytesIO()
             Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(buffer, "PNG")
-            mark = _POISON if poison and index == photos // 2 else b""
+            mark = _POISON if index == poisoned else b""
             paths.append(folder / f"{self._made:05}.png")
             paths[-1].write_bytes(buffer.getvalue() + mark)  # behind the end of the picture
             self._made += 1
-        tasks = self.api.upload(self.project, paths)
-        self._tasks.append(tasks)
-        return tasks
+        return paths
 
     def _prelabel(self, outcome: dict[int, str], ended: threading.Event) -> None:
         """`lasagna prelabel`, typed again where it ended with an error."""
@@ -227,7 +244,7 @@ class Rig:
 
     # --- supervising --------------------------------------------------------------------------------------------------
 
-    def until(self, ready: Callable[[], bool], what: str, patience: float = 900.0) -> None:
+    def until(self, ready: Callable[[], bool], what: str, patience: float = 900.0, pause: float = 0.3) -> None:
         """Waits, and starts again what has ended."""
         from lab.faults.parts import until
 
@@ -235,7 +252,7 @@ class Rig:
             self._restarted.update(self.parts.tend())
             return ready()
 
-        until(look, what, pause=0.3, seconds=patience)
+        until(look, what, pause=pause, seconds=patience)
 
     def wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds

@@ -39,7 +39,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from lasagna.errors import DataError
-from lasagna.formats.annotations import choose_annotation, has_area, region_to_mask, regions_to_masks
+from lasagna.formats.annotations import MOST_REGIONS, choose_annotation, has_area, region_to_mask, regions_to_masks
 from lasagna.formats.first_uses import FirstUses
 from lasagna.formats.regions import Reading, Region, read_regions
 from lasagna.labels.configuration import LabelConfig, TaskImage, read_label_config
@@ -54,6 +54,8 @@ HISTORY = "labels.json"
 """The file that says since when labels stand in the configuration (`LabelHistory.as_dict`)."""
 NO_EXPORTS = ("tasks.json", "coco.json", "coco_polygons.json", "report.json", HISTORY)
 """What may lie beside an export: what `lasagna annotate` writes, and the labels' history."""
+_MOST_NOTES = 20
+"""Of one annotation: what was left out of it, by region."""
 _UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")
 """What Label Studio puts before the name of an uploaded file."""
 
@@ -311,6 +313,8 @@ def _record(
         )
     reading = task.reading(annotation, history.renamed)
     regions = reading.of_image[task.images.index(image)]
+    if len(regions) > MOST_REGIONS:
+        raise _UnusableError(f"the annotation has {len(regions)} regions, the limit is {MOST_REGIONS}")
     if image.config.is_page and not regions and len(task.images) > 1:
         raise _UnusableError("nothing is drawn on this page, and perhaps nobody looked at it")
     size = upright_size(path)
@@ -386,6 +390,8 @@ def _decide(
     if not_offered & undecided:
         names = ", ".join(sorted(not_offered & undecided))
         notes.append(f"not known to have been a label when this was annotated: {names}")
+    if len(notes) > _MOST_NOTES:
+        notes[_MOST_NOTES:] = [f"and {len(notes) - _MOST_NOTES} more"]
     kept = [text for text in classes if text not in undecided]
     place = {text: index for index, text in enumerate(kept)}
     return _Decided(tuple(kept), [(place[text], r) for text, r in drawn if text in place], unlabelled, notes)

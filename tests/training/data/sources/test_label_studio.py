@@ -172,6 +172,23 @@ def test_a_class_whose_extent_is_unknown_is_left_out(tmp_path: Path, case: str) 
     np.testing.assert_array_equal(record.read(), np.where(HOLED, 1, OTHER)[None])
 
 
+def test_thousands_of_damaged_regions_are_told_in_a_few_words(tmp_path: Path) -> None:
+    damaged = {**brush("Cat", HOLED), "value": {"format": "rle", "rle": [0] * 64, "brushlabels": ["Cat"]}}
+    write(tmp_path, [task(7, [annotation(1, [{**damaged, "id": f"r{number}"} for number in range(3000)])])])
+    source = LabelStudioExport(tmp_path, "project")
+    [notes] = source.left_out.values()
+    assert len(notes) == 21
+    assert notes[-1] == "and 2980 more"
+
+
+def test_more_regions_than_are_read_are_refused_before_one_is(tmp_path: Path) -> None:
+    damaged = {"value": {"format": "rle", "rle": [0] * 64, "brushlabels": ["Cat"]}}
+    many = [{**brush("Cat", HOLED), **damaged, "id": f"r{number}"} for number in range(20_001)]
+    write(tmp_path, [task(7, [annotation(1, many)])])
+    with pytest.raises(DataError, match=r"task 7: the annotation has 20001 regions, the limit is 20000$"):
+        LabelStudioExport(tmp_path, "project")
+
+
 EARLY, LATE = "2026-11-23T01:38:11Z", "2026-11-23T01:38:11.5Z"  # as text, the early one is the larger
 OLD, NEW = annotation(1, [brush("Cat", HOLED)], updated_at=EARLY), annotation(2, [brush("Dog", HOLED)], updated_at=LATE)
 ANNOTATIONS = {
