@@ -6,6 +6,7 @@ label is unknown here; what an instant head that serves has learnt is known.
 """
 
 import logging
+import time
 from collections.abc import Collection
 
 from backend.instant.heads import ProjectHeads
@@ -22,9 +23,12 @@ from lasagna.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+AGAIN = 60.0
+"""Seconds after which a version is looked for again that was not here, or could not be read."""
+
 
 class TaughtNames:
-    """The vocabularies of versions, remembered: a version names its content.
+    """The vocabularies of versions, remembered: a version names its content. What was not found is looked for again.
 
     Args:
         settings: `model`, the worker's own.
@@ -35,23 +39,30 @@ class TaughtNames:
         self._model, self._registry, self._heads = settings.model, registry, ProjectHeads(registry.folder)
         self._guesses = settings.guess_unknown
         self._known: dict[str, Vocabulary | None] = {}
+        self._missed: dict[str, float] = {}
 
     def vocabulary(self, version: str) -> Vocabulary | None:
         """Of a version without its head; None: everything may be asked, or it is not known here."""
-        if version not in self._known:
+        missed = self._missed.get(version)
+        if version not in self._known and (missed is None or time.monotonic() - missed >= AGAIN):
             try:
                 self._known[version] = self._read(version)
             except (CheckpointError, RegistryError) as error:
-                logger.warning("what %s was taught is not known here: %s", version, error)
-                self._known[version] = None
-        return self._known[version]
+                is_new = missed is None and isinstance(error, CheckpointError)
+                level = logging.WARNING if is_new else logging.DEBUG
+                logger.log(level, "what %s was taught is not known here: %s", version, error)
+                self._missed[version] = time.monotonic()
+        return self._known.get(version)
 
     def _read(self, version: str) -> Vocabulary | None:
+        """Raises CheckpointError or RegistryError where the version is not here, or cannot be read."""
         try:
             return load_vocabulary(self._registry.version(version).checkpoint)
         except RegistryError:  # it is the worker's own model
             folder = find_checkpoint(self._model, fetch=False)
-            return load_vocabulary(folder) if checkpoint_version(folder) == version else None
+            if checkpoint_version(folder) != version:
+                raise
+            return load_vocabulary(folder)
 
     def learnt(self, project: str, version: str) -> Collection[str]:
         """The labels that a head answers beside a version: that which the version names, else the one of now."""

@@ -66,6 +66,30 @@ def test_by_the_vocabulary_of_the_version(settings: Settings, registry: Registry
     assert names.unknown(PROJECT, plain.id, question()) == [], "it does not say what it was taught"
 
 
+@pytest.mark.parametrize("trouble", ["damaged", "not there yet"])
+def test_what_could_not_be_read_is_read_again(
+    settings: Settings, registry: Registry, taught: Path, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = registry.add(taught, project="3", parent="", snapshot="", metrics={}, name="late")
+    names = TaughtNames(settings, registry)
+    file = version.checkpoint / "vocabulary.json"
+    aside = version.folder.with_name(".aside")
+    if trouble == "damaged":
+        text = file.read_text()
+        file.chmod(0o644)
+        file.write_text("{")
+    else:
+        version.folder.rename(aside)
+    assert names.unknown(PROJECT, version.id, question()) == []
+    if trouble == "damaged":
+        file.write_text(text)
+    else:
+        aside.rename(version.folder)
+    assert names.unknown(PROJECT, version.id, question()) == [], "it is not looked for with every request"
+    monkeypatch.setattr("backend.instant.taught.AGAIN", 0.0)
+    assert names.unknown(PROJECT, version.id, question()) == [name for name in NAMES if name != "Cat"]
+
+
 def test_what_a_head_has_learnt_is_known(settings: Settings, registry: Registry) -> None:
     model = Lasagna.from_pretrained(settings.model)
     heads, names = ProjectHeads(registry.folder), TaughtNames(settings, registry)
