@@ -41,15 +41,22 @@ class LocalLabelStudio:
         folder: Where its data is, and stays.
         port: Default: a free one.
         environ: Settings of Label Studio, over those that it gets from us.
+        release: Where in the cache folder set-up has installed it.
 
     Raises:
         ServiceError: It is not installed, the port is taken, or it ended while it started.
     """
 
     def __init__(
-        self, settings: Settings, folder: Path, *, port: int | None = None, environ: Mapping[str, str] | None = None
+        self,
+        settings: Settings,
+        folder: Path,
+        *,
+        port: int | None = None,
+        environ: Mapping[str, str] | None = None,
+        release: str = "label-studio",
     ) -> None:
-        home = cache_folder(settings) / "label-studio"
+        home = cache_folder(settings) / release
         program = home / "venv" / "bin" / "label-studio"
         if not program.is_file():
             raise ServiceError(
@@ -153,6 +160,10 @@ class Projects(LabelStudio):
         """
         body = {"result": list(result), "lead_time": lead_time, "parent_prediction": prediction, "was_cancelled": False}
         return int(self._json("POST", f"/api/tasks/{task}/annotations/", json=body)["id"])
+
+    def delete_annotation(self, annotation: int) -> None:
+        """What "Delete annotation" in the editor does, which sends the project's webhooks."""
+        self._request("DELETE", f"/api/annotations/{annotation}/")
 
     def start_training(self, connection: int) -> None:
         """What "Start Training" under Settings > Model does: START_TRAINING to the backend's webhook."""
