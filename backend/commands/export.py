@@ -56,7 +56,7 @@ def export(
     console = Console(stderr=True, markup=False)
     most = {"max_pixels": settings.max_image_pixels, "max_memory": settings.max_image_memory}
     limits = ImageLimits.from_settings(settings)
-    uid = uid_there(label_studio, project)
+    uid = uid_there(settings, label_studio, project)
     history = LabelHistories(registry_folder(settings)).of(uid)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:

@@ -167,7 +167,7 @@ def _uid(settings: Settings, project: int) -> str:
     if not settings.label_studio_url:
         return find_project(settings, None, str(project), "")
     try:
-        return uid_there(LabelStudio(settings.label_studio_url, settings.label_studio_token), project)
+        return uid_there(settings, LabelStudio(settings.label_studio_url, settings.label_studio_token), project)
     except LabelStudioError:  # said where its annotations are looked at
         return find_project(settings, None, str(project), "")
 

@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from backend.commands.redis import open_store, redis_in_words, redis_option
+from backend.commands.which_project import uid_there
 from lasagna.errors import ConfigError
 from lasagna.settings import Settings
 
@@ -158,7 +159,6 @@ def fields(project: int, remove: bool, dry_run: bool, url: str | None, token: st
 
 def _serving(settings: Settings, label_studio: "LabelStudio", project: int) -> str:
     """What predictions of a project carry that are made now; "" where no worker has told a version yet."""
-    from backend.studio.project_id import project_uid
     from backend.web.predictions import Predictor
     from lasagna.errors import ServiceError
     from lasagna.labels.configuration import parse_label_config
@@ -168,7 +168,7 @@ def _serving(settings: Settings, label_studio: "LabelStudio", project: int) -> s
     with redis_in_words():
         store = open_store(settings)
         try:
-            return Predictor(settings, store).asked_version(project_uid(found), plan)
+            return Predictor(settings, store).asked_version(uid_there(settings, label_studio, project), plan)
         except ServiceError:
             return ""
 

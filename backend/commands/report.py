@@ -7,6 +7,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from backend.commands.which_project import uid_there
 from lasagna.errors import ConfigError
 from lasagna.settings import Settings, registry_folder
 
@@ -42,6 +43,7 @@ def report(project: int, as_json: bool, html: Path | None, url: str | None, toke
     if not settings.label_studio_url:
         raise ConfigError("where is Label Studio? give --url or set LASAGNA_LABEL_STUDIO_URL")
     label_studio = LabelStudio(settings.label_studio_url, settings.label_studio_token)
+    uid_there(settings, label_studio, project)
     with progress_bar(Console(stderr=True), "reading tasks", len(label_studio.annotated(project))) as advance:
         registry = Registry(registry_folder(settings))
         reader = EffortReader(LabelHistories(registry.folder), TaughtNames(settings, registry).unknown_of)

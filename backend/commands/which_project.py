@@ -46,8 +46,21 @@ def find_project(settings: Settings, store: Any, name: str, server: str) -> str:
     return KnownProjects.from_settings(settings, store).resolve(name, server)
 
 
-def uid_there(label_studio: "LabelStudio", project: int) -> str:
-    """The uid of a project, as its Label Studio tells it."""
-    from backend.studio.project_id import project_uid
+def uid_there(settings: Settings, label_studio: "LabelStudio", project: int) -> str:
+    """The uid of a project, as its Label Studio tells it; what an earlier release kept by its number is given to it,
+    also where no process of ours was started since.
 
-    return project_uid(label_studio.project(project))
+    Raises:
+        LabelStudioError: Label Studio cannot be reached or does not know the project.
+        ServiceError: Something is kept by the number, and Redis, which may know whose it is, cannot be reached.
+    """
+    from backend.commands.redis import open_store, redis_in_words
+    from backend.registry.takeover import is_left, take_over
+    from backend.studio.project_id import number_of, project_uid
+    from lasagna.settings import registry_folder
+
+    uid, registry = project_uid(label_studio.project(project)), registry_folder(settings)
+    if is_left(registry, number_of(uid)):
+        with redis_in_words():
+            take_over(registry, open_store(settings), uid)
+    return uid

@@ -4,8 +4,9 @@
     lasagna:training:3 and what begins so                      ->  lasagna:training:3.1698765432
 
 It belongs to the project that served under the number until now: the latest that Redis knows, else that of the newest
-fine-tune, else the first that connects. What always holds: nothing is overwritten or removed. What the uid has already
-stays, and so does what is beside it by number; it is moved once nothing stands in its way.
+fine-tune, else the first that connects, or that a command is about. What always holds: nothing is overwritten or
+removed. What the uid has already stays, and so does what is beside it by number; it is moved once nothing stands in its
+way.
 """
 
 import fcntl
@@ -55,19 +56,22 @@ def take_over(registry: Path, store: Store, connected: str = "") -> list[str]:
     return taken
 
 
+def is_left(registry: Path, number: str) -> bool:
+    """Whether files of a registry are still kept by the number of a project."""
+    paths = (registry / folder / f"{number}{end}" for folder, end in FOLDERS)
+    return any(path.exists() and not path.is_symlink() for path in paths)
+
+
 def _left(registry: Path, store: Store, number: str) -> list[str]:
     """Numbers by which something is kept; of one that is given, only it is looked for."""
     found = set[str]()
-    for folder, end in FOLDERS:
-        if number:
-            path = registry / folder / f"{number}{end}"
-            found |= {number} if path.exists() and not path.is_symlink() else set()
-        elif (registry / folder).is_dir():
+    for folder, end in FOLDERS if not number else ():
+        if (registry / folder).is_dir():
             names = (path.name.removesuffix(end) for path in (registry / folder).iterdir() if not path.is_symlink())
             found.update(name for name in names if name.isdecimal())
     trained = f"{PREFIX}trainings"
     if number:
-        found |= {number} if store.redis.sismember(trained, number) else set()
+        found |= {number} if is_left(registry, number) or store.redis.sismember(trained, number) else set()
     else:
         found.update(name for name in map(as_text, store.redis.smembers(trained)) if name.isdecimal())
     if found:

@@ -12,6 +12,7 @@ from backend.commands.labels import labels
 from backend.instant.changes import EVERYTHING, Changes
 from backend.queue.store import Project, Store
 from backend.registry.label_histories import LabelHistories
+from lasagna.commands.cli import main
 from lasagna.errors import ConfigError
 from lasagna.labels.configuration import parse_label_config
 from lasagna.labels.history import LabelHistory
@@ -71,6 +72,40 @@ def test_list_of_an_unknown_project(histories: LabelHistories, monkeypatch: pyte
     said = run("list", "4").stdout
     assert "no label set of project 4 was seen yet" in said
     assert "what annotations use is not looked at" in said
+
+
+@pytest.mark.parametrize("command", ["labels list 3 --json", "report 3 --json", "export 3 --json --out"])
+def test_between_an_upgrade_and_the_first_restart(
+    histories: LabelHistories, stub: StubLabelStudio, tmp_path: Path, command: str
+) -> None:
+    """The history is still kept by the project's number, as 1.0 did: what is said of it is the same."""
+    about = {"id": 99, "task": 1, "model_version": "tiny-1", "created_at": "2026-11-23T00:00:00Z", "score": 0.5}
+    stub.predictions.append({**about, "result": [box("sky")]})
+    histories.rename(PROJECT, "sky", "heaven")
+    folder, said = tmp_path / "registry" / "labels", []
+    for turn in ("moved", "left"):
+        if turn == "left":
+            (folder / f"{PROJECT}.json").rename(folder / "3.json")
+        out = [str(tmp_path / turn)] if command.endswith("--out") else []
+        found = CliRunner().invoke(main, [*command.split(), *out])
+        assert isinstance(found.exception, SystemExit | None), found.exception
+        said.append(found.stdout)
+    assert said[0] == said[1]
+    assert "heaven" in said[1]
+    assert [path.name for path in folder.glob("*.json")] == [f"{PROJECT}.json"]
+
+
+def test_what_is_left_waits_where_redis_is_gone(
+    histories: LabelHistories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis may know whose it is: without it nothing is said that may be wrong."""
+    folder = tmp_path / "registry" / "labels"
+    (folder / f"{PROJECT}.json").rename(folder / "3.json")
+    monkeypatch.setenv("LASAGNA_REDIS_URL", "redis://127.0.0.1:9/0")
+    found = CliRunner().invoke(main, ["report", "3"])
+    assert found.exit_code
+    assert "Redis at redis://127.0.0.1:9/0 does not answer" in found.output
+    assert (folder / "3.json").exists()
 
 
 def test_rename(histories: LabelHistories, store: Store) -> None:
