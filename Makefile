@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check site audit sbom update setup older-label-studio pictures screenshot clean
+.PHONY: help demo test test-fast check site audit sbom image-requirements image-digests update setup older-label-studio pictures screenshot clean
 
 # The first Python that is new enough; 3.11 first, for which the most wheels exist.
 PYTHON := $(shell for python in python3.11 python3.12 python3.13 python3; do \
@@ -23,6 +23,8 @@ help:
 	@echo 'make update   the newest versions that pyproject.toml allows into .venv and tools/constraints.txt'
 	@echo 'make audit    looks up known vulnerabilities of every package (needs internet)'
 	@echo 'make sbom     what an installation brings along, with licences, in sbom.json (CycloneDX)'
+	@echo 'make image-requirements  what the images install, with hashes, into tools/requirements'
+	@echo 'make image-digests       writes the digests of the images that ours start from (needs Docker and internet)'
 	@echo 'make setup    what demo and test install, without running either'
 	@echo 'make pictures     takes the pictures of docs/labelling.md and docs/ordering.md anew'
 	@echo 'make screenshot   takes docs/editor.png anew'
@@ -58,6 +60,10 @@ audit:
 
 sbom:
 	@$(SETUP) sbom
+
+# What backend/Dockerfile installs, with hashes: after `make update`. The images that it and Compose start from, by digest.
+image-requirements image-digests:
+	@$(SETUP) $@
 
 .PHONY: lint
 lint:

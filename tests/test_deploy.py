@@ -28,6 +28,7 @@ from packaging.utils import canonicalize_name
 from backend.queue.own_redis import redis_command
 from backend.queue.services import Service, free_port
 from lasagna.settings import Settings, cache_folder
+from tools import setup
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "docker-compose.yml"
@@ -201,9 +202,80 @@ class TestImages:
             stage = text[text.index(f" AS {target}\n") :].split("FROM")[0]
             assert "USER 10001" in stage
 
+    def test_nothing_is_installed_but_files_that_are_named_by_hash(self) -> None:
+        text = (ROOT / "backend" / "Dockerfile").read_text()
+        installs = re.findall(r"\bpip install\b.*?(?=&&|;|$)", re.sub(r"\\\n", " ", text), re.M)
+        named = [re.search(r"--requirement \"?requirements/(\S+?)\.txt", one) for one in installs]
+        files = {found[1] for found in named if found}
+        assert files == {"build", "web", "worker", "torch-${TORCH_BACKEND}"}
+        for one, found in zip(installs, named, strict=True):
+            assert "--no-deps" in one, one
+            is_hashed = found is not None and "--require-hashes" in one
+            assert is_hashed or one.split()[-1] == "/wheels/*.whl", one
+        assert re.search(r"pip wheel .*--no-deps --no-build-isolation", text)  # its tools are among the build's files
+        for path in (ROOT / "tools" / "requirements").iterdir():
+            assert hashed(path), path.name
+            assert "://" not in path.read_text()
+
+    def test_those_files_are_what_the_tests_run_with(self) -> None:
+        """`make image-requirements` was run after `make update`."""
+        lines = (ROOT / "tools" / "constraints.txt").read_text().splitlines()
+        pins = dict(line.split("==") for line in lines if "==" in line)
+        folder = ROOT / "tools" / "requirements"
+        found = {path.stem: hashed(path) for path in folder.iterdir()}
+        for name, entries in found.items():
+            differ = {k: (v, pins[k]) for k, v in entries.items() if k in pins and v.partition("+")[0] != pins[k]}
+            assert not differ, name
+        worker = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["train"]]
+        assert closure(PROJECT["dependency-groups"]["web"]) <= {*found["web"]}
+        for torch in ("torch-cpu", "torch-cuda"):
+            assert closure(worker) <= {*found["worker"], *found[torch]}
+            assert not {*found["worker"]} & {*found[torch]}
+
+    def test_images_are_pinned_by_digest_where_docker_is(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Only what the registries say is made up: there is no Docker here."""
+        digest = f"sha256:{'0123456789abcdef' * 4}"
+        program = tmp_path / "bin" / "docker"
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\n[ "$3" = inspect ] || exit 1\necho "$4" >> {tmp_path}/asked\necho {digest}\n')
+        for name in ("docker-compose.yml", "backend/Dockerfile"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / name)
+        monkeypatch.setattr(setup, "ROOT", tmp_path)
+        monkeypatch.setenv("PATH", str(program.parent))
+        with pytest.raises(setup.SetupError, match="there is no docker here"):
+            setup.image_digests()  # it cannot be run yet
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}:/bin:/usr/bin")
+        for _ in range(2):  # a second time the digests are renewed
+            setup.image_digests()
+        services = yaml.load((tmp_path / "docker-compose.yml").read_text(), StrictLoader)["services"]
+        foreign = [service["image"] for service in services.values() if "build" not in service]
+        assert [image.partition("@")[2] for image in foreign] == [digest] * 3
+        python = re.findall(r"^ARG PYTHON=(\S+)$", (tmp_path / "backend" / "Dockerfile").read_text(), re.M)
+        assert python == [f"3.11.13-slim-bookworm@{digest}"]
+        names = {*(image.partition("@")[0] for image in foreign), "python:3.11.13-slim-bookworm"}
+        assert {*(tmp_path / "asked").read_text().split()} == names
+        program.write_text("#!/bin/sh\necho toomanyrequests >&2\nexit 1\n")
+        with pytest.raises(setup.SetupError, match="said no digest: toomanyrequests"):
+            setup.image_digests()
+
     def test_what_the_web_process_needs_is_a_part_of_all(self) -> None:
         web = {Requirement(text) for text in PROJECT["dependency-groups"]["web"]}
         assert web < {Requirement(text) for text in PROJECT["project"]["dependencies"]}
+
+
+def hashed(path: Path) -> dict[str, str]:
+    """The packages of a file of requirements, with their versions; each has a hash."""
+    entries = re.sub(r"\\\n", " ", path.read_text()).splitlines()
+    found = {}
+    for entry in entries:
+        if not entry.startswith("#"):
+            name, *hashes = entry.split()
+            assert hashes, entry
+            assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", one) for one in hashes), entry
+            found[canonicalize_name(name.partition("==")[0])] = name.partition("==")[2]
+    return found
 
 
 # --- each service's command ------------------------------------------------------------------------------------------

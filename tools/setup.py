@@ -1,4 +1,4 @@
-"""Set-up of this checkout: `python3 tools/setup.py environment|label-studio|browser|update|audit|sbom...`, which the
+"""Set-up of this checkout: `python3 tools/setup.py environment|label-studio|browser|update|audit|sbom|...`, which the
 Makefile calls.
 
 What always holds: it needs Python 3.11 and nothing else; every part is made once and stamped when complete, so a second
@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,10 @@ CONSTRAINTS = ROOT / "tools" / "constraints.txt"
 STUDIO = ROOT / "tools" / "label-studio.txt"
 STUDIO_CONSTRAINTS = ROOT / "tools" / "label-studio-constraints.txt"
 OLDER_STUDIO = ROOT / "tools" / "older-label-studio.txt"
+REQUIREMENTS = ROOT / "tools" / "requirements"
+IMAGE_PYTHON, IMAGE_PLATFORM = "3.11", "x86_64-manylinux_2_28"
+"""What backend/Dockerfile runs."""
+CUDA_PACKAGES = ("cuda-", "nvidia-", "triton")
 BROWSER_PACKAGES = ("chromium", "chromium-driver", "fonts-dejavu-core")
 
 
@@ -43,6 +48,8 @@ def main(parts: list[str]) -> int:
         "update": update,
         "audit": audit,
         "sbom": sbom,
+        "image-requirements": image_requirements,
+        "image-digests": image_digests,
     }
     if not parts or set(parts) - set(known):
         print(f"usage: setup.py {'|'.join(known)} ...", file=sys.stderr)
@@ -210,6 +217,70 @@ def sbom() -> None:
     )
     components = json.loads(output.read_text())["components"]
     say(f"{len(components)} packages written to {output}")
+
+
+def image_requirements() -> None:
+    """What each image installs, with the hash of every file of it, into tools/requirements: after `make update`.
+
+    torch comes in a file of its own for each build. The one for the CPU is not on the Python Package Index: it is the
+    wheel that PIP_FIND_LINKS has, which the tests run with, else what PyTorch's own index has.
+    """
+    worker = compiled(ROOT / "pyproject.toml", "--extra", "train")
+    cuda = [entry for entry in worker if entry.startswith(("torch==", *CUDA_PACKAGES))]
+    build, torch = CACHE / "image-build.txt", CACHE / "image-torch.txt"
+    build.write_text("setuptools\nuv\n")
+    torch.write_text("torch\n")
+    own = uv_environment().get("UV_FIND_LINKS", "")
+    source = (
+        ["--find-links", own] if list(Path(own or "/nowhere").glob("torch-*+cpu-*.whl")) else ["--torch-backend", "cpu"]
+    )
+    files = {
+        "build": compiled(build),
+        "web": compiled("--group", "web"),
+        "worker": [entry for entry in worker if entry not in cuda],
+        "torch-cpu": [entry for entry in compiled(torch, *source) if entry.startswith("torch==")],
+        "torch-cuda": cuda,
+    }
+    REQUIREMENTS.mkdir(exist_ok=True)
+    for name, entries in files.items():
+        text = "\n".join(entry.replace(" --hash", " \\\n    --hash") for entry in entries)
+        (REQUIREMENTS / f"{name}.txt").write_text(f"# Written by `make image-requirements`.\n{text}\n")
+        say(f"{len(entries)} packages with their hashes written to {REQUIREMENTS / f'{name}.txt'}")
+
+
+def compiled(*sources: str | Path) -> list[str]:
+    """Requirements for the images' Python with all that they need, one a line: `name==version --hash=A --hash=B`."""
+    command = [uv(), "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--generate-hashes"]
+    command += ["--python-version", IMAGE_PYTHON, "--python-platform", IMAGE_PLATFORM, "--constraint", CONSTRAINTS]
+    words = [str(word) for word in (*command, *sources)]
+    env = {name: value for name, value in uv_environment().items() if name != "UV_FIND_LINKS"}
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SetupError(f"{' '.join(words)} failed:\n{done.stderr.strip()}")
+    return [" ".join(entry.replace("\\", "").split()) for entry in re.split(r"\n(?=\S)", done.stdout.strip())]
+
+
+def image_digests() -> None:
+    """Writes the digest of each foreign image, as its registry has it now, behind its tag (needs Docker, internet)."""
+    if shutil.which("docker") is None:
+        raise SetupError("there is no docker here, which asks the registries; run `make image-digests` where it is")
+    for path, pattern in (
+        (ROOT / "docker-compose.yml", r"(?<=image: )(?!lasagna-)(?P<image>[\w./-]+:[\w.-]+)(@sha256:\w+)?"),
+        (ROOT / "backend" / "Dockerfile", r"(?<=ARG PYTHON=)(?P<image>[\w.-]+)(@sha256:\w+)?"),
+    ):
+        path.write_text(re.sub(pattern, pinned, path.read_text()))
+
+
+def pinned(found: re.Match[str]) -> str:
+    """An image's tag with its digest."""
+    name = found["image"] if ":" in found["image"] else f"python:{found['image']}"
+    ask = ["docker", "buildx", "imagetools", "inspect", name, "--format", "{{.Manifest.Digest}}"]
+    done = subprocess.run(ask, capture_output=True, text=True, check=False)
+    digest = done.stdout.strip()
+    if done.returncode or not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        raise SetupError(f"{' '.join(ask)} said no digest: {(done.stderr or done.stdout).strip()}")
+    say(f"{name} is {digest}")
+    return f"{found['image']}@{digest}"
 
 
 def uv() -> str:
