@@ -89,7 +89,7 @@ class ModelEyes:
             for name, asked in zip(classes, can, strict=True)
             for each in [photo.found[self.model.read_text(name)]]
         ]
-        masks, steady = self.model.draw(photo.features, [each.hidden for each in found if each.present], True)
+        masks, steady = self.model.draw(photo.features, [each for each in found if each.present], True)
         drawn = iter(zip(masks, steady, strict=True))
         answers = [
             ClassAnswer(name, each.probability, *(next(drawn) if each.present else (None, None)))

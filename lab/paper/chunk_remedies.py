@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from lab.paper.answering import CERTAIN
 from lasagna import Lasagna
+from lasagna.assistant.answers import ImageFeatures
 from training.data.sources import Source
 from training.evaluation.evaluate import Evaluation, evaluate_dataset
 
@@ -25,10 +25,10 @@ CANDIDATE = 0.15
 Decided = list[dict[str, Any]]
 """For each image, by name: probability, whether it is present, and the state that its mask is drawn from."""
 
-Decide = Callable[[list[Tensor], list[list[str]], float | None, int | None], Decided]
-"""Decides from the images' tokens, the names asked of each, the threshold and the chunk size."""
+Decide = Callable[[Sequence[ImageFeatures], list[list[str]], float | None, int | None], Decided]
+"""Decides from the encoded images, the names asked of each, the threshold and the chunk size."""
 
-How = Callable[[Decide, list[Tensor], list[list[str]], float | None, int | None], Decided]
+How = Callable[[Decide, Sequence[ImageFeatures], list[list[str]], float | None, int | None], Decided]
 """Another way to decide; its first argument is the usual one."""
 
 
@@ -42,26 +42,31 @@ class Redecided(Lasagna):
 
     def __init__(self, model: Lasagna, how: How) -> None:
         super().__init__(model.model, model.tokenizer, model.format, model.calibration, model.version)
+        self.classifier = model.classifier
         self._how = how
 
     def _decide(
         self,
-        tokens: list[Tensor],
+        features: Sequence[ImageFeatures],
         texts: list[list[str]],
         threshold: float | None,
         chunk_size: int | None,
         own: Sequence[Mapping[str, float]] = (),
     ) -> Decided:
-        return self._how(partial(super()._decide, own=own), tokens, texts, threshold, chunk_size)
+        return self._how(partial(super()._decide, own=own), features, texts, threshold, chunk_size)
 
 
 def halves(presence: int | None, masks: int | None) -> How:
     """Takes presence from lists of one size and masks from the states of lists of another; None: the whole list."""
 
     def how(
-        decide: Decide, tokens: list[Tensor], texts: list[list[str]], threshold: float | None, _: int | None
+        decide: Decide,
+        features: Sequence[ImageFeatures],
+        texts: list[list[str]],
+        threshold: float | None,
+        _: int | None,
     ) -> Decided:
-        decided, drawn = (decide(tokens, texts, threshold, size) for size in (presence, masks))
+        decided, drawn = (decide(features, texts, threshold, size) for size in (presence, masks))
         return [
             {name: replace(one[name], hidden=other[name].hidden) for name in one}
             for one, other in zip(decided, drawn, strict=True)
@@ -71,12 +76,16 @@ def halves(presence: int | None, masks: int | None) -> How:
 
 
 def masks_again(
-    decide: Decide, tokens: list[Tensor], texts: list[list[str]], threshold: float | None, chunk_size: int | None
+    decide: Decide,
+    features: Sequence[ImageFeatures],
+    texts: list[list[str]],
+    threshold: float | None,
+    chunk_size: int | None,
 ) -> Decided:
     """Chunks say which classes are there; those are then asked in lists of their own, for their masks alone."""
-    first = decide(tokens, texts, threshold, chunk_size)
+    first = decide(features, texts, threshold, chunk_size)
     found = [_those(one, lambda answer: answer.present) for one in first]
-    second = decide(tokens, found, CERTAIN, chunk_size)
+    second = decide(features, found, CERTAIN, chunk_size)
     return [
         {name: replace(one[name], hidden=(again if name in again else one)[name].hidden) for name in one}
         for one, again in zip(first, second, strict=True)
@@ -84,16 +93,20 @@ def masks_again(
 
 
 def candidates_again(
-    decide: Decide, tokens: list[Tensor], texts: list[list[str]], threshold: float | None, chunk_size: int | None
+    decide: Decide,
+    features: Sequence[ImageFeatures],
+    texts: list[list[str]],
+    threshold: float | None,
+    chunk_size: int | None,
 ) -> Decided:
     """Chunks choose candidates (`CANDIDATE`), at most a chunk of them; a list of the candidates decides."""
-    first = decide(tokens, texts, threshold, chunk_size)
+    first = decide(features, texts, threshold, chunk_size)
     found = []
     for one in first:
         names = _those(one, lambda answer: answer.probability >= CANDIDATE)
         best = sorted(names, key=lambda name: -one[name].probability)[:chunk_size]
         found.append([name for name in names if name in set(best)])
-    second = decide(tokens, found, threshold, chunk_size)
+    second = decide(features, found, threshold, chunk_size)
     return [
         {name: again.get(name, replace(answer, present=False)) for name, answer in one.items()}
         for one, again in zip(first, second, strict=True)

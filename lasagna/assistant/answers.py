@@ -3,6 +3,7 @@
 What always holds: `ClassDecider` is all that an instant head needs of the model that it stands beside.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,13 +33,15 @@ class ImageFeatures:
 
 @dataclass(frozen=True)
 class Decided:
-    """What the language model says of one distinct name of one image.
+    """What is said of one distinct name of one image.
 
     Attributes:
+        text: The name, as the model reads it.
         probability, present: Its decision.
         hidden: (width,) the state that a mask is decoded from, present or not.
     """
 
+    text: str
     probability: float
     present: bool
     hidden: Tensor
@@ -62,13 +65,13 @@ class ClassDecider(Protocol):
     def decide(self, features: ImageFeatures, texts: list[str]) -> dict[str, Decided]:
         """Decisions by what the model reads."""
 
-    def mask_logits(self, encoded: EncodedImages, hidden: list[Tensor]) -> Tensor:
-        """(M, h, w) mask logits from M >= 1 states."""
+    def mask_logits(self, features: ImageFeatures, decided: Sequence[Decided]) -> Tensor:
+        """(M, h, w) mask logits of M >= 1 names."""
 
     def draw(
-        self, features: ImageFeatures, hidden: list[Tensor], exclusive: bool = False
+        self, features: ImageFeatures, decided: Sequence[Decided], exclusive: bool = False
     ) -> tuple[list[Mask], list[float]]:
-        """Masks and their stability."""
+        """Masks of names and their stability."""
 
 
 def grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

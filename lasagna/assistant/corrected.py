@@ -77,10 +77,10 @@ def _model_answer(
     decoded = said | torch.tensor([query.name in drawn for query in queries])
     likeliest = probability.argsort(descending=True)[:_DECODED]
     decoded[likeliest] |= probability[likeliest] >= _LIKELY
-    hidden = [found[text].hidden for text, wanted in zip(texts, decoded.tolist(), strict=True) if wanted]
+    wanted = [found[text] for text, there in zip(texts, decoded.tolist(), strict=True) if there]
     logits = torch.full((len(texts), *maps.grid), _NOT_DECODED)
-    if hidden:
-        logits[decoded] = _to_grid(model.mask_logits(features.encoded, hidden), maps).cpu()
+    if wanted:
+        logits[decoded] = to_grid(model.mask_logits(features, wanted), maps).cpu()
     return ModelAnswer(model.base_version, probability, said, logits)
 
 
@@ -111,16 +111,16 @@ def answer_with_head(
     prepared = features.prepared
     maps = feature_maps(model.model.encoder, prepared, features.encoded)
     judged = head.judge(maps, names, probability, said, level)
-    hidden = [each.hidden for each, there in zip(decided, judged.present, strict=True) if there]
+    shown = [each for each, there in zip(decided, judged.present, strict=True) if there]
     if head.serves:
-        logits = _to_grid(model.mask_logits(features.encoded, hidden), maps) if hidden and head.reads_masks else None
+        logits = to_grid(model.mask_logits(features, shown), maps) if shown and head.reads_masks else None
         if logits is None and head.reads_masks:
             logits = judged.scores.new_zeros((0, *maps.grid))
         scores = head.scores(judged, probability, logits)
         masks = paint(scores, features.grey, prepared.input_size, prepared.content_size)
         steady = stability(scores).tolist()
     else:
-        masks, steady = model.draw(features, hidden, exclusive)
+        masks, steady = model.draw(features, shown, exclusive)
     drawn = dict(zip(np.array(names, object)[judged.present], zip(masks, steady, strict=True), strict=True))
     place = {name: float(p) for name, p in zip(names, judged.probability, strict=True)}
     return Segmentation(
@@ -134,7 +134,7 @@ def answer_with_head(
     )
 
 
-def _to_grid(logits: Tensor, maps: FeatureMaps) -> Tensor:
+def to_grid(logits: Tensor, maps: FeatureMaps) -> Tensor:
     """(K, h, w) mask logits of the encoder's input to float32 on the features' grid."""
     if tuple(logits.shape[-2:]) == maps.grid:
         return logits.float()

@@ -28,6 +28,8 @@ from lasagna.checkpoint.vocabulary import Vocabulary, load_vocabulary, write_voc
 from lasagna.checkpoint.weights import load_model, save_checkpoint
 from lasagna.contract.model import Abilities
 from lasagna.errors import CheckpointError, ConfigError, QueryError
+from lasagna.instant.classifier import Classifier, load_classifier
+from lasagna.instant.features import FeatureMaps, feature_channels, feature_maps
 from lasagna.instant.head import Head
 from lasagna.instant.store import HeadStore
 from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Mask, Segmentation, class_queries
@@ -68,6 +70,7 @@ class Lasagna(Learning):
         head: The instant head in use, or None (`lasagna.instant`).
         folder: Where it was loaded from; None: made in memory.
         vocabulary: The names that it was taught; None: not known, and everything may be asked.
+        classifier: What the backbone's features say of them (`lasagna.instant.classifier`), or None.
     """
 
     abilities = Abilities(keeps_images=True, clicks=True, questions=True, instant=True, training=True)
@@ -86,6 +89,7 @@ class Lasagna(Learning):
         self.abilities = replace(type(self).abilities, questions=any(task != "classes" for task in format.questions))
         self.folder: Path | None = None
         self.vocabulary: Vocabulary | None = None
+        self.classifier: Classifier | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _empty, (type(self),), self.__dict__
@@ -147,6 +151,8 @@ class Lasagna(Learning):
         if encoder == "openvino":
             use_openvino(model.encoder, cache_folder() / "encoders")
         loaded.vocabulary = load_vocabulary(folder)
+        classifier = load_classifier(folder, feature_channels(model.encoder))
+        loaded.classifier = None if classifier is None else classifier.to(model.device)
         if head is not None:
             if isinstance(head, Path | str):
                 head = HeadStore(head) if Path(head).is_dir() else Head.load(head)
@@ -190,6 +196,8 @@ class Lasagna(Learning):
         """Writes a checkpoint folder; `half` stores matrices in float16."""
         save_checkpoint(Path(folder), self.model, self.tokenizer, self.format, self.calibration, half)
         write_vocabulary(Path(folder), self.vocabulary)
+        if self.classifier is not None:
+            self.classifier.save(Path(folder))
 
     def read_text(self, text: str) -> str:
         """What the model reads for a class name, an alias or a hint: the name that it was taught for it
@@ -277,14 +285,14 @@ class Lasagna(Learning):
             texts = [[self._asked_text(query, head, guess_unknown) for query in each] for each in queries]
             own = [_own_thresholds(*each) for each in zip(texts, queries, strict=True)]
             asked = [[text for text in each if text is not None] for each in texts]
-            found = self._decide([each.encoded.tokens for each in features], asked, threshold, chunk_size, own)
+            found = self._decide(features, asked, threshold, chunk_size, own)
             if head is not None:
                 return [
                     answer_with_head(self, head, *each, threshold, exclusive)
                     for each in zip(features, queries, texts, found, strict=True)
                 ]
             masks = [
-                self.draw(photo, [answer.hidden for answer in answers.values() if answer.present], exclusive)
+                self.draw(photo, [answer for answer in answers.values() if answer.present], exclusive)
                 for photo, answers in zip(features, found, strict=True)
             ]
         sizes = [photo.prepared.original_size for photo in features]
@@ -421,15 +429,20 @@ class Lasagna(Learning):
         return TextAnswer(answer_text(prompt, found.ids), tuple(masks), found.ids, found.complete, found.forwards)
 
     def draw(
-        self, features: ImageFeatures, hidden: list[Tensor], exclusive: bool = False
+        self, features: ImageFeatures, decided: Sequence[Decided], exclusive: bool = False
     ) -> tuple[list[Mask], list[float]]:
-        """Masks of one image and their stability, from the states that predict "present"; see `segment_batch`."""
-        return self._masks(features.encoded, features.prepared, hidden, exclusive)
+        """Masks of names of one image, and their stability; see `segment_batch`. For callers that hold the lock."""
+        if not decided:
+            return [], []
+        return _masks(self.mask_logits(features, decided), features.prepared, exclusive)
 
     def decode_masks(self, features: ImageFeatures, hidden: list[Tensor], exclusive: bool = False) -> list[Mask]:
-        """Masks of one image from the states that predict "present": (width,) each; see `segment_batch`."""
+        """Masks of one image from the states that predict "present" alone, (width,) each: those of an answer in words;
+        see `segment_batch`."""
+        if not hidden:
+            return []
         with torch.inference_mode():
-            return self._masks(features.encoded, features.prepared, hidden, exclusive)[0]
+            return _masks(self._language_masks(features.encoded, hidden), features.prepared, exclusive)[0]
 
     def _encode(self, prepared: Sequence[PreparedImage]) -> list[EncodedImages]:
         """Encodes images, those of one shape together; results in the given order, each a batch of one."""
@@ -449,7 +462,7 @@ class Lasagna(Learning):
 
     def _decide(
         self,
-        tokens: list[Tensor],
+        features: Sequence[ImageFeatures],
         texts: list[list[str]],
         threshold: float | None,
         chunk_size: int | None,
@@ -471,18 +484,19 @@ class Lasagna(Learning):
             names = list(dict.fromkeys(asked))
             if not names:
                 continue
+            evident = self._evident(features[i], names)
             ids = [self.prompt.encode_name(name) for name in names]
             for members in self.prompt.plan_chunks(ids, chunk_size):
                 chunk_names = tuple(names[m] for m in members)
                 offsets = [calibration.offset + calibration.class_offsets.get(name, 0.0) for name in chunk_names]
                 query = self.prompt.query([ids[m] for m in members])
-                chunks.append(_Chunk(i, chunk_names, query, torch.tensor(offsets)))
+                chunks.append(_Chunk(i, chunk_names, query, torch.tensor(offsets) - evident[members]))
         if not chunks:  # nothing is asked of any image
             return [{} for _ in texts]
         decoded = decode_class_lists(
             self.model,
             self.prompt,
-            torch.cat(tokens),
+            torch.cat([each.encoded.tokens for each in features]),
             [chunk.query for chunk in chunks],
             [chunk.image for chunk in chunks],
             [chunk.offsets + torch.tensor([raised(chunk.image, name) for name in chunk.names]) for chunk in chunks],
@@ -492,32 +506,39 @@ class Lasagna(Learning):
         for chunk, answers in zip(chunks, decoded.lists, strict=True):
             probabilities = ((answers.margins.cpu() - chunk.offsets) / calibration.temperature).sigmoid().tolist()
             for name, *answer in zip(chunk.names, probabilities, answers.present.tolist(), answers.hidden, strict=True):
-                found[chunk.image][name] = Decided(*answer)
+                found[chunk.image][name] = Decided(name, *answer)
         return found
+
+    def _evident(self, features: ImageFeatures, names: list[str]) -> Tensor:
+        """What the classifier adds to the margins of one image: float32 (C,)."""
+        if self.classifier is None:
+            return torch.zeros(len(names))
+        return self.classifier.margins(self.feature_maps(features), names)
 
     def decide(self, features: ImageFeatures, texts: list[str]) -> dict[str, Decided]:
         """The model's decisions about one image, by what it reads. For callers that hold the lock."""
-        return self._decide([features.encoded.tokens], [texts], None, None)[0]
+        return self._decide([features], [texts], None, None)[0]
 
-    def mask_logits(self, encoded: EncodedImages, hidden: list[Tensor]) -> Tensor:
-        """(M, 4h, 4w) mask logits of one image from M >= 1 states (width,). For callers that hold the lock."""
+    def mask_logits(self, features: ImageFeatures, decided: Sequence[Decided]) -> Tensor:
+        """(M, 4h, 4w) mask logits of M >= 1 names of one image. For callers that hold the lock."""
+        logits = self._language_masks(features.encoded, [each.hidden for each in decided])
+        if self.classifier is None:
+            return logits
+        evidence = self.classifier.evidence(self.feature_maps(features), [each.text for each in decided])
+        if evidence.shape[-2:] != logits.shape[-2:]:
+            evidence = F.interpolate(evidence[None], size=logits.shape[-2:], mode="bilinear", align_corners=False)[0]
+        return logits.float() + self.classifier.mask_share * evidence
+
+    def feature_maps(self, features: ImageFeatures) -> FeatureMaps:
+        """What the instant head and the classifier read of an image."""
+        return feature_maps(self.model.encoder, features.prepared, features.encoded)
+
+    def _language_masks(self, encoded: EncodedImages, hidden: list[Tensor]) -> Tensor:
+        """(M, 4h, 4w) mask logits from M >= 1 states (width,)."""
         prompts = self.model.prompt_projection(torch.stack(hidden).to(self.model.dtype))
         owners = torch.zeros(len(hidden), dtype=torch.long, device=self.model.device)
         logits: Tensor = self.model.segmenter(encoded, prompts, owners)[0]
         return logits
-
-    def _masks(
-        self, encoded: EncodedImages, prepared: PreparedImage, hidden: list[Tensor], exclusive: bool
-    ) -> tuple[list[Mask], list[float]]:
-        """Masks of the present names of one image and their stability, decoded in one batch."""
-        if not hidden:
-            return [], []
-        small = self.mask_logits(encoded, hidden)
-        logits = masks_to_image(small, prepared)
-        masks = logits > 0
-        if exclusive:
-            masks &= torch.zeros_like(masks).scatter_(0, logits.argmax(0, keepdim=True), True)
-        return [mask.numpy() for mask in masks.cpu()], mask_stability(small).tolist()
 
 
 def _empty(kind: type[Lasagna]) -> Lasagna:
@@ -560,6 +581,15 @@ def _assemble(
             for query, text in zip(queries, texts, strict=True)
         ),
     )
+
+
+def _masks(small: Tensor, prepared: PreparedImage, exclusive: bool) -> tuple[list[Mask], list[float]]:
+    """Masks of one image from their logits (M, h, w) at the input's size, and their stability."""
+    logits = masks_to_image(small, prepared)
+    masks = logits > 0
+    if exclusive:
+        masks &= torch.zeros_like(masks).scatter_(0, logits.argmax(0, keepdim=True), True)
+    return [mask.numpy() for mask in masks.cpu()], mask_stability(small).tolist()
 
 
 def masks_to_image(logits: Tensor, prepared: PreparedImage) -> Tensor:

@@ -23,7 +23,6 @@ from lasagna.instant.head import Head
 from lasagna.instant.store import HeadStore
 from lasagna.masks.segmentation import ClassQuery, Mask
 from lasagna.network.model import LasagnaModel
-from lasagna.network.vision import EncodedImages
 
 
 class Learning(ClassListModel):
@@ -59,14 +58,14 @@ class Learning(ClassListModel):
         """The model's decisions about one image, by what it reads. For callers that hold the lock."""
 
     @abstractmethod
-    def mask_logits(self, encoded: EncodedImages, hidden: list[Tensor]) -> Tensor:
-        """(M, 4h, 4w) mask logits of one image from M >= 1 states (width,). For callers that hold the lock."""
+    def mask_logits(self, features: ImageFeatures, decided: Sequence[Decided]) -> Tensor:
+        """(M, 4h, 4w) mask logits of M >= 1 names of one image. For callers that hold the lock."""
 
     @abstractmethod
     def draw(
-        self, features: ImageFeatures, hidden: list[Tensor], exclusive: bool = False
+        self, features: ImageFeatures, decided: Sequence[Decided], exclusive: bool = False
     ) -> tuple[list[Mask], list[float]]:
-        """Masks of one image and their stability, from the states that predict "present"."""
+        """Masks of names of one image, and their stability."""
 
     @property
     def version(self) -> str:

@@ -9,6 +9,7 @@ A checkpoint is a folder in the layout of the Hugging Face hub:
     prompt.json         the dialect (`lasagna.prompt.dialect.PromptFormat`)
     calibration.json    temperature and offsets of the probabilities; optional
     adapter/            a LoRA adapter that is not merged (`lasagna.network.adapter`); optional
+    classifier/         what the encoder's features say of the taught names (`lasagna.instant.classifier`); optional
     base.json           {"base": name}: the checkpoint that has the weights which this one does not have; optional.
                         A name that starts with ./ or ../ is a path from this folder
     labels.json         [names]: the label set that it was fine-tuned for; optional
@@ -42,7 +43,8 @@ from lasagna.settings import cache_folder
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
 REQUIRED = ("config.json", "prompt.json")
 CHECKSUMS, ADAPTER, BASE, LABELS = "checksums.json", "adapter", "base.json", "labels.json"
-CONTENT = ("*.json", "*.safetensors", "*.model", "merges.txt", f"{ADAPTER}/*")
+CLASSIFIER = "classifier/taught.safetensors"
+CONTENT = ("*.json", "*.safetensors", "*.model", "merges.txt", f"{ADAPTER}/*", CLASSIFIER)
 """The files of a checkpoint that change its answers, as patterns."""
 TOKENIZERS = ("tokenizer.model", "tokenizer.json")
 

@@ -57,6 +57,12 @@ class FeatureMaps:
         """(rows, columns) of cells that lie on the photo at least in part."""
         return (-(-self.inside[0] // self.stride), -(-self.inside[1] // self.stride))
 
+    def halved(self) -> "FeatureMaps":
+        """The same on a grid of half the sides: parts that are finer than it are averaged."""
+        grid = (-(-self.grid[0] // 2), -(-self.grid[1] // 2))
+        parts = tuple(F.avg_pool2d(part, 2, ceil_mode=True) if part.shape[1] > grid[0] else part for part in self.parts)
+        return FeatureMaps(parts, grid, self.inside, 2 * self.stride)
+
     def dense(self) -> Tensor:
         """float32 (cells on the photo, channels), row by row: a transposed view, channels lie together."""
         rows, columns = self.covered
@@ -99,6 +105,14 @@ def feature_maps(encoder: Any, prepared: Any, encoded: Any) -> FeatureMaps:
     bounded = tuple(part[0].float().clamp(-BOUND, BOUND).contiguous() for part in parts)
     height, width = pixels.shape[-2:]
     return FeatureMaps(bounded, (height // stride, width // stride), prepared.content_size, stride)
+
+
+def feature_channels(encoder: Any) -> int:
+    """How many channels `feature_maps` gives for an encoder."""
+    if encoder.vision.kind == "pyramid":
+        stages = encoder.backbone.feature_info
+        return 3 + sum(int(stage["num_chs"]) * (2 if stage["reduction"] < 4 else 1) for stage in stages)
+    return 3 + encoder.width + min(CLIP_CHANNELS, encoder.token_dim)
 
 
 def encoder_fingerprint(encoder: Any) -> str:

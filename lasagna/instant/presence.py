@@ -153,16 +153,19 @@ def model_logit(probability: Figures) -> Figures:
     return logit
 
 
-def map_features(scores: Tensor) -> Figures:
+def map_features(scores: Tensor, rows: Tensor | None = None) -> Figures:
     """The head's features of a whole photo.
 
     Args:
         scores: float32 (K, cells): the discriminant's, of all classes that compete ("none" is one of them).
+        rows: int64 (C,): the classes that are asked for; None: all.
 
     Returns:
-        float64 (K, 4).
+        float64 (C, 4), or (K, 4).
     """
-    logits = class_logits(scores)
+    logits, mean = class_logits(scores), scores.softmax(0).mean(1)
+    if rows is not None:
+        logits, mean = logits[rows], mean[rows]
     step = max(1, scores.shape[1] // _THINNED)
     thin = logits[:, ::step]
     picks = []
@@ -170,7 +173,7 @@ def map_features(scores: Tensor) -> Figures:
         values = logits if quantile == QUANTILES[0] else thin
         rank = max(1, round((1 - quantile) * values.shape[1]))
         picks.append(values.topk(rank, dim=1).values[:, -1])
-    return _features(torch.stack(picks, 1), scores.softmax(0).mean(1))
+    return _features(torch.stack(picks, 1), mean)
 
 
 def sample_features(scores: Tensor, weights: Tensor) -> Figures:

@@ -80,7 +80,7 @@ class ClipSamEncoder(nn.Module):
         tower = CLIPVisionModel(self.clip_config)
         self.clip = getattr(tower, "vision_model", tower)  # transformers 5.24 dropped the level
         self.clip.post_layernorm = nn.Identity()
-        self.token_dim = int(self.clip_config.hidden_size)
+        self.token_dim, self.width = int(self.clip_config.hidden_size), decoder.width
         self.sam = ImageEncoderViT(
             img_size=vision.image_size,
             patch_size=16,

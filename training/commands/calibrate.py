@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lasagna.checkpoint.architectures import architecture_of
-from lasagna.checkpoint.folder import Calibration, find_checkpoint, write_calibration
+from lasagna.checkpoint.folder import CLASSIFIER, Calibration, find_checkpoint, write_calibration
 from lasagna.checkpoint.vocabulary import VOCABULARY, load_vocabulary, write_vocabulary
 from lasagna.errors import DataError
 from lasagna.progress import progress_bar
@@ -28,6 +28,7 @@ Examples:
   lasagna calibrate nano output=runs/other
   lasagna calibrate nano --model nano
   lasagna calibrate nano --model runs/nano/checkpoint --vocabulary
+  lasagna calibrate nano --model runs/nano/checkpoint --classifier
 """
 )
 @click.argument("recipe", type=click.Path(path_type=Path))
@@ -35,7 +36,12 @@ Examples:
 @click.option("--model", "name", help="Checkpoint to calibrate; default: the one that the recipe wrote.")
 @click.option("--vocabulary", "only_vocabulary", is_flag=True,
               help="Only note the names that the recipe's data sets teach beside it (vocabulary.json).")  # fmt: skip
-def calibrate(recipe: Path, changes: tuple[str, ...], name: str | None, only_vocabulary: bool) -> None:
+@click.option("--classifier", "only_classifier", is_flag=True,
+              help="Only fit the classifier of taught names to the recipe's photos (classifier/), and the "
+                   "probabilities with it.")  # fmt: skip
+def calibrate(
+    recipe: Path, changes: tuple[str, ...], name: str | None, only_vocabulary: bool, only_classifier: bool
+) -> None:
     """Fit the probabilities of a checkpoint on the photos that its RECIPE held out, and store them beside it.
 
     Where the checkpoint says what it was taught (vocabulary.json), the average precision of each name goes there, too.
@@ -44,6 +50,9 @@ def calibrate(recipe: Path, changes: tuple[str, ...], name: str | None, only_voc
     folder = find_checkpoint(name or checked.output / "checkpoint")
     if only_vocabulary:
         _note_vocabulary(checked, folder)
+        return
+    if only_classifier:
+        _fit_classifier(checked, folder)
         return
     sets = {name: source for name, source in held_out_records(checked).items() if len(source)}
     if not sets:
@@ -85,3 +94,22 @@ def _note_vocabulary(recipe: Recipe, folder: Path) -> None:
         found = taught_vocabulary(count_names(recipe, advance))
     write_vocabulary(folder, found)
     console.print(f"written: {folder / VOCABULARY}: {len(found.names)} names, {len(found.synonyms)} other words")
+
+
+def _fit_classifier(recipe: Recipe, folder: Path) -> None:
+    """Writes the classifier of the names that the checkpoint was taught, and the calibration with it."""
+    from lasagna import Lasagna
+    from training.instant.classifier import fit_classifier
+
+    training, held_out = training_sets(recipe), held_out_records(recipe)
+    photos = sum(len(source) for sets in (training, held_out) for source in sets.values())
+    console = Console(stderr=True, markup=False)
+    with progress_bar(console, "looking", photos) as advance:
+        classifier, calibration = fit_classifier(Lasagna.from_pretrained(folder), training, held_out, advance)
+    classifier.save(folder)
+    write_calibration(folder, calibration)
+    classes = len(set(classifier.rows.values()))
+    console.print(
+        f"written: {folder / CLASSIFIER}: {classes} classes under {len(classifier.rows)} names; "
+        f"mask share {classifier.mask_share:g}, temperature {calibration.temperature:.3f}"
+    )

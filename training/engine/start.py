@@ -1,6 +1,7 @@
 """What a run starts from: the data sets, the tokenizer and the model of a recipe."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,11 +10,12 @@ from typing import Any
 
 import torch
 
-from lasagna.checkpoint.folder import Calibration, find_checkpoint
+from lasagna.checkpoint.folder import CLASSIFIER, Calibration, find_checkpoint
 from lasagna.checkpoint.vocabulary import Vocabulary, write_vocabulary
 from lasagna.checkpoint.weights import load_weights, save_checkpoint
 from lasagna.errors import ConfigError, DataError
 from lasagna.extras import load_extra
+from lasagna.instant.classifier import find_classifier
 from lasagna.network.config import ModelConfig
 from lasagna.network.model import LasagnaModel
 from lasagna.prompt.dialect import PromptFormat
@@ -67,6 +69,8 @@ class PreparedRun:
         """Writes the model as a checkpoint folder: a light one where the recipe trains adapters."""
         self._save_weights(folder)
         write_vocabulary(folder, self.vocabulary)
+        if self.recipe.start and not self.recipe.trained.lora:  # a light one has that of its base
+            _keep_classifier(find_checkpoint(self.recipe.start), folder)
 
     def _save_weights(self, folder: Path) -> None:
         if self.recipe.trained.lora:
@@ -74,6 +78,15 @@ class PreparedRun:
             save_light(folder, self.model, self.tokenizer, self.format, self.recipe.start, self.recipe.trained.lora)
             return
         save_checkpoint(folder, self.model, self.tokenizer, self.format, Calibration())
+
+
+def _keep_classifier(start: Path, folder: Path) -> None:
+    """Takes the classifier of the start over: the features that it reads move too little to lose by it
+    (`trained.frozen_stages`, `optimiser.backbone_rate`), and the photos that it was made of may not be here."""
+    made = find_classifier(start)
+    if made is not None:
+        (folder / CLASSIFIER).parent.mkdir(exist_ok=True)
+        shutil.copyfile(made, folder / CLASSIFIER)
 
 
 def prepare(recipe: Recipe) -> PreparedRun:

@@ -150,7 +150,7 @@ def answers_by_class(
         for one in score.classes:
             name = read_text(one.name)
             offset = calibration.offset + calibration.class_offsets.get(name, 0.0)
-            margin = float(_logits(np.array(one.probability))) * calibration.temperature + offset
+            margin = float(logits_of(np.array(one.probability))) * calibration.temperature + offset
             found.setdefault(name, []).append((margin, one.present))
     return {
         name: PresenceAnswers(
@@ -165,7 +165,7 @@ def _cross_entropy(logits: NDArray[np.float64], present: NDArray[np.bool_]) -> N
     return np.logaddexp(0, np.where(present, -logits, logits))
 
 
-def _logits(probability: NDArray[np.float64]) -> NDArray[np.float64]:
+def logits_of(probability: NDArray[np.float64]) -> NDArray[np.float64]:
     """float32 probabilities end at 1: beyond the borders that they are cut at here, a margin says no more."""
     probability = probability.clip(1e-7, 1 - 1e-7)
     return np.log(probability) - np.log1p(-probability)
@@ -183,7 +183,7 @@ def collect_answers(
     photos = found.true_positives + found.false_negatives
     shown = {name: i for i, name in enumerate(source.classes) if photos[i]}
     precisions = {name: (int(photos[i]), found.average_precision([i]) or 0.0) for name, i in shown.items()}
-    margins = _logits(found.probability) * calibration.temperature + calibration.offset
+    margins = logits_of(found.probability) * calibration.temperature + calibration.offset
     return PresenceAnswers(margins, found.truth, precisions)
 
 
