@@ -199,7 +199,9 @@ class _MaskTally:
 
 
 def _answers(model: Lasagna, plain: Classifier, source: Source, on_photo: Callable[[], None]) -> _Answers:
-    margins, features, present = [np.zeros(0)], [np.zeros((0, HEAD_FEATURES))], [np.zeros(0, bool)]
+    margins: list[Figures] = [np.zeros(0)]
+    features: list[Figures] = [np.zeros((0, HEAD_FEATURES))]
+    present: list[NDArray[np.bool_]] = [np.zeros(0, bool)]
     masks = _MaskTally(len(source.classes))
     for record, image, labels in _photos([source], on_photo):
         texts = [model.read_text(name) for name in record.classes]

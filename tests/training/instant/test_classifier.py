@@ -1,5 +1,6 @@
-"""The classifier of taught names: fitted, laid beside the language model, kept by what is trained from the checkpoint."""
+"""The classifier of taught names: fitted, laid beside the language model, kept by what is trained from it."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
 from lasagna import Lasagna
 from lasagna.checkpoint.folder import CLASSIFIER, checkpoint_version, find_checkpoint
 from lasagna.checkpoint.vocabulary import Taught, Vocabulary
+from lasagna.commands.cli import main
 from lasagna.errors import CheckpointError, DataError
 from lasagna.instant.classifier import Classifier, load_classifier
 from lasagna.instant.features import feature_channels
@@ -167,6 +170,32 @@ def test_a_model_whose_margins_fall_is_refused(sets: tuple[dict[str, Photos], di
         fit_classifier(untold, *sets)
     with pytest.raises(DataError, match="no photo"):
         fit_classifier(a_model(RISING), {}, sets[1])
+
+
+def test_the_command_makes_one(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "beach"
+    (folder / "masks").mkdir(parents=True)
+    (folder / "images").mkdir()
+    for seed in range(24):
+        record = photo(folder / "images", seed)
+        label = record.read()[0]
+        Image.fromarray(np.where(label == UNKNOWN, 255, np.where(label == OTHER, 3, label)).astype(np.uint8)).save(
+            folder / "masks" / f"{seed}.png"
+        )
+        (folder / "images" / f"{seed}.png").rename(folder / "images" / f"{seed}.jpg")
+    (folder / "classes.json").write_text(json.dumps({"classes": [*NAMES, "background"], "background_index": 3}))
+    (folder / "train.txt").write_text("\n".join(map(str, range(24))))
+    checkpoint = tmp_path / "run" / "checkpoint"
+    a_model(RISING).save_pretrained(checkpoint)
+    changes = [f"data={tmp_path / 'data'}", f"output={tmp_path / 'run'}", "tasks.semantic.sets={beach: 1.0}"]
+    result = CliRunner().invoke(main, ["calibrate", "nano", *changes, "holdout=0.4", "--classifier"])
+    assert result.exit_code == 0, result.output + str(result.exception)
+    assert "3 classes under 3 names" in result.output
+    made = Lasagna.from_pretrained(checkpoint)
+    assert made.classifier is not None
+    assert made.calibration.temperature != a_model(RISING).calibration.temperature
+    result = CliRunner().invoke(main, ["calibrate", "nano", *changes, "holdout=0", "--classifier"])
+    assert "hold more photos out" in result.output + str(result.exception)
 
 
 def test_the_shipped_model_has_one() -> None:
