@@ -215,6 +215,9 @@ def read_folder(folder: Path, read: Callable[[Any], _Loaded]) -> _Loaded:
     ensure_torchvision()
     import transformers
 
+    bars = transformers.utils.logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()  # one bar for each part of a folder would lie across those of the command
     try:
         return read(transformers)
     except (OSError, ValueError, KeyError, AttributeError, ImportError, RuntimeError) as error:
@@ -223,6 +226,9 @@ def read_folder(folder: Path, read: Callable[[Any], _Loaded]) -> _Loaded:
             "needs config.json, *.safetensors, and the files of its processor (preprocessor_config.json or "
             "processor_config.json, and the tokenizer where it reads names), as save_pretrained writes them"
         ) from error
+    finally:
+        if shown:
+            bars.enable_progress_bar()
 
 
 def load_network(kind: Any, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
