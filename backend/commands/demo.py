@@ -89,10 +89,16 @@ def demo(
     from backend.demo.parts import Demo, only_one
     from backend.demo.photos import chosen_photos, demo_label_config
     from backend.queue.services import state_dir
+    from lasagna.checkpoint.architectures import architecture_of
     from lasagna.checkpoint.folder import find_checkpoint
 
     settings = Settings.load(model=model)
-    find_checkpoint(settings.model)  # an unknown one is named before anything starts
+    checkpoint = find_checkpoint(settings.model)  # an unknown one is named before anything starts
+    if correct and (other := architecture_of(checkpoint)) is not None:
+        raise ConfigError(
+            f"--correct shows how a model learns from corrections, and {checkpoint.name} is of the type "
+            f"{other.model_type!r}, which does not; leave --correct out, or take a checkpoint of LaSagnA"
+        )
     folder = state_dir(settings) / "demo"
     folder.mkdir(mode=0o700, exist_ok=True)
     settings = Settings.load(model=model, state_dir=str(folder))

@@ -14,6 +14,8 @@ from PIL import Image
 from backend.commands.demo import demo
 from backend.demo.correcting import Step, coin_pieces, write_film
 from backend.queue.services import free_port
+from lab.bench.peer_models import write_model
+from lasagna.errors import ConfigError
 
 PROGRAM = [sys.executable, "-c", "from lasagna.commands.cli import main; main()", "demo"]
 
@@ -44,6 +46,13 @@ def test_its_photos_are_its_own(tmp_path: Path) -> None:
     result = CliRunner().invoke(demo, ["--correct", "--labels", "cat", "--exit"])
     assert result.exit_code != 0
     assert "brings its own photos and label" in str(result.exception or result.output)
+
+
+def test_a_model_that_does_not_learn_is_refused(tmp_path: Path) -> None:
+    folder = write_model("clipseg", tmp_path / "clipseg")
+    result = CliRunner().invoke(demo, ["--correct", "--model", str(folder), "--exit"])
+    assert isinstance(result.exception, ConfigError)
+    assert "clipseg is of the type 'clipseg', which does not" in str(result.exception)
 
 
 @pytest.mark.label_studio
