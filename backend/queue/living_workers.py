@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rq.worker import BaseWorker, Worker
 
 from backend.queue.jobs import queue
-from backend.queue.store import Store
+from backend.queue.store import Store, as_text
 
 SILENT_AFTER = 30.0
 """Seconds without a sign of life after which a worker counts as gone; it gives one every few seconds, also during a
@@ -35,6 +35,16 @@ def living_workers(store: Store, queue_name: str | None = None) -> list[BaseWork
     )
     living = [w for w in known if w.last_heartbeat is not None and now - w.last_heartbeat.timestamp() < SILENT_AFTER]
     return sorted(living, key=lambda worker: worker.name)
+
+
+def current_job(store: Store, worker: BaseWorker) -> str:
+    """The id of a job that a worker runs; "" where it runs none.
+
+    RQ's own reader raises KeyError where a worker's sign of life came just after its job had ended: of that job's
+    record nothing but the time is left then.
+    """
+    running = sorted(as_text(member) for member in store.redis.smembers(worker.executions_key))  # JOB:EXECUTION
+    return running[0].rpartition(":")[0] if running else ""
 
 
 def predicting_workers(store: Store) -> list[PredictingWorker]:

@@ -24,7 +24,7 @@ from backend.loop.trainings import Trainings
 from backend.queue.counters import REASONS
 from backend.queue.freshness import Reasons
 from backend.queue.jobs import find_jobs
-from backend.queue.living_workers import living_workers
+from backend.queue.living_workers import current_job, living_workers
 from backend.queue.provenance import Provenance
 from backend.queue.store import PREFIX, Project, Store
 from backend.registry.known_projects import KnownProjects
@@ -327,7 +327,7 @@ def _fresh(
 def _workers(store: Store, now: float) -> list[WorkerSeen]:
     found = []
     for worker in living_workers(store):
-        id = worker.get_current_job_id()
+        id = current_job(store, worker)
         job = find_jobs(store.redis, [id])[0] if id else None
         found.append(
             WorkerSeen(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from rq.executions import Execution
 from werkzeug.serving import make_server
 from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Request
@@ -140,6 +141,17 @@ class TestPage:
         assert "No worker predicts" in page
         assert training.name in page
         assert killed.name not in page
+
+    def test_a_sign_of_life_after_a_jobs_end_is_no_error(self, client: FlaskClient, store: Store) -> None:
+        """What RQ leaves then: the record of a job's run with nothing but its time."""
+        worker = LasagnaWorker(store.redis, store, 1)
+        worker.register_birth()
+        run = Execution(id="run", job_id="job", connection=store.redis)
+        store.redis.sadd(worker.executions_key, run.composite_key)
+        store.redis.hset(run.key, "last_heartbeat", "1790000000.0")
+        answer = client.get("/status")
+        assert answer.status_code == 200
+        assert worker.name in answer.text
 
     def test_without_redis(self, checkpoint: Path) -> None:
         environ = {"LASAGNA_REDIS_URL": "redis://127.0.0.1:1/0", "LASAGNA_MODEL": str(checkpoint)}
