@@ -33,6 +33,7 @@ from backend.studio.project_id import project_uid
 from lab.bench.command import report, sample_classes
 from lab.faults.bad_gateway import BadGateway
 from lab.faults.catalogue import FAULTS
+from lab.faults.loop import QUICK
 from lab.faults.rig import Fault, Rig
 from lab.loop.annotator import SimulatedAnnotator
 from lab.service.soak import make_photos
@@ -53,10 +54,7 @@ _PHOTOS = 24
 _SETTINGS = {
     "LASAGNA_TRAIN_WHEN": "every 12",
     # Steps that are as small as a step can be: what is looked at is what a fine-tune leaves behind.
-    "LASAGNA_TRAIN_CHANGES": (
-        "optimiser.steps=4 optimiser.batch_size=2 optimiser.micro_batch=1 optimiser.warmup=1 optimiser.save_every=2 "
-        "optimiser.precision=float32 augment.view=[64,64] tensorboard=false"
-    ),
+    "LASAGNA_TRAIN_CHANGES": QUICK,
     "LASAGNA_PREDICT_DEADLINE": "30",
     "LASAGNA_IMAGE_TIMEOUT": "15",
     "LASAGNA_DELIVERY_TIMEOUT": "600",
