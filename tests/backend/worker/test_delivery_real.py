@@ -1,13 +1,16 @@
 """Posting through a gateway that loses answers, or gives up while the real Label Studio still works on a request: each
 prediction is there once."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from werkzeug.serving import make_server
+from werkzeug.wrappers import Request, Response
 
 from backend.queue.store import Project, Store, Work
-from backend.worker.delivery import Delivery
+from backend.worker.delivery import Delivery, settle
 from lab.faults.bad_gateway import BadGateway
 from lasagna.settings import Settings
 from tests.backend.backend_helpers import CONFIG, wait_until
@@ -131,3 +134,24 @@ def test_an_older_one_of_the_version_is_not_taken_for_ours(posting: Posting, gat
     assert [sorted(found) for found in posting.there()] == [[10.0, 50.0]] * count + [[]] * (3 - count)
     posting.settle()
     assert [sorted(found) for found in posting.there()] == [[10.0, 50.0]] * count + [[]] * (3 - count)
+
+
+def test_looking_for_what_is_there_twice_asks_the_backend_for_nothing(posting: Posting, serving: Any) -> None:
+    """Label Studio asks its backend when a task is opened that has no prediction; one that is looked at has two."""
+    asked = []
+
+    @Request.application
+    def backend(request: Request) -> Response:
+        asked.append(request.path)
+        said = {"status": "UP", "model_class": "x", "model_version": "x", "results": []}
+        return Response(json.dumps(said), content_type="application/json")
+
+    posting.api.connect_backend(posting.number, serving(make_server("127.0.0.1", 0, backend, threaded=True)))
+    [first, second, _] = posting.tasks
+    for _ in range(2):
+        posting.api.create_prediction(first, prediction(10.0))
+    asked.clear()
+    assert settle(posting.api, first, VERSION) == 1
+    assert asked == []
+    posting.api.is_begun(second)
+    assert "/predict" in asked
