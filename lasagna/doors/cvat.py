@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from lasagna.contract.model import ClassListModel
 from lasagna.errors import ConfigError
 from lasagna.extras import load_extra
+from lasagna.formats.pieces import pieces_of
 from lasagna.labels.classes import read_labels
-from lasagna.masks.conversions import mask_to_parts, mask_to_polygons
+from lasagna.masks.conversions import mask_to_polygons
 from lasagna.masks.segmentation import ClassQuery
 from lasagna.models.loading import load_model
 
@@ -71,12 +72,12 @@ class CvatFunction:
             if as_polygons:
                 shapes += [
                     self._cvat.polygon(place, ring.ravel().tolist())
-                    for part in mask_to_parts(found.mask)
+                    for part, _ in pieces_of(found, parts=True)
                     for ring in mask_to_polygons(part, self._tolerance)
                     if len(ring) >= 3
                 ]
             else:
-                shapes.append(self._cvat.mask(place, self._masks.encode_mask(found.mask)))
+                shapes += [self._cvat.mask(place, self._masks.encode_mask(piece)) for piece, _ in pieces_of(found)]
         return shapes
 
 

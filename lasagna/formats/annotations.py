@@ -22,7 +22,18 @@ from lasagna.formats.regions import AREAS, Region
 from lasagna.masks.bitmask import bitmask_to_mask
 from lasagna.masks.conversions import as_polygon, brush_rle_to_mask
 from lasagna.masks.ellipses import Ellipse, ellipse_to_mask
-from lasagna.masks.runs import Runs, is_empty, mask_to_runs, polygon_to_runs, runs_to_mask, touch, union
+from lasagna.masks.objects import Objects
+from lasagna.masks.runs import (
+    Runs,
+    is_empty,
+    is_same,
+    mask_to_runs,
+    pixels,
+    polygon_to_runs,
+    runs_to_mask,
+    touch,
+    union,
+)
 from lasagna.masks.segmentation import Mask
 
 Key = TypeVar("Key", bound=Hashable)
@@ -92,6 +103,48 @@ def regions_to_masks(regions: Iterable[tuple[Key, Region]], size: tuple[int, int
                 if traced is None or not touch(traced, runs):
                     coarse.append(runs)
         yield key, runs_to_mask(union([*([] if traced is None else [traced]), *coarse]))
+
+
+def regions_to_objects(regions: Iterable[tuple[Key, Region]], size: tuple[int, int]) -> Iterator[tuple[Key, Objects]]:
+    """The objects of each key of an annotation's regions: one region is one object, with a score of 1.
+
+    Together they are the mask that `regions_to_masks` gives. A rectangle or ellipse that a traced region of the key
+    touches is no object, nor is a region of another control that is mostly the same as one that came before: both are
+    the same object, drawn once more. Where objects overlap, the smaller one lies on top; one that is wholly covered is
+    left out.
+
+    Raises DataError as `regions_to_masks`.
+    """
+    groups: dict[Key, list[Region]] = {}
+    for key, region in regions:
+        groups.setdefault(key, []).append(region)
+    if sum(map(len, groups.values())) > MOST_REGIONS:
+        raise DataError(f"the annotation has {sum(map(len, groups.values()))} regions, the limit is {MOST_REGIONS}")
+    for key, group in groups.items():
+        yield key, _objects(group, size)
+
+
+def _objects(group: Sequence[Region], size: tuple[int, int]) -> Objects:
+    drawn: list[tuple[str, Runs]] = []
+    for wanted in (False, True):  # what is traced comes first
+        traced = list(drawn)
+        for region in group:
+            if (region.kind in _COARSE) != wanted:
+                continue
+            with _named(region, size):
+                runs = _runs(region, size)
+            if wanted and any(touch(other, runs) for _, other in traced):
+                continue
+            for place, (by, other) in enumerate(drawn):
+                if by != region.control and is_same(other, runs):
+                    drawn[place] = (by, union([other, runs]))
+                    break
+            else:
+                drawn.append((region.control, runs))
+    numbers = np.zeros(size, np.int32)
+    for place in sorted(range(len(drawn)), key=lambda i: -pixels(drawn[i][1])):
+        numbers[runs_to_mask(drawn[place][1])] = place + 1
+    return Objects.of_numbers(numbers, [1.0] * len(drawn))
 
 
 def _traced(group: Sequence[Region], size: tuple[int, int]) -> Runs | None:

@@ -1,15 +1,16 @@
 """COCO instances JSON (https://cocodataset.org/#format-data), readable by pycocotools.
 
-One annotation per present class and image, for LaSagnA answers classes, not single objects; or one per connected part
-of each. `iscrowd` is 0 in both
-variants, so that tools which skip crowds do not skip everything. `area` and `bbox` are of the mask, in pixels; `score`
-is the probability, a field that COCO results have and that readers of annotations ignore.
+One annotation per object of a class whose objects are told apart; of another class one, or one per connected part.
+`iscrowd` is 0 of all of them, so that tools which skip crowds do not skip everything. `area` and `bbox` are of the
+mask, in pixels; `score` is that of the object, else the probability of the class: a field that COCO results have and
+that readers of annotations ignore.
 """
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from lasagna.masks.conversions import mask_to_box, mask_to_coco_rle, mask_to_parts, mask_to_polygons
+from lasagna.formats.pieces import pieces_of
+from lasagna.masks.conversions import mask_to_box, mask_to_coco_rle, mask_to_polygons
 from lasagna.masks.segmentation import Segmentation
 
 Variant = Literal["rle", "polygons"]
@@ -34,12 +35,11 @@ def segmentation_to_coco(
         first_id: Id of the first annotation.
         variant: "rle" is exact; "polygons" follow the mask within `tolerance` pixels, holes by a bridge.
         tolerance: See `mask_to_polygons`.
-        parts: Whether each connected part of a class is an annotation of its own.
+        parts: Whether each connected part of a class whose objects are not told apart is an annotation of its own.
     """
     annotations: list[dict[str, Any]] = []
     for answer in segmentation.present:
-        whole = () if answer.mask is None or not answer.mask.any() else (answer.mask,)
-        for mask in (part for each in whole for part in (mask_to_parts(each) if parts else [each])):
+        for mask, score in pieces_of(answer, parts=parts):
             x0, y0, x1, y1 = mask_to_box(mask) or (0, 0, 0, 0)
             shape: Any
             if variant == "rle":
@@ -55,7 +55,7 @@ def segmentation_to_coco(
                     "area": int(mask.sum()),
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "iscrowd": 0,
-                    "score": round(float(answer.probability), 6),
+                    "score": round(score, 6),
                 }
             )
     return annotations

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lasagna.formats.regions import Region, read_regions
 from lasagna.labels.parts import ImageConfig
-from lasagna.masks.segmentation import Mask, Segmentation
+from lasagna.masks.segmentation import ClassAnswer, Mask, Segmentation
 from lasagna.settings import Settings
 
 
@@ -112,10 +112,15 @@ def clean_segmentation(segmentation: Segmentation, hygiene: Hygiene) -> tuple[Se
         numbers.setdefault(part.index, []).append(part.number)
     labels = {part.index: part.labels for part in parts}
     classes = tuple(
-        replace(answer, mask=np.isin(labels[i], numbers.get(i, []))) if i in labels else answer
+        _masked(answer, np.isin(labels[i], numbers.get(i, []))) if i in labels else answer
         for i, answer in enumerate(segmentation.classes)
     )
     return Segmentation(segmentation.size, classes), counts
+
+
+def _masked(answer: ClassAnswer, mask: Mask) -> ClassAnswer:
+    """An answer with less of its mask, and of its objects."""
+    return replace(answer, mask=mask, objects=None if answer.objects is None else answer.objects.within(mask))
 
 
 def limit_region_bytes(

@@ -1,23 +1,36 @@
 """Label Studio predictions. Field by field what Label Studio 1.23 stores and draws, measured against a real server.
 
-A prediction holds a region per image, class, control and part: the whole class as one brush mask or bitmask, and one
-polygon, rectangle or ellipse per connected part. Absent classes go to the `Choices` named "absent" where the labelling
-configuration has one. Unknown classes are in neither; that `Choices` names them in its meta.
+A prediction holds a region per image, class, control and object, where the class's objects are told apart. Of another
+class it is the whole as one brush mask or bitmask, and one polygon, rectangle or ellipse per connected part. Absent
+classes go to the `Choices` named "absent" where the labelling configuration has one. Unknown classes are in neither;
+that `Choices` names them in its meta.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from lasagna.formats.pieces import pieces_of
 from lasagna.labels.parts import Control, ImageConfig, Label
 from lasagna.masks.bitmask import mask_to_bitmask
-from lasagna.masks.conversions import drop_specks, mask_to_boxes, mask_to_brush_rle, mask_to_parts, mask_to_polygons
-from lasagna.masks.ellipses import mask_to_ellipses
+from lasagna.masks.conversions import (
+    Box,
+    Polygon,
+    drop_specks,
+    mask_to_box,
+    mask_to_boxes,
+    mask_to_brush_rle,
+    mask_to_polygon,
+    mask_to_polygons,
+)
+from lasagna.masks.ellipses import Ellipse, mask_to_ellipse, mask_to_ellipses
 from lasagna.masks.ordering import task_score
-from lasagna.masks.segmentation import Mask, Segmentation
+from lasagna.masks.segmentation import ClassAnswer, Mask, Segmentation
 
 TOLERANCE = 1.0
 """Pixels by which a polygon may leave the border of its mask."""
+
+_Shape = Polygon | Ellipse | Box
 
 MIN_PART = 3e-4
 """Parts below this share of the image's pixels are dropped and holes filled (the largest part of a class stays)."""
@@ -42,13 +55,13 @@ def segmentation_to_label_studio(
         model_version: Written into the prediction; Label Studio compares it with what `/setup` reports.
         tolerance: Of polygons, in pixels; see `mask_to_polygons`.
         min_part: Share of the image's pixels below which a connected part is dropped and a hole filled; the largest
-            part of a class stays whatever its size.
-        parts: Whether each connected part of a class, whatever its size, is a region of its own also where it is drawn
-            by pixels (brush, bitmask).
+            part of an object, or of a class, stays whatever its size.
+        parts: Of classes whose objects are not told apart: whether each connected part, whatever its size, is a region
+            of its own also where it is drawn by pixels (brush, bitmask).
 
     Returns:
-        `{"model_version", "score", "result": [region, ...]}`. A region's score is the probability of its class; the
-        prediction's is `task_score`: tasks with a low score need work first.
+        `{"model_version", "score", "result": [region, ...]}`. A region's score is its object's, else the probability of
+        its class; the prediction's is `task_score`: tasks with a low score need work first.
     """
     height, width = segmentation.size
     min_area = 0.0 if parts else min_part * height * width
@@ -59,14 +72,14 @@ def segmentation_to_label_studio(
             continue
         drawn.add(answer.name)
         for control, label in config.controls_for(answer.name):
-            for part, value in enumerate(_values(answer.mask, control, tolerance, min_area, parts)):
+            for part, (value, score) in enumerate(_values(answer, control, tolerance, min_area, parts)):
                 shared = {
                     "id": _region_id(key, control.name, answer.name, part),
                     "to_name": control.to_name,
                     "original_width": width,
                     "original_height": height,
                     "image_rotation": 0,
-                    "score": round(float(answer.probability), 6),
+                    "score": round(score, 6),
                     **_page(config),
                 }
                 results += [{**shared, **each} for each in _results(control, label, value)]
@@ -121,44 +134,64 @@ def _page(config: ImageConfig) -> dict[str, int]:
 
 
 def _values(
-    mask: Mask | None, control: Control, tolerance: float, min_area: float, parts: bool
-) -> list[dict[str, Any]]:
-    """The `value` of each region of one class in one control, without the label. Coordinates are percent."""
-    if mask is None or not mask.any():
-        return []
-    height, width = mask.shape
-    if control.kind in ("brush", "magicwand", "bitmask"):
-        pieces = mask_to_parts(mask) if parts else [drop_specks(mask, min_area)]
-        return [_pixels(piece, control) for piece in pieces]
+    answer: ClassAnswer, control: Control, tolerance: float, min_area: float, parts: bool
+) -> Iterator[tuple[dict[str, Any], float]]:
+    """The `value` of each region of one class in one control, without the label, and its score. Coordinates are
+    percent."""
+    told = answer.objects is not None
+    by_pixels = control.kind in ("brush", "magicwand", "bitmask")
+    for mask, score in pieces_of(answer, parts=parts and by_pixels):
+        if by_pixels:
+            yield _pixels(mask, control, min_area), score
+            continue
+        shapes = _object_shape if told else _part_shapes
+        for shape in shapes(mask, control, tolerance, min_area):
+            yield _geometry(shape, mask.shape), score
+
+
+def _part_shapes(mask: Mask, control: Control, tolerance: float, min_area: float) -> Sequence[_Shape]:
+    """A shape for each connected part of a class."""
     if control.kind == "polygon":
-        return [
-            {"points": [[_percent(x, width), _percent(y, height)] for x, y in polygon], "closed": True}
-            for polygon in mask_to_polygons(mask, tolerance, min_area)
-        ]
-    if control.kind == "ellipse":
-        return [
-            {
-                "x": _percent(ellipse.x, width),
-                "y": _percent(ellipse.y, height),
-                "radiusX": _percent(ellipse.radius_x, width),
-                "radiusY": _percent(ellipse.radius_y, height),
-                "rotation": round(ellipse.rotation, 3),
-            }
-            for ellipse in mask_to_ellipses(mask, min_area)
-        ]
-    return [
-        {
+        return mask_to_polygons(mask, tolerance, min_area)
+    return mask_to_ellipses(mask, min_area) if control.kind == "ellipse" else mask_to_boxes(mask, min_area)
+
+
+def _object_shape(mask: Mask, control: Control, tolerance: float, min_area: float) -> Sequence[_Shape]:
+    """The one shape of an object, whose parts belong together."""
+    found: _Shape | None
+    if control.kind == "polygon":
+        found = mask_to_polygon(mask, tolerance, min_area)
+    elif control.kind == "ellipse":
+        found = mask_to_ellipse(mask)
+    else:
+        found = mask_to_box(drop_specks(mask, min_area))
+    return [] if found is None else [found]
+
+
+def _geometry(shape: _Shape, size: tuple[int, ...]) -> dict[str, Any]:
+    height, width = size
+    if isinstance(shape, Ellipse):
+        return {
+            "x": _percent(shape.x, width),
+            "y": _percent(shape.y, height),
+            "radiusX": _percent(shape.radius_x, width),
+            "radiusY": _percent(shape.radius_y, height),
+            "rotation": round(shape.rotation, 3),
+        }
+    if isinstance(shape, tuple):
+        x0, y0, x1, y1 = shape
+        return {
             "x": _percent(x0, width),
             "y": _percent(y0, height),
             "width": _percent(x1 - x0, width),
             "height": _percent(y1 - y0, height),
             "rotation": 0,
         }
-        for x0, y0, x1, y1 in mask_to_boxes(mask, min_area)
-    ]
+    return {"points": [[_percent(x, width), _percent(y, height)] for x, y in shape], "closed": True}
 
 
-def _pixels(mask: Mask, control: Control) -> dict[str, Any]:
+def _pixels(mask: Mask, control: Control, min_area: float) -> dict[str, Any]:
+    mask = drop_specks(mask, min_area)
     if control.kind == "bitmask":
         return {"imageDataURL": mask_to_bitmask(mask)}
     return {"format": "rle", "rle": mask_to_brush_rle(mask)}

@@ -1,27 +1,36 @@
 """YOLO segmentation labels (https://docs.ultralytics.com/datasets/segment): a text file per image, and `data.yaml`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 import yaml
 
-from lasagna.masks.conversions import mask_to_polygons
-from lasagna.masks.segmentation import Segmentation
+from lasagna.masks.conversions import Polygon, mask_to_polygon, mask_to_polygons
+from lasagna.masks.segmentation import ClassAnswer, Segmentation
 
 
 def segmentation_to_yolo(segmentation: Segmentation, class_ids: dict[str, int], tolerance: float = 1.0) -> str:
-    """One line per connected part: class id, then x y of the polygon as fractions of width and height.
+    """One line per object, or per connected part of a class whose objects are not told apart: class id, then x y of the
+    polygon as fractions of width and height.
 
-    Holes are kept by a bridge (see `mask_to_polygons`). An image without a present class gives an empty text, which
-    YOLO reads as an image that shows none of the classes.
+    Holes, and the parts of an object, are kept by a bridge (see `mask_to_polygon`). An image without a present class
+    gives an empty text, which YOLO reads as an image that shows none of the classes.
     """
     height, width = segmentation.size
     lines = []
     for answer in segmentation.present:
-        for polygon in mask_to_polygons(answer.mask, tolerance) if answer.mask is not None else []:
+        for polygon in _polygons(answer, tolerance):
             points = " ".join(f"{x / width:.6g} {y / height:.6g}" for x, y in polygon)
             lines.append(f"{class_ids[answer.name]} {points}\n")
     return "".join(lines)
+
+
+def _polygons(answer: ClassAnswer, tolerance: float) -> Iterator[Polygon]:
+    if answer.objects is not None:
+        rings = (mask_to_polygon(each.mask, tolerance) for each in answer.objects)
+        yield from (ring for ring in rings if ring is not None)
+    elif answer.mask is not None:
+        yield from mask_to_polygons(answer.mask, tolerance)
 
 
 def yolo_label_path(image: str) -> str:

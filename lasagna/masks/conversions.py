@@ -5,6 +5,7 @@ column x and row y covers [x, x + 1] x [y, y + 1], so a mask of the whole image 
 height).
 """
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -161,6 +162,19 @@ def mask_to_polygons(mask: Mask, tolerance: float = 1.0, min_area: float = 0.0) 
     Arguments as for `mask_to_rings`.
     """
     return [_bridge(outer, holes) for outer, *holes in mask_to_rings(mask, tolerance, min_area)]
+
+
+def mask_to_polygon(mask: Mask, tolerance: float = 1.0, min_area: float = 0.0) -> Polygon | None:
+    """One ring around all of the mask: parts are joined as holes are, by a bridge that has no area, each at its nearest
+    corner, the largest first. None for an empty mask.
+
+    That is how one object in several parts is one polygon, where a format has one ring for each object (Label Studio,
+    YOLO; Ultralytics' converter from COCO joins them so, too).
+
+    Arguments as for `mask_to_rings`.
+    """
+    rings = mask_to_polygons(mask, tolerance, min_area)
+    return functools.reduce(lambda ring, part: _bridge(ring, [part]), rings) if rings else None
 
 
 def mask_to_rings(mask: Mask, tolerance: float = 1.0, min_area: float = 0.0) -> list[list[Polygon]]:

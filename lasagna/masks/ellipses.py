@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from lasagna.masks.segmentation import Mask
 
@@ -37,14 +38,23 @@ def mask_to_ellipses(mask: Mask, min_area: float = 0.0) -> list[Ellipse]:
             continue
         left, top, width, height, _ = rows[i + 1].tolist()
         ys, xs = np.nonzero(labels[top : top + height, left : left + width] == i + 1)
-        centre = np.array((left + xs.mean() + 0.5, top + ys.mean() + 0.5))
-        covariance = np.cov(np.stack([xs, ys]), bias=True) if len(xs) > 1 else np.zeros((2, 2))
-        values, axes = np.linalg.eigh(covariance + np.eye(2) / 12)  # 1/12: the variance of a unit square
-        radius_y, radius_x = 2 * np.sqrt(values)
-        angle = np.degrees(np.arctan2(axes[1, 1], axes[0, 1])) % 180
-        x, y = centre.tolist()
-        found.append(Ellipse(x, y, float(radius_x), float(radius_y), float(angle)))
+        found.append(_around(xs + left, ys + top))
     return found
+
+
+def mask_to_ellipse(mask: Mask) -> Ellipse | None:
+    """The one ellipse of all of a mask, as `mask_to_ellipses` has one for each part; None of an empty mask."""
+    ys, xs = np.nonzero(mask)
+    return _around(xs, ys) if len(xs) else None
+
+
+def _around(xs: NDArray[np.integer], ys: NDArray[np.integer]) -> Ellipse:
+    """The ellipse of pixels: their columns and rows."""
+    covariance = np.cov(np.stack([xs, ys]), bias=True) if len(xs) > 1 else np.zeros((2, 2))
+    values, axes = np.linalg.eigh(covariance + np.eye(2) / 12)  # 1/12: the variance of a unit square
+    radius_y, radius_x = 2 * np.sqrt(values)
+    angle = np.degrees(np.arctan2(axes[1, 1], axes[0, 1])) % 180
+    return Ellipse(float(xs.mean()) + 0.5, float(ys.mean()) + 0.5, float(radius_x), float(radius_y), float(angle))
 
 
 def ellipse_to_mask(ellipse: Ellipse, size: tuple[int, int]) -> Mask:

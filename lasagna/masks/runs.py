@@ -79,8 +79,20 @@ def touch(one: Runs, other: Runs) -> bool:
     return bool(area(merge([one, other], intersect=True)) > 0)
 
 
-def is_empty(runs: Runs) -> bool:
-    """Whether no pixel is in the mask."""
+def is_same(one: Runs, other: Runs) -> bool:
+    """Whether two masks are mostly the same: their intersection is more than half of their union."""
+    from pycocotools.mask import iou
+
+    return bool(iou([one], [other], [0])[0, 0] > 0.5)
+
+
+def pixels(runs: Runs) -> int:
+    """How many pixels are in the mask."""
     from pycocotools.mask import area
 
-    return int(area(runs)) == 0
+    return int(area(runs))
+
+
+def is_empty(runs: Runs) -> bool:
+    """Whether no pixel is in the mask."""
+    return pixels(runs) == 0

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lasagna.errors import QueryError
+from lasagna.masks.objects import Objects
 
 Mask = NDArray[np.bool_]
 
@@ -26,11 +27,13 @@ class ClassQuery:
         name: The label as the user wrote it; answers carry it unchanged.
         reads_as: An alias or a description that the model reads instead of the name, or None.
         threshold: Probability from which this class is present, in (0, 1); None: as for the others of the call.
+        objects: Whether the class's objects are told apart (`ClassAnswer.objects`); None: not said, and they are not.
     """
 
     name: str
     reads_as: str | None = None
     threshold: float | None = None
+    objects: bool | None = None
 
     @property
     def text(self) -> str:
@@ -50,6 +53,8 @@ class ClassAnswer:
         stability: How much the mask would change with the threshold, in [0, 1], 1 not at all: SAM's stability score,
             the IoU of the masks at logit thresholds of +1 and -1. None where it is not known, and of absent classes.
         is_unknown: The model was not asked, for it was never taught the class: neither drawn nor an absence.
+        objects: The mask's parts, one for each object: they share no pixel, and together they are exactly the mask.
+            None: not told apart, and of a class that is not present.
     """
 
     name: str
@@ -57,6 +62,7 @@ class ClassAnswer:
     mask: Mask | None
     stability: float | None = None
     is_unknown: bool = False
+    objects: Objects | None = None
 
     def __post_init__(self) -> None:
         if self.is_unknown != math.isnan(self.probability) or (self.is_unknown and self.mask is not None):
@@ -68,6 +74,10 @@ class ClassAnswer:
             if self.mask.dtype != np.bool_ or self.mask.ndim != 2:
                 raise ValueError(f"a mask is a 2-D bool array, not {self.mask.dtype} {self.mask.shape}")
             self.mask.flags.writeable = False
+        if self.objects is not None:
+            numbers = self.objects.numbers
+            if self.mask is None or numbers.shape != self.mask.shape or not ((numbers > 0) == self.mask).all():
+                raise ValueError(f"the objects of {self.name!r} are together exactly its mask; these are not")
 
     @classmethod
     def unknown(cls, name: str) -> "ClassAnswer":
