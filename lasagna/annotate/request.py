@@ -67,6 +67,7 @@ class AnnotateRequest:
             "quantise": self.settings.quantise,
             **({} if self.settings.encoder == "torch" else {"encoder": self.settings.encoder}),
             **({"guess_unknown": True} if self.asked.guess_unknown else {}),
+            **({"objects": objects} if (objects := [q.name for q in self.asked.queries if q.objects]) else {}),
             **({} if self.head is None else {"head": content_hash(self.head.read_bytes())}),
         }
 

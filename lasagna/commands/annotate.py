@@ -26,7 +26,7 @@ from lasagna.annotate.request import AnnotateRequest, Asked, Execution
 from lasagna.annotate.run import AnnotateRun
 from lasagna.annotate.writers import OUTPUT_FOLDERS, WRITERS, Job
 from lasagna.checkpoint.vocabulary import load_vocabulary, unknown_in_words
-from lasagna.commands.classes import choose_classes
+from lasagna.commands.classes import OBJECTS, choose_classes
 from lasagna.errors import ConfigError
 from lasagna.formats.hygiene import Hygiene
 from lasagna.labels.classes import describe_classes
@@ -65,7 +65,7 @@ OUT then holds gallery.html (open it in a browser), report.json, and per format
   label-studio  tasks.json with predictions, label_config.xml, IMPORT.md (how to import them)
   coco          coco.json (RLE), coco_polygons.json
   masks         masks/*.png (class indices with a palette), masks/classes.json
-  instances     instances/*.png (numbers of parts), instances/instances.json
+  instances     instances/*.png (numbers of objects), instances/instances.json
   yolo          yolo/ (polygons)          voc           voc/*.xml (boxes)
 
 A run that was interrupted goes on where it was when the same command is run again.
@@ -103,8 +103,11 @@ could be started, 130 interrupted."""
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
               help="ray: the machines of the Ray cluster at RAY_ADDRESS, else this one (docs/corpora.md).")  # fmt: skip
 @click.option("--instances", type=click.Choice(["usual", "parts"]), default="usual", show_default=True,
-              help="parts: each connected part of a class is an object of its own in every format. usual: a class is "
-                   "one in COCO and as a brush region, elsewhere each part is.")  # fmt: skip
+              help="Of classes whose objects are not told apart. parts: each connected part is one in every format. "
+                   "usual: a class is one in COCO and as a brush region, elsewhere each part is.")  # fmt: skip
+@click.option("--objects", type=click.Choice(OBJECTS), default="things", show_default=True,
+              help="Whose objects are told apart, each a region of its own: things (people, cars; a label of a "
+                   "configuration may say otherwise), all classes, or off.")  # fmt: skip
 @click.option("--min-area", type=click.IntRange(min=0), metavar="PIXELS",
               help="Leave out parts of masks with fewer pixels.  [default: 0]")  # fmt: skip
 @click.option("--min-width", type=click.FloatRange(min=0), metavar="PIXELS",
@@ -138,6 +141,7 @@ def annotate(
     threshold: float | None,
     exclusive: bool,
     instances: str,
+    objects: Literal["off", "things", "all"],
     workers: int | None,
     engine: Literal["local", "ray"],
     gallery: bool,
@@ -155,7 +159,7 @@ def annotate(
     if not images and not lists:
         raise click.UsageError("Missing argument 'IMAGES...': name images, or give a --list of them")
     settings = Settings.load(**chosen)
-    queries, config, config_xml = choose_classes(labels, labels_file, label_config)
+    queries, config, config_xml = choose_classes(labels, labels_file, label_config, objects)
     if head is not None and corrected is not None:
         raise click.UsageError("--head and --corrected: a head is learnt from the corrections, so give one of them")
     click.echo(describe_classes(queries), err=True)
@@ -188,7 +192,7 @@ def annotate(
             out=out.absolute(),
             class_names=[query.name for query in queries],
             model_version=version,
-            params=asked.params,
+            params={**asked.params, "objects": None if objects == "things" or label_config is None else objects},
             label_config=config,
             label_config_xml=config_xml,
             addresses=_addresses(found, image_root, image_url_prefix),

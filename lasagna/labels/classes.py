@@ -20,7 +20,8 @@ from lasagna.masks.segmentation import ClassQuery, class_queries
 def make_label_config(classes: Sequence[ClassQuery], *, image_name: str = "image", variable: str = "image") -> str:
     """A labelling configuration for these classes: one brush with a label each, and the `Choices` of absent classes.
 
-    What the model reads instead of a name becomes the label's `hint`, so that `parse_label_config` finds it again.
+    What the model reads instead of a name becomes the label's `hint`, so that `parse_label_config` finds it again, and
+    where a query says whether objects are told apart, so does the label.
 
     Raises:
         QueryError: A name holds a character that XML cannot.
@@ -39,6 +40,8 @@ def make_label_config(classes: Sequence[ClassQuery], *, image_name: str = "image
         label = ElementTree.SubElement(brush, "Label", value=query.name, background=f"#{red:02x}{green:02x}{blue:02x}")
         if query.reads_as is not None:
             label.set("hint", query.reads_as)
+        if query.objects is not None:
+            label.set("objects", str(query.objects).lower())
         ElementTree.SubElement(absent, "Choice", value=query.name)
     ElementTree.indent(view)
     return ElementTree.tostring(view, encoding="unicode") + "\n"

@@ -143,7 +143,10 @@ def _labels(tag: Tag) -> tuple[Label, ...]:
             predicted = [text.strip() for text in (each.get("predicted_values") or "").split(",")]
             texts = tuple(text for text in predicted if text)
             threshold = label_threshold(value, each.get("threshold"))
-            labels[value] = Label(value, each.get("alias"), each.get("hint"), texts, threshold=threshold)
+            objects = _label_objects(value, each.get("objects"))
+            labels[value] = Label(
+                value, each.get("alias"), each.get("hint"), texts, threshold=threshold, objects=objects
+            )
     return tuple(labels.values())
 
 
@@ -162,6 +165,18 @@ def label_threshold(label: str, written: str | None) -> float | None:
     return value
 
 
+def _label_objects(label: str, written: str | None) -> bool | None:
+    """The `objects` of a `<Label>`; None without one. Raises ConfigError for what is neither true nor false."""
+    if written is None:
+        return None
+    if written.lower() not in ("true", "false"):
+        raise ConfigError(
+            f'<Label value="{label}" objects="{written}">: objects="true" makes each object a region of its own, '
+            'objects="false" does not; write one of the two'
+        )
+    return written.lower() == "true"
+
+
 def _leaves(taxonomy: Tag) -> tuple[Label, ...]:
     """The ends of a taxonomy. What stands above others is the union of them, and not asked."""
 
@@ -175,7 +190,10 @@ def _leaves(taxonomy: Tag) -> tuple[Label, ...]:
                 yield from below(choice, way, steps)
             else:
                 threshold = label_threshold(value, choice.get("threshold"))
-                yield Label(" / ".join(way), alias, choice.get("hint"), path=steps, threshold=threshold)
+                objects = _label_objects(value, choice.get("objects"))
+                yield Label(
+                    " / ".join(way), alias, choice.get("hint"), path=steps, threshold=threshold, objects=objects
+                )
 
     return tuple({label.value: label for label in below(taxonomy, (), ())}.values())
 

@@ -3,17 +3,20 @@
 Pure data; `lasagna.labels.elements` reads it from XML, `lasagna.labels.configuration` is what users call.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from lasagna.labels.kinds import kind_of
 from lasagna.masks.segmentation import ClassQuery
 
 Kind = Literal["brush", "bitmask", "magicwand", "polygon", "rectangle", "ellipse", "keypoint"]
 
 
 def each_once(queries: Iterable[ClassQuery]) -> tuple[ClassQuery, ...]:
-    """Each name once, by first appearance; its hint and threshold are the first that are given."""
+    """Each name once, by first appearance; its hint, its threshold and whether its objects are told apart are the first
+    that are given."""
     found: dict[str, ClassQuery] = {}
     for query in queries:
         known = found.get(query.name, query)
@@ -21,19 +24,21 @@ def each_once(queries: Iterable[ClassQuery]) -> tuple[ClassQuery, ...]:
             known,
             reads_as=query.reads_as if known.reads_as is None else known.reads_as,
             threshold=query.threshold if known.threshold is None else known.threshold,
+            objects=query.objects if known.objects is None else known.objects,
         )
     return tuple(found.values())
 
 
 @dataclass(frozen=True)
 class Label:
-    """A `<Label>` of a control, or a leaf of a `<Taxonomy>`. `alias`, `hint`, `predicted_values` and `threshold` are
-    its attributes.
+    """A `<Label>` of a control, or a leaf of a `<Taxonomy>`. `alias`, `hint`, `predicted_values`, `threshold` and
+    `objects` are its attributes.
 
     Attributes:
         value: Its name; of a leaf of a taxonomy with what it stands below: "animal / cat".
         path: What Label Studio writes for a leaf of a taxonomy; () of a label.
         threshold: Probability from which it is present; None: as for the others.
+        objects: Whether each object is a region of its own; None: as the kind of name says (`tells_apart`).
     """
 
     value: str
@@ -42,11 +47,18 @@ class Label:
     predicted_values: tuple[str, ...] = ()
     path: tuple[str, ...] = ()
     threshold: float | None = None
+    objects: bool | None = None
 
     @property
     def written(self) -> str:
         """What Label Studio writes into a region for this label, and accepts in one: the alias if there is one."""
         return self.alias or self.value
+
+    @property
+    def kind(self) -> Literal["thing", "stuff"] | None:
+        """By its name, else by what the model reads instead; None: not known."""
+        names = (self.path[-1] if self.path else self.value, self.reads_as)
+        return next((kind for name in names if name and (kind := kind_of(name)) is not None), None)
 
     @property
     def reads_as(self) -> str | None:
@@ -168,11 +180,32 @@ class ImageConfig:
     @property
     def classes(self) -> tuple[ClassQuery, ...]:
         """What to ask: the labels that can be drawn, each once, by first appearance."""
+        told = self._told_apart
         return each_once(
-            ClassQuery(label.value, label.reads_as, label.threshold)
+            ClassQuery(label.value, label.reads_as, label.threshold, told.get(label.value))
             for control in self.drawn
             for label in control.labels
         )
+
+    @functools.cached_property
+    def _told_apart(self) -> dict[str, bool]:
+        """Labels with whether each of their objects is a region of its own: as they say (the first that says anything
+        counts); else it is for things, and for names that are neither things nor stuff where only rectangles and
+        ellipses draw them, for such a shape is of one object. Of others nothing is said."""
+        drawn: dict[str, list[tuple[Control, Label]]] = {}
+        for control in self.drawn:
+            for label in control.labels:
+                drawn.setdefault(label.value, []).append((control, label))
+        found = {}
+        for name, places in drawn.items():
+            said = next((label.objects for _, label in places if label.objects is not None), None)
+            kind = next((label.kind for _, label in places if label.kind is not None), None)
+            is_boxed = all(control.kind in ("rectangle", "ellipse") for control, _ in places)
+            if said is None and (kind == "thing" or (kind is None and is_boxed)):
+                said = True
+            if said is not None:
+                found[name] = said
+        return found
 
     def controls_for(self, class_name: str) -> list[tuple[Control, Label]]:
         """The controls in which the class is drawn, with its label there."""

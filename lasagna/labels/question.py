@@ -95,6 +95,7 @@ def image_question(image: ImageConfig) -> dict[str, Any]:
         "name": image.image_name,
         "page": image.item_index,
         "asked": [[query.name, query.reads_as, query.threshold] for query in image.classes],
+        **({"objects": objects} if (objects := [query.name for query in image.classes if query.objects]) else {}),
         "drawn": [_control(control) for control in image.drawn],
         "absent": [image.absent_choices, [list(pair) for pair in image.absent_values]],
     }
@@ -136,6 +137,11 @@ def _since(before: Mapping[str, Any], now: Mapping[str, Any], renamed: Mapping[s
         if name in asked and limits[0][name] != limits[1][name]:
             said = ["not set" if one[name] is None else one[name] for one in limits]
             found.append(Difference("parameters", f"the threshold of {name!r} was {said[0]} and is {said[1]}"))
+    told = [set(one.get("objects", ())) for one in (before, now)]
+    for name in was:
+        if name in asked and (name in told[0]) != (name in told[1]):
+            change = "is one region for each object now" if name in told[1] else "is no more a region for each object"
+            found.append(Difference("controls", f"the label {name!r} {change}"))
     if not found and list(was) != list(asked):
         found.append(Difference("labels", "the labels stand in another order"))
     controls = [{_drawn_as(control): control for control in one["drawn"]} for one in (before, now)]
