@@ -21,6 +21,7 @@ from lasagna.assistant.answers import Decided, ImageFeatures, grey
 from lasagna.assistant.corrected import answer_with_head
 from lasagna.assistant.inputs import ImageLike, as_array, check_batch, check_prompt, check_question
 from lasagna.assistant.learning import Learning
+from lasagna.assistant.objects import tell_apart
 from lasagna.checkpoint.architectures import architecture_of, folder_licence
 from lasagna.checkpoint.folder import Calibration, checkpoint_version, find_checkpoint, load_calibration
 from lasagna.checkpoint.light import can_share, load_over
@@ -258,7 +259,7 @@ class Lasagna(Learning):
             images: Files (paths, or their content as bytes), PIL images or uint8 (H, W, 3) arrays, of any sizes, or
                 what `encode_image` gave of one. Files and PIL images are read as `lasagna.load_image` does: EXIF
                 orientation is applied, more than 8 bits are scaled. Arrays are taken as they are.
-            class_lists: One list per image.
+            class_lists: One list per image. Objects of a class are told apart where its `ClassQuery` asks for it.
             threshold: Probability from which on a class is present, in (0, 1); None is 0.5. One of a `ClassQuery` comes
                 first.
             exclusive: Whether a pixel belongs to at most one class, the one with the largest logit. Otherwise each
@@ -287,16 +288,16 @@ class Lasagna(Learning):
             asked = [[text for text in each if text is not None] for each in texts]
             found = self._decide(features, asked, threshold, chunk_size, own)
             if head is not None:
-                return [
-                    answer_with_head(self, head, *each, threshold, exclusive)
-                    for each in zip(features, queries, texts, found, strict=True)
-                ]
+                parts = zip(features, queries, texts, found, strict=True)
+                answers = (answer_with_head(self, head, *each, threshold, exclusive) for each in parts)
+                return [tell_apart(*each) for each in zip(answers, queries, strict=True)]
             masks = [
                 self.draw(photo, [answer for answer in answers.values() if answer.present], exclusive)
                 for photo, answers in zip(features, found, strict=True)
             ]
         sizes = [photo.prepared.original_size for photo in features]
-        return [_assemble(*parts) for parts in zip(sizes, texts, queries, found, masks, strict=True)]
+        whole = (_assemble(*each) for each in zip(sizes, texts, queries, found, masks, strict=True))
+        return [tell_apart(*each) for each in zip(whole, queries, strict=True)]
 
     def encode_image(self, image: ImageLike) -> ImageFeatures:
         """Encodes an image once for several calls: `segment_prompt`, `segment`, `learn`."""
