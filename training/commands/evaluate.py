@@ -47,6 +47,7 @@ Examples:
   LASAGNA_DATA=../datasets lasagna evaluate --data camvid --classes-from coco_panoptic --json
   lasagna evaluate --model my-checkpoint --data photos --limit 50 --out report.json
   lasagna evaluate --data msrc --pictures msrc.html --shown 12
+  lasagna evaluate --data coco_things --objects --pictures objects.html
   lasagna evaluate --data coco_panoptic --chunk-sizes N,N/2,N/3,N/4,1
   lasagna evaluate lab/paper/evaluations/nano.yaml --document docs/lab/results.md
 """
@@ -87,6 +88,9 @@ Examples:
 @click.option("--pictures", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.html",
               help="Write a page of photos, annotation and answer: best, middle and worst by rank.")  # fmt: skip
 @click.option("--shown", default=10, show_default=True, type=click.IntRange(1), help="Photos on that page.")
+@click.option("--objects", is_flag=True,
+              help="Score how objects are told apart (PQ, SQ, RQ, AP50), with the connected parts of the same masks "
+                   "beside it; of sets with instances/ (docs/data.md). Pictures are of objects, too.")  # fmt: skip
 @click.option("--document", type=click.Path(path_type=Path), help="Put a suite's tables into their blocks of it.")
 def evaluate(
     suite: Path | None,
@@ -106,6 +110,7 @@ def evaluate(
     out: Path | None,
     pictures: Path | None,
     shown: int,
+    objects: bool,
     document: Path | None,
 ) -> None:
     """Score a model on an annotated data set: mask IoU, and whether it knows which classes are absent.
@@ -116,7 +121,7 @@ def evaluate(
     """
     if suite is not None:
         single = (model_name, data, others, limit, chunk_size, chunk_sizes, threshold, out, pictures)
-        if any(value not in (None, ()) for value in single):
+        if objects or any(value not in (None, ()) for value in single):
             raise click.UsageError(
                 "a suite file says what is evaluated; of the options only --device, --dtype, --json "
                 "and --document go with it"
@@ -128,6 +133,10 @@ def evaluate(
         raise click.UsageError("--chunk-size is for one evaluation, --chunk-sizes for a table of several; give one")
     if pictures and chunk_sizes:
         raise click.UsageError("--pictures is of one evaluation, --chunk-sizes a table of several; give one")
+    if objects and (others or chunk_sizes):
+        raise click.UsageError(
+            "--objects scores the things of the data alone, without --classes-from and --chunk-sizes"
+        )
     for path in (out, pictures):
         if path is not None and not path.parent.is_dir():
             raise DataError(f"{path}: the folder {path.parent} does not exist")
@@ -145,12 +154,17 @@ def evaluate(
 
     model = load_model(model_name or "nano", device=device, dtype=dtype, say=lambda line: click.echo(line, err=True))
     report = _described(model, model_name or "nano", source, options, chunk_size)
-    failures = _measure(model, source, options, chunk_size, chunk_sizes, report, pictures, shown)
+    if objects:
+        failures = _measure_objects(model, source, options, chunk_size, report, pictures, shown)
+    else:
+        failures = _measure(model, source, options, chunk_size, chunk_sizes, report, pictures, shown)
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
     if as_json:
         click.echo(text)
+    elif objects:
+        _print_objects(report)
     elif chunk_sizes:
         click.echo(chunk_table(report["chunk_sizes"]))
     else:
@@ -213,6 +227,44 @@ def _measure(
             asked |= {"exclusive": True, "chunk_size": chunk_size}
             write_pictures(pictures, model, model.version, source, result.photo_iou, shown, **asked)
         return result.failures
+
+
+def _measure_objects(
+    model: "Lasagna",
+    source: Folder,
+    options: Mapping[str, Any],
+    chunk_size: int | None,
+    report: dict[str, Any],
+    pictures: Path | None,
+    shown: int,
+) -> dict[str, str]:
+    """Adds the figures of objects to the report, and writes the page; returns what could not be scored."""
+    from training.evaluation.evaluate_objects import ObjectPictures, evaluate_objects
+
+    page = None if pictures is None else ObjectPictures(shown)
+    asked = {key: options[key] for key in ("limit", "batch_size", "threshold", "guess_unknown")}
+    total = len(spread(len(source), options["limit"]))
+    with progress_bar(Console(stderr=True, markup=False), f"{source.name} {source.split}", total) as advance:
+        result = evaluate_objects(model, source, on_image=advance, on_photo=page, chunk_size=chunk_size, **asked)
+    report["objects"] = result.as_dict()
+    if page is not None and pictures is not None:
+        page.write(pictures, f"Objects of {model.version} on {source.name}")
+    return result.failures
+
+
+def _print_objects(report: dict[str, Any]) -> None:
+    found = report["objects"]
+    table = Table(title=f"{report['data']}, {report['split']}: {found['images']} images, {report['model_version']}")
+    table.add_column("objects told apart by")
+    for heading in ("PQ", "SQ", "RQ", "AP50", "objects", "matched", "wrong", "missed"):
+        table.add_column(heading, justify="right")
+    for way, row in found["ways"].items():
+        figures = ("–" if row[key] is None else f"{row[key]:.3f}" for key in ("pq", "sq", "rq", "ap50"))
+        table.add_row(way, *figures, *(str(row[key]) for key in ("objects", "matched", "wrong", "missed")))
+    Console(markup=False).print(table)
+    if found["unknown"]:
+        names = ", ".join(found["unknown"])
+        click.echo(f"not known to the model, and in no figure: {names}; --guess-unknown scores what it guesses")
 
 
 def _print_tables(report: dict[str, Any]) -> None:

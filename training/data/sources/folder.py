@@ -70,7 +70,7 @@ class Folder:
             self._pairs = _written_pairs(self.root, split)
         else:
             ids = _read_ids(self.root, split)
-            background, names = _read_classes(self.root / "classes.json")
+            background, names = read_classes(self.root / "classes.json")
             asked = [i for i in range(len(names)) if i != background]
             self.classes = tuple(names[i] for i in asked)
             self._table = np.full(256, _UNDEFINED, np.int16)
@@ -218,7 +218,7 @@ def _read_list(path: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _read_classes(path: Path) -> tuple[int | None, list[str]]:
+def read_classes(path: Path) -> tuple[int | None, list[str]]:
     """The background's index and all names of a classes.json."""
     meta = read_json(path)
     names = meta.get("classes") if isinstance(meta, dict) else None
