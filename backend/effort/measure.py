@@ -7,6 +7,8 @@ Pure functions of Label Studio's JSON and of masks; no model, no torch. What alw
 - each image of a task is compared by itself: a region belongs to the image that its `to_name` and page say;
 - pixels and boundaries are compared by class, all regions of a class together, as training reads them
   (`lasagna.formats.annotations`): they do not depend on how an object is cut into regions;
+- an object that is cut in two, or two that are merged, change no pixel of their class: they are counted as such
+  (`backend.effort.objects`), besides the regions that are changed, added and deleted by it;
 - regions are compared by their id, which Label Studio keeps when a prediction becomes an annotation. A region is
   accepted where its label and pixels are the same, whatever its `origin` says;
 - a distance between boundaries is undefined (None) where one of them is not there;
@@ -25,6 +27,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.effort.objects import cuts_and_merges
 from lasagna.errors import DataError
 from lasagna.formats.annotations import choose_annotation, region_to_mask, regions_to_masks
 from lasagna.formats.regions import Region, read_regions
@@ -75,18 +78,23 @@ class Effort:
 
 @dataclass
 class RegionCounts:
-    """Regions of the prediction that were accepted, changed and deleted, and regions that were added."""
+    """Regions of the prediction that were accepted, changed and deleted, and regions that were added; and of classes
+    whose objects are told apart how often one was cut in two, and two were merged into one."""
 
     accepted: int = 0
     changed: int = 0
     added: int = 0
     deleted: int = 0
+    cut: int = 0
+    merged: int = 0
 
     def __iadd__(self, other: "RegionCounts") -> "RegionCounts":
         self.accepted += other.accepted
         self.changed += other.changed
         self.added += other.added
         self.deleted += other.deleted
+        self.cut += other.cut
+        self.merged += other.merged
         return self
 
 
@@ -210,7 +218,8 @@ def task_effort(
         size = _size([*before.values(), *after.values()], image.name if len(images) > 1 else "")
         pixels += size[0] * size[1]
         efforts.append(edit_effort(_class_masks(before, size, "predicted"), _class_masks(after, size, "submitted")))
-        for name, one in _compare_regions(before, after, size).items():
+        told_apart = {query.name for query in image.classes if query.objects}
+        for name, one in _compare_regions(before, after, size, told_apart).items():
             counts[name] = counts.get(name, RegionCounts())
             counts[name] += one
     seconds, version = annotation.get("lead_time"), str(prediction.get("model_version") or "unknown")
@@ -310,7 +319,7 @@ def _class_masks(regions: Mapping[str, Region], size: tuple[int, int], side: str
 
 
 def _compare_regions(
-    before: Mapping[str, Region], after: Mapping[str, Region], size: tuple[int, int]
+    before: Mapping[str, Region], after: Mapping[str, Region], size: tuple[int, int], told_apart: Collection[str]
 ) -> dict[str, RegionCounts]:
     """By the class that a region has now, or had where it is deleted."""
     counts: dict[str, RegionCounts] = {}
@@ -325,6 +334,10 @@ def _compare_regions(
     for id, region in before.items():
         if id not in after:
             counts.setdefault(_class_names(region)[0], RegionCounts()).deleted += 1
+    touched = {name for name, one in counts.items() if one.changed or one.added or one.deleted}
+    found = cuts_and_merges(before.values(), after.values(), touched & set(told_apart), size)
+    for name, (cuts, merges) in found.items():
+        counts[name] += RegionCounts(cut=cuts, merged=merges)
     return counts
 
 

@@ -47,6 +47,8 @@ FIGURES = (
     FigureName("regions_changed", "Regions changed per photo", digits=2),
     FigureName("regions_added", "Regions added per photo", digits=2),
     FigureName("regions_deleted", "Regions deleted per photo", digits=2),
+    FigureName("objects_cut", "Objects cut in two per photo", digits=2),
+    FigureName("objects_merged", "Objects merged per photo", digits=2),
     FigureName("seconds", "Seconds per photo (median)", "s", digits=1, plotted=True),
 )
 

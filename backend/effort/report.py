@@ -231,6 +231,8 @@ def _drawn(tasks: Sequence[TaskEffort], resamples: int, seed: int) -> dict[str, 
         "regions_changed": lambda t: (t.counts.changed, 1),
         "regions_added": lambda t: (t.counts.added, 1),
         "regions_deleted": lambda t: (t.counts.deleted, 1),
+        "objects_cut": lambda t: (t.counts.cut, 1),
+        "objects_merged": lambda t: (t.counts.merged, 1),
     }
     counts = bootstrap_counts(len(tasks), resamples, seed)
     found = {name: _ratio([of(task) for task in tasks], counts) for name, of in ratios.items()}

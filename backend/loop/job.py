@@ -55,7 +55,7 @@ from training.evaluation.calibrate import answers_by_class, fit_calibration, fit
 from training.evaluation.gate import Limits, judge
 from training.evaluation.gate_report import choose_samples, make_samples, write_report
 from training.evaluation.paired import Pair
-from training.evaluation.scores import ImageScore, Latency, measure_latency, score_images
+from training.evaluation.scores import ImageScore, Latency, measure_latency, objects_in_words, score_images
 from training.instant.left_out import LeaveOneOut
 from training.recipe.files import recipe_from_values, to_values
 from training.recipe.values import Recipe
@@ -319,6 +319,8 @@ class TrainingJob:
         about = report_facts(
             project_number(self.project), snapshot, trained, scores.get("heads", {}), self._rechecked()
         )
+        if objects := objects_in_words(champion, candidate):
+            about["objects of the held-out photos"] = objects
         versions = (self._champion.version, self._candidate.version)
         write_report(verdict, samples, self.folder / "report", versions=versions, about=about)
         return verdict.as_dict()

@@ -6,7 +6,7 @@ of a million records is small. What always holds in a label map: a value >= 0 is
 loss and in no metric.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lasagna.errors import DataError
+from lasagna.masks.objects import Objects
 
 OTHER, UNKNOWN = -1, -2
 
@@ -38,6 +39,8 @@ class Record:
         labels: Reads the label map; None where there are no masks. With `texts` a map without a 0 says that nothing in
             the photo is meant (gRefCOCO's "no target").
         size: (height, width) of the photo where the annotation states it, else None.
+        objects: Reads the objects of the classes whose objects are told apart, by the class's name, also of those that
+            the photo does not have; None: nothing tells objects apart.
     """
 
     source: str
@@ -49,6 +52,7 @@ class Record:
     answer: str | None = None
     labels: Callable[[], LabelMap] | None = None
     size: tuple[int, int] | None = None
+    objects: Callable[[], Mapping[str, Objects]] | None = None
 
     def read(self) -> LabelMap:
         """The label map. Raises DataError where the record has none or a file of it is broken."""

@@ -9,8 +9,8 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -20,24 +20,37 @@ from PIL import Image
 
 from lasagna.contract.model import ClassListAnswerer
 from lasagna.errors import DataError
-from training.data.records import Record
+from lasagna.masks.objects import Objects
+from lasagna.masks.segmentation import ClassQuery, Segmentation
+from training.data.records import UNKNOWN, LabelMap, Record
+from training.evaluation.objects import Counts, count_matches
 from training.evaluation.scoring import ClassScore, read_batches, score_photo
 
 
 @dataclass(frozen=True)
 class ImageScore:
-    """One photo: a score for every class that was asked, in order, and the seconds of the model for it."""
+    """One photo.
+
+    Attributes:
+        image_id: Its id.
+        classes: A score for every class that was asked, in order.
+        seconds: Of the model for it.
+        objects: Of the classes whose objects are told apart: which were found.
+    """
 
     image_id: str
     classes: tuple[ClassScore, ...]
     seconds: float = 0.0
+    objects: Mapping[str, Counts] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ImageScore":
-        return cls(values["image_id"], tuple(ClassScore(**one) for one in values["classes"]), values["seconds"])
+        objects = {name: Counts(**one) for name, one in values.get("objects", {}).items()}
+        classes = tuple(ClassScore(**one) for one in values["classes"])
+        return cls(values["image_id"], classes, values["seconds"], objects)
 
 
 @dataclass(frozen=True)
@@ -109,14 +122,53 @@ def score_images(
     """
     scores = []
     for batch in read_batches(records, batch_size, on_failure, on_image):
-        images, queries = [image for _, image, _ in batch], [record.classes for record, _, _ in batch]
+        images = [image for _, image, _ in batch]
+        told = [record.objects() if record.objects else {} for record, _, _ in batch]
+        asked = zip(batch, told, strict=True)
+        queries = [
+            [ClassQuery(name, objects=True) if name in each else name for name in record.classes]
+            for (record, *_), each in asked
+        ]
         began = time.perf_counter()
         answers = model.segment_batch(images, queries, threshold=threshold, guess_unknown=True)
         seconds = (time.perf_counter() - began) / len(batch)
-        for (record, _, truth), answer in zip(batch, answers, strict=True):
-            scores.append(ImageScore(record.image_id, score_photo(truth, answer).classes, seconds))
+        for (record, _, truth), answer, each in zip(batch, answers, told, strict=True):
+            classes = score_photo(truth, answer).classes
+            scores.append(ImageScore(record.image_id, classes, seconds, _objects(answer, truth, each)))
             on_image()
     return scores
+
+
+def _objects(answer: Segmentation, truth: LabelMap, told: Mapping[str, Objects]) -> dict[str, Counts]:
+    """Which objects of each class were found; what is annotated as a class and as no object of it is void."""
+    unknown = (truth == UNKNOWN).any(0) if told else None
+    found = {}
+    for place, one in enumerate(answer.classes):
+        if one.name in told:
+            own = told[one.name].numbers
+            void = (unknown | (truth == place).any(0)) & (own == 0)
+            pieces = np.zeros_like(own) if one.objects is None else one.objects.numbers
+            found[one.name] = count_matches(own, void, pieces)
+    return found
+
+
+def objects_in_words(champion: Iterable[ImageScore], candidate: Iterable[ImageScore]) -> str:
+    """The panoptic quality of both models' objects on the same photos, for a report; "" where no class has any."""
+    totals = []
+    for side in (champion, candidate):
+        total = Counts()
+        for score in side:
+            for counts in score.objects.values():
+                total += counts
+        totals.append(total)
+    before, after = totals
+    count = before.matched + before.missed
+    if not count:
+        return ""
+    parts = [f"panoptic quality {before.pq or 0:.3f} before, {after.pq or 0:.3f} after, of {count} objects"]
+    for what in ("matched", "wrong", "missed"):
+        parts.append(f"{what} {getattr(before, what)} before, {getattr(after, what)} after")
+    return "; ".join(parts)
 
 
 _DRAWN = 8

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lasagna import ClassAnswer, Lasagna, Segmentation
+from lasagna import ClassAnswer, ClassQuery, Lasagna, Segmentation
 from lasagna.checkpoint.folder import Calibration
 from lasagna.errors import DataError
+from lasagna.masks.objects import Objects
 from training.data.records import OTHER, UNKNOWN, Record, stack_masks
 from training.evaluation.gate import Limits, Verdict, judge
 from training.evaluation.metrics import PresenceMetrics
 from training.evaluation.paired import sign_test
-from training.evaluation.scores import ImageScore, Latency, measure_latency, score_images
+from training.evaluation.scores import ImageScore, Latency, measure_latency, objects_in_words, score_images
 from training.evaluation.scoring import ClassScore
 
 LIMITS = Limits(resamples=500)
@@ -333,6 +334,36 @@ def test_scores_keep_overlaps_and_leave_void_out(records: list[Record]) -> None:
     assert (cat.intersection, cat.union, cat.truth) == (0, 24 * 30, 24 * 14)
     assert (car.present, car.said, car.truth, car.union) == (False, True, 0, 24 * 14)
     assert [ImageScore.from_dict(json.loads(json.dumps(score.as_dict()))) for score in scores] == scores
+
+
+class Teller(Painter):
+    """Answers with a cat on the left, in these objects, where a cat's objects are asked for."""
+
+    def __init__(self, objects: Objects) -> None:
+        super().__init__({"cat": half("left")})
+        self.objects = objects
+
+    def segment_batch(self, images: Any, class_lists: Any, /, **_: Any) -> list[Segmentation]:
+        assert list(class_lists[0]) == ["sky", ClassQuery("cat", objects=True), "car"]
+        answers = super().segment_batch(images, [NAMES] * len(images))
+        return [
+            Segmentation(SIZE, tuple(replace(a, objects=self.objects if a.name == "cat" else None) for a in answer))
+            for answer in answers
+        ]
+
+
+def test_objects_are_scored_where_a_project_has_them(records: list[Record]) -> None:
+    """Two cats are annotated, one above the other; the one model gives two, the other one over both."""
+    cats = Objects.of_masks([half("left") & half("top"), half("left") & ~half("top")], [1.0, 1.0], SIZE)
+    told = [replace(record, objects=lambda: {"cat": cats}) for record in records]
+    champion = score_images(Teller(Objects.of_masks([half("left")], [0.9], SIZE)), told)
+    candidate = score_images(Teller(cats), told)
+    assert champion[0].objects["cat"].matched == 0
+    assert candidate[0].objects["cat"].matched == 2
+    assert [ImageScore.from_dict(json.loads(json.dumps(score.as_dict()))) for score in candidate] == candidate
+    words = objects_in_words(champion, candidate)
+    assert words.startswith("panoptic quality 0.000 before, 1.000 after, of 12 objects; matched 0 before, 12 after")
+    assert objects_in_words(score_images(Painter({}), records), []) == ""
 
 
 def test_a_photo_that_cannot_be_scored_is_named_and_left_out(records: list[Record], tmp_path: Path) -> None:

@@ -39,12 +39,20 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from lasagna.errors import DataError
-from lasagna.formats.annotations import MOST_REGIONS, choose_annotation, has_area, region_to_mask, regions_to_masks
+from lasagna.formats.annotations import (
+    MOST_REGIONS,
+    choose_annotation,
+    has_area,
+    region_to_mask,
+    regions_to_masks,
+    regions_to_objects,
+)
 from lasagna.formats.first_uses import FirstUses
 from lasagna.formats.regions import Reading, Region, read_regions
 from lasagna.labels.configuration import LabelConfig, TaskImage, read_label_config
 from lasagna.labels.history import LabelHistory
 from lasagna.labels.parts import ImageConfig
+from lasagna.masks.objects import Objects
 from training.data.records import OTHER, UNKNOWN, LabelMap, Record, require_files, stack_masks
 from training.data.sources.annotations import read_json, upright_size
 from training.data.sources.unsplit import SPLIT_NAMES, UNSPLIT, annotated_photos, is_in_split
@@ -327,13 +335,16 @@ def _record(
     decided = _decide(regions, reading.elsewhere, image.config, set(stood), size)
     if not decided.classes:
         raise _UnusableError("; ".join(decided.notes) or "no label is known to have stood in the configuration then")
+    where = f"{export}: task {task.name_of(image)}"
+    told = [query.text for query in image.config.classes if query.objects and query.text in decided.classes]
     record = Record(
         "label_studio",
         task.name_of(image),
         path,
         classes=decided.classes,
-        labels=partial(_labels, decided.drawn, decided.unlabelled, size, f"{export}: task {task.name_of(image)}"),
+        labels=partial(_labels, decided.drawn, decided.unlabelled, size, where),
         size=size,
+        objects=partial(_told_apart, decided, tuple(told), size, where) if told else None,
     )
     return record, decided.notes
 
@@ -405,6 +416,16 @@ def _look(region: Region, size: tuple[int, int]) -> tuple[bool, str]:
         return has_area(region, size), ""
     except DataError as reason:
         return False, str(reason)
+
+
+def _told_apart(decided: _Decided, names: Sequence[str], size: tuple[int, int], where: str) -> dict[str, Objects]:
+    """The objects of classes, one for each region; see `Record.objects`."""
+    pairs = [(decided.classes[i], region) for i, region in decided.drawn if decided.classes[i] in names]
+    try:
+        found = dict(regions_to_objects(pairs, size))
+    except DataError as error:
+        raise DataError(f"{where}, {error}; correct the task and export again") from error
+    return {name: found.get(name, Objects.of_masks([], [], size)) for name in names}
 
 
 def _labels(

@@ -424,3 +424,25 @@ def test_a_single_export_has_splits_and_finds_what_annotate_wrote(tmp_path: Path
     (out / "train.json").write_text(json.dumps(tasks))
     with pytest.raises(DataError, match=r"there is no export val\.json"):
         LabelStudioExport(out, "val")
+
+
+def test_the_objects_of_a_record_are_its_regions(tmp_path: Path) -> None:
+    """Cats and dogs are things; the sky is not, and has no objects."""
+    drawn = [
+        brush("Cat", area(0, 0, 5, 5), id="a"),
+        brush("Cat", area(5, 0, 10, 5), id="b"),
+        brush("Sky", area(0, 6, 20, 10), id="c"),
+        brush("Sky", area(12, 0, 20, 4), id="d"),
+    ]
+    write(tmp_path, [task(1, [annotation(1, drawn)])])
+    objects = only_record(tmp_path).objects
+    assert objects is not None
+    found = objects()
+    assert set(found) == {"Cat", "Dog"}
+    assert len(found["Dog"]) == 0
+    cats = [each.mask for each in found["Cat"]]
+    assert (cats[0] == area(0, 0, 5, 5)).all()
+    assert (cats[1] == area(5, 0, 10, 5)).all()
+    plain = CONFIG.replace('"Cat"/>', '"Cat" objects="false"/>').replace('"Dog"/>', '"Dog" objects="false"/>')
+    write(tmp_path, [task(1, [annotation(1, drawn)])], plain)
+    assert only_record(tmp_path).objects is None
