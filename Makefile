@@ -85,6 +85,7 @@ setup:
 pictures:
 	@$(SETUP) environment label-studio browser
 	.venv/bin/pytest tests/field/test_editor_forms.py tests/field/test_unknown_labels.py tests/field/test_data_fields.py \
+		tests/field/test_objects_in_editor.py \
 		--pictures docs/pictures
 
 screenshot:
