@@ -74,7 +74,7 @@ class Lasagna(Learning):
         classifier: What the backbone's features say of them (`lasagna.instant.classifier`), or None.
     """
 
-    abilities = Abilities(keeps_images=True, clicks=True, questions=True, instant=True, training=True)
+    abilities = Abilities(keeps_images=True, clicks=True, questions=True, instant=True, training=True, objects=True)
 
     def __init__(
         self,

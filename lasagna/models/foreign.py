@@ -23,6 +23,7 @@ from torch import Tensor
 from lasagna.assistant.inputs import ImageLike, as_array, check_batch
 from lasagna.assistant.lasagna import mask_stability
 from lasagna.assistant.locking import CallLock
+from lasagna.assistant.objects import tell_apart
 from lasagna.checkpoint.architectures import folder_licence
 from lasagna.checkpoint.folder import checkpoint_version, load_calibration
 from lasagna.contract.model import Abilities, ClassListModel
@@ -137,7 +138,9 @@ class ForeignModel(ClassListModel):
         queries = check_batch(images, class_lists, threshold, chunk_size, exclusive)
         with self._lock, torch.inference_mode():
             return [
-                self._answer(self._encoded(image), asked, threshold, exclusive, chunk_size or self.block)
+                tell_apart(
+                    self._answer(self._encoded(image), asked, threshold, exclusive, chunk_size or self.block), asked
+                )
                 for image, asked in zip(images, queries, strict=True)
             ]
 

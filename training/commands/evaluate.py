@@ -230,7 +230,7 @@ def _measure(
 
 
 def _measure_objects(
-    model: "Lasagna",
+    model: "ClassListModel",
     source: Folder,
     options: Mapping[str, Any],
     chunk_size: int | None,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lasagna.assistant.objects import to_objects
+from lasagna.contract.model import ClassListAnswerer
 from lasagna.errors import LasagnaError
 from lasagna.files import write_atomically
 from lasagna.masks.objects import Objects
@@ -24,7 +25,7 @@ from training.data.sources.instances import InstanceMaps, Instances
 from training.data.spread import spread
 from training.evaluation.objects import ObjectScores
 from training.evaluation.samples import sample_for_page
-from training.evaluation.scoring import ClassListModel, read_batches
+from training.evaluation.scoring import read_batches
 
 PARTS, TOLD = "connected parts", "told apart"
 """The two ways: every connected part of a class an object, and as the model says."""
@@ -60,7 +61,7 @@ class ObjectEvaluation:
 
 
 def evaluate_objects(
-    model: ClassListModel,
+    model: ClassListAnswerer,
     source: Folder,
     *,
     limit: int | None = None,
