@@ -109,7 +109,7 @@ def _row(models: Mapping[str, ClassListModel], count: int, share: float, batch: 
         if isinstance(model, Sam3):
             model.presence_first = presence_first
             model.forget_texts()
-        answers[way] = model.segment(photo, names, chunk_size=chunk)
+        answers[way] = model.segment(photo, names, chunk_size=chunk, guess_unknown=True)
 
     ways: dict[str, Callable[[], Any]] = {
         "nano": partial(ask, "nano", models["nano"]),
@@ -137,7 +137,8 @@ def find_share(model: ClassListModel, photo: Any, names: Sequence[str], share: f
     model.calibration = Calibration()
     for _ in range(2 if model.abilities.training else 1):  # an answer of nano depends on the decisions before it
         offset = model.calibration.offset
-        found = np.array([one.probability for one in model.segment(photo, names)]).clip(1e-7, 1 - 1e-7)
+        answer = model.segment(photo, names, guess_unknown=True)  # nano was not taught all of them
+        found = np.array([one.probability for one in answer]).clip(1e-7, 1 - 1e-7)
         margins = np.log(found / (1 - found)) + offset
         model.calibration = Calibration(offset=float(np.quantile(margins, 1 - share)) if share else 1e9)
 

@@ -77,14 +77,14 @@ def test_start_ends_with_an_answer() -> None:
 
 def test_the_peers_answer_the_same_lists(tmp_path: Path) -> None:
     plot = tmp_path / "peer.svg"
-    setting = ("--size", "tiny", "--device", "cpu", "--classes", "1,7", "--batch", 2, "--present", 0.5, "--plot", plot)
+    setting = ("--size", "tiny", "--device", "cpu", "--classes", "1,90", "--batch", 2, "--present", 0.5, "--plot", plot)
     rows = figures("peer", *setting)["rows"]
-    assert [row["classes"] for row in rows] == [1, 7]
+    assert [row["classes"] for row in rows] == [1, 90]  # nano was not taught all of the 90
     for row in rows:
         assert all(row[f"seconds_{way}"] > 0 for way in WAYS)
         assert row["same_decisions"]
         assert row["same_masks"] == 1
-    assert 2 <= rows[1]["present_of_sam3"] <= 5
+    assert 30 <= rows[1]["present_of_sam3"] <= 60
     assert plot.read_text().startswith("<?xml")
 
 
