@@ -270,7 +270,7 @@ def bench(context: click.Context) -> None:
         context.invoke(all_benchmarks)
 
 
-LONG = ("features", "faults", "load", "prelabel", "submit", "soak", "corpus")
+LONG = ("features", "faults", "hour", "load", "prelabel", "submit", "soak", "corpus")
 """Benchmarks that `all` leaves out unless it is told otherwise."""
 
 
@@ -279,7 +279,7 @@ LONG = ("features", "faults", "load", "prelabel", "submit", "soak", "corpus")
     "--skip",
     default=",".join(LONG),
     show_default=True,
-    help="Benchmarks to leave out; features trains 7B shapes (60 GB), faults, load, prelabel and submit run Label "
+    help="Benchmarks to leave out; features trains 7B shapes (60 GB), faults, hour, load, prelabel, submit run Label "
     "Studio, soak and corpus annotate a thousand photos.",
 )
 @common_options
