@@ -76,8 +76,10 @@ Hosts = Annotated[
 ]
 Occasion = Annotated[
     Text,
-    _matching(r"every [1-9][0-9]{0,8}|cron\s+\S{1,99}(\s+\S{1,99}){4}|by hand|never"),
-    Allowed('"every 20" (corrections), "cron 0 3 * * *" (minute, hour, day, month, weekday), "by hand" or "never"'),
+    _matching(r"auto|every [1-9][0-9]{0,8}|cron\s+\S{1,99}(\s+\S{1,99}){4}|by hand|never"),
+    Allowed(
+        '"auto", "every 20" (corrections), "cron 0 3 * * *" (minute, hour, day, month, weekday), "by hand" or "never"'
+    ),
 ]
 Changes = Annotated[
     Text,
@@ -159,7 +161,9 @@ class Settings(BaseSettings):
         600.0, description="seconds during which Label Studio is tried again while it is gone"
     )
     train_when: Occasion = Field(
-        "every 20", description="when a project is trained: every N (corrections), cron * * * * *, by hand, never"
+        "auto",
+        description="when a project is trained: auto (after 20 corrections, 100 while an instant head draws), every N, "
+        "cron * * * * *, by hand, never",
     )
     instant: Switch = Field(True, description="yes: learn from each correction at once (the instant head)")
     train_recipe: Text = Field("", description="recipe of fine-tunes; empty: the shipped one for the model")

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,6 +29,8 @@ from uuid import uuid4
 import redis
 from rq.cron import CronJob
 
+from backend.instant.heads import ProjectHeads
+from backend.instant.policy import learns_at_once
 from backend.queue import jobs
 from backend.queue.counters import Meter
 from backend.queue.store import KEEP_WORK, PREFIX, TRAINING, Store
@@ -67,20 +70,24 @@ class Policy:
 
     Attributes:
         every: After so many corrected tasks, or None.
+        beside_head: The same while an instant head draws; None: `every`.
         cron: By this schedule ("0 3 * * *", local time) where something was corrected, or "".
         by_button: Label Studio's "Start training" starts one.
     """
 
     every: int | None = None
+    beside_head: int | None = None
     cron: str = ""
     by_button: bool = True
 
     @classmethod
     def parse(cls, text: str) -> "Policy":
-        """Reads "every 20", "cron 0 3 * * *", "by hand" or "never". Raises ConfigError."""
+        """Reads "auto", "every 20", "cron 0 3 * * *", "by hand" or "never". Raises ConfigError."""
         words = text.strip().lower()
         if len(words) > _LONGEST_POLICY:
             words = ""
+        if words == "auto":
+            return cls(every=20, beside_head=100)
         if found := re.fullmatch(r"every ([0-9]{1,9})", words):
             if int(found[1]) > 0:
                 return cls(every=int(found[1]))
@@ -92,9 +99,20 @@ class Policy:
         elif words in ("by hand", "never"):
             return cls(by_button=words == "by hand")
         raise ConfigError(
-            f'when a project is trained is "every 20" (corrections), "cron 0 3 * * *" (minute, hour, day, month, '
-            f'weekday), "by hand" or "never", not {text[:80]!r}'
+            'when a project is trained is "auto" (after 20 corrections, after 100 while an instant head draws), "every '
+            '20" (corrections), "cron 0 3 * * *" (minute, hour, day, month, weekday), "by hand" or "never", not '
+            f"{text[:80]!r}"
         )
+
+    def is_due(self, changed: int, head_draws: Callable[[], bool]) -> bool:
+        """Whether so many corrected tasks are enough.
+
+        Args:
+            head_draws: Says whether the project's instant head draws; asked where the answer depends on it.
+        """
+        if self.every is None or changed < self.every:
+            return False
+        return self.beside_head is None or changed >= self.beside_head or not head_draws()
 
 
 _LONGEST_POLICY = 500
@@ -308,7 +326,7 @@ class Triggers:
             tasks = [str(task) for task in json.loads(event.get("tasks") or "[]")]
             annotations = [f"annotation {one}" for one in json.loads(event.get("annotations") or "[]")]
             count = self.trainings.add_changes(project, tasks or annotations)
-            if policy.every and count >= policy.every:
+            if policy.is_due(count, partial(self._head_draws, project)):
                 self.request(project, f"{count} corrections")
 
     def look_at_schedules(self) -> None:
@@ -368,13 +386,24 @@ class Triggers:
             count = self.trainings.add_changes(uid, [str(task) for task in missed])
             if missed:
                 logger.info("project %s: %d tasks were corrected since the last snapshot", number, len(missed))
-            if policy.every and count >= policy.every:
+            if policy.is_due(count, partial(self._head_draws, uid)):
                 self.request(uid, f"{count} corrections")
         return unasked
 
     def _policy(self, project: str) -> Policy:
         own = self._store.project(project).train
         return Policy.parse(own or self._settings.train_when)
+
+    def _head_draws(self, project: str) -> bool:
+        """Whether the instant head that a project used last draws. One that cannot be read draws nothing."""
+        if not learns_at_once(self._settings, self._store.project(project)):
+            return False
+        try:
+            states = ProjectHeads(self._registry).states(project)
+        except LasagnaError as error:
+            logger.warning("project %s: its instant heads cannot be read: %s", number_of(project), error)
+            return False
+        return bool(states) and bool(states[-1].decision.get("serves"))
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
@@ -425,10 +454,11 @@ class Triggers:
             self.trainings.note(project, state="idle", again="", stage="", left="", ended=f"{time.time():.0f}", **shown)
             self._meter.count(f"trainings:{result['outcome']}")
             self._meter.flush()
-            count, every = self.trainings.changed(project), self._policy(project).every
+            count = self.trainings.changed(project)
             if wanted:
                 self.request(project, wanted)
-            elif every and count >= every and not failed:  # else a job that cannot succeed would begin again at once
+            elif not failed and self._policy(project).is_due(count, partial(self._head_draws, project)):
+                # of a job that failed: one that cannot succeed would begin again at once
                 self.request(project, f"{count} corrections")
 
     def _enqueue(self, project: str, id: str, reason: str) -> None:

@@ -13,14 +13,17 @@ from click.testing import CliRunner
 
 from backend.app import create_app
 from backend.commands.train import train
+from backend.instant.heads import ProjectHeads
 from backend.loop.trainings import Policy, Trainings, Triggers, new_job, unfinished_jobs
 from backend.queue.jobs import queue
 from backend.queue.store import Project, Store
 from backend.studio.project_id import project_uid
 from backend.web.predictions import parse_parameters
 from lasagna.errors import ConfigError, ServiceError
+from lasagna.instant.store import HeadStore
 from lasagna.settings import Settings
 from tests.backend.backend_helpers import CONFIG, PROJECT, TOKEN, wait_until
+from tests.lasagna.instant.instant_world import made_correction
 
 
 class Loop:
@@ -73,6 +76,7 @@ def loop(tmp_path: Path, settings: Settings, store: Store) -> Loop:
 @pytest.mark.parametrize(
     ("text", "policy"),
     [
+        ("auto", Policy(every=20, beside_head=100)),
         ("every 20", Policy(every=20)),
         (" Every 1 ", Policy(every=1)),
         ("cron 0 3 * * *", Policy(cron="0 3 * * *")),
@@ -115,6 +119,48 @@ def test_every_so_many_corrections(loop: Loop) -> None:
     assert (asked["project"], asked["reason"]) == (PROJECT, "3 corrections")
     [job] = queue(loop.store.redis, "train").jobs
     assert job.args == [PROJECT, id] or tuple(job.args) == (PROJECT, id)
+
+
+def learnt(folder: Path, count: int) -> HeadStore:
+    """The store of a project's heads after some corrections."""
+    corrections = [made_correction(seed).numbered(seed + 1) for seed in range(count)]
+    store = HeadStore(ProjectHeads(folder).folder(PROJECT, corrections[0].version))
+    for correction in corrections:
+        store.put(correction)
+    store.refresh()
+    return store
+
+
+def test_a_fine_tune_waits_longer_while_a_head_draws(loop: Loop) -> None:
+    head = learnt(loop.folder, 12).current()
+    assert head is not None
+    assert head.serves, head.decision.reason
+    loop.set_policy("auto")
+    loop.submit(*range(1, 25))
+    assert loop.state()["changed"] == "24"
+    assert loop.jobs() == [], "the head learns at once what a fine-tune would"
+    assert loop.triggers.catch_up() == []
+    assert loop.jobs() == []
+    loop.submit(*range(25, 101))
+    assert loop.state()["state"] == "queued"
+    assert len(loop.jobs()) == 1
+
+
+@pytest.mark.parametrize("why", ["none", "does not draw", "off", "damaged"])
+def test_a_head_that_does_not_draw_changes_nothing(loop: Loop, why: str) -> None:
+    if why != "none":
+        store = learnt(loop.folder, 2 if why == "does not draw" else 12)
+        head = store.current()
+        assert head is not None
+        assert head.serves == (why != "does not draw")
+        if why == "damaged":
+            (store.folder / "current.json").write_text("{")
+    instant = False if why == "off" else None
+    loop.store.keep_project(PROJECT, Project("http://127.0.0.1:1", "", "", None, "auto", instant=instant))
+    loop.submit(*range(1, 20))
+    assert loop.state()["state"] == "idle"
+    loop.submit(20)
+    assert loop.state()["state"] == "queued"
 
 
 @pytest.mark.parametrize(
