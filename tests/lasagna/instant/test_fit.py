@@ -263,3 +263,34 @@ def test_photos_that_have_nothing_and_show_nothing_say_nothing():
     assert decision.compared == 6
     assert "have none of the classes" in decision.reason
     assert decision.model is None
+
+
+def photos(*hits: float, background: float = 9_000.0, spilt: float = 0.0) -> list[Tally]:
+    """Photos of a small thing of 100 pixels, of which so many are found, on a background that is right but for what is
+    spilt."""
+    return [
+        Tally(
+            np.array([[hit]]),
+            np.array([[100.0]]),
+            np.array([[hit + spilt]]),
+            np.array([hit + background - spilt]),
+            np.array([100 + background]),
+        )
+        for hit in hits
+    ]
+
+
+def test_small_things_that_are_found_are_enough() -> None:
+    """Nearly every pixel is right before and after, so that right pixels say nothing of small things."""
+    model = photos(40, 50, 45, 40, 55, 50, 45, 50)
+    found = decide(model, photos(70, 80, 75, 70, 85, 70, 75, 80), 8)
+    assert found.serves, found.reason
+    assert found.accuracy_gain is not None
+    assert 0 < found.accuracy_gain < 0.03
+    drawn_beside = decide(model, photos(70, 80, 75, 70, 85, 70, 75, 80, spilt=40), 8)
+    assert drawn_beside.low is not None
+    assert drawn_beside.low < 0.05 or not drawn_beside.serves
+    assert not drawn_beside.serves, "pixels are worse"
+    little = decide(model, photos(42, 51, 47, 43, 56, 51, 47, 52), 8)
+    assert not little.serves, "neither is clear"
+    assert "or no fewer, with at least +0.05 mIoU" in little.reason
