@@ -65,7 +65,7 @@ def limit(
     """
     import torch
 
-    from lasagna.assistant.lasagna import choose_device
+    from lasagna.assistant.devices import choose_device
 
     if min(x for x in (flops, bandwidth, 1.0) if x is not None) <= 0:
         raise click.UsageError("--flops and --bandwidth are above 0")

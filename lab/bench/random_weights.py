@@ -146,7 +146,8 @@ def random_lasagna(
         names: Class names that its tokenizer knows well.
         device, dtype: As for `Lasagna.from_pretrained`.
     """
-    from lasagna.assistant.lasagna import Lasagna, choose_device, choose_dtype
+    from lasagna.assistant.devices import choose_device, choose_dtype
+    from lasagna.assistant.lasagna import Lasagna
 
     if dialect not in DIALECTS:
         raise ConfigError(f"unknown dialect {dialect!r}; it is {' or '.join(DIALECTS)}")

@@ -23,7 +23,7 @@ from torch import Tensor
 from lab.parity.rows import ParityRow, apart
 from lab.parity.training import merging, training
 from lab.parity.vectors import Vectors
-from lasagna.assistant.lasagna import masks_to_image
+from lasagna.assistant.drawing import masks_to_image
 from lasagna.network.decoding import decode_class_lists
 from lasagna.network.generate import generate
 from lasagna.network.vision import PreparedImage

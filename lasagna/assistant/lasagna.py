@@ -19,6 +19,8 @@ from torch import Tensor
 
 from lasagna.assistant.answers import Decided, ImageFeatures, grey
 from lasagna.assistant.corrected import answer_with_head
+from lasagna.assistant.devices import choose_device, choose_dtype
+from lasagna.assistant.drawing import draw_masks, masks_to_image
 from lasagna.assistant.inputs import ImageLike, as_array, check_batch, check_prompt, check_question
 from lasagna.assistant.learning import Learning
 from lasagna.assistant.objects import tell_apart
@@ -47,7 +49,6 @@ from lasagna.prompt.tokenizer import LabelTokenizer, load_tokenizer
 from lasagna.settings import cache_folder
 
 ENCODERS = ("torch", "openvino")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -435,7 +436,7 @@ class Lasagna(Learning):
         """Masks of names of one image, and their stability; see `segment_batch`. For callers that hold the lock."""
         if not decided:
             return [], []
-        return _masks(self.mask_logits(features, decided), features.prepared, exclusive)
+        return draw_masks(self.mask_logits(features, decided), features.prepared, exclusive)
 
     def decode_masks(self, features: ImageFeatures, hidden: list[Tensor], exclusive: bool = False) -> list[Mask]:
         """Masks of one image from the states that predict "present" alone, (width,) each: those of an answer in words;
@@ -443,7 +444,7 @@ class Lasagna(Learning):
         if not hidden:
             return []
         with torch.inference_mode():
-            return _masks(self._language_masks(features.encoded, hidden), features.prepared, exclusive)[0]
+            return draw_masks(self._language_masks(features.encoded, hidden), features.prepared, exclusive)[0]
 
     def _encode(self, prepared: Sequence[PreparedImage]) -> list[EncodedImages]:
         """Encodes images, those of one shape together; results in the given order, each a batch of one."""
@@ -582,59 +583,3 @@ def _assemble(
             for query, text in zip(queries, texts, strict=True)
         ),
     )
-
-
-def _masks(small: Tensor, prepared: PreparedImage, exclusive: bool) -> tuple[list[Mask], list[float]]:
-    """Masks of one image from their logits (M, h, w) at the input's size, and their stability."""
-    logits = masks_to_image(small, prepared)
-    masks = logits > 0
-    if exclusive:
-        masks &= torch.zeros_like(masks).scatter_(0, logits.argmax(0, keepdim=True), True)
-    return [mask.numpy() for mask in masks.cpu()], mask_stability(small).tolist()
-
-
-def masks_to_image(logits: Tensor, prepared: PreparedImage) -> Tensor:
-    """(M, h, w) logits of the input, padding included, to float32 (M, H, W) of the original image."""
-    resized = logits.float()[:, None]
-    if prepared.through_input:
-        resized = F.interpolate(resized, size=prepared.input_size, mode="bilinear", align_corners=False)
-        resized = resized[..., : prepared.content_size[0], : prepared.content_size[1]]
-    return F.interpolate(resized, size=prepared.original_size, mode="bilinear", align_corners=False)[:, 0]
-
-
-def mask_stability(logits: Tensor) -> Tensor:
-    """SAM's stability score (segment-anything, `calculate_stability_score`) of (M, h, w) logits.
-
-    Returns float32 (M,), in [0, 1]: the intersection over union of the mask at a threshold of +1 with that at -1, which
-    holds it. An empty mask, which no threshold between would change, has 1.
-    """
-    inner, outer = ((logits > threshold).flatten(1).sum(1).float() for threshold in (1, -1))
-    return torch.where(outer > 0, inner / outer.clamp(min=1), torch.ones_like(inner)).cpu()
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of "auto", "cpu", "cuda" or "cuda:N". Raises ConfigError where this machine has it not."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError) as error:
-        raise ConfigError(f"unknown device {name!r}; it is auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"the device {name} is not used here; it is auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"no device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use auto or cpu"
-        )
-    return device
-
-
-def choose_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The number format of "auto", a name of `DTYPES`, or one of these as torch has it. Raises ConfigError."""
-    if isinstance(name, torch.dtype):
-        name = str(name).removeprefix("torch.")
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if name not in DTYPES:
-        raise ConfigError(f"unknown dtype {name!r}; it is auto, {', '.join(DTYPES)}")
-    return DTYPES[name]

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lasagna.assistant.lasagna import choose_device, choose_dtype
+from lasagna.assistant.devices import choose_device, choose_dtype
 from lasagna.models.foreign import EncodedPhoto, ForeignModel, Said, blocks, load_network, masks_of_logits, read_folder
 
 PEAK = 0.01

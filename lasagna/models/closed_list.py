@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lasagna.assistant.lasagna import choose_device, choose_dtype
+from lasagna.assistant.devices import choose_device, choose_dtype
 from lasagna.checkpoint.closed_lists import closed_names
 from lasagna.checkpoint.vocabulary import load_vocabulary
 from lasagna.masks.segmentation import ClassQuery

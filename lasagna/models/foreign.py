@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lasagna.assistant.drawing import mask_stability
 from lasagna.assistant.inputs import ImageLike, as_array, check_batch
-from lasagna.assistant.lasagna import mask_stability
 from lasagna.assistant.locking import CallLock
 from lasagna.assistant.objects import tell_apart
 from lasagna.checkpoint.architectures import folder_licence

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lasagna.assistant.lasagna import choose_device, choose_dtype, mask_stability
+from lasagna.assistant.devices import choose_device, choose_dtype
+from lasagna.assistant.drawing import mask_stability
 from lasagna.models.closed_list import log_odds
 from lasagna.models.foreign import EncodedPhoto, ForeignModel, Said, blocks, load_network, read_folder
 

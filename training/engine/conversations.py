@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lasagna.assistant.lasagna import masks_to_image
+from lasagna.assistant.drawing import masks_to_image
 from lasagna.network.model import LasagnaModel
 from lasagna.network.vision import EncodedImages, PreparedImage
 from lasagna.prompt.sequences import IGNORED, Conversation

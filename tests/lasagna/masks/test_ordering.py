@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lasagna.assistant.lasagna import Lasagna, mask_stability
+from lasagna.assistant.drawing import mask_stability
+from lasagna.assistant.lasagna import Lasagna
 from lasagna.formats.record import record_to_segmentation, segmentation_to_record
 from lasagna.masks.ordering import expected_edits, task_score
 from lasagna.masks.segmentation import ClassAnswer, Segmentation

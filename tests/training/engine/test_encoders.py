@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from lasagna import Lasagna
-from lasagna.assistant.lasagna import masks_to_image
+from lasagna.assistant.drawing import masks_to_image
 from training.engine.encoders import Conversations, LiveEncoder
 
 
