@@ -223,14 +223,14 @@ def _presence(photos: Sequence[LeftOut], alone: bool, enough: bool) -> tuple[Pre
 
 def refines(photos: Sequence[LeftOut], presence: Presence) -> bool:
     """Whether probabilities beside a model that draws are better than its own: the log loss of the left-out answers, by
-    more than one standard error of the photos' differences. Of one photo alone nothing can be said."""
+    more than one standard error of the photos' differences. Of one photo or two nothing can be said."""
     gains = []
     for photo in photos:
         if not photo.correction.is_evidence or not len((pair := presence_answers([photo]))[1]):
             continue
         own, new = (log_loss(each.probability(pair[0]), pair[1]) for each in (as_the_model(), presence))
         gains.append(own - new)
-    return len(gains) > 1 and float(np.mean(gains)) > float(np.std(gains, ddof=1) / len(gains) ** 0.5)
+    return len(gains) > 2 and float(np.mean(gains)) > float(np.std(gains, ddof=1) / len(gains) ** 0.5)
 
 
 def _stack(
