@@ -285,7 +285,10 @@ LONG = ("features", "faults", "hour", "load", "prelabel", "submit", "soak", "cor
 @common_options
 @click.pass_context
 def all_benchmarks(context: click.Context, skip: str, chosen: ModelOptions) -> None:
-    """Run every benchmark that needs no option; each takes those of the options that it has. --json prints a list."""
+    """Run every benchmark that needs no option; each takes those of the options that it has. --json prints a list.
+
+    `hour` and `faults` take an hour or so each: leave them out with --skip hour,faults.
+    """
     assert isinstance(context.parent, click.Context)
     group = context.parent.command
     assert isinstance(group, EntryPointGroup)

@@ -1,5 +1,7 @@
 """A class's mask cut into objects by its shape alone. Pure functions; what a model adds is in `lasagna.assistant`.
 
+scipy and scikit-image are imported where a mask is cut: a first answer waits for neither.
+
 What always holds: the pieces share no pixel and are together the mask; each has a pixel; the same mask gives the same
 pieces, numbered from the largest on.
 
@@ -11,7 +13,6 @@ and two that meet are one again unless the neck between them is clearly narrower
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, find_objects
 
 from lasagna.masks.segmentation import Mask
 
@@ -23,7 +24,7 @@ NECK = 0.85
 """A neck between two round pieces that is wider than this share of the narrower one is none."""
 ROUND = 0.6
 """Share of a piece's pixels that its largest disc has, from which on it is round."""
-LIKE = 0.7
+LIKE = 0.6
 """Share of the wider piece's width that the other one must have, else it is a bulge of it."""
 MOSTLY = 0.75
 """Share of a part's pixels that must be in round pieces, else it is not cut."""
@@ -46,6 +47,8 @@ def parts_of(mask: Mask) -> Numbers:
 
 def fill(numbers: Numbers, mask: Mask) -> Numbers:
     """Numbers for the whole of a mask: where it has none, that of the nearest pixel that has one; 0 outside of it."""
+    from scipy.ndimage import distance_transform_edt
+
     missing = mask & (numbers == 0)
     if missing.any() and (numbers > 0).any():
         rows, columns = distance_transform_edt(numbers == 0, return_distances=False, return_indices=True)
@@ -113,6 +116,8 @@ def ridges_of(parts: Numbers) -> list[tuple[int, int]]:
 
 def _depths(parts: Numbers) -> NDArray[np.float32]:
     """How far each pixel of a part is from its border; parts may lie side by side."""
+    from scipy.ndimage import find_objects
+
     depth = np.zeros(parts.shape, np.float32)
     for number, box in enumerate(find_objects(parts), start=1):
         if box is not None:

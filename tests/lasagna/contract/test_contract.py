@@ -76,6 +76,8 @@ def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1\n", encoding="utf-8")
     points = entry.replace('[project.entry-points."lasagna.architectures"]', "[lasagna.architectures]").replace('"', "")
     (about / "entry_points.txt").write_text(points, encoding="utf-8")
+    for name in [name for name in sys.modules if name.split(".")[0] == "my_package"]:  # another test's
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     folder = tmp_path / "bright"
     folder.mkdir()
