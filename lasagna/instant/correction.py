@@ -281,11 +281,7 @@ def _grid_labels(
     masks: Sequence[Mask | None], size: tuple[int, int], undecided: Mask | None, maps: FeatureMaps
 ) -> NDArray[np.int64]:
     """(cells on the photo,): index of the class at each cell's centre, `len(masks)` for none, or `UNDECIDED`."""
-    places = []
-    for cells, content, pixels in zip(maps.covered, maps.inside, size, strict=True):
-        centre = (np.arange(cells) + 0.5) * maps.stride / content * pixels
-        places.append(np.minimum(centre.astype(np.int64), pixels - 1))
-    at = np.ix_(*places)
+    at = np.ix_(*maps.centres(size))
     labels = np.full(maps.covered, len(masks), np.int64)
     areas = {i: int(mask.sum()) for i, mask in enumerate(masks) if mask is not None}
     for i in sorted(areas, key=lambda i: (-areas[i], i)):

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lasagna.errors import CheckpointError
@@ -56,6 +58,14 @@ class FeatureMaps:
     def covered(self) -> tuple[int, int]:
         """(rows, columns) of cells that lie on the photo at least in part."""
         return (-(-self.inside[0] // self.stride), -(-self.inside[1] // self.stride))
+
+    def centres(self, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The rows and the columns of a photo of (height, width) pixels in which the centres of its cells lie."""
+        found = []
+        for cells, content, pixels in zip(self.covered, self.inside, size, strict=True):
+            centre = (np.arange(cells) + 0.5) * self.stride / content * pixels
+            found.append(np.minimum(centre.astype(np.int64), pixels - 1))
+        return found[0], found[1]
 
     def halved(self) -> "FeatureMaps":
         """The same on a grid of half the sides: parts that are finer than it are averaged."""

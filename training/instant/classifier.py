@@ -143,11 +143,8 @@ def _photos(sources: Iterable[Source], on_photo: Callable[[], None]) -> Iterator
 
 def _cell_labels(labels: LabelMap, maps: FeatureMaps) -> NDArray[np.int64]:
     """(cells on the photo,): the label at each cell's centre, of layers the last that has a class."""
-    places = []
-    for cells, content, pixels in zip(maps.covered, maps.inside, labels.shape[1:], strict=True):
-        centre = (np.arange(cells) + 0.5) * maps.stride / content * pixels
-        places.append(np.minimum(centre.astype(np.int64), pixels - 1))
-    at = labels[:, places[0][:, None], places[1]]
+    rows, columns = maps.centres((labels.shape[1], labels.shape[2]))
+    at = labels[:, rows[:, None], columns]
     found = at[0].astype(np.int64)
     for layer in at[1:]:
         found = np.where(layer >= 0, layer, found)
