@@ -24,15 +24,14 @@ crt screen, laptop, computer, remote, keyboard, cell phone, phone, camera, micro
 washer, sink, refrigerator, fridge, book, clock, vase, scissors, teddy bear, toy, doll, hair drier, toothbrush, lamp,
 sconce, chandelier, pillow, cushion, mirror, painting, poster, door, window, windowpane, box, carton, container, crate,
 barrel, basket, package, parcel, pallet, flag, tent, palm, fountain, sculpture, tower, fan, radiator, wardrobe,
-chest of drawers, cradle, ashcan, trash can, bin, wheel, tire, bolt, nut, screw, washer, bearing, ball bearing, motor,
-led, resistor, button, capacitor, transistor, logic gate, chip, coin, pill, tablet, cell, nucleus, ship, satellite
+chest of drawers, cradle, ashcan, trash can, bin, wheel, tire, bolt, nut, screw, bearing, ball bearing, motor,
+led, resistor, button, capacitor, transistor, logic gate, chip, coin, pill, tablet, cell, nucleus, satellite
 """
 
 _STUFF = """
 sky, cloud, fog, snow, ice, water, sea, ocean, river, lake, waterfall, swimming pool, grass, lawn, vegetation, forest,
 tree, bush, ground, earth, land, soil, dirt, dirt track, mud, sand, gravel, rock, field, playing field, hill, mountain,
-road,
-street, lane, lane marking, pavement, sidewalk, path, runway, railroad, parking, platform, bridge, pier, wall,
+road, street, lane, lane marking, pavement, sidewalk, path, runway, railroad, parking, platform, bridge, pier, wall,
 brick wall, stone wall, tiled wall, wooden wall, floor, wooden floor, ceiling, roof, facade, building, house,
 skyscraper, fence, railing, guard rail, balcony fence, stairs, stairway, shelf, cabinet, counter, countertop,
 kitchen island, curtain, blind, window blind, blanket, towel, rug, carpet, banner, net, cardboard, paper, terrain,
