@@ -101,7 +101,8 @@ def cut_at_necks(parts: Numbers) -> Numbers:
     seeds = np.zeros(padded.shape, np.int32)
     peaks = _peaks(smooth, padded)
     seeds[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
-    found = np.asarray(watershed(-smooth, seeds, mask=padded > 0), np.int32)
+    # 8 neighbours, as parts have them: a pixel that hangs on a corner is no object
+    found = fill(np.asarray(watershed(-smooth, seeds, connectivity=2, mask=padded > 0), np.int32), padded > 0)
     return _join(found, depth, padded)[1:-1, 1:-1]
 
 
@@ -179,7 +180,9 @@ def _where_mostly_round(numbers: Numbers, is_round: Mask, parts: Numbers) -> Num
 def _meetings(numbers: Numbers, depth: NDArray[np.float32]) -> list[tuple[int, int, float]]:
     """Where two basins touch: their numbers and the depth there."""
     found = []
-    for here, there in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
+    beside = (np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])
+    across = (np.s_[:-1, :-1], np.s_[1:, 1:]), (np.s_[:-1, 1:], np.s_[1:, :-1])
+    for here, there in beside + across:
         a, b = numbers[here], numbers[there]
         touch = (a != b) & (a > 0) & (b > 0)
         deep = np.minimum(depth[here], depth[there])[touch]

@@ -86,3 +86,12 @@ def test_fill_and_by_size() -> None:
     numbers = np.array([[7, 0, 0, 0, 3, 3]])
     assert fill(numbers, np.array([[True, True, False, True, True, True]])).tolist() == [[7, 7, 0, 3, 3, 3]]
     assert by_size(np.array([[7, 0, 3, 3]])).tolist() == [[2, 0, 1, 1]]
+
+
+@pytest.mark.parametrize("corner", [(-1, -1), (-1, 1), (1, -1), (1, 1)])
+def test_a_pixel_that_hangs_on_a_corner_is_no_object(corner: tuple[int, int]) -> None:
+    mask = np.zeros((120, 160), np.bool_)
+    mask[40:90, 50:110] = True
+    row, column = (40 if corner[0] < 0 else 89), (50 if corner[1] < 0 else 109)
+    mask[row + corner[0], column + corner[1]] = True
+    assert split_by_shape(mask).max() == 1
