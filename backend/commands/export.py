@@ -40,6 +40,7 @@ def export(
     """
     import json
 
+    from backend.commands.redis import noted_project
     from backend.loop.export import check_out, write_export
     from backend.loop.snapshot import Snapshots
     from backend.registry.label_histories import LabelHistories
@@ -61,7 +62,8 @@ def export(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
         with console.status("reading the corrections and their photos ..."):
-            known_as = _own_address(settings, uid)
+            noted = noted_project(settings, uid)
+            known_as = noted.url if noted else ""  # which its photos may have
             source = Snapshots(Path(folder), label_studio, project, limits, most, known_as, history)
             snapshot = source.take(divided=False)
         with progress_bar(console, "Writing", snapshot.train) as advance:
@@ -76,19 +78,3 @@ def export(
         console.print(f"left out: task {task}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
     if found.skipped:
         raise SystemExit(1)
-
-
-def _own_address(settings: Settings, uid: str) -> str:
-    """The address that Label Studio calls itself, which its photos may have: a backend that runs here was told. ""
-    where none runs."""
-    import redis
-
-    from backend.queue.own_redis import running_redis
-    from backend.queue.store import Store, connect
-
-    address = running_redis(settings)
-    try:
-        store = Store(connect(address)) if address else None
-        return store.project(uid).url if store else ""
-    except redis.RedisError:
-        return ""

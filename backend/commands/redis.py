@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lasagna.errors import ServiceError
 from lasagna.settings import Settings
+
+if TYPE_CHECKING:
+    from backend.queue.store import Project
 
 redis_option = click.option(
     "--redis-url", metavar="URL", help="Redis, e.g. redis://127.0.0.1:6379/0.  [default: one that lasagna runs itself]"
@@ -48,3 +51,18 @@ def redis_in_words() -> Iterator[None]:
         yield
     except redis.RedisError as error:
         raise ServiceError(f"Redis is gone or refuses ({error}); then run the same command again") from error
+
+
+def noted_project(settings: Settings, uid: str) -> "Project | None":
+    """What a backend that runs here was told of a project, such as the address that its Label Studio calls itself;
+    None where none runs, or none was told."""
+    import redis
+
+    from backend.queue.own_redis import running_redis
+    from backend.queue.store import Store, connect
+
+    address = running_redis(settings)
+    try:
+        return Store(connect(address)).project(uid) if address else None
+    except redis.RedisError:
+        return None

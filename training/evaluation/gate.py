@@ -4,7 +4,7 @@
 
 - the photos were in no training set (whoever calls sees to that), and both models were asked the same;
 - mIoU is the mean over the classes that the held-out annotations have: the same classes for both models. A class that
-  is said without being there is judged by the rules of presence;
+  is said without being there is judged by the rules of presence, one that a model cannot be asked for is not drawn;
 - "better" and "worse" are what a paired bootstrap over the photos says (`lasagna.bootstrap`): the whole interval of the
   difference lies on one side of zero;
 - a rule that cannot be judged for lack of photos says so. Too few held-out photos fail; a missing replay set does not.
@@ -23,6 +23,7 @@ from lasagna.bootstrap import bootstrap_counts, percentile_interval
 from lasagna.errors import DataError
 from training.evaluation.paired import Change, ClassChange, Flip, Pair, sign_test
 from training.evaluation.scores import ImageScore, Latency
+from training.evaluation.which_better import WhichBetter, which_better
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Verdict:
         classes: Those that the held-out annotations decide about, in the order of the query.
         flips: Every decision on the held-out photos that changed.
         answers: Truth and probability of each decision of champion and candidate, (truth, champion, candidate) each
-            (n,): for the reliability plot.
+            (n,), where both could be asked: for the reliability plot.
     """
 
     reasons: tuple[Reason, ...]
@@ -105,10 +106,21 @@ class Verdict:
             return "Passed: " + next(reason.text for reason in self.reasons if reason.rule == "better")
         return "Not promoted: " + " ".join(reason.text for reason in failed)
 
+    @property
+    def which_better(self) -> WhichBetter:
+        """Which classes which of the two does better."""
+        return which_better(self.classes)
+
     def as_dict(self) -> dict[str, Any]:
         """Everything but `answers`, as it is written to JSON."""
         values = asdict(self, dict_factory=lambda pairs: {key: value for key, value in pairs if key != "answers"})
-        return {"passed": self.passed, "summary": self.in_words(), **values}
+        better = self.which_better
+        return {
+            "passed": self.passed,
+            "summary": self.in_words(),
+            "better": {**better.as_dict(), "words": better.in_words()},
+            **values,
+        }
 
 
 def judge(
@@ -140,6 +152,7 @@ def judge(
     classes = held.classes(limits.class_photos)
     reasons = [
         _enough_photos(held, limits),
+        *_cannot_be_asked(classes),
         _better(held),
         *_no_class_lost(held, classes, limits),
         *_no_false_positives(held, classes, limits),
@@ -168,6 +181,17 @@ def _enough_photos(held: Pair, limits: Limits) -> Reason:
     enough = held.images >= limits.least_photos
     words = "" if enough else f"; fewer than {limits.least_photos} cannot tell a gain from chance"
     return Reason("photos", enough, f"{_count(held.images, 'held-out photo')}{words}.")
+
+
+def _cannot_be_asked(classes: Sequence[ClassChange]) -> list[Reason]:
+    """No rule refuses for it by itself: what is not drawn counts in the others."""
+    reasons = []
+    for side, name in enumerate(("champion", "candidate")):
+        lacking = [f"{one.name} (in {_count(one.photos, 'photo')})" for one in classes if one.unasked[side]]
+        if lacking:
+            text = f"The {name} cannot be asked for {', '.join(lacking)}: counted as not drawn, never as absent."
+            reasons.append(Reason("cannot be asked", True, text))
+    return reasons
 
 
 def _better(held: Pair) -> Reason:

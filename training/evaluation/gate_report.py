@@ -108,7 +108,9 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     page, figures = folder / "report.html", folder / "report.json"
     facts = {"champion": versions[0], "candidate": versions[1], "about": dict(about or {})}
-    write_atomically(figures, json.dumps({**facts, **verdict.as_dict()}, indent=2, ensure_ascii=False) + "\n")
+    values = {**facts, **verdict.as_dict()}
+    values["better"]["words"] = verdict.which_better.in_words(versions)
+    write_atomically(figures, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
     write_atomically(page, render_report(verdict, samples, versions=versions, about=about))
     return page, figures
 
@@ -130,6 +132,7 @@ def render_report(
             verdict=verdict,
             versions=versions,
             about=dict(about or {}),
+            better=verdict.which_better.in_words(versions),
             classes=classes,
             plot=_class_plot([shown[i] for i in spread(len(shown), PLOTTED)]) if shown else "",
             reliability=_reliability(verdict) if len(verdict.answers[0]) else "",

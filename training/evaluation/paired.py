@@ -3,6 +3,8 @@
 What always holds: the photos and the classes asked of each are the same for both models; an interval is that of a
 paired bootstrap over the photos (`lasagna.bootstrap`); mIoU is over the classes that the annotations have, so it is
 over the same classes for both, and a class that is said without being anywhere shows in the figures of presence alone.
+A class that a model cannot be asked for counts as what an annotator gets of it, nothing drawn: IoU 0 where it is, and a
+miss. It is never an absence: the photos that lack it count for that model nowhere.
 """
 
 import math
@@ -74,6 +76,7 @@ class ClassChange:
         false_positives: Photos without the class in which it was said, of `absent` such photos: champion, candidate.
         absent: Photos that certainly lack the class.
         judged_alone: It is in enough photos.
+        unasked: Photos of either kind for which it could not be asked: champion, candidate.
     """
 
     name: str
@@ -83,6 +86,7 @@ class ClassChange:
     false_positives: tuple[int, int]
     absent: int
     judged_alone: bool
+    unasked: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -133,13 +137,15 @@ class Pair:
         self.names = {name: i for i, name in enumerate(names)}
         shape = (2, self.images, len(self.names))
         self._intersection, self._union, self._truth = (np.zeros(shape) for _ in range(3))
-        self._said, self._present, self._absent = (np.zeros(shape) for _ in range(3))
+        self._said, self._present, self._absent, self._unasked = (np.zeros(shape) for _ in range(4))
         for row, pair in enumerate(self._pairs):
             for model, score in enumerate(pair):
                 for one in score.classes:
                     at = model, row, self.names[one.name]
                     self._intersection[at], self._union[at], self._truth[at] = one.intersection, one.union, one.truth
-                    self._said[at], self._present[at], self._absent[at] = one.said, one.present, not one.present
+                    self._said[at], self._present[at] = one.said, one.present
+                    self._unasked[at] = one.is_unknown
+                    self._absent[at] = not one.present and not one.is_unknown
         self._draws = bootstrap_counts(self.images, draws.resamples, draws.seed) if self.images else np.ones((0, 0))
 
     @cached_property
@@ -181,10 +187,10 @@ class Pair:
         return self._change(rate)
 
     def false_positive_changes(self, name: str) -> tuple[int, int]:
-        """Photos in which the candidate alone, and in which the champion alone, says the absent class."""
-        champion, candidate = (
-            self._said[model, :, self.names[name]] * self._absent[model, :, self.names[name]] for model in (0, 1)
-        )
+        """Photos in which the candidate alone, and in which the champion alone, says the absent class, of those where
+        both were asked for it."""
+        both = self._absent[:, :, self.names[name]].prod(0)
+        champion, candidate = (self._said[model, :, self.names[name]] * both for model in (0, 1))
         return int((candidate > champion).sum()), int((champion > candidate).sum())
 
     def classes(self, enough: int) -> list[ClassChange]:
@@ -200,8 +206,9 @@ class Pair:
                     self.mean_iou([name]),
                     self._f1(slice(i, i + 1)),
                     (int(wrong[0]), int(wrong[1])),
-                    int(self._absent[0, :, i].sum()),
+                    int(self._absent[:, :, i].max(0).sum()),
                     photos >= enough,
+                    (int(self._unasked[0, :, i].sum()), int(self._unasked[1, :, i].sum())),
                 )
             )
         return found
@@ -211,15 +218,18 @@ class Pair:
             Flip(first.image_id, before.name, before.present, before.probability, after.probability, after.said)
             for first, second in self._pairs
             for before, after in zip(first.classes, second.classes, strict=True)
-            if before.said != after.said
+            if before.said != after.said and not (before.is_unknown or after.is_unknown)
         ]
 
     def answers(self) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
-        def every(side: int) -> list[ClassScore]:
-            return [one for pair in self._pairs for one in pair[side].classes]
-
-        truth = np.array([one.present for one in every(0)], bool)
-        champion, candidate = (np.array([one.probability for one in every(side)], np.float64) for side in (0, 1))
+        both: list[tuple[ClassScore, ClassScore]] = [
+            pair
+            for first, second in self._pairs
+            for pair in zip(first.classes, second.classes, strict=True)
+            if not any(one.is_unknown for one in pair)
+        ]
+        truth = np.array([before.present for before, _ in both], bool)
+        champion, candidate = (np.array([pair[side].probability for pair in both], np.float64) for side in (0, 1))
         return truth, champion, candidate
 
     def _change(self, figure: _Figure) -> Change:

@@ -16,7 +16,7 @@ from lasagna.commands.cli import main
 from lasagna.models.loading import load_model
 from tests.backend.backend_helpers import light_checkpoint
 
-COMMANDS = ["list", "show", "diff", "serve", "promote", "rollback", "prune"]
+COMMANDS = ["list", "show", "diff", "gate", "serve", "promote", "rollback", "prune"]
 
 
 def gate(champion: float, candidate: float, cat: tuple[float, float]) -> dict[str, Any]:

@@ -431,3 +431,59 @@ def test_latency_is_of_the_same_work_whatever_a_model_would_find(records: list[R
     assert [len(each.model.segment(photo, ["a", "b"]).present) for each in (nothing, everything)] == [0, 2]
     measure_latency(nothing, everything, many)
     assert nothing.found == everything.found == [8] * 5
+
+
+def unasked(scores: list[ImageScore], name: str) -> list[ImageScore]:
+    """The same photos, of a model that cannot be asked for a class."""
+
+    def lacking(one: ClassScore) -> ClassScore:
+        if one.name != name:
+            return one
+        return replace(one, intersection=0, union=one.truth, said=False, probability=float("nan"), is_unknown=True)
+
+    return [replace(score, classes=tuple(map(lacking, score.classes))) for score in scores]
+
+
+def test_a_class_that_cannot_be_asked_is_not_drawn_and_never_absent() -> None:
+    rows = [{"cat": 0.5, "sky": 0.5}] * 4 + [{"sky": 0.5}] * 4
+    both = [photo(i, row, absent=[] if "cat" in row else ["cat"], false=["cat"]) for i, row in enumerate(rows)]
+    lacking = unasked(both, "cat")
+    lost = judge(both, lacking, limits=LIMITS)
+    assert failed(lost) == {"better", "class"}
+    drawn = 4 * 500 / (4 * 1000 + 4 * 100)  # the champion also draws where there is no cat
+    assert lost.figures["miou"].champion == pytest.approx((drawn + 0.5) / 2)
+    assert lost.figures["miou"].candidate == 0.25
+    rate = lost.figures["false_positive_rate"]
+    assert (rate.champion, rate.candidate) == (1.0, None), "nothing that it was asked for is absent"
+    assert not lost.flips
+    assert len(lost.answers[0]) == 8
+    assert lost.which_better.as_dict() == {
+        "masks": {"champion": {"cat": pytest.approx(-drawn)}, "candidate": {}, "neither": ["sky"]},
+        "presence": {"champion": {"cat": pytest.approx(-2 / 3)}, "candidate": {}, "neither": ["sky"]},
+        "too few photos": [],
+        "cannot be asked": {"champion": {}, "candidate": {"cat": 4}},
+    }
+    json.dumps(lost.as_dict(), allow_nan=False)
+    gained = judge(lacking, both, limits=LIMITS)
+    assert gained.passed, "saying a class wrongly that the champion could not be asked for is no new false positive"
+    assert gained.which_better.in_words(("SAM 3", "nano"))[0] == "nano draws better: cat (0.455)."
+
+
+def test_which_model_does_which_class_better() -> None:
+    names = ("cat", "sky", "road", "rare")
+    before = photos(*[dict.fromkeys(names[:3], 0.5)] * 7, {"rare": 0.5})
+    after = photos(*[{"cat": 0.7, "sky": 0.3, "road": 0.5}] * 7, {"rare": 0.9})
+    better = judge(before, after, limits=LIMITS).which_better
+    masks = better.as_dict()["masks"]
+    assert masks == {
+        "champion": {"sky": pytest.approx(-0.2)},
+        "candidate": {"cat": pytest.approx(0.2)},
+        "neither": ["road"],
+    }
+    assert better.in_words() == [
+        "champion draws better: sky (0.200).",
+        "candidate draws better: cat (0.200).",
+        "Neither draws better beyond chance: road.",
+        "Neither decides about presence better beyond chance in any of 3 classes.",
+        "In too few photos to tell: rare.",
+    ]
