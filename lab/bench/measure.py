@@ -73,13 +73,33 @@ def peak_memory(way: Callable[[], _Result], device: str) -> tuple[_Result, float
     return result, int(line.split()[1]) / 2**20
 
 
-def matrix_rate(device: "torch.device", dtype: "torch.dtype", repeats: int = 5) -> float:
-    """Floating-point operations per second of a large product of matrices, the best of the repeats."""
+def matrix_rate(
+    device: "torch.device", dtype: "torch.dtype", repeats: int = 5, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Floating-point operations per second of a large product of matrices, the best of the repeats.
+
+    Args:
+        clock: `time.process_time` on a processor that other work shares, for one thread.
+    """
     import torch
 
     side = 8192 if device.type == "cuda" else 1024
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return 2 * side**3 / _best(lambda: left @ right, repeats, str(device))
+    return 2 * side**3 / _best(lambda: left @ right, repeats, str(device), clock)
+
+
+def convolution_rate(
+    device: "torch.device", dtype: "torch.dtype", repeats: int = 5, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """The same of a 3x3 convolution of 128 channels; see `matrix_rate`."""
+    import torch
+    import torch.nn.functional as F
+
+    image = torch.randn(1, 128, 96, 128, device=device).to(dtype, memory_format=torch.channels_last)
+    weight = torch.randn(128, 128, 3, 3, device=device).to(dtype, memory_format=torch.channels_last)
+    with torch.inference_mode():
+        seconds = _best(lambda: F.conv2d(image, weight, padding=1), repeats, str(device), clock)
+    return 2 * image.numel() * 128 * 9 / seconds
 
 
 def bandwidth(device: "torch.device", dtype: "torch.dtype", repeats: int = 5) -> float:
@@ -93,12 +113,12 @@ def bandwidth(device: "torch.device", dtype: "torch.dtype", repeats: int = 5) ->
     return matrix.numel() * dtype.itemsize / _best(lambda: matrix @ vector, repeats, str(device))
 
 
-def _best(way: Callable[[], Any], repeats: int, device: str) -> float:
+def _best(way: Callable[[], Any], repeats: int, device: str, clock: Callable[[], float] = time.perf_counter) -> float:
     best = float("inf")
     for i in range(repeats + 1):
         synchronise(device)
-        began = time.perf_counter()
+        began = clock()
         way()
         synchronise(device)
-        best = min(best, time.perf_counter() - began) if i else best  # the first is not timed
+        best = min(best, clock() - began) if i else best  # the first is not timed
     return best

@@ -49,6 +49,8 @@ from lasagna.prompt.tokenizer import LabelTokenizer, load_tokenizer
 from lasagna.settings import cache_folder
 
 ENCODERS = ("torch", "openvino")
+GUESSED_FROM = -0.7
+"""A class is guessed to be present where this margin of the language model would do (`decode_class_lists`)."""
 
 
 @dataclass(frozen=True)
@@ -495,14 +497,17 @@ class Lasagna(Learning):
                 chunks.append(_Chunk(i, chunk_names, query, torch.tensor(offsets) - evident[members]))
         if not chunks:  # nothing is asked of any image
             return [{} for _ in texts]
+        biases = [chunk.offsets + torch.tensor([raised(chunk.image, name) for name in chunk.names]) for chunk in chunks]
         decoded = decode_class_lists(
             self.model,
             self.prompt,
             torch.cat([each.encoded.tokens for each in features]),
             [chunk.query for chunk in chunks],
             [chunk.image for chunk in chunks],
-            [chunk.offsets + torch.tensor([raised(chunk.image, name) for name in chunk.names]) for chunk in chunks],
+            biases,
             best_window(self.model.device),
+            # What the classifier alone finds likely: the nearer to the decisions, the fewer passes.
+            [bias <= GUESSED_FROM for bias in biases],
         )
         found: list[dict[str, Decided]] = [{} for _ in texts]
         for chunk, answers in zip(chunks, decoded.lists, strict=True):

@@ -26,7 +26,7 @@ from lasagna.network.llama import KeyValues
 from lasagna.network.model import LasagnaModel
 from lasagna.prompt.sequences import Prompt, Query
 
-CPU_WINDOW = 96
+CPU_WINDOW = 224
 """Tokens; what was tried is in docs/lab/log.md."""
 
 
@@ -69,6 +69,7 @@ class _Rows:
         valid: (R, S) bool, the row has this slot.
         fed: (R, S) bool, the decision is read by later ones: all but a row's last.
         bias: (R, S) float32.
+        guess: (R, S) bool, False where a row has no slot.
         mask: (R, start + Q + A) long, 0 for padding; None where there is none.
         positions: (R, Q + A) of question and answer, after `start` of the image's prefix.
     """
@@ -79,12 +80,19 @@ class _Rows:
     valid: Tensor
     fed: Tensor
     bias: Tensor
+    guess: Tensor
     mask: Tensor | None
     positions: Tensor
 
     @classmethod
     def of(
-        cls, queries: Sequence[Query], biases: Sequence[Tensor], prompt: Prompt, start: int, device: torch.device
+        cls,
+        queries: Sequence[Query],
+        biases: Sequence[Tensor],
+        guesses: Sequence[Tensor],
+        prompt: Prompt,
+        start: int,
+        device: torch.device,
     ) -> "_Rows":
         rows = len(queries)
         question_length = max(len(query.question) for query in queries)
@@ -96,6 +104,7 @@ class _Rows:
         valid = torch.zeros((rows, slot_count), dtype=torch.bool)
         fed = torch.zeros((rows, slot_count), dtype=torch.bool)
         bias = torch.zeros((rows, slot_count))
+        guess = torch.zeros((rows, slot_count), dtype=torch.bool)
         padding = torch.zeros((rows, 1), dtype=torch.long)
         for r, query in enumerate(queries):
             padding[r] = question_length - len(query.question)
@@ -105,13 +114,14 @@ class _Rows:
             valid[r, : len(query.slots)] = True
             fed[r, : len(query.slots) - 1] = True
             bias[r, : len(query.slots)] = biases[r]
+            guess[r, : len(query.slots)] = guesses[r]
         mask = torch.ones((rows, start + question_length + answer_length), dtype=torch.long)
         mask[:, start : start + question_length] = (torch.arange(question_length) >= padding).long()
         positions = start + (torch.arange(question_length + answer_length) - padding).clamp(min=0)
-        question, answer, slots, valid, fed, bias, mask, positions = (
-            x.to(device) for x in (question, answer, slots, valid, fed, bias, mask, positions)
+        question, answer, slots, valid, fed, bias, guess, mask, positions = (
+            x.to(device) for x in (question, answer, slots, valid, fed, bias, guess, mask, positions)
         )
-        return cls(question, answer, slots, valid, fed, bias, mask if bool(padding.any()) else None, positions)
+        return cls(question, answer, slots, valid, fed, bias, guess, mask if bool(padding.any()) else None, positions)
 
     def filled(self, guess: Tensor, active: Tensor, prompt: Prompt) -> Tensor:
         """(len(active), A): the answers of these rows with the guesses in their slots."""
@@ -130,6 +140,7 @@ def decode_class_lists(
     owners: Sequence[int],
     biases: Sequence[Tensor],
     window: int | None = None,
+    guesses: Sequence[Tensor] | None = None,
 ) -> DecodedLists:
     """Decodes many class lists at once, exactly.
 
@@ -140,25 +151,66 @@ def decode_class_lists(
         queries: R chunks, of any lengths.
         owners: For each chunk the index of its image; the image's prefix is computed once for all its chunks.
         biases: For each chunk (N,) float32, the b_i.
-        window: Tokens of the answer that are run at once, until nothing changes in them; None: all.
+        window: Tokens of the answer that are run at once, until nothing changes in them; None: all. Chunks are then
+            decoded one after the other: together each would be run again wherever another one changes.
+        guesses: For each chunk (N,) bool, what the decisions may be; None: all absent. They change how many passes are
+            needed, and not what is found.
 
     Returns:
         One `DecodedList` per chunk.
     """
-    device = model.device
-    cache = KeyValues()
-    prefix = model.prefix(prompt.before_image, tokens)
-    start = prefix.shape[1]
-    model.run(prefix, None, torch.arange(start, device=device).expand(len(tokens), -1), cache)
-    if list(owners) != list(range(len(tokens))):
-        cache.select(torch.as_tensor(list(owners), device=device))
+    if guesses is None:  # most classes are absent
+        guesses = [torch.zeros(len(query.slots), dtype=torch.bool) for query in queries]
+    if window is None:
+        cache, start = _prefix(model, prompt, tokens)
+        if list(owners) != list(range(len(tokens))):
+            cache.select(torch.as_tensor(list(owners), device=model.device))
+        rows = _Rows.of(queries, biases, guesses, prompt, start, model.device)
+        return DecodedLists(*_decode(model, prompt, rows, cache, start, None))
+    found: dict[int, DecodedList] = {}
+    passes = 0
+    for image in range(len(tokens)):
+        mine = [i for i, owner in enumerate(owners) if owner == image]
+        if not mine:
+            continue
+        longest = max(len(queries[i].question) + len(queries[i].answer) for i in mine)
+        cache, start = _prefix(model, prompt, tokens[image : image + 1], longest)
+        for i in mine:
+            cache.crop(start)
+            rows = _Rows.of([queries[i]], [biases[i]], [guesses[i]], prompt, start, model.device)
+            (found[i],), needed = _decode(model, prompt, rows, cache, start, window)
+            passes += needed
+    return DecodedLists([found[i] for i in range(len(queries))], passes)
 
-    asked = _Rows.of(queries, biases, prompt, start, device)
-    rows, question_length, answer_length = len(queries), asked.question.shape[1], asked.answer.shape[1]
-    cache.capacity = start + question_length + answer_length
-    guess = torch.zeros_like(asked.valid)  # most classes are absent
+
+def _prefix(model: LasagnaModel, prompt: Prompt, tokens: Tensor, more: int = 0) -> tuple[KeyValues, int]:
+    """Runs what all chunks of an image share: its keys and values, and how many positions these are.
+
+    Args:
+        more: Positions that will follow.
+    """
+    embeddings = model.prefix(prompt.before_image, tokens)
+    images, start, _ = embeddings.shape
+    cache = KeyValues(start + more if more else 0)
+    nothing = torch.zeros((images, 0), dtype=torch.long, device=model.device)
+    model.run(embeddings, None, torch.arange(start, device=model.device).expand(images, -1), cache, nothing)
+    return cache, start
+
+
+def _decode(
+    model: LasagnaModel, prompt: Prompt, asked: _Rows, cache: KeyValues, start: int, window: int | None
+) -> tuple[list[DecodedList], int]:
+    """The chunks of the rows, all of them together, and the forwards that it took.
+
+    Args:
+        cache: Of each row's prefix, `start` positions; extended.
+    """
+    device, rows = model.device, len(asked.question)
+    question_length, answer_length = asked.question.shape[1], asked.answer.shape[1]
+    cache.capacity = max(cache.capacity, start + question_length + answer_length)
+    guess = asked.guess.clone()
     margins = torch.zeros(guess.shape, device=device)
-    hidden = torch.zeros((*guess.shape, prefix.shape[2]), device=device, dtype=prefix.dtype)
+    hidden = torch.zeros((*guess.shape, model.lm_head.weight.shape[1]), device=device, dtype=model.dtype)
 
     active = torch.arange(rows, device=device)
     frontier = 0  # answer positions before it are cached and final
@@ -166,25 +218,26 @@ def decode_class_lists(
     passes = 0
     while True:
         # Put the guesses into the slots and run from the frontier on (the first time with the question before it).
-        slots, valid, fed = asked.slots[active], asked.valid[active], asked.fed[active]
+        valid, fed, slots = asked.valid[active], asked.fed[active], asked.slots[active]
         filled = asked.filled(guess, active, prompt)[:, :stop]
         ids, first = filled[:, frontier:], question_length + frontier
         if passes == 0:
             ids, first = torch.cat([asked.question[active], filled], dim=1), 0
         last = question_length + stop
         seen = None if asked.mask is None else asked.mask[active, : start + last]
-        out = model.run(model.embed(ids), seen, asked.positions[active, first:last], cache)
-        out = out[:, question_length:] if passes == 0 else out
-        passes += 1
 
-        # Read the decisions of the slots whose reading position was run.
-        reading = slots - 1 - frontier
-        fresh = valid & (reading >= 0) & (reading < out.shape[1])
-        states = out.gather(1, reading.clamp(0, out.shape[1] - 1)[..., None].expand(-1, -1, out.shape[2]))
+        # Read the decisions of the slots whose reading position is run.
+        fresh = valid & (slots > frontier) & (slots <= stop)
+        columns = _span(fresh)
+        fresh, reading = fresh[:, columns], question_length + slots[:, columns] - 1 - first
+        reading = reading.clamp(0, ids.shape[1] - 1)
+        states = model.run(model.embed(ids), seen, asked.positions[active, first:last], cache, reading)
+        passes += 1
         values = model.margins(states, prompt.seg, prompt.neg)
-        margins[active] = torch.where(fresh, values, margins[active])
-        hidden[active] = torch.where(fresh[..., None], states.to(hidden.dtype), hidden[active])
-        decided = torch.where(fresh, values >= asked.bias[active], guess[active])
+        margins[active, columns] = torch.where(fresh, values, margins[active, columns])
+        hidden[active, columns] = torch.where(fresh[..., None], states.to(hidden.dtype), hidden[active, columns])
+        decided = guess[active]
+        decided[:, columns] = torch.where(fresh, values >= asked.bias[active][:, columns], decided[:, columns])
         changed = (decided != guess[active]) & fed & (slots < stop)
         guess[active] = decided
 
@@ -201,8 +254,11 @@ def decode_class_lists(
         else:
             frontier, stop = stop, min(stop + (window or 0), answer_length)
 
-    lists = []
-    for r, query in enumerate(queries):
-        n = len(query.slots)
-        lists.append(DecodedList(margins[r, :n], guess[r, :n], hidden[r, :n]))
-    return DecodedLists(lists, passes)
+    counts = asked.valid.sum(1).tolist()
+    return [DecodedList(margins[r, :n], guess[r, :n], hidden[r, :n]) for r, n in enumerate(counts)], passes
+
+
+def _span(fresh: Tensor) -> slice:
+    """The columns of (R, S) from the first to the last that any row has."""
+    columns = fresh.any(dim=0).nonzero()[:, 0].tolist()
+    return slice(columns[0], columns[-1] + 1) if columns else slice(0, 0)

@@ -137,6 +137,12 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
+def _take(x: Tensor, places: Tensor) -> Tensor:
+    """(R, [1,] L, D) at (R, S) places of each row: (R, [1,] S, D)."""
+    index = places[..., None].expand(-1, -1, x.shape[-1])
+    return x.gather(-2, index if x.dim() == 3 else index[:, None])
+
+
 class _Norm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         """The norm as transformers has it: if the scale has another type, as in training, the result has that type."""
@@ -158,14 +164,22 @@ class _Attention(nn.Module):
         self.o_proj = nn.Linear(inner, width, bias=bias)
 
     def forward(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool, cache: KeyValues | None
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        causal: bool,
+        cache: KeyValues | None,
+        read: Tensor | None = None,
     ) -> Tensor:
-        """(R, L, width) to the same; `mask` (R or 1, 1, L, K) is added to the scores of K keys."""
+        """(R, L, width) to the same, or to (R, S, width) of the positions `read`; `mask` (R or 1, 1, L or S, K) is
+        added to the scores of K keys."""
+        asked, turned = (x, rotation) if read is None else (_take(x, read), tuple(_take(r, read) for r in rotation))
         query, key, value = (
-            part(x).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
-            for part in (self.q_proj, self.k_proj, self.v_proj)
+            part(states).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+            for part, states in ((self.q_proj, asked), (self.k_proj, x), (self.v_proj, x))
         )
-        query, key = _rotate(query, *rotation), _rotate(key, *rotation)
+        query, key = _rotate(query, *turned), _rotate(key, *rotation)
         if cache is not None:
             key, value = cache.append(self.index, key, value)
         found = F.scaled_dot_product_attention(
@@ -196,9 +210,16 @@ class _Layer(nn.Module):
         self.post_attention_layernorm = _Norm(shape.hidden_size, shape.rms_norm_eps)
 
     def forward(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool, cache: KeyValues | None
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        causal: bool,
+        cache: KeyValues | None,
+        read: Tensor | None = None,
     ) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotation, mask, causal, cache)
+        attended = self.self_attn(self.input_layernorm(x), rotation, mask, causal, cache, read)
+        x = (x if read is None else _take(x, read)) + attended
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
 
@@ -223,7 +244,12 @@ class Llama(nn.Module):
                 nn.init.zeros_(part.bias)
 
     def forward(
-        self, embeddings: Tensor, positions: Tensor, valid: Tensor | None = None, cache: KeyValues | None = None
+        self,
+        embeddings: Tensor,
+        positions: Tensor,
+        valid: Tensor | None = None,
+        cache: KeyValues | None = None,
+        read: Tensor | None = None,
     ) -> Tensor:
         """Hidden states after the final norm.
 
@@ -233,18 +259,23 @@ class Llama(nn.Module):
             valid: (R, cached + L), 0 where a position is padding, which no other sees; None: there is none. Every
                 position sees itself or an earlier one that is valid.
             cache: What was run before; it is extended. None: nothing was, and nothing is kept.
+            read: (R, S) indices of the embeddings whose states are wanted, S may be 0; None: all. Of the others, the
+                last layer computes keys and values alone.
 
         Returns:
-            (R, L, width).
+            (R, L, width), or (R, S, width).
         """
         rotation = self._rotation(positions, embeddings.dtype)
         mask, causal = self._mask(embeddings, valid, cache.length if cache is not None else 0)
         x = embeddings
-        for layer in self.layers:
+        for layer in self.layers if read is None else self.layers[:-1]:
             if self.checkpointing and self.training:
                 x = checkpoint(layer, x, rotation, mask, causal, cache, use_reentrant=False)
             else:
                 x = layer(x, rotation, mask, causal, cache)
+        if read is not None:
+            seen = self._mask_of(read, embeddings, valid, cache.length if cache is not None else 0)
+            x = self.layers[-1](x, rotation, seen, False, cache, read)
         if cache is not None:
             cache.advance(embeddings.shape[1])
         normed: Tensor = self.norm(x)
@@ -269,3 +300,12 @@ class Llama(nn.Module):
         if valid is not None:
             seen = seen & valid[:, None, None].bool()
         return torch.zeros_like(seen, dtype=embeddings.dtype).masked_fill(~seen, float("-inf")), False
+
+    @staticmethod
+    def _mask_of(read: Tensor, embeddings: Tensor, valid: Tensor | None, cached: int) -> Tensor:
+        """What is added to the scores of the positions that are read: (R, 1, S, cached + L)."""
+        keys = torch.arange(cached + embeddings.shape[1], device=embeddings.device)
+        seen = keys <= cached + read[..., None]
+        if valid is not None:
+            seen = seen & valid[:, None].bool()
+        return torch.zeros_like(seen, dtype=embeddings.dtype).masked_fill(~seen, float("-inf"))[:, None]

@@ -96,7 +96,14 @@ class LasagnaModel(nn.Module):
         image = self.projector(tokens.to(self.dtype))
         return torch.cat([self.embed(ids[:place]), image, self.embed(ids[place + 1 :])])
 
-    def run(self, embeddings: Tensor, mask: Tensor | None, positions: Tensor, cache: KeyValues | None) -> Tensor:
+    def run(
+        self,
+        embeddings: Tensor,
+        mask: Tensor | None,
+        positions: Tensor,
+        cache: KeyValues | None,
+        read: Tensor | None = None,
+    ) -> Tensor:
         """One forward of the language model.
 
         Args:
@@ -104,11 +111,12 @@ class LasagnaModel(nn.Module):
             mask: (R, cached + L), 0 where a position is padding, or None.
             positions: (R, L).
             cache: Extended in place, or None.
+            read: (R, S) indices of the embeddings whose states are wanted; None: all.
 
         Returns:
-            (R, L, width) hidden states after the final norm.
+            (R, L or S, width) hidden states after the final norm.
         """
-        hidden: Tensor = self.language_model(embeddings, positions, mask, cache)
+        hidden: Tensor = self.language_model(embeddings, positions, mask, cache, read)
         return hidden
 
     def margins(self, hidden: Tensor, seg: int, neg: int) -> Tensor:

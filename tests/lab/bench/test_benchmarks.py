@@ -147,7 +147,7 @@ def test_options_that_cannot_be_used(args: list[str], words: str) -> None:
 @pytest.mark.slow
 def test_all_runs_each_with_the_options_it_takes() -> None:
     skip = "adapters,bombs,features,soak,corpus,decode,encoder,faults,hour,images,learn,limit,load,memory,peer,"
-    skip += "prelabel,quantise,rle,stages,start,submit"
+    skip += "prelabel,quantise,rle,shares,stages,start,submit"
     results = json.loads(bench("all", *TINY, "--skip", skip, "--json").stdout)
     assert [result["benchmark"] for result in results] == ["masks"]
     assert results[0]["setting"] == {"model": "lasagna-7b-tiny", "repeats": 1}

@@ -93,6 +93,20 @@ def test_logits_are_exact_where_probabilities_round_to_one(values) -> None:
     )
 
 
+@pytest.mark.parametrize("cells", [300, 9000], ids=["every cell", "thinned"])
+def test_some_classes_have_the_features_that_they_have_among_all(cells: int) -> None:
+    """By the definition of the features: quantiles and means by torch."""
+    scores = torch.randn(7, cells, generator=torch.Generator().manual_seed(1)) * 8
+    rows = torch.tensor([5, 0, 5, 3])
+    found = map_features(scores, rows)
+    np.testing.assert_allclose(found, map_features(scores)[rows.numpy()], rtol=1e-6)
+    logits, thin = class_logits(scores)[rows], class_logits(scores)[rows][:, :: max(1, cells // 4096)]
+    for column, (share, values) in enumerate(((0.001, logits), (0.02, thin), (0.1, thin))):
+        value = values.sort(1, descending=True).values[:, max(1, round(share * values.shape[1])) - 1]
+        np.testing.assert_allclose(found[:, column], 4 * np.arcsinh(value.double().numpy() / 4), rtol=1e-5)
+    np.testing.assert_allclose(found[:, 3], scores.softmax(0).mean(1)[rows].clamp_min(1e-6).log(), rtol=1e-4)
+
+
 def test_one_class_alone_is_sure() -> None:
     assert np.isfinite(map_features(torch.zeros(1, 50))).all()
     assert (map_features(torch.zeros(1, 50))[:, :3] > 10).all()

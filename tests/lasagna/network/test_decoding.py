@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lab.bench.decoders import bias_for_share, compare_decisions, decode_class_by_class, decode_token_by_token
 from lasagna import Lasagna
-from lasagna.network.decoding import decode_class_lists
+from lasagna.network.decoding import DecodedLists, decode_class_lists
 from lasagna.network.model import cast_weights
 
 WINDOWS = st.one_of(st.none(), st.integers(1, 400))
@@ -169,3 +169,28 @@ def test_a_wrong_decision_is_noticed(models: list[Lasagna]) -> None:
     clearest = int((found.margins - bias).abs().argmax())
     wrong[clearest] = ~wrong[clearest]
     assert not compare_decisions(model.model, model.prompt, tokens, query, bias, wrong[None]).identical
+
+
+@pytest.mark.parametrize("window", [None, 60], ids=["whole", "windows"])
+def test_guesses_change_the_passes_and_nothing_else(models: list[Lasagna], window: int | None) -> None:
+    model = models[1]
+    tokens = image_tokens(model, 2, 11)
+    asked = [query for seed in (11, 12) for query in queries(model, names(40, seed))]
+    biases = [
+        bias_for_share(model.model, model.prompt, tokens[i : i + 1], query, 0.3, rounds=2)
+        for i, query in enumerate(asked)
+    ]
+
+    def decode(guesses: list[torch.Tensor] | None) -> DecodedLists:
+        return decode_class_lists(model.model, model.prompt, tokens, asked, [0, 1], biases, window, guesses)
+
+    plain = decode(None)
+    right = [found.present for found in plain.lists]
+    told, misled = decode(right), decode([~present for present in right])
+    for other in (told, misled):
+        for found, expected in zip(other.lists, plain.lists, strict=True):
+            assert torch.equal(found.present, expected.present)
+            torch.testing.assert_close(found.margins, expected.margins, atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(found.hidden, expected.hidden, atol=2e-5, rtol=1e-4)
+    least = 1 if window is None else sum(-(-query.slots[-1] // window) for query in asked)
+    assert told.passes == least < min(plain.passes, misled.passes)

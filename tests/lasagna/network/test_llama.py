@@ -72,6 +72,28 @@ def test_the_cache_changes_nothing(values: dict[str, Any]) -> None:
     torch.testing.assert_close(rest, whole[[2, 2], 8:], rtol=1e-5, atol=1e-5)
 
 
+@torch.inference_mode()
+def test_reading_some_positions_gives_their_states(values: dict[str, Any]) -> None:
+    """And keeps the keys and values of all."""
+    torch.manual_seed(3)
+    network = Llama(LlamaShape.from_config(values)).eval()
+    embeddings = torch.randn(2, 12, 32)
+    valid = torch.ones(2, 12, dtype=torch.long)
+    valid[1, 1:3] = 0
+    positions = (valid.cumsum(1) - 1).clamp(min=0)
+    for mask in (None, valid):
+        whole = network(embeddings, positions, mask)
+        cache = KeyValues()
+        nothing = torch.zeros((2, 0), dtype=torch.long)
+        seen = None if mask is None else mask[:, :5]
+        assert network(embeddings[:, :5], positions[:, :5], seen, cache, nothing).shape == (2, 0, 32)
+        read = torch.tensor([[0, 3], [6, 6]])
+        found = network(embeddings[:, 5:], positions[:, 5:], mask, cache, read)
+        expected = torch.stack([whole[row, 5 + read[row]] for row in range(2)])
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        assert cache.length == 12
+
+
 def test_checkpointing_changes_no_gradient() -> None:
     torch.manual_seed(2)
     network = Llama(LlamaShape.from_config(PLAIN)).train()
