@@ -94,7 +94,8 @@ def demo(
 
     settings = Settings.load(model=model)
     checkpoint = find_checkpoint(settings.model)  # an unknown one is named before anything starts
-    if correct and (other := architecture_of(checkpoint)) is not None:
+    other = architecture_of(checkpoint)
+    if correct and other is not None:
         raise ConfigError(
             f"--correct shows how a model learns from corrections, and {checkpoint.name} is of the type "
             f"{other.model_type!r}, which does not; leave --correct out, or take a checkpoint of LaSagnA"
@@ -128,7 +129,7 @@ def demo(
             if correct:
                 _show_film(console, summary)
             else:
-                _show(console, summary, answers)
+                _show(console, summary, answers, other is not None and other.closed)
             _show_place(console, summary, parts.label_studio.login.password)
             ready = True
             if not exit_after:
@@ -219,7 +220,7 @@ def _show_film(console: Console, summary: dict[str, Any]) -> None:
         console.print(f"  {path}", soft_wrap=True, highlight=False)
 
 
-def _show(console: Console, summary: dict[str, Any], answers: "Sequence[PhotoOutcome]") -> None:
+def _show(console: Console, summary: dict[str, Any], answers: "Sequence[PhotoOutcome]", closed: bool) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("photo", overflow="fold")
     table.add_column("present (probability)", overflow="fold")
@@ -231,7 +232,7 @@ def _show(console: Console, summary: dict[str, Any], answers: "Sequence[PhotoOut
         table.add_row(Text(answer.name), text, str(answer.absent), f"{answer.seconds:.2f}")
     console.print()
     console.print(table)
-    if words := unknown_in_words(summary["model_version"], answers[0].unknown if answers else ()):
+    if words := unknown_in_words(summary["model_version"], answers[0].unknown if answers else (), closed):
         console.print(words, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 

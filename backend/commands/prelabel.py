@@ -89,7 +89,8 @@ def prelabel(
         run = ProjectRun(Predictor(settings, store), label_studio, project, tab=tab, refresh=refresh)
     console.print(f"{run.project['title']}: {run.total} tasks, model {run.version}", highlight=False, markup=False)
     with redis_in_words():
-        if words := unknown_in_words(without_question(run.version), run.unknown_labels()):
+        closed = run.predictor.taught.is_closed(run.version)
+        if words := unknown_in_words(without_question(run.version), run.unknown_labels(), closed):
             console.print(words, style="yellow", highlight=False, markup=False, soft_wrap=True)
     if dry_run:
         with redis_in_words(), progress_bar(console, "Looking", run.total) as advance:

@@ -121,10 +121,11 @@ def _backend(case: Case) -> str:
     case.version = str(backend["model_version"])
     if plan is not None and case.has_redis:
         question = Provenance(case.store).question_of(case.uid, plan, case.settings)
-        unknown = TaughtNames(case.settings, Registry(registry_folder(case.settings))).unknown
-        names = unknown(case.uid, case.version, question)
-        if names:
-            case.note("note-unknown", words=unknown_in_words(without_question(case.version), names))
+        taught = TaughtNames(case.settings, Registry(registry_folder(case.settings)))
+        if names := taught.unknown(case.uid, case.version, question):
+            closed = taught.is_closed(case.version)
+            words = unknown_in_words(without_question(case.version), names, closed)
+            case.note("note-closed-list" if closed else "note-unknown", words=words)
     return f"{url} is connected, and serves {case.version}"
 
 

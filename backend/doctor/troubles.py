@@ -166,6 +166,14 @@ TROUBLES: dict[str, Trouble] = {
         "word as its hint; to ask anyway: LASAGNA_GUESS_UNKNOWN=yes, or the extra parameter guess_unknown",
         is_note=True,
     ),
+    "note-closed-list": Trouble(
+        "backend",
+        "labels that a model with a closed list does not have: it cannot be asked for them, and draws none",
+        "{words}",
+        "draw them by hand. A label that only has another name gets the model's word as its hint "
+        "(`lasagna models check` prints what the model is); to have labels learnt, serve a checkpoint of LaSagnA",
+        is_note=True,
+    ),
     "backend-none": Trouble(
         "backend",
         "no backend is connected to the project",

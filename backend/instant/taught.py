@@ -14,7 +14,7 @@ from backend.queue.store import GUESS_UNKNOWN
 from backend.registry.registry import Registry
 from backend.studio.version_names import parse_version
 from lasagna.checkpoint.folder import checkpoint_version, find_checkpoint
-from lasagna.checkpoint.vocabulary import Vocabulary, load_vocabulary
+from lasagna.checkpoint.vocabulary import Vocabulary, load_vocabulary, vocabulary_that_binds
 from lasagna.errors import CheckpointError, RegistryError
 from lasagna.labels.configuration import LabelConfig
 from lasagna.labels.question import ProjectQuestion
@@ -54,6 +54,11 @@ class TaughtNames:
                 self._missed[version] = time.monotonic()
         return self._known.get(version)
 
+    def is_closed(self, version: str) -> bool:
+        """Whether a version, as predictions carry it, has a closed list of names."""
+        vocabulary = self.vocabulary(parse_version(version).base)
+        return vocabulary is not None and vocabulary.closed
+
     def _read(self, version: str) -> Vocabulary | None:
         """Raises CheckpointError or RegistryError where the version is not here, or cannot be read."""
         try:
@@ -84,10 +89,11 @@ class TaughtNames:
         Args:
             project: Label Studio's uid, or number.
             version: As predictions carry it.
-            question: That is asked; with `guess_unknown` nothing is unknown.
+            question: That is asked; with `guess_unknown` nothing is unknown but to a closed list.
         """
-        vocabulary = self.vocabulary(parse_version(version).base)
-        if vocabulary is None or question.params.get(GUESS_UNKNOWN):
+        taught = self.vocabulary(parse_version(version).base)
+        vocabulary = vocabulary_that_binds(taught, bool(question.params.get(GUESS_UNKNOWN)))
+        if vocabulary is None:
             return []
         asked = (row for image in question.images.values() for row in image["asked"])
         return vocabulary.unknown([ClassQuery(row[0], row[1]) for row in asked], self.learnt(project, version))

@@ -110,7 +110,7 @@ class Serving:
     `aside` are tasks that cannot be learnt from, with the reason; `not_served` are parts of its labelling configuration
     that no prediction is made for. `fresh` tasks have a prediction that answers what is asked now; `outdated`: why
     those of others do not, and how many; of tasks that nobody has annotated, as far as is known here.
-    `unknown` labels are those that it was never taught.
+    `unknown` labels are those that it was never taught; `closed`: corrections do not teach it any.
     """
 
     project: str
@@ -126,6 +126,7 @@ class Serving:
     fresh: int = 0
     outdated: Sequence[tuple[str, int]] = ()
     unknown: Sequence[str] = ()
+    closed: bool = False
 
 
 @dataclass(frozen=True)
@@ -280,14 +281,14 @@ def _serving(
         champion = candidate = None
         problem = ""
         learnt, waiting, aside = "", 0, list[tuple[TaskLink, str]]()
-        fresh, outdated, unknown = 0, list[tuple[str, int]](), list[str]()
+        fresh, outdated, unknown, closed = 0, list[tuple[str, int]](), list[str](), False
         try:
             champion, candidate = registry.champion(uid), registry.candidate(uid)
             if uid in projects:
                 asked = _asked(settings, store, heads, uid, champion.id if champion else own)
                 if asked is not None:
                     fresh, outdated = _fresh(store, registry, uid, *asked)
-                    unknown = taught.unknown(uid, *asked)
+                    unknown, closed = taught.unknown(uid, *asked), taught.is_closed(asked[0])
             if uid in corrected:
                 said = changes.said(uid)
                 state = heads.current(uid, champion.id if champion else str(said.get("version") or ""))
@@ -299,7 +300,7 @@ def _serving(
             problem = str(error)
         here = projects.get(uid, Project())
         served = (champion, candidate, trainings.of(uid), here.url, problem)
-        found.append(Serving(uid, *served, learnt, waiting, aside, here.not_served, fresh, outdated, unknown))
+        found.append(Serving(uid, *served, learnt, waiting, aside, here.not_served, fresh, outdated, unknown, closed))
     return found
 
 

@@ -47,10 +47,12 @@ class Vocabulary:
     Attributes:
         names: By the name, as the model was asked it.
         synonyms: Another word -> the name that it means.
+        closed: Nothing else can be asked, not even for a guess, and corrections teach nothing: the model has this list.
     """
 
     names: Mapping[str, Taught]
     synonyms: Mapping[str, str] = field(default_factory=dict)
+    closed: bool = False
 
     @cached_property
     def _places(self) -> dict[str, str]:
@@ -116,15 +118,24 @@ def _plain(text: str) -> str:
     return " ".join(text.casefold().replace("_", " ").replace("-", " ").split())
 
 
-def unknown_in_words(version: str, names: Sequence[str], most: int = 20) -> str:
-    """What is said of labels that a version cannot be asked for, to whoever draws them; "" where there are none."""
+def unknown_in_words(version: str, names: Sequence[str], closed: bool = False, most: int = 20) -> str:
+    """What is said of labels that a version cannot be asked for, to whoever draws them; "" where there are none.
+
+    Args:
+        closed: As of its `Vocabulary`.
+    """
     if not names:
         return ""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (
-        f"{version} was never taught {', '.join(map(repr, names[:most]))}{more}: not drawn, and no absence. Draw "
-        f"{'these' if len(names) > 1 else 'it'}; the model learns from your corrections"
-    )
+    what = "does not have in its list" if closed else "was never taught"
+    draw = f"Draw {'these' if len(names) > 1 else 'it'}"
+    then = f"{draw} by hand" if closed else f"{draw}; the model learns from your corrections"
+    return f"{version} {what} {', '.join(map(repr, names[:most]))}{more}: not drawn, and no absence. {then}"
+
+
+def vocabulary_that_binds(vocabulary: Vocabulary | None, guess_unknown: bool) -> Vocabulary | None:
+    """The vocabulary outside of which nothing is asked; None: everything may be. A closed list cannot guess."""
+    return None if guess_unknown and vocabulary is not None and not vocabulary.closed else vocabulary
 
 
 def load_vocabulary(folder: Path) -> Vocabulary | None:
@@ -138,7 +149,7 @@ def load_vocabulary(folder: Path) -> Vocabulary | None:
     architecture = architecture_of(folder)
     if architecture is not None and architecture.closed:
         names = list(closed_names(folder).values())
-        return Vocabulary({name: Taught(0) for name in names}, closed_synonyms(names))
+        return Vocabulary({name: Taught(0) for name in names}, closed_synonyms(names), closed=True)
     layers = [read_vocabulary(layer / VOCABULARY) for layer in checkpoint_layers(folder)]
     found = layers[0]
     if found is None:  # what the lowest one was taught is not known

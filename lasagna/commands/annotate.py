@@ -25,7 +25,7 @@ from lasagna.annotate.output import MOST_SHOWN, Written
 from lasagna.annotate.request import AnnotateRequest, Asked, Execution
 from lasagna.annotate.run import AnnotateRun
 from lasagna.annotate.writers import OUTPUT_FOLDERS, WRITERS, Job
-from lasagna.checkpoint.vocabulary import load_vocabulary, unknown_in_words
+from lasagna.checkpoint.vocabulary import load_vocabulary, unknown_in_words, vocabulary_that_binds
 from lasagna.commands.classes import OBJECTS, choose_classes
 from lasagna.errors import ConfigError
 from lasagna.formats.hygiene import Hygiene
@@ -169,7 +169,7 @@ def annotate(
         head = _learn(corrected, [Path(name) for name in images if Path(name).is_dir()], queries, settings, out)
     if head is not None:
         head = head.absolute()  # workers of Ray may have another folder of their own
-    vocabulary = None if settings.guess_unknown else load_vocabulary(folder)
+    vocabulary = vocabulary_that_binds(load_vocabulary(folder), settings.guess_unknown)
     learnt: tuple[str, ...] = ()
     if head is not None:
         suffix, learnt = _read_head(head)
@@ -206,7 +206,7 @@ def annotate(
         report = _uninterrupted(run)
     finally:
         close_archives()
-    _summary(report, run, out)
+    _summary(report, run, out, vocabulary is not None and vocabulary.closed)
     if run.progress.failures or report["kept"]:
         raise SystemExit(1)
 
@@ -246,7 +246,7 @@ def _addresses(images: ImageSet, root: Path | None, prefix: str | None) -> Addre
     return Addresses(None if folder is None else folder.absolute(), prefix)
 
 
-def _summary(report: dict[str, Any], run: AnnotateRun, out: Path) -> None:
+def _summary(report: dict[str, Any], run: AnnotateRun, out: Path, closed: bool) -> None:
     done = report["images"]
     now, known = run.progress.computed, run.progress.reused
     former = f", {run.progress.former} as before, since they cannot be read" if run.progress.former else ""
@@ -254,8 +254,8 @@ def _summary(report: dict[str, Any], run: AnnotateRun, out: Path) -> None:
     left_out = [f"{number} {name.replace('_', ' ')}" for name, number in report["left_out"].items() if number]
     if left_out:
         click.echo(f"  left out: {', '.join(left_out)}")
-    if words := unknown_in_words(run.request.job.model_version, run.request.job.unknown):
-        click.secho(f"  {words}, or have it guess: --guess-unknown", fg="yellow")
+    if words := unknown_in_words(run.request.job.model_version, run.request.job.unknown, closed):
+        click.secho(f"  {words}{'' if closed else ', or have it guess: --guess-unknown'}", fg="yellow")
     if done and run.request.gallery:
         click.echo(f"  look at {out / 'gallery.html'}")
     failures, kept = report["failures"], report["kept"]

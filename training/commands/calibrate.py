@@ -9,7 +9,7 @@ from rich.table import Table
 from lasagna.checkpoint.architectures import architecture_of
 from lasagna.checkpoint.folder import CLASSIFIER, Calibration, find_checkpoint, write_calibration
 from lasagna.checkpoint.vocabulary import VOCABULARY, load_vocabulary, write_vocabulary
-from lasagna.errors import DataError
+from lasagna.errors import ConfigError, DataError
 from lasagna.progress import progress_bar
 from training.data.sets import held_out_records, training_sets, with_replay
 from training.data.vocabulary import count_names, taught_vocabulary
@@ -48,6 +48,13 @@ def calibrate(
     """
     checked = with_replay(read_recipe(recipe, changes).recipe)[0]
     folder = find_checkpoint(name or checked.output / "checkpoint")
+    other = architecture_of(folder)
+    if other is not None and (only_vocabulary or only_classifier):
+        option = "--vocabulary" if only_vocabulary else "--classifier"
+        raise ConfigError(
+            f"{folder} is a model of the type {other.model_type!r}: no recipe taught it, so {option} has nothing to "
+            "note; leave it out to fit the probabilities"
+        )
     if only_vocabulary:
         _note_vocabulary(checked, folder)
         return
@@ -68,7 +75,7 @@ def calibrate(
             answers = [collect_answers(model, source, model.calibration, advance) for source in sets.values()]
             model.calibration = fit_calibration(answers)
     write_calibration(folder, model.calibration)
-    if architecture_of(folder) is None and (vocabulary := load_vocabulary(folder)) is not None:
+    if other is None and (vocabulary := load_vocabulary(folder)) is not None:
         write_vocabulary(folder, vocabulary.measured(mean_precisions(answers)))
 
     table = Table(title=f"temperature {model.calibration.temperature:.3f}, offset {model.calibration.offset:.3f}")
@@ -76,7 +83,7 @@ def calibrate(
         table.add_column(heading, justify="left" if heading == "held out" else "right")
     for (name, source), found in zip(sets.items(), answers, strict=True):
         if not len(found.present):
-            console.print(f"{name}: the model was never taught a class of it", highlight=False)
+            console.print(f"{name}: the model cannot be asked for a class of it", highlight=False)
             continue
         ranked = average_precision(found.present, found.margins)
         fits = (Calibration(), model.calibration)

@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from lasagna.checkpoint.architectures import architecture_of
 from lasagna.environment import describe_environment
 from lasagna.errors import ConfigError, DataError
 from lasagna.progress import progress_bar
@@ -195,12 +196,19 @@ def _described(
         "split": source.split,
         "model": name,
         "model_version": model.version,
+        "closed_list": _is_closed(model),
         "batch_size": options["batch_size"],
         "chunk_size": chunk_size,
         "threshold": options["threshold"],
         "guess_unknown": options["guess_unknown"],
         "environment": describe_environment(model.device),
     }
+
+
+def _is_closed(model: "ClassListModel") -> bool:
+    """Whether it answers a list of its own and cannot guess at other names."""
+    architecture = None if model.folder is None else architecture_of(model.folder)
+    return architecture is not None and architecture.closed
 
 
 def _measure(
@@ -252,6 +260,14 @@ def _measure_objects(
     return result.failures
 
 
+def _not_known(report: Mapping[str, Any]) -> str:
+    return f"{'not in the list of' if report['closed_list'] else 'not known to'} the model, and in no figure"
+
+
+def _how_to_ask(report: Mapping[str, Any]) -> str:
+    return "" if report["closed_list"] else "; --guess-unknown scores what it guesses"
+
+
 def _print_objects(report: dict[str, Any]) -> None:
     found = report["objects"]
     table = Table(title=f"{report['data']}, {report['split']}: {found['images']} images, {report['model_version']}")
@@ -263,8 +279,7 @@ def _print_objects(report: dict[str, Any]) -> None:
         table.add_row(way, *figures, *(str(row[key]) for key in ("objects", "matched", "wrong", "missed")))
     Console(markup=False).print(table)
     if found["unknown"]:
-        names = ", ".join(found["unknown"])
-        click.echo(f"not known to the model, and in no figure: {names}; --guess-unknown scores what it guesses")
+        click.echo(f"{_not_known(report)}: {', '.join(found['unknown'])}{_how_to_ask(report)}")
 
 
 def _print_tables(report: dict[str, Any]) -> None:
@@ -300,10 +315,7 @@ def _print_tables(report: dict[str, Any]) -> None:
     console.print(summary)
     if report["unknown"]:
         names = ", ".join(f"{name} ({photos})" for name, photos in report["unknown"].items())
-        click.echo(
-            f"not known to the model, and in no figure (photos that have it): {names}; --guess-unknown scores what it "
-            "guesses"
-        )
+        click.echo(f"{_not_known(report)} (photos that have it): {names}{_how_to_ask(report)}")
     if distractors["skipped"]:
         click.echo(f"{len(distractors['skipped'])} names were not asked as distractors:")
         by_reason: dict[str, list[str]] = {}

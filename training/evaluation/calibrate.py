@@ -71,7 +71,7 @@ def fit_calibration(sets: Sequence[PresenceAnswers], start: Calibration | None =
     if not everything.size or (start is None and (everything.all() or not everything.any())):
         raise DataError(
             f"calibration needs present and absent answers; found {everything.sum()} present ones of "
-            f"{everything.size}: hold more photos out"
+            f"{everything.size}: hold more photos out, of classes that the model can be asked for"
         )
 
     def cross_entropy(scale: float, shift: float) -> float:
@@ -92,7 +92,8 @@ def fit_calibration(sets: Sequence[PresenceAnswers], start: Calibration | None =
     scale, shift = minimize(lambda values: cross_entropy(*values), np.array([1.0, 0.0]), method="L-BFGS-B").x
     if not scale > 1e-3:
         raise DataError(
-            f"classes with larger margins are not more often present (fitted slope {scale:.3g}); train the model first"
+            f"classes with larger margins are not more often present (fitted slope {scale:.3g}): it does not "
+            "know these classes; train the model first, or take photos of what it knows"
         )
     return Calibration(temperature=1 / float(scale), offset=-float(shift / scale))
 

@@ -31,6 +31,7 @@ from backend.registry.registry import Registry
 from backend.studio.client import LabelStudioError
 from backend.studio.project_id import number_of, project_uid
 from backend.worker.rq_worker import LasagnaWorker
+from lab.bench.peer_models import write_model
 from lasagna.checkpoint.vocabulary import Taught, Vocabulary, write_vocabulary
 from lasagna.settings import Settings
 from tests.backend.backend_helpers import StubLabelStudio, asked, browser_session, make_jwt, png
@@ -413,6 +414,16 @@ def a_label_that_the_model_was_never_taught(world: World) -> Case:
     project, registry, _ = with_registry(world)
     uid = project_uid(world.api.project(project))
     version = registry.add(folder, project=uid, parent="", snapshot="", metrics={}, name="taught")
+    registry.promote(uid, version.id, "")
+    return world.case(project, REGISTRY=str(registry.folder))
+
+
+@row("note-closed-list", "does not have in its list 'Sky': not drawn, and no absence. Draw it by hand")
+def a_label_that_a_closed_list_lacks(world: World) -> Case:
+    folder = write_model("eomt", world.folder / "closed", names=("cat", "dog"))
+    project, registry, _ = with_registry(world)
+    uid = project_uid(world.api.project(project))
+    version = registry.add(folder, project=uid, parent="", snapshot="", metrics={}, name="closed")
     registry.promote(uid, version.id, "")
     return world.case(project, REGISTRY=str(registry.folder))
 

@@ -13,6 +13,7 @@ from backend.instant.taught import TaughtNames
 from backend.queue.store import Project, Store
 from backend.registry.registry import Registry
 from backend.worker.runtime import Runtime
+from lab.bench.peer_models import write_model
 from lasagna import Lasagna
 from lasagna.checkpoint.folder import checkpoint_version
 from lasagna.checkpoint.vocabulary import Taught, Vocabulary, write_vocabulary
@@ -54,7 +55,9 @@ def made(seed: int) -> tuple[np.ndarray, dict[str, np.ndarray | None]]:
     return image.clip(0, 255).astype(np.uint8), {"Sky": disc, "Cat": ~disc}
 
 
-def test_by_the_vocabulary_of_the_version(settings: Settings, registry: Registry, checkpoint: Path) -> None:
+def test_by_the_vocabulary_of_the_version(
+    settings: Settings, registry: Registry, checkpoint: Path, tmp_path: Path
+) -> None:
     names = TaughtNames(settings, registry)
     own = checkpoint_version(settings.model)
     rest = [name for name in NAMES if name != "Cat"]
@@ -62,6 +65,12 @@ def test_by_the_vocabulary_of_the_version(settings: Settings, registry: Registry
     assert names.unknown(PROJECT, f"{own}~3f2a9c", question()) == rest
     assert names.unknown(PROJECT, own, question(guess_unknown=True)) == []
     assert names.unknown(PROJECT, "somebody-else", question()) == []
+    listed = registry.add(write_model("eomt", tmp_path / "eomt"), project="3", parent="", snapshot="", metrics={})
+    for params in ({}, {"guess_unknown": True}):
+        unknown = names.unknown(PROJECT, listed.id, question(**params))
+        assert "Cat" in unknown, "a closed list cannot guess"
+        assert "Sky" not in unknown
+    assert (names.is_closed(listed.id), names.is_closed(own)) == (True, False)
     plain = registry.add(checkpoint, project="3", parent="", snapshot="", metrics={}, name="plain")
     assert names.unknown(PROJECT, plain.id, question()) == [], "it does not say what it was taught"
 

@@ -32,5 +32,12 @@ def test_a_folder_of_photos(kind: str, unknown: list[str], tmp_path: Path) -> No
     for image in report["images"]:
         said = {row["name"]: row["probability"] for row in image["classes"]}
         assert [name for name, probability in said.items() if probability is None] == unknown
+    assert ("does not have in its list 'kitchen'" in result.stdout) == bool(unknown)
+    assert "guess-unknown" not in result.stdout
+    guessed = CliRunner().invoke(
+        main, ["annotate", str(photos), *given, "--guess-unknown", "--out", str(tmp_path / "guessed")]
+    )
+    assert guessed.exit_code == 0, guessed.output
+    assert read(tmp_path / "guessed" / "report.json")["unknown"] == unknown, "a closed list cannot guess"
     again = CliRunner().invoke(main, ["annotate", str(photos), *given, "--out", str(tmp_path / "out")])
     assert "2 known before" in again.stdout
