@@ -24,7 +24,7 @@ def write_model(kind: str, folder: Path, size: str = "tiny", names: Sequence[str
     """Writes a folder.
 
     Args:
-        kind: One of `KINDS`.
+        kind: One of `KINDS`, or "sam3_lite_text", which is SAM 3 with another text encoder.
         size: One of `SIZES`; "small" of SAM 3 and EoMT alone.
         names: Of a closed list.
         seed: Of the weights.
@@ -32,7 +32,7 @@ def write_model(kind: str, folder: Path, size: str = "tiny", names: Sequence[str
     ensure_torchvision()
     torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    _KINDS[kind](folder, size, list(names))
+    {**_KINDS, **_VARIANTS}[kind](folder, size, list(names))
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\nRandom weights.\n", encoding="utf-8")
     return folder
 
@@ -140,8 +140,29 @@ def _oneformer(folder: Path, size: str, names: list[str]) -> None:
 
 
 def _sam3(folder: Path, size: str, names: list[str]) -> None:
-    from transformers import Sam3Config, Sam3ImageProcessor, Sam3Model, Sam3Processor
+    from transformers import Sam3Config, Sam3Model
 
+    values, side, tokenizer = _sam3_shapes(size)
+    Sam3Model(Sam3Config(**values)).save_pretrained(folder)
+    _sam3_processor(folder, side, tokenizer)
+
+
+def _sam3_lite_text(folder: Path, size: str, names: list[str]) -> None:
+    from transformers import Sam3LiteTextConfig, Sam3LiteTextModel
+
+    values, side, tokenizer = _sam3_shapes(size)
+    Sam3LiteTextModel(Sam3LiteTextConfig(**values)).save_pretrained(folder)
+    _sam3_processor(folder, side, tokenizer)
+
+
+def _sam3_processor(folder: Path, side: int, tokenizer: Any) -> None:
+    from transformers import Sam3ImageProcessor, Sam3Processor
+
+    Sam3Processor(Sam3ImageProcessor(size={"height": side, "width": side}), tokenizer).save_pretrained(folder)
+
+
+def _sam3_shapes(size: str) -> tuple[dict[str, Any], int, Any]:
+    """Values of the configuration, the side of its images, and the tokenizer."""
     tiny, tokenizer = size == "tiny", _clip_tokenizer(32)
     backbone: dict[str, Any] = {"model_type": "sam3_vit_model"}
     if tiny:
@@ -163,10 +184,7 @@ def _sam3(folder: Path, size: str, names: list[str]) -> None:
         values |= {"detr_decoder_config": {**part, "num_queries": 12}}
         values |= {"mask_decoder_config": {"hidden_size": 32, "num_attention_heads": 2}}
         values |= {"text_config": {**_text(tokenizer, tiny, 32), "projection_dim": 32, "hidden_act": "gelu"}}
-    config = Sam3Config(**({} if size == "real" else values))
-    Sam3Model(config).save_pretrained(folder)
-    side = 1008 if size == "real" else backbone["image_size"]
-    Sam3Processor(Sam3ImageProcessor(size={"height": side, "width": side}), tokenizer).save_pretrained(folder)
+    return ({}, 1008, tokenizer) if size == "real" else (values, backbone["image_size"], tokenizer)
 
 
 _KINDS: dict[str, Callable[[Path, str, list[str]], None]] = {
@@ -176,4 +194,5 @@ _KINDS: dict[str, Callable[[Path, str, list[str]], None]] = {
     "oneformer": _oneformer,
     "sam3": _sam3,
 }
+_VARIANTS = {"sam3_lite_text": _sam3_lite_text}
 KINDS = tuple(_KINDS)

@@ -59,6 +59,7 @@ BUILT_IN = {
         Architecture("mask2former", _CLOSED, closed=True),
         Architecture("oneformer", _CLOSED, closed=True),
         Architecture("sam3", _SAM3),
+        Architecture("sam3_lite_text", _SAM3),
         Architecture("sam3_video", _SAM3),
     )
 }

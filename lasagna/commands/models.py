@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from lasagna.checkpoint.architectures import architecture_of
 from lasagna.checkpoint.folder import checkpoint_version, find_checkpoint, pulled_folder, shipped_checkpoints
 from lasagna.commands.groups import EntryPointGroup
 from lasagna.errors import LasagnaError
@@ -26,7 +27,8 @@ def models() -> None:
 
 @dataclass(frozen=True)
 class CheckpointEntry:
-    """One checkpoint: what to give `--model`, where it is from, its weights in bytes, whose wording it has."""
+    """One checkpoint: what to give `--model`, where it is from, its weights in bytes, whose wording it has (for a model
+    of another maker its `model_type`)."""
 
     name: str
     origin: str
@@ -55,8 +57,9 @@ def _cached() -> Iterator[tuple[str, Path]]:
         return
     for repository in sorted(repositories, key=lambda r: r.repo_id):
         for revision in repository.revisions:
-            if (revision.snapshot_path / "prompt.json").exists() and revision.refs:
-                yield repository.repo_id, revision.snapshot_path
+            place = revision.snapshot_path
+            if revision.refs and ((place / "prompt.json").exists() or architecture_of(place) is not None):
+                yield repository.repo_id, place
 
 
 def _entry(name: str, origin: str, folder: Path) -> CheckpointEntry:
@@ -64,8 +67,12 @@ def _entry(name: str, origin: str, folder: Path) -> CheckpointEntry:
 
     size = sum(path.stat().st_size for path in folder.glob("**/*.safetensors"))
     try:
-        form = PromptFormat.load(folder / "prompt.json")
-        dialect = "released" if form.present == RELEASED.present else "paper"
+        other = architecture_of(folder)
+        if other is None:
+            form = PromptFormat.load(folder / "prompt.json")
+            dialect = "released" if form.present == RELEASED.present else "paper"
+        else:
+            dialect = other.model_type
         quick = size < LARGE or (folder / "checksums.json").exists()
         version = checkpoint_version(folder) if quick else "not computed"
     except (LasagnaError, OSError) as error:

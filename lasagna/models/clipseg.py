@@ -5,6 +5,7 @@ blocks. CLIPSeg has no answer for presence: the margin of a name is the mean of 
 so that one bright pixel is no presence. It is not calibrated by its makers; `lasagna calibrate` does it.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,15 @@ class ClipSeg(ForeignModel):
         ).hidden_states
         return [states[layer + 1] for layer in self.network.extract_layers]
 
-    def _say(self, photo: EncodedPhoto, texts: list[str], even: Tensor, exclusive: bool, block: int) -> Said:
+    def _say(
+        self,
+        photo: EncodedPhoto,
+        texts: list[str],
+        even: Tensor,
+        exclusive: bool,
+        block: int,
+        apart: Collection[str],
+    ) -> Said:
         conditions = torch.stack(self._kept_texts(texts, self._conditions))
         margins, kept = [], []
         for part in blocks(len(texts), block):
@@ -55,7 +64,8 @@ class ClipSeg(ForeignModel):
             margin = peak(logits).cpu()
             margins.append(margin)
             kept.append(logits[margin >= even[part]])
-        return Said(torch.cat(margins), *masks_of_logits(torch.cat(kept), photo.size, exclusive))
+        masks, stability = masks_of_logits(torch.cat(kept), photo.size, exclusive)
+        return Said(torch.cat(margins), masks, stability, [None] * len(masks))
 
     def _conditions(self, texts: list[str]) -> list[Tensor]:
         words = self.processor.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")

@@ -3,11 +3,14 @@
 The network runs once per photo, whatever is asked. A label is read as a name of the list by
 `lasagna.checkpoint.closed_lists`, and is unknown where it means none. A name's margin is the log-odds of its class in
 the query that is surest of it; its mask is where the semantic post-processing of transformers says that class, so masks
-never overlap, and classes that were not asked keep their pixels.
+never overlap, and classes that were not asked keep their pixels. Objects are the segments of its panoptic
+post-processing, where the model makes one.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,14 +21,18 @@ from torch import Tensor
 from lasagna.assistant.devices import choose_device, choose_dtype
 from lasagna.checkpoint.closed_lists import closed_names
 from lasagna.checkpoint.vocabulary import load_vocabulary
-from lasagna.masks.segmentation import ClassQuery
-from lasagna.models.foreign import EncodedPhoto, ForeignModel, Said, load_network, read_folder
+from lasagna.masks.segmentation import ClassQuery, Mask
+from lasagna.masks.splitting import fill, parts_of
+from lasagna.models.foreign import EncodedPhoto, ForeignModel, Parts, Said, load_network, read_folder
 
 _NETWORKS = {
     "eomt": "EomtForUniversalSegmentation",
     "mask2former": "Mask2FormerForUniversalSegmentation",
     "oneformer": "OneFormerForUniversalSegmentation",
 }
+
+_LOGITS = ("masks_queries_logits", "class_queries_logits")
+"""What transformers' post-processing reads of an output."""
 
 
 def load(folder: Path, *, device: str = "auto", dtype: str = "auto") -> "ClosedList":
@@ -51,12 +58,21 @@ def _processor(transformers: Any, kind: str, folder: Path) -> Any:
     return transformers.OneFormerProcessor(images, words, task_seq_length=length, max_seq_length=length)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Read:
-    """One photo, read: float32 (C,) margins, and which class each pixel of (H, W) is of. Both on the CPU."""
+    """One photo, read, on the CPU.
+
+    Attributes:
+        margins: float32 (C,).
+        classes: (H, W): which class each pixel is of.
+        raw: Output of the network, for the panoptic map; None where the model makes none that can be used.
+        panoptic: That map, once it was asked for (`ClosedList._panoptic`).
+    """
 
     margins: Tensor
     classes: Tensor
+    raw: Any
+    panoptic: tuple[NDArray[np.int64], list[dict[str, Any]]] | None = None
 
 
 class ClosedList(ForeignModel):
@@ -64,10 +80,17 @@ class ClosedList(ForeignModel):
 
     def __init__(self, folder: Path, network: Any, processor: Any) -> None:
         super().__init__(folder, network, processor)
+        self.abilities = replace(self.abilities, objects=self._makes_panoptic_maps())
         self.vocabulary = load_vocabulary(folder)
         self._numbers: dict[str, list[int]] = {}
         for number, name in closed_names(folder).items():
             self._numbers.setdefault(name, []).append(number)
+
+    def _makes_panoptic_maps(self) -> bool:
+        """EoMT of whole photos and Mask2Former do. A photo in patches has objects cut by their borders, and OneFormer
+        would have to be run again with its task "panoptic"."""
+        kind = self.network.config.model_type
+        return bool(kind == "mask2former" or (kind == "eomt" and not self.processor.do_split_image))
 
     def knows(self, query: ClassQuery) -> bool:
         """Whether its list has a name for it."""
@@ -84,7 +107,9 @@ class ClosedList(ForeignModel):
         found = self.network(**{key: self._placed(value) for key, value in given.items()})
         size = (image.shape[0], image.shape[1])
         queries = found.class_queries_logits.float().flatten(0, 1).log_softmax(-1)[:, :-1]
-        return _Read(log_odds(queries).amax(0).cpu(), self._classes(found, size).cpu())
+        classes = self._classes(found, size).cpu()
+        logits = {name: getattr(found, name).float().cpu() for name in _LOGITS} if self.abilities.objects else None
+        return _Read(log_odds(queries).amax(0).cpu(), classes, logits and SimpleNamespace(**logits))
 
     def _placed(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -93,7 +118,7 @@ class ClosedList(ForeignModel):
 
     def _classes(self, found: Any, size: tuple[int, int]) -> Tensor:
         """(H, W): the number of each pixel's class."""
-        for name in ("masks_queries_logits", "class_queries_logits"):
+        for name in _LOGITS:
             setattr(found, name, getattr(found, name).float())
         if getattr(self.processor, "do_pad", False) and hasattr(self.processor, "unpad_image"):
             # EoMT's semantic post-processing is for photos in patches; one that was padded is cut to its content first.
@@ -106,15 +131,65 @@ class ClosedList(ForeignModel):
         read: Tensor = self.processor.post_process_semantic_segmentation(found, target_sizes=[size])[0]
         return read
 
-    def _say(self, photo: EncodedPhoto, texts: list[str], even: Tensor, exclusive: bool, block: int) -> Said:
+    def _say(
+        self,
+        photo: EncodedPhoto,
+        texts: list[str],
+        even: Tensor,
+        exclusive: bool,
+        block: int,
+        apart: Collection[str],
+    ) -> Said:
         read: _Read = photo.features
         margins = torch.stack([read.margins[self._numbers[text]].amax() for text in texts])
-        masks = [
-            torch.isin(read.classes, torch.tensor(self._numbers[text])).numpy()
-            for text, margin, level in zip(texts, margins.tolist(), even.tolist(), strict=True)
-            if margin >= level
+        present = [text for text, here in zip(texts, (margins >= even).tolist(), strict=True) if here]
+        masks = [torch.isin(read.classes, torch.tensor(self._numbers[text])).numpy() for text in present]
+        parts = [
+            self._parts(read, self._numbers[text], mask) if text in apart else None
+            for text, mask in zip(present, masks, strict=True)
         ]
-        return Said(margins, masks, [None] * len(masks))
+        return Said(margins, masks, [None] * len(masks), parts)
+
+    def _parts(self, read: _Read, classes: list[int], mask: Mask) -> Parts | None:
+        """A mask by the segments of its classes; None where the panoptic map has none of them on it, or makes none.
+
+        The semantic map has pixels that no segment has. Those that hang on one are of the nearest; a part of the mask
+        without any is an object of its own, as sure as the class.
+        """
+        if not self.abilities.objects:
+            return None
+        segments, rows = self._panoptic(read)
+        own = [row for row in rows if row["label_id"] in classes]
+        places = np.zeros(len(rows) + 1, np.int32)
+        for number, row in enumerate(own, start=1):
+            places[row["place"]] = number
+        numbers = np.where(mask, places[segments], 0).astype(np.int32)
+        if not numbers.any():
+            return None
+        connected = parts_of(mask)
+        has = np.zeros(int(connected.max()) + 1, np.bool_)
+        has[connected[numbers > 0]] = True
+        without = np.flatnonzero(~has[1:]) + 1
+        for number, part in enumerate(without, start=len(own) + 1):
+            numbers[connected == part] = number
+        scores = torch.tensor([row["score"] for row in own]).clamp(1e-6, 1 - 1e-6)
+        margins = torch.cat([scores.logit(), read.margins[classes].amax().expand(len(without))])
+        return Parts(fill(numbers, mask).astype(np.uint16), margins)
+
+    def _panoptic(self, read: _Read) -> tuple[NDArray[np.int64], list[dict[str, Any]]]:
+        """transformers' panoptic post-processing, once per photo: (H, W) places of segments from 1 on, 0 none, and its
+        rows, each with its `place`."""
+        if read.panoptic is None:
+            size = (read.classes.shape[0], read.classes.shape[1])
+            more = {} if self.network.config.model_type == "eomt" else {"label_ids_to_fuse": set()}
+            found = self.processor.post_process_panoptic_segmentation(read.raw, target_sizes=[size], **more)[0]
+            rows = [{**row, "place": place} for place, row in enumerate(found["segments_info"], start=1)]
+            ids = found["segmentation"].cpu().numpy().astype(np.int64)
+            segments = np.zeros(ids.shape, np.int64)
+            for row in rows:
+                segments[ids == row["id"]] = row["place"]
+            read.panoptic = segments, rows
+        return read.panoptic
 
 
 def log_odds(log_probability: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ alone.
 import logging
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from lasagna.checkpoint.architectures import folder_licence
 from lasagna.checkpoint.folder import checkpoint_version, load_calibration
 from lasagna.contract.model import Abilities, ClassListModel
 from lasagna.errors import CheckpointError
+from lasagna.masks.objects import Objects
 from lasagna.masks.segmentation import ClassAnswer, ClassQuery, Mask, Segmentation
 from lasagna.network.compat import ensure_torchvision
 
@@ -53,6 +54,19 @@ class EncodedPhoto:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """A mask in objects, as the model tells them apart itself.
+
+    Attributes:
+        numbers: uint16 (H, W): 0 outside of the mask, inside an object's number from 1 on; one may be nowhere.
+        margins: float32 (n,), on the CPU: of each object, on the scale of those of names.
+    """
+
+    numbers: NDArray[np.uint16]
+    margins: Tensor
+
+
+@dataclass(frozen=True)
 class Said:
     """What a model says of some names on one photo.
 
@@ -60,11 +74,13 @@ class Said:
         margins: float32 (N,), on the CPU: the larger, the likelier is the name present.
         masks: bool (H, W) of the names whose margin reaches what was asked for, in their order.
         stability: Of these masks, as of `ClassAnswer`; None where it is not known.
+        parts: Of these masks; None where the model does not tell objects apart, or nobody asked.
     """
 
     margins: Tensor
     masks: list[Mask]
     stability: list[float | None]
+    parts: list[Parts | None]
 
 
 class ForeignModel(ClassListModel):
@@ -105,12 +121,21 @@ class ForeignModel(ClassListModel):
         """The features of uint8 (H, W, 3)."""
 
     @abstractmethod
-    def _say(self, photo: EncodedPhoto, texts: list[str], even: Tensor, exclusive: bool, block: int) -> Said:
+    def _say(
+        self,
+        photo: EncodedPhoto,
+        texts: list[str],
+        even: Tensor,
+        exclusive: bool,
+        block: int,
+        apart: Collection[str],
+    ) -> Said:
         """What the model says of distinct names.
 
         Args:
             even: float32 (N,): margins from which on names are present, and masks are wanted.
             block: Names that are computed together.
+            apart: Those of the names whose objects are wanted.
         """
 
     def encode_image(self, image: ImageLike) -> EncodedPhoto:
@@ -148,31 +173,40 @@ class ForeignModel(ClassListModel):
         self, photo: EncodedPhoto, queries: list[ClassQuery], threshold: float | None, exclusive: bool, block: int
     ) -> Segmentation:
         levels: dict[str, float] = {}
+        apart = set[str]()
         for query in queries:
             if self.knows(query):
                 text = self.read_text(query.text)
                 level = query.threshold or threshold or 0.5
                 levels[text] = min(level, levels.get(text, 1.0))
+                if query.objects:
+                    apart.add(text)
         if not levels:
             return Segmentation(photo.size, tuple(ClassAnswer.unknown(query.name) for query in queries))
         calibration, texts = self.calibration, list(levels)
         offsets = torch.tensor([calibration.offset + calibration.class_offsets.get(text, 0.0) for text in texts])
         even = offsets + calibration.temperature * torch.logit(torch.tensor([levels[text] for text in texts]))
-        said = self._say(photo, texts, even, exclusive, block)
+        said = self._say(photo, texts, even, exclusive, block, apart)
         probabilities = ((said.margins - offsets) / calibration.temperature).sigmoid().tolist()
-        drawn = zip(said.masks, said.stability, strict=True)
-        answers: dict[str, tuple[Any, ...]] = {}
-        for text, probability, present in zip(texts, probabilities, (said.margins >= even).tolist(), strict=True):
-            answers[text] = (probability, *(next(drawn) if present else (None, None)))
-        return Segmentation(
-            photo.size,
-            tuple(
-                ClassAnswer(query.name, *answers[self.read_text(query.text)])
-                if self.knows(query)
-                else ClassAnswer.unknown(query.name)
-                for query in queries
-            ),
-        )
+        drawn = zip(said.masks, said.stability, said.parts, strict=True)
+        answers: dict[str, ClassAnswer] = {}
+        for text, probability, offset, present in zip(
+            texts, probabilities, offsets.tolist(), (said.margins >= even).tolist(), strict=True
+        ):
+            mask, stability, parts = next(drawn) if present else (None, None, None)
+            objects = None
+            if parts is not None:
+                scores = ((parts.margins - offset) / calibration.temperature).sigmoid().tolist()
+                objects = Objects.of_numbers(parts.numbers, scores)
+            answers[text] = ClassAnswer(text, probability, mask, stability, objects=objects)
+        return Segmentation(photo.size, tuple(self._named(query, answers) for query in queries))
+
+    def _named(self, query: ClassQuery, answers: Mapping[str, ClassAnswer]) -> ClassAnswer:
+        """The answer to a query, of those of texts."""
+        if not self.knows(query):
+            return ClassAnswer.unknown(query.name)
+        found = answers[self.read_text(query.text)]
+        return replace(found, name=query.name, objects=found.objects if query.objects else None)
 
     def forget_texts(self) -> None:
         """Encodes every name anew from now on."""

@@ -6,10 +6,13 @@ What always holds: whether a name is present is decided from the detector's outp
 would change no decision: nothing is left out that would have been present, and answers are those of the plain way.
 
 A query's score is that of transformers' post-processing: sigmoid(its logit) * sigmoid(the name's presence logit). A
-name's margin is the log-odds of its best query's score, which calibration takes as any other. Queries that reach the
-name's threshold are kept, and the mask is their union.
+name's margin is the log-odds of its best query's score, which calibration takes as any other. Of stuff (sky, road) the
+mask is the semantic head's; of every other name, and where objects are wanted, it is the union of the queries that
+reach the name's threshold, each an object, better ones first.
 """
 
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +24,27 @@ from torch import Tensor
 
 from lasagna.assistant.devices import choose_device, choose_dtype
 from lasagna.assistant.drawing import mask_stability
+from lasagna.checkpoint.architectures import model_type
+from lasagna.contract.model import Abilities
+from lasagna.labels.kinds import kind_of
+from lasagna.masks.segmentation import Mask
 from lasagna.models.closed_list import log_odds
-from lasagna.models.foreign import EncodedPhoto, ForeignModel, Said, blocks, load_network, read_folder
+from lasagna.models.foreign import EncodedPhoto, ForeignModel, Parts, Said, blocks, load_network, read_folder
 
 TEXT_TOKENS = 32
 """A concept's length, as `Sam3Processor` pads it; a longer one is cut."""
+SAME = 0.5
+"""Share of a query's mask that objects of better queries must leave, else it is a part of one of them."""
+_NETWORKS = {"sam3": "Sam3Model", "sam3_video": "Sam3Model", "sam3_lite_text": "Sam3LiteTextModel"}
 
 
 def load(folder: Path, *, device: str = "auto", dtype: str = "auto") -> "Sam3":
-    """Reads a folder of SAM 3's image model, or of the video model that contains it."""
+    """Reads a folder of SAM 3's image model, with either text encoder, or of the video model that contains it."""
     place = choose_device(device)
 
     def read(transformers: Any) -> Sam3:
-        network = load_network(transformers.Sam3Model, folder, place, choose_dtype(dtype, place))
+        kind = getattr(transformers, _NETWORKS[model_type(folder)])
+        network = load_network(kind, folder, place, choose_dtype(dtype, place))
         return Sam3(folder, network, transformers.Sam3Processor.from_pretrained(folder, local_files_only=True))
 
     return read_folder(folder, read)
@@ -46,6 +57,7 @@ class Sam3(ForeignModel):
         presence_first: Whether masks are drawn of present names alone; False: of all, for comparisons of time.
     """
 
+    abilities = Abilities(keeps_images=True, objects=True)
     block = 8
     presence_first = True
 
@@ -62,27 +74,37 @@ class Sam3(ForeignModel):
         features = self.network.get_text_features(input_ids=words["input_ids"], attention_mask=mask).pooler_output
         return list(zip(features, mask.bool(), strict=True))
 
-    def _say(self, photo: EncodedPhoto, texts: list[str], even: Tensor, exclusive: bool, block: int) -> Said:
+    def _say(
+        self,
+        photo: EncodedPhoto,
+        texts: list[str],
+        even: Tensor,
+        exclusive: bool,
+        block: int,
+        apart: Collection[str],
+    ) -> Said:
         concepts = self._kept_texts(texts, self._concepts)
         margins: list[Tensor] = []
-        maps: list[Tensor] = []
-        stability: list[float | None] = []
+        drawn: list[_Drawn] = []
         for part in blocks(len(texts), block):
             features, mask = (torch.stack(values) for values in zip(*concepts[part], strict=True))
             of_queries, states = self.detect(photo.features, features, mask)
             margin, level = of_queries.amax(1).cpu(), even[part]
             margins.append(margin)
             present = (margin >= level).nonzero()[:, 0]
-            drawn = present if self.presence_first else torch.arange(len(margin))
-            if not len(drawn):
+            rows = present if self.presence_first else torch.arange(len(margin))
+            if not len(rows):
                 continue
-            logits = self.draw(photo.features, features[drawn], mask[drawn], [state[drawn] for state in states])
-            for row, number in zip(logits[torch.isin(drawn, present)], present.tolist(), strict=True):
-                kept = row[of_queries[number].cpu() >= level[number]].float()
-                large = F.interpolate(kept[None].sigmoid(), size=photo.size, mode="bilinear", align_corners=False)
-                maps.append(large[0].amax(0).cpu())
-                stability += mask_stability(kept.amax(0, keepdim=True)).tolist()
-        return Said(torch.cat(margins), _masks(maps, exclusive), stability)
+            logits, semantic = self.draw(photo.features, features[rows], mask[rows], [state[rows] for state in states])
+            for row, number in zip(torch.isin(rows, present).nonzero()[:, 0].tolist(), present.tolist(), strict=True):
+                text, scores = texts[part.start + number], of_queries[number].cpu()
+                if kind_of(text) == "stuff" and text not in apart:
+                    drawn.append(_drawn_stuff(semantic[row].float(), photo.size))
+                    continue
+                kept = (scores >= level[number]).nonzero()[:, 0]
+                kept = kept[scores[kept].argsort(descending=True, stable=True)]
+                drawn.append(_drawn_things(logits[row, kept].float(), scores[kept], photo.size, text in apart))
+        return _said(torch.cat(margins), drawn, exclusive)
 
     def detect(self, vision: Any, text: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The detector alone, as `Sam3Model.forward` runs it without boxes.
@@ -117,25 +139,84 @@ class Sam3(ForeignModel):
         score = F.logsigmoid(logits.squeeze(-1)[-1].float()) + F.logsigmoid(decoded.presence_logits[-1].float())
         return log_odds(score), [encoded.last_hidden_state, queries[-1]]
 
-    def draw(self, vision: Any, text: Tensor, mask: Tensor, states: list[Tensor]) -> Tensor:
-        """The mask head of N names: (N, Q, h, w) logits; arguments as of `detect`, with its states."""
+    def draw(self, vision: Any, text: Tensor, mask: Tensor, states: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The mask head of N names: logits of the queries (N, Q, h, w) and of the semantic head (N, 1, h, w); arguments
+        as of `detect`, with its states."""
         levels = [level.expand(len(text), *level.shape[1:]) for level in vision.fpn_hidden_states[:-1]]
-        masks: Tensor = self.network.mask_decoder(
+        found = self.network.mask_decoder(
             decoder_queries=states[1],
             backbone_features=levels,
             encoder_hidden_states=states[0],
             prompt_features=text,
             prompt_mask=mask,
-        ).pred_masks
-        return masks
+        )
+        return found.pred_masks, found.semantic_seg
 
 
-def _masks(maps: list[Tensor], exclusive: bool) -> list[Any]:
-    """Probability maps (H, W) to masks."""
-    if not maps:
-        return []
-    stacked = torch.stack(maps)
-    masks = stacked > 0.5
-    if exclusive:
-        masks &= torch.zeros_like(masks).scatter_(0, stacked.argmax(0, keepdim=True), True)
-    return [mask.numpy() for mask in masks]
+@dataclass
+class _Drawn:
+    """A present name, drawn.
+
+    Attributes:
+        map: float32 (H, W), on the CPU: probability of each pixel.
+        stability: As of `ClassAnswer`.
+        parts: Its objects, where they are wanted.
+    """
+
+    map: Tensor
+    stability: float
+    parts: Parts | None = None
+
+
+def _drawn_stuff(logits: Tensor, size: tuple[int, int]) -> _Drawn:
+    """By the semantic head's (1, h, w) logits."""
+    return _Drawn(_large(logits, size), float(mask_stability(logits)[0]))
+
+
+def _drawn_things(logits: Tensor, scores: Tensor, size: tuple[int, int], apart: bool) -> _Drawn:
+    """By the kept queries, the best first: (K, h, w) logits and the log-odds of their scores (K,).
+
+    One query after the other, so that many objects of a large photo take the memory of one.
+    """
+    best = torch.zeros(size)
+    numbers = np.zeros(size, np.uint16)
+    margins: list[float] = []
+    for row, score in zip(logits, scores.tolist(), strict=True):
+        large = _large(row[None], size)
+        best = torch.maximum(best, large)
+        if apart:
+            _add(numbers, (large > 0.5).numpy(), margins, score)
+    stability = float(mask_stability(logits.amax(0, keepdim=True))[0])
+    return _Drawn(best, stability, Parts(numbers, torch.tensor(margins)) if apart else None)
+
+
+def _add(numbers: NDArray[np.uint16], mask: Mask, margins: list[float], score: float) -> None:
+    """Adds a query's mask to the objects of better ones, in place: as an object, or to that which it is part of."""
+    fresh = mask & (numbers == 0)
+    if not fresh.any():
+        return
+    if fresh.sum() >= SAME * mask.sum():
+        margins.append(score)
+        numbers[fresh] = len(margins)
+    else:
+        numbers[fresh] = np.bincount(numbers[mask])[1:].argmax() + 1
+
+
+def _large(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """(1, h, w) logits to probabilities (H, W) on the CPU."""
+    large = F.interpolate(logits[None].sigmoid(), size=size, mode="bilinear", align_corners=False)
+    return large[0, 0].cpu()
+
+
+def _said(margins: Tensor, drawn: Sequence[_Drawn], exclusive: bool) -> Said:
+    """Probability maps to masks, and objects inside them."""
+    maps = torch.stack([one.map for one in drawn]) if drawn else torch.zeros(0, 1, 1)
+    inside = maps > 0.5
+    if exclusive and drawn:
+        inside &= torch.zeros_like(inside).scatter_(0, maps.argmax(0, keepdim=True), True)
+    masks = [mask.numpy() for mask in inside]
+    parts = [
+        None if one.parts is None else replace(one.parts, numbers=np.where(mask, one.parts.numbers, np.uint16(0)))
+        for one, mask in zip(drawn, masks, strict=True)
+    ]
+    return Said(margins, masks, [one.stability for one in drawn], parts)

@@ -16,6 +16,7 @@ import pytest
 import requests
 
 from backend.demo.parts import present_classes
+from lab.bench.peer_models import write_model
 
 pytestmark = [
     pytest.mark.label_studio,
@@ -81,6 +82,17 @@ def test_every_photo_gets_a_prediction_and_nothing_is_left_running(run, environm
     for shown in (summary["url"], summary["user"], summary["model_version"], *names):
         assert shown in said
     eventually(lambda: left_over(environment) == [], what="the end of all processes")
+
+
+def test_a_model_of_another_maker(run, photos, tmp_path):
+    """The whole command with a closed list; other kinds: `tests/field/test_other_models.py`."""
+    model = write_model("eomt", tmp_path / "eomt", names=("sky", "person"))
+    code, said, summary = run("--model", str(model), "--images", str(photos["person"]), "--labels", "people,kitchen")
+    assert code == 0, said
+    assert summary["model_version"].startswith("eomt-")
+    [photo] = summary["photos"]
+    assert (photo["unknown"], len(photo["present"]) + photo["absent"]) == (["kitchen"], 1)
+    assert "does not have in its list 'kitchen': not drawn, and no absence. Draw it by hand" in " ".join(said.split())
 
 
 def test_own_photos_and_labels_and_a_broken_photo_that_fails_alone(run, environment, photos, tmp_path):

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from lab.bench.peer_models import write_model
 from lasagna import Lasagna
 from lasagna.checkpoint.folder import find_checkpoint
 from lasagna.checkpoint.hub import is_hub_id, verify
 from lasagna.commands.cli import main
 from lasagna.errors import CheckpointError
+from lasagna.models.loading import load_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -68,6 +70,20 @@ def test_ours_is_used_from_the_cache(cache: Path, tmp_path: Path) -> None:
     assert (entry["name"], entry["dialect"]) == ("someone/random", "paper")
     assert entry["version"].startswith("random-")
     assert entry["size"] == (tmp_path / "random" / "model.safetensors").stat().st_size
+
+
+def test_other_makers_models_are_listed_by_their_kind(cache: Path, tmp_path: Path) -> None:
+    put(cache, "someone/eomt", write_model("eomt", tmp_path / "eomt"))
+    write_model("clipseg", tmp_path / "ours" / "models" / "clipseg")
+    found = {entry["name"]: entry for entry in listed()}
+    assert {name: (each["origin"], each["dialect"]) for name, each in found.items() if name != "nano"} == {
+        "someone/eomt": ("hub cache", "eomt"),
+        "clipseg": ("pulled", "clipseg"),
+    }
+    assert found["clipseg"]["version"].startswith("clipseg-")
+    assert "clipseg" in run("list")
+    assert load_model("someone/eomt", device="cpu").version == found["someone/eomt"]["version"]
+    assert load_model("clipseg", device="cpu").version == found["clipseg"]["version"]
 
 
 @pytest.fixture
