@@ -181,7 +181,8 @@ class ClosedList(ForeignModel):
         rows, each with its `place`."""
         if read.panoptic is None:
             size = (read.classes.shape[0], read.classes.shape[1])
-            more = {} if self.network.config.model_type == "eomt" else {"label_ids_to_fuse": set()}
+            fuse_none: dict[str, Any] = {"label_ids_to_fuse": set()}
+            more = {} if self.network.config.model_type == "eomt" else fuse_none
             found = self.processor.post_process_panoptic_segmentation(read.raw, target_sizes=[size], **more)[0]
             rows = [{**row, "place": place} for place, row in enumerate(found["segments_info"], start=1)]
             ids = found["segmentation"].cpu().numpy().astype(np.int64)
