@@ -23,10 +23,15 @@ removed."""
               help="Newest ended fine-tunes of a project whose records stay.")  # fmt: skip
 @click.option("--days", type=click.FloatRange(min=0), default=30.0, show_default=True,
               help="Younger records of fine-tunes stay too.")  # fmt: skip
+@click.option("--gone", type=click.FloatRange(min=0), default=180.0, show_default=True,
+              help="Days without a change after which the corrections, heads and snapshots go of a project that nobody "
+                   "knows any more.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print what goes as JSON.")
 @redis_option
-def gc(dry_run: bool, snapshots: int, jobs: int, days: float, as_json: bool, redis_url: str | None) -> None:
-    """Remove what the learning loop left behind: old snapshots and records of fine-tunes, long logs, lost projects."""
+def gc(
+    dry_run: bool, snapshots: int, jobs: int, days: float, gone: float, as_json: bool, redis_url: str | None
+) -> None:
+    """Remove what the learning loop left behind: old snapshots and jobs, long logs, what projects that are gone had."""
     from backend.commands.redis import open_store
     from backend.loop import tidy
     from backend.queue.services import state_dir
@@ -34,7 +39,7 @@ def gc(dry_run: bool, snapshots: int, jobs: int, days: float, as_json: bool, red
     settings = Settings.load(redis_url=redis_url)
     store = open_store(settings)
     with redis_in_words():
-        keep = tidy.Keep(snapshots, jobs, days)
+        keep = tidy.Keep(snapshots, jobs, days, gone=gone)
         found = tidy.find_garbage(registry_folder(settings), state_dir(settings), store, keep)
         for garbage in found if not dry_run else ():
             tidy.remove(garbage, store)

@@ -10,11 +10,12 @@ import os
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from backend.instant.heads import FOLDER as HEADS
 from backend.loop.trainings import Trainings, unfinished_jobs
 from backend.queue.store import Store
 from backend.registry.registry import Registry
@@ -32,12 +33,15 @@ class Keep:
         jobs: The newest ended jobs of each project, whatever their age.
         days: Younger jobs stay too; so does what Redis knows of a project that is gone.
         log_bytes: Of a log file; of a longer one the end stays, a tenth of it.
+        gone: Days without a change after which the corrections, heads and snapshots go of a project that neither Redis
+            nor a version knows any more: it was deleted, or nobody has opened it for that long.
     """
 
     snapshots: int = 3
     jobs: int = 20
     days: float = 30.0
     log_bytes: int = 20_000_000
+    gone: float = 180.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,17 @@ def find_garbage(registry: Path, logs: Path, store: Store | None, keep: Keep = K
         redis.RedisError: Redis is gone.
     """
     found = [*_snapshots(registry, keep), *_jobs(registry, keep), *_logs(logs, keep)]
-    return found + (list(_projects(registry, store, keep)) if store is not None else [])
+    if store is None:
+        return found
+    known = {*store.projects(), *Registry(registry).projects()}
+    known |= set(map(number_of, known))
+    gone = list(_gone(registry, known, keep))
+    whole = {garbage.path for garbage in gone}
+    return [
+        *(garbage for garbage in found if garbage.path is None or garbage.path.parent not in whole),
+        *gone,
+        *_projects(known, store, keep),
+    ]
 
 
 def remove(garbage: Garbage, store: Store | None) -> None:
@@ -133,10 +147,21 @@ def _logs(logs: Path, keep: Keep) -> Iterator[Garbage]:
             yield Garbage(f"{path}", f"it has {size} bytes; its end stays", size - keep.log_bytes // 10, path)
 
 
-def _projects(registry: Path, store: Store, keep: Keep) -> Iterator[Garbage]:
+def _gone(registry: Path, known: Set[str], keep: Keep) -> Iterator[Garbage]:
+    """What the instant head and the fine-tunes kept of projects that nobody knows any more."""
+    busy = {_value(registry / "jobs" / id / "job.json", "project") for id in unfinished_jobs(registry)}
+    for folder in sorted((*registry.glob(f"{HEADS}/[!.]*"), *registry.glob("snapshots/[!.]*"))):
+        if not folder.is_dir() or folder.is_symlink() or {folder.name, number_of(folder.name)} & (known | busy):
+            continue
+        days = (time.time() - max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))) / 86400
+        if days > keep.gone:
+            what = "corrections and heads" if folder.parent.name == HEADS else "snapshots"
+            why = f"nobody has asked for the project, and nothing was changed for {days:.0f} days"
+            yield Garbage(f"{what} of project {number_of(folder.name)}", why, _size(folder), folder)
+
+
+def _projects(known: Set[str], store: Store, keep: Keep) -> Iterator[Garbage]:
     """Trainings of projects that nobody knows any more."""
-    known = {*store.projects(), *Registry(registry).projects()}
-    known |= set(map(number_of, known))
     trainings = Trainings(store)
     for project in trainings.projects():
         state = trainings.of(project)

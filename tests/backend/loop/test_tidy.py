@@ -89,6 +89,29 @@ def test_what_nothing_needs_goes(root: Path, store: Store, tmp_path: Path) -> No
     assert not list(store.redis.scan_iter("lasagna:training:7*"))
 
 
+def test_what_is_left_of_a_project_that_is_gone_goes(root: Path, store: Store, tmp_path: Path) -> None:
+    """Deleted in Label Studio: its record in Redis lapses after ninety days, its folders are found by their age."""
+    old = {"5.1", "6.1", "8.1", "3", "3.1"}  # gone; in Redis; changed lately; with a version; with an unfinished job
+    for name in old:
+        correction = root / "heads" / name / "nano-1" / "corrections" / "a.safetensors"
+        correction.parent.mkdir(parents=True)
+        correction.write_bytes(b"x" * 100)
+    snapshot(root, "last", 0, project="5.1")
+    store.keep_project("6.1", Project())
+    then = time.time() - 200 * 86400
+    for path in (*root.glob("heads/**/*"), *root.glob("snapshots/5.1/**/*"), root / "snapshots" / "5.1"):
+        os.utime(path, (then, then))
+    os.utime(root / "heads" / "8.1" / "nano-1" / "corrections" / "a.safetensors")
+    found = [one for one in find_garbage(root, tmp_path, store, Keep(snapshots=99)) if "job" not in one.what]
+    assert [one.what for one in found] == ["corrections and heads of project 5", "snapshots of project 5"]
+    assert [one.bytes for one in found] == [100, 1000]
+    assert "200 days" in found[0].why
+    tidy(root, tmp_path, store, Keep(snapshots=99))
+    assert {path.name for path in (root / "heads").iterdir()} == old - {"5.1"}
+    assert not (root / "snapshots" / "5.1").exists()
+    assert (root / "snapshots" / "4" / "only-one").is_dir()  # younger
+
+
 def test_what_was_removed_by_half_goes_and_is_no_job(root: Path, store: Store, tmp_path: Path) -> None:
     """The process was killed between the end of a job's file and the end of its folder."""
     half = root / "jobs" / ".gone-20260101-000000-3-aaaa"
