@@ -24,12 +24,15 @@ from torch import Tensor
 
 from lasagna.assistant.devices import choose_device, choose_dtype
 from lasagna.assistant.drawing import mask_stability
+from lasagna.assistant.inputs import ImageLike, check_prompt
 from lasagna.checkpoint.architectures import model_type
 from lasagna.contract.model import Abilities
+from lasagna.files import parse_json
 from lasagna.labels.kinds import kind_of
 from lasagna.masks.segmentation import Mask
 from lasagna.models.closed_list import log_odds
 from lasagna.models.foreign import EncodedPhoto, ForeignModel, Parts, Said, blocks, load_network, read_folder
+from lasagna.models.sam3_clicks import Clicks
 
 TEXT_TOKENS = 32
 """A concept's length, as `Sam3Processor` pads it; a longer one is cut."""
@@ -45,9 +48,30 @@ def load(folder: Path, *, device: str = "auto", dtype: str = "auto") -> "Sam3":
     def read(transformers: Any) -> Sam3:
         kind = getattr(transformers, _NETWORKS[model_type(folder)])
         network = load_network(kind, folder, place, choose_dtype(dtype, place))
-        return Sam3(folder, network, transformers.Sam3Processor.from_pretrained(folder, local_files_only=True))
+        clicks = None
+        if _has_tracker(folder):
+            tracker = load_network(transformers.Sam3TrackerModel, folder, place, choose_dtype(dtype, place))
+            clicks = Clicks(tracker, network.vision_encoder.backbone)
+        processor = transformers.Sam3Processor.from_pretrained(folder, local_files_only=True)
+        return Sam3(folder, network, processor, clicks)
 
     return read_folder(folder, read)
+
+
+def _has_tracker(folder: Path) -> bool:
+    """Whether a folder of the video model has what answers clicks."""
+    config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+    return model_type(folder) == "sam3_video" and bool(config.get("tracker_config"))
+
+
+@dataclass
+class _Photo:
+    """A photo, on the device: (1, 3, side, side) pixels, and what detector and tracker make of them when either is
+    asked first."""
+
+    pixels: Tensor
+    vision: Any = None
+    embeddings: list[Tensor] | None = None
 
 
 class Sam3(ForeignModel):
@@ -55,15 +79,45 @@ class Sam3(ForeignModel):
 
     Attributes:
         presence_first: Whether masks are drawn of present names alone; False: of all, for comparisons of time.
+        clicks: What answers clicks; None: the folder has no tracker.
     """
 
     abilities = Abilities(keeps_images=True, objects=True)
     block = 8
     presence_first = True
 
-    def _encode(self, image: NDArray[np.uint8]) -> Any:
+    def __init__(self, folder: Path, network: Any, processor: Any, clicks: Clicks | None = None) -> None:
+        super().__init__(folder, network, processor)
+        self.clicks = clicks
+        self.abilities = replace(self.abilities, clicks=clicks is not None)
+
+    def _encode(self, image: NDArray[np.uint8]) -> _Photo:
         pixels = self.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
-        return self.network.get_vision_features(pixel_values=pixels.to(self.network.device, self.network.dtype))
+        return _Photo(pixels.to(self.network.device, self.network.dtype))
+
+    def _vision(self, photo: _Photo) -> Any:
+        if photo.vision is None:
+            photo.vision = self.network.get_vision_features(pixel_values=photo.pixels)
+        return photo.vision
+
+    def segment_prompt(
+        self,
+        image: ImageLike | EncodedPhoto,
+        *,
+        points: Sequence[tuple[float, float, bool]] = (),
+        box: tuple[float, float, float, float] | None = None,
+    ) -> tuple[Mask, float]:
+        """As the contract says, where the folder has a tracker."""
+        if self.clicks is None:
+            raise self.cannot("clicks")
+        with self._lock, torch.inference_mode():
+            encoded = self._encoded(image)
+            check_prompt(points, box, encoded.size)
+            photo: _Photo = encoded.features
+            if photo.embeddings is None:
+                photo.embeddings = self.clicks.embed(photo.pixels)
+            side = (photo.pixels.shape[-2], photo.pixels.shape[-1])
+            return self.clicks.answer(photo.embeddings, side, encoded.size, points, box)
 
     def _concepts(self, texts: list[str]) -> list[tuple[Tensor, Tensor]]:
         """(tokens, width) text features and the (tokens,) mask of each."""
@@ -83,19 +137,19 @@ class Sam3(ForeignModel):
         block: int,
         apart: Collection[str],
     ) -> Said:
-        concepts = self._kept_texts(texts, self._concepts)
+        concepts, vision = self._kept_texts(texts, self._concepts), self._vision(photo.features)
         margins: list[Tensor] = []
         drawn: list[_Drawn] = []
         for part in blocks(len(texts), block):
             features, mask = (torch.stack(values) for values in zip(*concepts[part], strict=True))
-            of_queries, states = self.detect(photo.features, features, mask)
+            of_queries, states = self.detect(vision, features, mask)
             margin, level = of_queries.amax(1).cpu(), even[part]
             margins.append(margin)
             present = (margin >= level).nonzero()[:, 0]
             rows = present if self.presence_first else torch.arange(len(margin))
             if not len(rows):
                 continue
-            logits, semantic = self.draw(photo.features, features[rows], mask[rows], [state[rows] for state in states])
+            logits, semantic = self.draw(vision, features[rows], mask[rows], [state[rows] for state in states])
             for row, number in zip(torch.isin(rows, present).nonzero()[:, 0].tolist(), present.tolist(), strict=True):
                 text, scores = texts[part.start + number], of_queries[number].cpu()
                 if kind_of(text) == "stuff" and text not in apart:

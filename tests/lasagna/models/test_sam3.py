@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from lab.bench.peer_models import write_model
 from lasagna import ClassQuery
 from lasagna.checkpoint.folder import Calibration
+from lasagna.contract.check import broken
+from lasagna.errors import QueryError
 from lasagna.models.loading import load_model
 from lasagna.models.sam3 import Sam3
 
@@ -147,6 +150,76 @@ def test_a_threshold_keeps_queries_as_it_keeps_names(model: Sam3) -> None:
         assert one.mask is not None
         assert larger is not None
         assert not (one.mask & ~larger).any()
+
+
+def with_tracker(source: Path, folder: Path) -> Path:
+    """The released layout: the video model's, with the detector of a folder and a tracker of the same backbone."""
+    from transformers import Sam3TrackerConfig, Sam3TrackerModel
+
+    shutil.copytree(source, folder)
+    config = json.loads((source / "config.json").read_text())
+    vision = config["vision_config"]
+    small = {"hidden_size": 32, "num_attention_heads": 2, "mlp_dim": 32, "iou_head_hidden_dim": 32}
+    prompts = {"hidden_size": 32, "image_size": vision["backbone_config"]["image_size"], "patch_size": 14}
+    tracker = {"vision_config": vision, "prompt_encoder_config": prompts, "mask_decoder_config": small}
+    torch.manual_seed(1)
+    made = Sam3TrackerModel(Sam3TrackerConfig(**tracker))
+    weights = {f"detector_model.{name}": value for name, value in load_file(source / "model.safetensors").items()}
+    for name, value in made.state_dict().items():
+        if name.startswith("vision_encoder.neck."):
+            weights[name.replace("vision_encoder.neck.", "tracker_neck.")] = value.clone()
+        elif not name.startswith("vision_encoder."):
+            weights[f"tracker_model.{name}"] = value.clone()
+    saved = {"model_type": "sam3_video", "detector_config": config, "tracker_config": made.config.to_dict()}
+    (folder / "config.json").write_text(json.dumps(saved))
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_clicks_are_the_trackers_of_the_video_model(model: Sam3, tmp_path: Path) -> None:
+    from transformers import Sam3TrackerModel, Sam3TrackerProcessor
+
+    assert model.folder is not None
+    folder = with_tracker(model.folder, tmp_path / "sam3-video")
+    found = load_model(folder, device="cpu")
+    assert isinstance(found, Sam3)
+    assert found.abilities.clicks
+    assert "answer clicks and boxes" not in found.abilities.missing
+    assert broken(found) == []
+    assert found.clicks is not None
+    assert found.clicks.network.vision_encoder.backbone is found.network.vision_encoder.backbone
+    plain = Sam3TrackerModel.from_pretrained(folder).eval()
+    processor = Sam3TrackerProcessor(model.processor.image_processor)
+    encoded, shares = found.encode_image(photo()), list[float]()
+    for points, box in (
+        ([(40.0, 20.0, True)], None),
+        ([(40.0, 20.0, True), (10.0, 50.0, False)], None),
+        ([], (5.0, 8.0, 60.0, 50.0)),
+        ([(30.0, 30.0, True)], (5.0, 8.0, 60.0, 50.0)),
+    ):
+        asked: dict[str, Any] = {}
+        if points:
+            asked["input_points"] = [[[[x, y] for x, y, _ in points]]]
+            asked["input_labels"] = [[[int(inside) for *_, inside in points]]]
+        if box:
+            asked["input_boxes"] = [[list(box)]]
+        given = processor(images=photo(), return_tensors="pt", **asked)
+        with torch.inference_mode():
+            sizes = given.pop("original_sizes")
+            raw = plain(**given, multimask_output=box is None and len(points) == 1)
+        best = int(raw.iou_scores[0, 0].argmax())
+        wanted = processor.post_process_masks(raw.pred_masks, sizes)[0][0, best].numpy()
+        mask, score = found.segment_prompt(encoded, points=points, box=box)
+        assert (mask == wanted).mean() > 0.999
+        shares.append(float(mask.mean()))
+        assert score == pytest.approx(float(raw.iou_scores[0, 0, best].clamp(0, 1)), abs=1e-4)
+    assert any(0 < share < 1 for share in shares), "a mask that says something"
+    with pytest.raises(QueryError, match="outside of the image"):
+        found.segment_prompt(encoded, points=[(500.0, 1.0, True)])
+    wanted_names = model.segment(photo(), NAMES)
+    found.calibration = model.calibration
+    said = found.segment_batch([encoded], [NAMES])[0]
+    assert [one.probability for one in said] == pytest.approx([one.probability for one in wanted_names], abs=1e-5)
 
 
 def test_a_folder_of_the_video_model_is_read(model: Sam3, tmp_path: Path) -> None:
