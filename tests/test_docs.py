@@ -123,3 +123,12 @@ def _pages(entry: str | dict[str, str | list[str]]) -> list[str]:
         return [entry]
     [below] = entry.values()
     return [below] if isinstance(below, str) else [page for one in below for page in _pages(one)]
+
+
+def test_docstrings_say_what_they_mean() -> None:
+    """A description is one, and no riddle about where another one may be."""
+    riddles = re.compile(r"^\s*[\w, ]+: (See there|Theirs|Ours|Ditto|As above)\b", re.MULTILINE)
+    sources = [path for top in ("lasagna", "training", "backend", "lab", "tools") for path in Path(top).rglob("*.py")]
+    assert len(sources) > 300
+    found = [f"{path}: {match[0].strip()}" for path in sources for match in riddles.finditer(path.read_text())]
+    assert found == []

@@ -112,7 +112,7 @@ class TrainingJob:
         or "unchanged"), `version`, `summary`.
 
         Raises:
-            StoppedError: See there.
+            StoppedError: The process was told to end; the job goes on when it is run again.
             LasagnaError: It cannot be done: too few corrections, a wrong recipe, no space, Label Studio gone for long.
         """
         self._note_start()

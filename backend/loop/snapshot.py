@@ -128,7 +128,7 @@ class Snapshots:
     """The snapshots of one project.
 
     Args:
-        folder: Theirs alone.
+        folder: Where they lie, and nothing else.
         label_studio: The project's.
         project: Its number there.
         limits: On fetching a photo.

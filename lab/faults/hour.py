@@ -220,7 +220,7 @@ class Hour:
             self._click(project, found)
             for annotation in found["annotations"]:
                 api.delete_annotation(int(annotation["id"]))
-            annotator.correct(task, _truth(sample_classes(_CLASSES), task))
+            annotator.correct(task, _truth(sample_classes(_CLASSES), task, done // len(places)))
             self.counts["corrected"] += 1
             done += 1
 
@@ -296,9 +296,10 @@ _CLICKS = (
 )
 
 
-def _truth(names: Sequence[str], task: int) -> dict[str, Any]:
-    """Masks that mean nothing: two boxes of the photo's own classes, which differ from photo to photo."""
-    rng = np.random.default_rng(task)
+def _truth(names: Sequence[str], task: int, turn: int) -> dict[str, Any]:
+    """Masks that mean nothing: two boxes, which differ from photo to photo and, so that there is something to train on,
+    whenever the photo's turn comes again."""
+    rng = np.random.default_rng([task, turn])
     width = height = _SIDE
     found = {}
     for name in rng.choice(names, 2, replace=False):

@@ -56,7 +56,7 @@ class SimulatedAnnotator:
     Args:
         label_studio: With the token of the user who annotates.
         config: The project's labelling configuration. It shows one image, and each of its classes needs a brush.
-        habits: See there.
+        habits: When a region is left as it is, and how long things take; None: the defaults.
 
     Raises:
         ConfigError: A class has no brush.

@@ -22,7 +22,7 @@ class Export:
     """Every file of OUT. `encode` is called for each image, anywhere; then, here: `begin`, `append` in order, `finish`.
 
     Args:
-        job: See there.
+        job: What an image is encoded by, and the folder that it goes to.
         formats: Of `WRITERS`.
         gallery: Whether there is a page to look at.
     """

@@ -285,7 +285,10 @@ class Recipe:
     Attributes:
         output: Folder of the run: checkpoint, log, states to go on from.
         tasks: By name, one of `TASKS`.
-        optimiser, losses, sequence, trained: See there.
+        optimiser: Steps, batch, rates and precision (`Optimiser`).
+        losses: What each part of the loss weighs (`LossWeights`).
+        sequence: How a question's class list is drawn and answered (`SequenceOptions`).
+        trained: Which parts are trained, and how (`Trained`).
         data: Folder under which the data sets lie; by default the setting `data` (LASAGNA_DATA).
         start: A checkpoint to start from, or None: `model` is made anew.
         dialect: How questions and answers are worded: as the checkpoint that it starts from has it, or as in the paper
