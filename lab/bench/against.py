@@ -1,0 +1,205 @@
+"""`lasagna bench against`: this code and another checkout's, side by side: milliseconds by number of classes, answers.
+
+What always holds: each of the two has a process of its own, with the model loaded and one thread; they are asked in
+turn, the same photos and names, each after one untimed answer; what is timed is the processor's time of that process;
+the answers are compared in the same run.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+import numpy as np
+
+from lab.bench.command import Numbers, Row, report, sample_classes, sample_images
+from lab.bench.plot import plot_times
+from lasagna.errors import DataError
+
+_ANSWERS = """
+import json, sys, time
+import numpy as np
+import lasagna
+
+name, dtype, encoder = sys.argv[1:]
+model = lasagna.Lasagna.from_pretrained(name, device="cpu", dtype=dtype, encoder=encoder)
+print(json.dumps({"version": model.version}), flush=True)
+for line in sys.stdin:
+    asked = json.loads(line)
+    photos = [np.load(path) for path in asked["photos"]]
+    began = time.process_time()
+    answers = model.segment_batch(photos, [asked["classes"]] * len(photos), guess_unknown=True)
+    spent = time.process_time() - began
+    masks = {
+        f"{photo}-{number}": np.packbits(one.mask)
+        for photo, answer in enumerate(answers)
+        for number, one in enumerate(answer.classes)
+        if one.mask is not None
+    }
+    np.savez(asked["out"], **masks)
+    probabilities = [[one.probability for one in answer.classes] for answer in answers]
+    print(json.dumps({"seconds": spent, "probabilities": probabilities}), flush=True)
+"""
+_NEAR = 0.01
+"""Decisions with a probability so near to one half are near ties."""
+
+
+class Side:
+    """One checkout's model in a process of its own.
+
+    Args:
+        process: That runs `_ANSWERS`.
+        folder: For the masks that it hands over.
+
+    Attributes:
+        version: Of its model.
+    """
+
+    def __init__(self, process: "subprocess.Popen[str]", folder: Path) -> None:
+        self._process, self._masks = process, folder / f"{process.pid}.npz"
+        self.version: str = self._read()["version"]
+
+    def ask(self, photos: Sequence[Path], classes: Sequence[str]) -> tuple[float, list[list[float]], dict[str, Any]]:
+        """Processor seconds of a batch, probabilities of each photo's classes, and packed masks by "photo-class"."""
+        asked = {"photos": [str(path) for path in photos], "classes": list(classes), "out": str(self._masks)}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        answer = self._read()
+        with np.load(self._masks) as masks:
+            return answer["seconds"], answer["probabilities"], dict(masks)
+
+    def _read(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise DataError("the process of a checkout ended; what it said stands above")
+        return json.loads(line)
+
+
+@contextmanager
+def side(code: Path | None, model: str, dtype: str, encoder: str, folder: Path) -> Iterator[Side]:
+    """A model of a checkout's code; None: of this one's."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if code is not None:
+        environment["PYTHONPATH"] = str(code.resolve())
+    command = [sys.executable, "-c", _ANSWERS, model, dtype, encoder]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=code
+    ) as process:
+        try:
+            yield Side(process, folder)
+        finally:
+            process.kill()
+
+
+class Compared:
+    """Decisions and masks of one side, held against the other's."""
+
+    def __init__(self) -> None:
+        self.decisions = self.differ = self.near = 0
+        self.ious: list[float] = []
+
+    def add(self, found: tuple[list[list[float]], Any], wanted: tuple[list[list[float]], Any]) -> None:
+        for photo, (ours, theirs) in enumerate(zip(found[0], wanted[0], strict=True)):
+            for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+                self.decisions += 1
+                if (one >= 0.5) != (other >= 0.5):
+                    self.differ += 1
+                    self.near += abs(other - 0.5) <= _NEAR
+                elif (key := f"{photo}-{number}") in found[1] and key in wanted[1]:
+                    mine, yours = (np.unpackbits(masks[key]) for masks in (found[1], wanted[1]))
+                    union = int((mine | yours).sum())
+                    self.ious.append(int((mine & yours).sum()) / union if union else 1.0)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  git worktree add ../before COMMIT
+  lasagna bench against --code ../before
+  lasagna bench against --code ../before --classes 1,20,50,133,500 --encoder openvino --plot docs/lab/speed.svg
+  lasagna bench against --code ../before --batch 4 --dtype bfloat16
+"""
+)
+@click.option(
+    "--code", required=True, type=click.Path(path_type=Path, exists=True, file_okay=False), help="A checkout."
+)
+@click.option("--classes", "counts", type=Numbers(), default="1,20,50,133", show_default=True, help="Lengths of lists.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Photos asked at once.")
+@click.option("--model", default="nano", show_default=True, help="Shipped name or folder, for both.")
+@click.option("--encoder", default="openvino", show_default=True, help="Of this code; the checkout's is torch.")
+@click.option("--dtype", default="float32", show_default=True, help="Of this code; the checkout's is float32.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Medians of so many batches.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="ms per image against classes.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the JSON to a file too.")
+def against(
+    code: Path,
+    counts: tuple[int, ...],
+    batch: int,
+    model: str,
+    encoder: str,
+    dtype: str,
+    repeats: int,
+    plot: Path | None,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    """Hold this code against another checkout: processor milliseconds per photo, decisions, masks.
+
+    Exit code 1 where in float32 a decision differs that is not a near tie.
+    """
+    rows: list[Row] = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="lasagna-against-")))
+        before = stack.enter_context(side(code, model, "float32", "torch", folder))
+        after = stack.enter_context(side(None, model, dtype, encoder, folder))
+        photos = []
+        for number, photo in enumerate(sample_images(3 * batch)):
+            photos.append(folder / f"{number}.npy")
+            np.save(photos[-1], photo)
+        for count in counts:
+            rows.append(_row(before, after, photos, batch, count, repeats))
+        setting: Row = {"model": after.version, "dtype": dtype, "encoder": encoder, "batch": batch, "repeats": repeats}
+    report("against", setting, rows, device="cpu", as_json=as_json, out=out)
+    if plot is not None:
+        series = {
+            "before": [row["ms_before"] for row in rows],
+            f"{dtype}, {encoder}": [row["ms_after"] for row in rows],
+        }
+        plot_times(plot, counts, series, "one photo, one core")
+    if dtype == "float32" and any(row["decisions_differ"] > row["of_these_near"] for row in rows):
+        click.secho("error: decisions in float32 differ", fg="red", err=True)
+        sys.exit(1)
+
+
+def _row(before: Side, after: Side, photos: list[Path], batch: int, count: int, repeats: int) -> Row:
+    classes, compared = sample_classes(count), Compared()
+    seconds: list[tuple[float, float]] = []
+    for turn in range(repeats + 1):
+        asked = photos[turn % 3 * batch :][:batch]
+        sides = (before, after) if turn % 2 else (after, before)
+        answers = {one: one.ask(asked, classes) for one in sides}
+        compared.add(answers[after][1:], answers[before][1:])
+        if turn:  # the first is not timed
+            seconds.append((answers[before][0] / batch, answers[after][0] / batch))
+    old, new = np.median(seconds, axis=0) * 1000
+    ratios = [one / other for one, other in seconds]
+    return {
+        "classes": count,
+        "ms_before": round(float(old), 1),
+        "ms_after": round(float(new), 1),
+        "times_faster": round(float(np.median(ratios)), 2),
+        "range": f"{min(ratios):.2f} to {max(ratios):.2f}",
+        "decisions": compared.decisions,
+        "decisions_differ": compared.differ,
+        "of_these_near": int(compared.near),
+        "mask_iou": round(float(np.mean(compared.ious)), 5) if compared.ious else None,
+    }
