@@ -154,6 +154,7 @@ def test_the_ways_are_scored_on_the_same_answers(data: Path, tmp_path: Path) -> 
     assert told["ap50"] > parts["ap50"]
     pictures.write(tmp_path / "page.html", "Objects")
     page = (tmp_path / "page.html").read_text()
+    assert "--columns: 3" in page  # side by side: annotation, connected parts, told apart
     assert "2 objects: cat" in page
     assert "connected parts, 1 objects" in page
     assert "told apart, 2 objects" in page
