@@ -23,6 +23,13 @@ from backend.studio.project_id import number_of
 from lasagna.errors import RegistryError
 from lasagna.files import parse_json
 
+_OF_A_PROJECT = (
+    (HEADS, "", "corrections and heads"),
+    ("snapshots", "", "snapshots"),
+    ("labels", ".json", "histories of labels"),
+)
+"""What the registry keeps of a project besides its versions: the folder, how names in it end, in words."""
+
 
 @dataclass(frozen=True)
 class Keep:
@@ -46,7 +53,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class Garbage:
-    """One thing that may go: a folder, a log file (which is cut), or what Redis has of a project (`path` None)."""
+    """One thing that may go: a folder, a file (of a log its beginning), or what Redis has of a project (no `path`)."""
 
     what: str
     why: str
@@ -91,8 +98,10 @@ def remove(garbage: Garbage, store: Store | None) -> None:
         with suppress(OSError):
             garbage.path.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
-    elif garbage.path is not None:
+    elif garbage.path is not None and garbage.path.suffix == ".log":
         _cut(garbage.path, garbage.bytes)
+    elif garbage.path is not None:
+        garbage.path.unlink(missing_ok=True)
 
 
 def tidy(registry: Path, logs: Path, store: Store | None, keep: Keep = Keep()) -> list[Garbage]:
@@ -150,14 +159,16 @@ def _logs(logs: Path, keep: Keep) -> Iterator[Garbage]:
 def _gone(registry: Path, known: Set[str], keep: Keep) -> Iterator[Garbage]:
     """What the instant head and the fine-tunes kept of projects that nobody knows any more."""
     busy = {_value(registry / "jobs" / id / "job.json", "project") for id in unfinished_jobs(registry)}
-    for folder in sorted((*registry.glob(f"{HEADS}/[!.]*"), *registry.glob("snapshots/[!.]*"))):
-        if not folder.is_dir() or folder.is_symlink() or {folder.name, number_of(folder.name)} & (known | busy):
-            continue
-        days = (time.time() - max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))) / 86400
-        if days > keep.gone:
-            what = "corrections and heads" if folder.parent.name == HEADS else "snapshots"
-            why = f"nobody has asked for the project, and nothing was changed for {days:.0f} days"
-            yield Garbage(f"{what} of project {number_of(folder.name)}", why, _size(folder), folder)
+    for kind, suffix, what in _OF_A_PROJECT:
+        for place in sorted(registry.glob(f"{kind}/[!.]*{suffix}")):
+            uid = place.name.removesuffix(suffix)
+            if place.is_symlink() or {uid, number_of(uid)} & (known | busy):
+                continue
+            days = (time.time() - max(path.lstat().st_mtime for path in (place, *place.rglob("*")))) / 86400
+            if days > keep.gone:
+                why = f"nobody has asked for the project, and nothing was changed for {days:.0f} days"
+                size = _size(place) if place.is_dir() else place.stat().st_size
+                yield Garbage(f"{what} of project {number_of(uid)}", why, size, place)
 
 
 def _projects(known: Set[str], store: Store, keep: Keep) -> Iterator[Garbage]:

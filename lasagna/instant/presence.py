@@ -49,6 +49,7 @@ HEAD_FEATURES = len(QUANTILES) + 1
 _LINEAR = 4.0
 """Logits up to about this are features as they are; beyond, their logarithm is."""
 _FAINT = 1e-30
+"""Below this the sum of exponentials of all but the likeliest class has lost its digits in float32."""
 _THINNED = 4096
 """Cells that are enough for all but the highest quantile."""
 

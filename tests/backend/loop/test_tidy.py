@@ -97,18 +97,28 @@ def test_what_is_left_of_a_project_that_is_gone_goes(root: Path, store: Store, t
         correction.parent.mkdir(parents=True)
         correction.write_bytes(b"x" * 100)
     snapshot(root, "last", 0, project="5.1")
+    (root / "labels").mkdir()
+    for name in ("5.1", "6.1"):
+        (root / "labels" / f"{name}.json").write_text("{}")
     store.keep_project("6.1", Project())
     then = time.time() - 200 * 86400
-    for path in (*root.glob("heads/**/*"), *root.glob("snapshots/5.1/**/*"), root / "snapshots" / "5.1"):
+    for path in (
+        *root.glob("heads/**/*"),
+        *root.glob("snapshots/5.1/**/*"),
+        *root.glob("*/5.1*"),
+        *root.glob("labels/*"),
+    ):
         os.utime(path, (then, then))
     os.utime(root / "heads" / "8.1" / "nano-1" / "corrections" / "a.safetensors")
     found = [one for one in find_garbage(root, tmp_path, store, Keep(snapshots=99)) if "job" not in one.what]
-    assert [one.what for one in found] == ["corrections and heads of project 5", "snapshots of project 5"]
-    assert [one.bytes for one in found] == [100, 1000]
+    whats = ["corrections and heads of project 5", "snapshots of project 5", "histories of labels of project 5"]
+    assert [one.what for one in found] == whats
+    assert [one.bytes for one in found] == [100, 1000, 2]
     assert "200 days" in found[0].why
     tidy(root, tmp_path, store, Keep(snapshots=99))
     assert {path.name for path in (root / "heads").iterdir()} == old - {"5.1"}
     assert not (root / "snapshots" / "5.1").exists()
+    assert [path.name for path in (root / "labels").iterdir()] == ["6.1.json"]
     assert (root / "snapshots" / "4" / "only-one").is_dir()  # younger
 
 
