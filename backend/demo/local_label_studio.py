@@ -17,12 +17,15 @@ from typing import Any
 import requests
 
 from backend.queue.services import Service, free_port, port_is_free
-from backend.studio.client import LabelStudio
+from backend.studio.client import LabelStudio, LabelStudioError
 from lasagna.errors import ServiceError
 from lasagna.settings import Settings, cache_folder
 
 START_SECONDS = 600.0
 """Longest wait for the first answer; a first start on a slow and busy machine takes minutes."""
+
+_WITH_A_TASK = ("prediction", "annotation")
+_IMPORT_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -170,8 +173,25 @@ class Projects(LabelStudio):
         self._request("POST", f"/api/ml/{connection}/train", json={})
 
     def import_tasks(self, project: int, tasks: Sequence[dict[str, Any]]) -> None:
-        """Imports tasks given as JSON, with their predictions."""
-        self._json("POST", f"/api/projects/{project}/import", json=list(tasks))
+        """Imports tasks given as JSON, with their predictions and annotations.
+
+        Measured in Label Studio 1.23.2: if its SQLite database is locked by another writer, it tries again by itself,
+        and then stores the tasks *without* what came with them, as its first try has taken that off. Its answer has
+        the counts, so such tasks are deleted and imported again.
+
+        Raises:
+            LabelStudioError: It stored fewer predictions or annotations than were given, three times.
+        """
+        given = {f"{what}_count": sum(len(task.get(f"{what}s", ())) for task in tasks) for what in _WITH_A_TASK}
+        for _ in range(_IMPORT_TRIES):
+            path, query = f"/api/projects/{project}/import", {"return_task_ids": "true"}
+            answer = self._object("POST", path, params=query, json=list(tasks))
+            stored = {name: int(answer.get(name) or 0) for name in given}
+            if stored == given:
+                return
+            for task in answer["task_ids"]:
+                self._request("DELETE", f"/api/tasks/{task}/")
+        raise LabelStudioError(f"POST {path}: Label Studio stored {stored} of {given}, {_IMPORT_TRIES} times")
 
 
 def _prepare_database(folder: Path, template: Path) -> None:

@@ -38,6 +38,9 @@ def import_steps(addresses: Addresses, images: ImageSet) -> str:
     steps = [
         "Create a project. Under Settings > Labeling Interface > Code, paste `label_config.xml` and save.",
         "Import `tasks.json` (Import button, or `POST /api/projects/ID/import`). Each task comes with its pre-labels.",
+        "Each must then have one prediction (the data manager's column `Predictions`, or `prediction_count` of the "
+        "answer). If another program writes into Label Studio's SQLite database meanwhile, Label Studio may keep the "
+        "tasks and lose the pre-labels, without an error: delete these tasks and import them again.",
     ]
     root = None if addresses.root is None else printable(addresses.root)
     if addresses.prefix is not None:

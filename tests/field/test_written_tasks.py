@@ -2,6 +2,9 @@
 the images of it and keeps the predictions."""
 
 import json
+import sqlite3
+import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +55,22 @@ def test_what_annotate_writes_is_imported(
     assert all(kept.of_image), "the model of this test finds every class"
     assert kept.elsewhere == ()
     assert not any(region.unknown_labels for regions in kept.of_image for region in regions)
+
+
+def test_an_import_into_a_locked_database_keeps_what_came_with_the_tasks(label_studio: Any) -> None:
+    """Label Studio tries again by itself, and has then forgotten predictions and annotations."""
+    form, api = FORMS["two-images"], label_studio.api()
+    value = {"x": 1, "y": 1, "width": 5, "height": 5, "rectanglelabels": ["airplane"]}
+    result = [{"from_name": "rl", "to_name": "left", "type": "rectanglelabels", "value": value}]
+    task = {"data": form.data("/a.png", "/b.png"), "predictions": [{"model_version": "one", "result": result}]}
+    project = api.create_project("written while locked", form.config)
+    database = label_studio.service.log.parent / "label_studio.sqlite3"
+    with closing(sqlite3.connect(database, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        release = threading.Timer(7.0, other.execute, ["COMMIT"])  # Label Studio waits 5 s for a lock
+        release.start()
+        api.import_tasks(project, [{**task, "annotations": [{"result": result}]}, task])
+        release.join()
+    tasks = list(api.tasks(project))
+    assert [len(api.predictions(task.id)) for task in tasks] == [1, 1]
+    assert sorted(api.is_begun(task.id) for task in tasks) == [False, True]
