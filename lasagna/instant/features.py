@@ -84,12 +84,20 @@ class FeatureMaps:
 
         Applied at each part's own stride and brought up afterwards: 20 times less work than on the dense features.
         """
-        total = weight.new_zeros((len(weight), *self.grid))
+        height, width = self.grid
+        total = weight.new_zeros((len(weight), height, width))
         first = 0
         for part in self.parts:
-            own = weight[:, first : first + len(part)]
-            total += _bring_up((own @ part.flatten(1)).view(len(own), *part.shape[1:]), self.grid)
+            own, cells = weight[:, first : first + len(part)], part.flatten(1)
             first += len(part)
+            if part.shape[1:] == self.grid:
+                total.flatten(1).addmm_(own, cells)
+                continue
+            # As products of matrices, bilinear interpolation takes a third of the time of torch's.
+            across = _interpolation(part.shape[2], width).to(weight)
+            down = _interpolation(part.shape[1], height).to(weight)
+            scores = (own @ cells).view(-1, part.shape[2]) @ across.T
+            total.baddbmm_(down.expand(len(own), -1, -1), scores.view(len(own), -1, width))
         return total
 
 
@@ -108,7 +116,8 @@ def feature_maps(encoder: Any, prepared: Any, encoded: Any) -> FeatureMaps:
     if encoder.vision.kind == "pyramid":
         if encoded.stages is None:
             raise CheckpointError("these encoded images hold no backbone stages; encode the image again")
-        stride, parts = 4, _pyramid_parts(pixels, encoded.stages)
+        stride = 4
+        parts = [F.avg_pool2d(pixels, stride), *(stage.float() for stage in encoded.stages)]
     else:
         stride = 8
         parts = [F.avg_pool2d(pixels, stride), encoded.embedding.float(), _clip_part(encoder, prepared, encoded)]
@@ -144,21 +153,6 @@ def encoder_fingerprint(encoder: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def _pyramid_parts(pixels: Tensor, stages: tuple[Tensor, ...]) -> list[Tensor]:
-    height = pixels.shape[-2]
-    parts = [F.avg_pool2d(pixels, 4)]
-    for stage in stages:
-        stage = stage.float()
-        finer = 4 * stage.shape[-2] // height
-        if finer > 1:
-            # Stages pool three times faster with their channels together, as torch's encoder gives them.
-            stage = stage.contiguous(memory_format=torch.channels_last)
-            parts += [F.avg_pool2d(stage, finer), F.max_pool2d(stage, finer)]
-        else:
-            parts.append(stage)
-    return parts
-
-
 def _clip_part(encoder: Any, prepared: Any, encoded: Any) -> Tensor:
     """CLIP's tokens on SAM's grid: (1, C, h, w). Beside the centre square, which is all that CLIP sees, its border."""
     tokens = encoded.tokens.float()
@@ -186,6 +180,12 @@ def _projection(wide: int, narrow: int) -> Tensor:
     random = torch.randn(wide, narrow, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     q, r = torch.linalg.qr(random)
     return (q * r.diagonal().sign()).float()
+
+
+@lru_cache(maxsize=64)
+def _interpolation(cells: int, to: int) -> Tensor:
+    """(to, cells): how `_bring_up` mixes the cells of one side."""
+    return _bring_up(torch.eye(cells)[None], (to, cells))[0]
 
 
 def _bring_up(maps: Tensor, grid: tuple[int, int]) -> Tensor:

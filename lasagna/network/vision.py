@@ -42,8 +42,9 @@ class EncodedImages:
         embedding: (B, width, h, w) image embedding of SAM, at stride 16.
         pixel_embedding: (B, width, 2h, 2w) for coarse masks, or None.
         skips: (B, c8, 2h, 2w) and (B, c4, 4h, 4w) for the decoder's upscaling, or None.
-        stages: The backbone's stages, finest first, as the instant head reads them (`lasagna.instant.features`); None
-            where there is no such backbone, and of features that were kept on disk.
+        stages: The backbone's stages at stride 4 or coarser, finest first, as the instant head reads them
+            (`lasagna.instant.features`): one that is finer, pooled by mean and by maximum. None in training, where
+            there is no such backbone, and of features that were kept on disk.
     """
 
     tokens: Tensor
