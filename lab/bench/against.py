@@ -1,8 +1,8 @@
 """`lasagna bench against`: this code and another checkout's, side by side: milliseconds by number of classes, answers.
 
-What always holds: each of the two has a process of its own, with the model loaded and one thread; they are asked in
-turn, the same photos and names, each after one untimed answer; what is timed is the processor's time of that process;
-the answers are compared in the same run.
+What always holds: each of the two has a process of its own, with the model loaded and the same cores; they are asked in
+turn, the same photos and names, each after one untimed answer; what is timed is the processor's time of that process,
+or time on the clock where it has several cores; the answers are compared in the same run.
 """
 
 import json
@@ -21,21 +21,23 @@ import numpy as np
 from lab.bench.command import Numbers, Row, report, sample_classes, sample_images
 from lab.bench.plot import plot_times
 from lasagna.errors import DataError
+from lasagna.masks.image import load_image
 
 _ANSWERS = """
 import json, sys, time
 import numpy as np
 import lasagna
 
-name, dtype, encoder = sys.argv[1:]
+name, dtype, encoder, cores = sys.argv[1:]
+clock = time.process_time if cores == "1" else time.perf_counter
 model = lasagna.Lasagna.from_pretrained(name, device="cpu", dtype=dtype, encoder=encoder)
 print(json.dumps({"version": model.version}), flush=True)
 for line in sys.stdin:
     asked = json.loads(line)
     photos = [np.load(path) for path in asked["photos"]]
-    began = time.process_time()
+    began = clock()
     answers = model.segment_batch(photos, [asked["classes"]] * len(photos), guess_unknown=True)
-    spent = time.process_time() - began
+    spent = clock() - began
     masks = {
         f"{photo}-{number}": np.packbits(one.mask)
         for photo, answer in enumerate(answers)
@@ -66,7 +68,7 @@ class Side:
         self.version: str = self._read()["version"]
 
     def ask(self, photos: Sequence[Path], classes: Sequence[str]) -> tuple[float, list[list[float]], dict[str, Any]]:
-        """Processor seconds of a batch, probabilities of each photo's classes, and packed masks by "photo-class"."""
+        """Seconds of a batch, probabilities of each photo's classes, and packed masks by "photo-class"."""
         asked = {"photos": [str(path) for path in photos], "classes": list(classes), "out": str(self._masks)}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(asked) + "\n")
@@ -84,12 +86,12 @@ class Side:
 
 
 @contextmanager
-def side(code: Path | None, model: str, dtype: str, encoder: str, folder: Path) -> Iterator[Side]:
+def side(code: Path | None, model: str, dtype: str, encoder: str, cores: int, folder: Path) -> Iterator[Side]:
     """A model of a checkout's code; None: of this one's."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(cores)}
     if code is not None:
         environment["PYTHONPATH"] = str(code.resolve())
-    command = [sys.executable, "-c", _ANSWERS, model, dtype, encoder]
+    command = [sys.executable, "-c", _ANSWERS, model, dtype, encoder, str(cores)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=code
     ) as process:
@@ -125,7 +127,7 @@ Examples:
   git worktree add ../before COMMIT
   lasagna bench against --code ../before
   lasagna bench against --code ../before --classes 1,20,50,133,500 --encoder openvino --plot docs/lab/speed.svg
-  lasagna bench against --code ../before --batch 4 --dtype bfloat16
+  lasagna bench against --code ../before --batch 4 --cores 2 --classes 20 --photos ../shared/data/voc/images
 """
 )
 @click.option(
@@ -133,6 +135,10 @@ Examples:
 )
 @click.option("--classes", "counts", type=Numbers(), default="1,20,50,133", show_default=True, help="Lengths of lists.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Photos asked at once.")
+@click.option("--cores", type=click.IntRange(1), default=1, show_default=True, help="Of each process.")
+@click.option(
+    "--photos", type=click.Path(path_type=Path, exists=True, file_okay=False), help="JPEGs.  [default: three shipped]"
+)
 @click.option("--model", default="nano", show_default=True, help="Shipped name or folder, for both.")
 @click.option("--encoder", default="openvino", show_default=True, help="Of this code; the checkout's is torch.")
 @click.option("--dtype", default="float32", show_default=True, help="Of this code; the checkout's is float32.")
@@ -144,6 +150,8 @@ def against(
     code: Path,
     counts: tuple[int, ...],
     batch: int,
+    cores: int,
+    photos: Path | None,
     model: str,
     encoder: str,
     dtype: str,
@@ -152,44 +160,63 @@ def against(
     as_json: bool,
     out: Path | None,
 ) -> None:
-    """Hold this code against another checkout: processor milliseconds per photo, decisions, masks.
+    """Hold this code against another checkout: milliseconds per photo, decisions, masks.
 
-    Exit code 1 where in float32 a decision differs that is not a near tie.
+    Of the processor with one core, on the clock with several. Exit code 1 where in float32 a decision differs that is
+    not a near tie.
     """
     rows: list[Row] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="lasagna-against-")))
-        before = stack.enter_context(side(code, model, "float32", "torch", folder))
-        after = stack.enter_context(side(None, model, dtype, encoder, folder))
-        photos = []
-        for number, photo in enumerate(sample_images(3 * batch)):
-            photos.append(folder / f"{number}.npy")
-            np.save(photos[-1], photo)
+        before = stack.enter_context(side(code, model, "float32", "torch", cores, folder))
+        after = stack.enter_context(side(None, model, dtype, encoder, cores, folder))
+        batches = _batches(photos, batch, repeats + 1, folder)
         for count in counts:
-            rows.append(_row(before, after, photos, batch, count, repeats))
-        setting: Row = {"model": after.version, "dtype": dtype, "encoder": encoder, "batch": batch, "repeats": repeats}
+            rows.append(_row(before, after, batches, count))
+        setting: Row = {"model": after.version, "dtype": dtype, "encoder": encoder}
+        setting |= {"batch": batch, "cores": cores, "photos": str(photos or "shipped"), "repeats": repeats}
     report("against", setting, rows, device="cpu", as_json=as_json, out=out)
     if plot is not None:
         series = {
             "before": [row["ms_before"] for row in rows],
             f"{dtype}, {encoder}": [row["ms_after"] for row in rows],
         }
-        plot_times(plot, counts, series, "one photo, one core")
+        plot_times(plot, counts, series, f"one photo, {cores} core{'s' * (cores > 1)}")
     if dtype == "float32" and any(row["decisions_differ"] > row["of_these_near"] for row in rows):
         click.secho("error: decisions in float32 differ", fg="red", err=True)
         sys.exit(1)
 
 
-def _row(before: Side, after: Side, photos: list[Path], batch: int, count: int, repeats: int) -> Row:
+def _batches(photos: Path | None, batch: int, count: int, folder: Path) -> list[list[Path]]:
+    """The arrays of each batch, as files: of different photos as far as there are some.
+
+    Args:
+        photos: A folder of them; None: the shipped ones.
+        folder: Where they go.
+    """
+    if photos is None:
+        images = sample_images(3 * batch)
+    else:
+        files = sorted(photos.glob("*.jpg"))[: count * batch]
+        if len(files) < batch:
+            raise DataError(f"{photos} has {len(files)} files *.jpg, a batch takes {batch}")
+        images = [np.asarray(load_image(file)) for file in files]
+    paths = [folder / f"{number}.npy" for number in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        np.save(path, image)
+    different = len(paths) // batch
+    return [paths[turn % different * batch :][:batch] for turn in range(count)]
+
+
+def _row(before: Side, after: Side, batches: list[list[Path]], count: int) -> Row:
     classes, compared = sample_classes(count), Compared()
     seconds: list[tuple[float, float]] = []
-    for turn in range(repeats + 1):
-        asked = photos[turn % 3 * batch :][:batch]
+    for turn, asked in enumerate(batches):
         sides = (before, after) if turn % 2 else (after, before)
         answers = {one: one.ask(asked, classes) for one in sides}
         compared.add(answers[after][1:], answers[before][1:])
         if turn:  # the first is not timed
-            seconds.append((answers[before][0] / batch, answers[after][0] / batch))
+            seconds.append((answers[before][0] / len(asked), answers[after][0] / len(asked)))
     old, new = np.median(seconds, axis=0) * 1000
     ratios = [one / other for one, other in seconds]
     return {

@@ -7,10 +7,10 @@ What always holds: one answer per queried class, in query order; an image's answ
 of its batch; masks have the size of the image that was given.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from lasagna.assistant.drawing import draw_masks, masks_to_image
 from lasagna.assistant.inputs import ImageLike, as_array, check_batch, check_prompt, check_question
 from lasagna.assistant.learning import Learning
 from lasagna.assistant.objects import tell_apart
+from lasagna.assistant.side_by_side import side_by_side
 from lasagna.checkpoint.architectures import architecture_of, folder_licence
 from lasagna.checkpoint.folder import Calibration, checkpoint_version, find_checkpoint, load_calibration
 from lasagna.checkpoint.light import can_share, load_over
@@ -48,6 +49,7 @@ from lasagna.prompt.sequences import Prompt, Query
 from lasagna.prompt.tokenizer import LabelTokenizer, load_tokenizer
 from lasagna.settings import cache_folder
 
+_Result = TypeVar("_Result")
 ENCODERS = ("torch", "openvino")
 GUESSED_FROM = -0.7
 """A class is guessed to be present where this margin of the language model would do (`decode_class_lists`)."""
@@ -284,22 +286,46 @@ class Lasagna(Learning):
         if head is not None:
             head.check(self.encoder_fingerprint, self.base_version)
         head = self.head if head is None else head
-        with self._lock, torch.inference_mode():
-            features = self._features(images)
-            texts = [[self._asked_text(query, head, guess_unknown) for query in each] for each in queries]
-            own = [_own_thresholds(*each) for each in zip(texts, queries, strict=True)]
-            asked = [[text for text in each if text is not None] for each in texts]
-            found = self._decide(features, asked, threshold, chunk_size, own)
-            if head is not None:
-                parts = zip(features, queries, texts, found, strict=True)
-                answers = (answer_with_head(self, head, *each, threshold, exclusive) for each in parts)
-                return [tell_apart(*each) for each in zip(answers, queries, strict=True)]
+
+        def answer(part: slice) -> list[Segmentation]:
+            features = self._features(images[part])
+            return self._answer(features, queries[part], head, threshold, exclusive, chunk_size, guess_unknown)
+
+        with self._lock:
+            return self._in_parts(answer, len(images))
+
+    def _in_parts(self, run: Callable[[slice], list[_Result]], count: int) -> list[_Result]:
+        """What `run` gives for all images of a batch at once; on a CPU for each by itself, several at a time."""
+        if self.model.device.type != "cpu":
+            return run(slice(0, count))
+        return [one for (one,) in side_by_side(lambda i: run(slice(i, i + 1)), count)]
+
+    @torch.inference_mode()
+    def _answer(
+        self,
+        features: Sequence[ImageFeatures],
+        queries: Sequence[list[ClassQuery]],
+        head: Head | None,
+        threshold: float | None,
+        exclusive: bool,
+        chunk_size: int | None,
+        guess_unknown: bool,
+    ) -> list[Segmentation]:
+        """`segment_batch` of encoded images, their questions to the language model in one batch."""
+        texts = [[self._asked_text(query, head, guess_unknown) for query in each] for each in queries]
+        own = [_own_thresholds(*each) for each in zip(texts, queries, strict=True)]
+        asked = [[text for text in each if text is not None] for each in texts]
+        found = self._decide(features, asked, threshold, chunk_size, own)
+        if head is not None:
+            parts = zip(features, queries, texts, found, strict=True)
+            whole = [answer_with_head(self, head, *each, threshold, exclusive) for each in parts]
+        else:
             masks = [
                 self.draw(photo, [answer for answer in answers.values() if answer.present], exclusive)
                 for photo, answers in zip(features, found, strict=True)
             ]
-        sizes = [photo.prepared.original_size for photo in features]
-        whole = (_assemble(*each) for each in zip(sizes, texts, queries, found, masks, strict=True))
+            sizes = [photo.prepared.original_size for photo in features]
+            whole = [_assemble(*each) for each in zip(sizes, texts, queries, found, masks, strict=True)]
         return [tell_apart(*each) for each in zip(whole, queries, strict=True)]
 
     def encode_image(self, image: ImageLike) -> ImageFeatures:
@@ -308,8 +334,8 @@ class Lasagna(Learning):
 
     def encode_images(self, images: Sequence[ImageLike]) -> list[ImageFeatures]:
         """Encodes images, those of one shape together. Raises ImageError where an array is not an image."""
-        with self._lock, torch.inference_mode():
-            return self._features(images)
+        with self._lock:
+            return self._in_parts(lambda part: self._features(images[part]), len(images))
 
     def _one(self, image: ImageLike | ImageFeatures) -> ImageFeatures:
         return image if isinstance(image, ImageFeatures) else self.encode_image(image)
@@ -448,6 +474,7 @@ class Lasagna(Learning):
         with torch.inference_mode():
             return draw_masks(self._language_masks(features.encoded, hidden), features.prepared, exclusive)[0]
 
+    @torch.inference_mode()
     def _encode(self, prepared: Sequence[PreparedImage]) -> list[EncodedImages]:
         """Encodes images, those of one shape together; results in the given order, each a batch of one."""
         groups: dict[tuple[int, int], list[int]] = {}

@@ -12,8 +12,11 @@ pickle compute in torch, for the engine's threads live in one process.
 import copy
 import hashlib
 import os
+import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import torch
@@ -26,21 +29,27 @@ from lasagna.network.pyramid import PyramidEncoder
 from lasagna.network.vision import EncodedImages
 
 _TRACED = (1, 3, 384, 512)
-_FORMAT = 1
+_FORMAT = 2
 """Of the traced outputs: one more where `PyramidEncoder.forward` gives others."""
 
 
 class OpenVinoEngine:
-    """A compiled encoder.
+    """An encoder that OpenVINO runs, for any number of threads at once; they share the cores that torch had when it was
+    made (`lasagna.assistant.side_by_side`).
 
     Args:
-        compiled: OpenVINO's model: float32 (B, 3, H, W) to what `_Outputs` gives.
+        compile_for: A number of callers at once to OpenVINO's compiled model: float32 (B, 3, H, W) to what `_Outputs`
+            gives.
         has_pixels, has_skips: Whether pixel embedding and skips are among these.
     """
 
-    def __init__(self, compiled: Any, has_pixels: bool, has_skips: bool) -> None:
-        self._compiled, self._has_pixels, self._has_skips = compiled, has_pixels, has_skips
+    def __init__(self, compile_for: Callable[[int], Any], has_pixels: bool, has_skips: bool) -> None:
+        self._compile_for, self._has_pixels, self._has_skips = compile_for, has_pixels, has_skips
+        self._cores = torch.get_num_threads()
         self._process = os.getpid()
+        self._compiling = threading.Lock()
+        self._idle: dict[int, SimpleQueue[Any]] = {}
+        self._compiled: dict[int, Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _nothing, ()
@@ -51,13 +60,35 @@ class OpenVinoEngine:
 
     def __call__(self, image: Tensor) -> EncodedImages:
         """As `PyramidEncoder.forward`, in the image's number format."""
-        found = self._compiled(image.float().contiguous().numpy())
-        # The results are views of memory that the next call writes to.
-        values = [torch.tensor(found[i], dtype=image.dtype) for i in range(len(found))]
+        callers = max(1, self._cores // torch.get_num_threads())
+        compiled, idle = self._for(callers)
+        try:
+            request = idle.get_nowait()
+        except Empty:
+            request = compiled.create_infer_request()
+        try:
+            found = request.infer([image.float().contiguous().numpy()])
+            # The results are views of memory that the next call writes to.
+            values = [torch.tensor(found[i], dtype=image.dtype) for i in range(len(found))]
+        finally:
+            idle.put(request)
         tokens, embedding, *rest = values
         pixels = rest.pop(0) if self._has_pixels else None
         skips = (rest.pop(0), rest.pop(0)) if self._has_skips else None
         return EncodedImages(tokens, embedding, pixels, skips, tuple(rest))
+
+    def _for(self, callers: int) -> "tuple[Any, SimpleQueue[Any]]":
+        """The compiled model for so many callers, and its requests that are not in use.
+
+        Compiling takes half a second: one caller is content with what was compiled for several.
+        """
+        with self._compiling:
+            if callers == 1 and self._compiled:
+                callers = min(self._compiled)
+            if callers not in self._compiled:
+                self._compiled[callers] = self._compile_for(callers)
+                self._idle[callers] = SimpleQueue()
+            return self._compiled[callers], self._idle[callers]
 
 
 def _nothing() -> None:
@@ -99,17 +130,23 @@ def use_openvino(encoder: nn.Module, folder: Path) -> None:
         )
     openvino = load_extra("openvino", "openvino", "the encoder's engine openvino")
     path = _trace(encoder, folder, openvino)
-    compiled = openvino.Core().compile_model(
-        path,
-        "CPU",
-        {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "INFERENCE_PRECISION_HINT": "bf16" if weight.dtype == torch.bfloat16 else "f32",
-            "ENABLE_CPU_PINNING": False,  # other processes work beside
-        },
-    )
-    encoder.engine = OpenVinoEngine(compiled, encoder.pixel_out is not None, encoder.skip8 is not None)
+    core = openvino.Core()
+    network = core.read_model(path)  # now: the folder may be emptied while a model serves
+    precision = "bf16" if weight.dtype == torch.bfloat16 else "f32"
+
+    def compile_for(callers: int) -> Any:
+        return core.compile_model(
+            network,
+            "CPU",
+            {
+                "NUM_STREAMS": callers,
+                "INFERENCE_NUM_THREADS": torch.get_num_threads() * callers,
+                "INFERENCE_PRECISION_HINT": precision,
+                "ENABLE_CPU_PINNING": False,  # other processes work beside
+            },
+        )
+
+    encoder.engine = OpenVinoEngine(compile_for, encoder.pixel_out is not None, encoder.skip8 is not None)
 
 
 def _trace(encoder: PyramidEncoder, folder: Path, openvino: Any) -> Path:

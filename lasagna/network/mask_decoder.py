@@ -117,7 +117,7 @@ class SamMaskDecoder(nn.Module):
         """`MaskDecoder.predict_masks` of segment-anything for prompts of several images, first mask only."""
         decoder = self.mask_decoder
         output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        tokens = torch.cat([output_tokens.expand(len(sparse), -1, -1), sparse.to(output_tokens.dtype)], dim=1)
+        tokens = torch.cat([output_tokens.expand(sparse.shape[0], -1, -1), sparse.to(output_tokens.dtype)], dim=1)
         src = encoded.embedding.index_select(0, owners) + dense
         m, c, h, w = src.shape
         position = self.prompt_encoder.pe_layer((h, w)).to(src.dtype).expand(m, -1, -1, -1)

@@ -3,6 +3,7 @@
 import copy
 import multiprocessing
 import pickle
+import shutil
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -73,6 +74,33 @@ def test_answers_are_those_of_torch(fast: Lasagna, plain: Lasagna, photos: dict[
                 assert (one.mask & other.mask).sum() >= 0.99 * (one.mask | other.mask).sum()
     assert fast.version == plain.version
     assert fast.encoder_fingerprint == plain.encoder_fingerprint
+
+
+def test_several_photos_at_once(plain: Lasagna, folder: Path, photos: dict[str, Path]) -> None:
+    """Each thread has a request of its own, and what one is given does not change under it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        model = Lasagna.from_pretrained("nano", device="cpu", dtype="float32")
+        use_openvino(model.model.encoder, folder)
+        images = [load_image(photo) for photo in photos.values()]
+        found = [values(photo.encoded) for photo in model.encode_images(images)]
+        single = values(model.encode_image(images[0]).encoded)
+        assert len(model.model.encoder.engine._compiled) == 1  # one photo is content with what there is
+    finally:
+        torch.set_num_threads(before)
+    for tensors, image in zip([*found, single], [*images, images[0]], strict=True):
+        for one, other in zip(tensors, values(plain.encode_image(image).encoded), strict=True):
+            assert (one - other).abs().max() <= 1e-4 * other.abs().max()
+
+
+def test_an_emptied_cache_does_not_matter_to_a_loaded_model(plain: Lasagna, tmp_path: Path) -> None:
+    encoder = copy.deepcopy(plain.model.encoder)
+    use_openvino(encoder, tmp_path / "encoders")
+    shutil.rmtree(tmp_path / "encoders")
+    pixels = {"image": torch.zeros(1, 3, 64, 64)}
+    with torch.inference_mode():
+        assert torch.allclose(encoder(pixels).embedding, plain.model.encoder(pixels).embedding, rtol=1e-3, atol=1e-3)
 
 
 def test_where_a_gradient_is_wanted_torch_computes(fast: Lasagna) -> None:
