@@ -163,6 +163,7 @@ def _summary(parts: "Demo", project: int, answers: "Sequence[PhotoOutcome]", sec
     return {
         "complete": all(answer.model_version == parts.model_version for answer in answers),
         "model_version": parts.model_version,
+        "about_model": parts.about_model,
         "url": f"{parts.label_studio.url}/projects/{project}/data",
         "user": parts.label_studio.login.user,
         "project": project,

@@ -69,6 +69,7 @@ class Demo:
         self.backend_url = ""
         self.environ: dict[str, str] = {}
         self.model_version = ""
+        self.about_model: list[str] = []
 
     def __enter__(self) -> "Demo":
         try:
@@ -110,6 +111,8 @@ class Demo:
         self.services += [web, worker]
         with self._step(f"Worker with the model {self.settings.model}"):
             self.wait_for_worker(worker)
+        for line in self.about_model:
+            self.console.print(f"  {line}", style="yellow", highlight=False, markup=False, soft_wrap=True)
         with self._step("Backend"):
             self._wait(web, lambda: not port_is_free(backend_port))
         with self._step("Label Studio"):
@@ -144,7 +147,7 @@ class Demo:
         model = self.store.model()
         if model is None or model.get("pid") != pid:  # else it is what an earlier run left in Redis
             return False
-        self.model_version = model["version"]
+        self.model_version, self.about_model = model["version"], model.get("about", [])
         return True
 
     @contextmanager

@@ -18,6 +18,7 @@ from lasagna import Lasagna
 from lasagna.checkpoint.folder import checkpoint_version, find_checkpoint
 from lasagna.contract.model import ClassListAnswerer, ClassListModel
 from lasagna.errors import DataError, RegistryError
+from lasagna.models.loading import is_calibrated
 from training.data.records import Record
 from training.data.sources.label_studio import LabelStudioExport
 from training.evaluation.gate import Limits, Verdict, judge
@@ -170,7 +171,6 @@ def _facts(name: str, model: ClassListModel, served: ClassListAnswerer, learns: 
 
 
 def _calibrated(model: ClassListModel) -> str:
-    folder = model.folder
-    if folder is not None and (folder / "calibration.json").exists():
+    if is_calibrated(model):
         return "calibrated (calibration.json in its folder)"
     return "not calibrated: the model's own scores; `lasagna calibrate RECIPE --model FOLDER` fits them"

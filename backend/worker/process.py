@@ -20,6 +20,7 @@ from backend.worker.field_writing import FieldWriting
 from backend.worker.rq_worker import LasagnaWorker, connect, work_until_stopped
 from backend.worker.runtime import Runtime
 from lasagna.formats.hygiene import Hygiene
+from lasagna.models.loading import about as about_model
 from lasagna.settings import Settings, registry_folder
 
 if TYPE_CHECKING:
@@ -52,14 +53,14 @@ def run_worker(
         runtime.learning.look_after()
 
     def make() -> LasagnaWorker:
-        left_out = asdict(Hygiene.of(settings))
         about: dict[str, Any] = {
             "version": model.version,
             "name": settings.model,
             "pid": os.getpid(),
-            "left_out": left_out,
+            "left_out": asdict(Hygiene.of(settings)),
+            "cannot": model.abilities.missing,
+            "about": [] if model.abilities.training else about_model(model),
         }
-        about["cannot"] = model.abilities.missing
         take_over(registry_folder(settings), store)
         store.publish_model(about)
         logger.info("waiting for jobs in %s", ", ".join(jobs.PREDICTING))

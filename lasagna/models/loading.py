@@ -65,9 +65,20 @@ def load_model(
 
 
 def about(model: ClassListModel) -> list[str]:
-    """What a user should know of a model: its licence, and what it cannot do."""
+    """What a user should know of a model: its licence, what it cannot do, and where its scores are not calibrated."""
     licence = model.licence or "not said in its folder; look where the weights come from"
     lines = [f"{model.version}: licence {licence}"]
     if model.abilities.missing:
         lines.append(f"{model.version} cannot {', '.join(model.abilities.missing)}")
+    if not is_calibrated(model) and not model.abilities.training:  # LaSagnA is trained to say what is absent
+        lines.append(
+            f"{model.version} is not calibrated: a class is present where the model's own score is above the threshold "
+            "(0.5). Where too much or too little is drawn, `lasagna calibrate RECIPE --model FOLDER` fits its scores "
+            "to photos"
+        )
     return lines
+
+
+def is_calibrated(model: ClassListModel) -> bool:
+    """Whether its folder has the `calibration.json` that `lasagna calibrate` writes."""
+    return model.folder is not None and (model.folder / "calibration.json").exists()

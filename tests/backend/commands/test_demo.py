@@ -17,6 +17,7 @@ import requests
 
 from backend.demo.parts import present_classes
 from lab.bench.peer_models import write_model
+from lasagna.checkpoint.folder import Calibration, write_calibration
 
 pytestmark = [
     pytest.mark.label_studio,
@@ -84,15 +85,28 @@ def test_every_photo_gets_a_prediction_and_nothing_is_left_running(run, environm
     eventually(lambda: left_over(environment) == [], what="the end of all processes")
 
 
-def test_a_model_of_another_maker(run, photos, tmp_path):
-    """The whole command with a closed list; other kinds: `tests/field/test_other_models.py`."""
-    model = write_model("eomt", tmp_path / "eomt", names=("sky", "person"))
+@pytest.mark.parametrize(
+    ("kind", "unknown", "calibrated"), [("eomt", ["kitchen"], True), ("sam3", [], False), ("clipseg", [], True)]
+)
+def test_a_model_of_another_maker(run, photos, tmp_path, kind, unknown, calibrated):
+    """The whole command with each kind; Mask2Former and OneFormer are read as EoMT is."""
+    model = write_model(kind, tmp_path / kind, names=("sky", "person"))
+    if calibrated:
+        write_calibration(model, Calibration(offset=-30.0))  # everything is present
     code, said, summary = run("--model", str(model), "--images", str(photos["person"]), "--labels", "people,kitchen")
     assert code == 0, said
-    assert summary["model_version"].startswith("eomt-")
+    words = " ".join(said.split())
+    assert summary["model_version"].startswith(f"{kind}-")
     [photo] = summary["photos"]
-    assert (photo["unknown"], len(photo["present"]) + photo["absent"]) == (["kitchen"], 1)
-    assert "does not have in its list 'kitchen': not drawn, and no absence. Draw it by hand" in " ".join(said.split())
+    assert (photo["unknown"], len(photo["present"]) + photo["absent"]) == (unknown, 2 - len(unknown))
+    listed = "does not have in its list 'kitchen': not drawn, and no absence. Draw it by hand"
+    assert (listed in words) == bool(unknown)
+    assert "licence apache-2.0" in words
+    assert "cannot answer clicks and boxes" in words
+    assert ("is not calibrated: a class is present where" in words) != calibrated
+    assert all(line in words for line in summary["about_model"])
+    if kind == "clipseg":
+        assert set(photo["present"]) == {"people", "kitchen"}
 
 
 def test_own_photos_and_labels_and_a_broken_photo_that_fails_alone(run, environment, photos, tmp_path):
