@@ -1,8 +1,9 @@
 """`lasagna bench against`: this code and another checkout's, side by side: milliseconds by number of classes, answers.
 
 What always holds: each of the two has a process of its own, with the model loaded and the same cores; they are asked in
-turn, the same photos and names, each after one untimed answer; what is timed is the processor's time of that process,
-or time on the clock where it has several cores; the answers are compared in the same run.
+turn, the same photos and names; all of these are asked once untimed, as a shape that is new to an engine takes longer;
+what is timed is the processor's time of that process, or time on the clock where it has several cores; the answers are
+compared in the same run.
 """
 
 import json
@@ -170,7 +171,7 @@ def against(
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="lasagna-against-")))
         before = stack.enter_context(side(code, model, "float32", "torch", cores, folder))
         after = stack.enter_context(side(None, model, dtype, encoder, cores, folder))
-        batches = _batches(photos, batch, repeats + 1, folder)
+        batches = _batches(photos, batch, repeats, folder)
         for count in counts:
             rows.append(_row(before, after, batches, count))
         setting: Row = {"model": after.version, "dtype": dtype, "encoder": encoder}
@@ -213,10 +214,12 @@ def _row(before: Side, after: Side, batches: list[list[Path]], count: int) -> Ro
     seconds: list[tuple[float, float]] = []
     for turn, asked in enumerate(batches):
         sides = (before, after) if turn % 2 else (after, before)
-        answers = {one: one.ask(asked, classes) for one in sides}
-        compared.add(answers[after][1:], answers[before][1:])
-        if turn:  # the first is not timed
-            seconds.append((answers[before][0] / len(asked), answers[after][0] / len(asked)))
+        untimed = {one: one.ask(asked, classes) for one in sides}
+        compared.add(untimed[after][1:], untimed[before][1:])
+    for turn, asked in enumerate(batches):
+        sides = (before, after) if turn % 2 else (after, before)
+        spent = {one: one.ask(asked, classes)[0] / len(asked) for one in sides}
+        seconds.append((spent[before], spent[after]))
     old, new = np.median(seconds, axis=0) * 1000
     ratios = [one / other for one, other in seconds]
     return {
