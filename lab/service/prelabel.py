@@ -3,9 +3,10 @@
 The processes are those of production, with a real Label Studio. `lasagna prelabel` runs on the project; at equal
 shares of the way it is ended with SIGKILL, the first time together with the worker, and both are started again.
 Meanwhile Label Studio is asked every second what a person's browser asks: the first page of the list of tasks, and an
-opened task, the same as before the run. One task is annotated beforehand, on a prediction of another version. What
-always holds: what is counted at the end is what Label Studio has, asked task by task, and the command exits with 1
-unless every task has exactly one prediction of the version and the annotated one is as it was.
+opened task, the same as before the run. One task is annotated beforehand, on a prediction of another version. The
+milliseconds of the worker's stages are those that it counts itself, as on `/metrics`; of a batch that was killed it
+counts nothing. What always holds: what is counted at the end is what Label Studio has, asked task by task, and the
+command exits with 1 unless every task has exactly one prediction of the version and the annotated one is as it was.
 
 After that, predictions that the model made are stored in another project through the two ways of
 `backend.worker.delivery`, one by one and many in one request, in turn, so that both meet the same Label Studio.
@@ -17,7 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ import click
 import numpy as np
 from rich.console import Console
 
+from backend.queue.counters import STAGES, read_counters
 from backend.queue.store import Post, Work
 from backend.studio.version_names import base_version
 from backend.worker.delivery import AT_ONCE, deliver, deliver_together
@@ -51,6 +53,7 @@ _QUIET = 20.0
     epilog="""\b
 Examples:
   lasagna bench prelabel
+  LASAGNA_ENCODER=openvino lasagna bench prelabel --kills 0 --photos 200
   lasagna bench prelabel --photos 60 --kills 3 --model ./my-checkpoint --json"""
 )
 @click.option("--photos", default=600, show_default=True, type=click.IntRange(2), help="Tasks of the project.")
@@ -72,10 +75,12 @@ def prelabel(photos: int, kills: int, model: str | None, as_json: bool, out: Pat
         before = _human_work(parts, project, tasks[0])
         with _asking(parts, project, tasks[0]) as alone:
             time.sleep(_QUIET)
+        counted = read_counters(parts.store.redis)
         began = time.monotonic()
         with _asking(parts, project, tasks[0]) as meanwhile, console.status("pre-labelling, and being killed ..."):
             outcome = _run(parts, project, photos, kills)
         seconds = time.monotonic() - began
+        stages = _stages(counted, read_counters(parts.store.redis), seconds)
         version = parts.model_version
         with console.status("counting ..."):
             found = Counter(
@@ -90,6 +95,7 @@ def prelabel(photos: int, kills: int, model: str | None, as_json: bool, out: Pat
         "tasks": photos,
         "kills": kills,
         "seconds": round(seconds, 1),
+        **stages,
         "exactly one prediction": found[1],
         "none": found[0],
         "several": sum(count for number, count in found.items() if number > 1),
@@ -127,6 +133,24 @@ def _run(parts: "Demo", project: int, photos: int, kills: int) -> dict[str, Any]
     said = command.log.read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(said[said.rindex('{\n "version"') :].partition("\n}")[0] + "\n}")
     return found
+
+
+def _stages(before: Mapping[str, float], after: Mapping[str, float], seconds: float) -> dict[str, float]:
+    """Images per second of the whole run, the worker's milliseconds for one in each stage, and the share of the run
+    that it spent in the model.
+
+    Args:
+        before, after: What the worker has counted.
+        seconds: Of the run.
+    """
+
+    def spent(field: str) -> float:
+        return after.get(field, 0.0) - before.get(field, 0.0)
+
+    found = {"images/s": round(spent("stage_images:model") / seconds, 2)}
+    for stage in STAGES:
+        found[f"ms {stage}"] = round(1000 * spent(f"seconds:{stage}") / max(1.0, spent(f"stage_images:{stage}")), 1)
+    return {**found, "share of the model": round(spent("seconds:model") / seconds, 3)}
 
 
 def _stored_per_second(parts: "Demo", config: str, predicted: list[int]) -> dict[str, float]:
