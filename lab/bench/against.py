@@ -25,7 +25,7 @@ from lasagna.errors import DataError
 from lasagna.masks.image import load_image
 
 _ANSWERS = """
-import json, sys, time
+import json, resource, sys, time
 import numpy as np
 import lasagna
 
@@ -47,7 +47,8 @@ for line in sys.stdin:
     }
     np.savez(asked["out"], **masks)
     probabilities = [[one.probability for one in answer.classes] for answer in answers]
-    print(json.dumps({"seconds": spent, "probabilities": probabilities}), flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": spent, "probabilities": probabilities, "mib": peak}), flush=True)
 """
 _NEAR = 0.01
 """Decisions with a probability so near to one half are near ties."""
@@ -62,11 +63,13 @@ class Side:
 
     Attributes:
         version: Of its model.
+        mib: Its largest resident memory so far, loading included.
     """
 
     def __init__(self, process: "subprocess.Popen[str]", folder: Path) -> None:
         self._process, self._masks = process, folder / f"{process.pid}.npz"
         self.version: str = self._read()["version"]
+        self.mib = 0.0
 
     def ask(self, photos: Sequence[Path], classes: Sequence[str]) -> tuple[float, list[list[float]], dict[str, Any]]:
         """Seconds of a batch, probabilities of each photo's classes, and packed masks by "photo-class"."""
@@ -75,6 +78,7 @@ class Side:
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
         answer = self._read()
+        self.mib = answer["mib"]
         with np.load(self._masks) as masks:
             return answer["seconds"], answer["probabilities"], dict(masks)
 
@@ -161,7 +165,7 @@ def against(
     as_json: bool,
     out: Path | None,
 ) -> None:
-    """Hold this code against another checkout: milliseconds per photo, decisions, masks.
+    """Hold this code against another checkout: milliseconds per photo, memory, decisions, masks.
 
     Of the processor with one core, on the clock with several. Exit code 1 where in float32 a decision differs that is
     not a near tie.
@@ -228,6 +232,8 @@ def _row(before: Side, after: Side, batches: list[list[Path]], count: int) -> Ro
         "ms_after": round(float(new), 1),
         "times_faster": round(float(np.median(ratios)), 2),
         "range": f"{min(ratios):.2f} to {max(ratios):.2f}",
+        "mib_before": round(before.mib),
+        "mib_after": round(after.mib),
         "decisions": compared.decisions,
         "decisions_differ": compared.differ,
         "of_these_near": int(compared.near),

@@ -4,17 +4,20 @@
 
 OpenVINO (Apache-2.0, docs.openvino.ai) fuses a convolution with what follows it and chooses its kernels for this
 processor. The network is traced once and kept as a file, named by the content of its weights; loading that takes less
-than a second. What always holds: the weights stay in torch, which trains, fingerprints and moves them; what the engine
-gives are the encoder's own outputs to about 1e-5 of their range in float32; a process that was forked, a copy and a
-pickle compute in torch, for the engine's threads live in one process.
+than a second. A file that nobody loaded for a month goes when another one is made. What always holds: the weights stay
+in torch, which trains, fingerprints and moves them; what the engine gives are the encoder's own outputs to about 1e-5
+of their range in float32; a process that was forked, a copy and a pickle compute in torch, for the engine's threads
+live in one process.
 """
 
 import copy
 import hashlib
 import os
 import threading
+import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -29,6 +32,8 @@ from lasagna.network.pyramid import PyramidEncoder
 from lasagna.network.vision import EncodedImages
 
 _TRACED = (1, 3, 384, 512)
+_KEPT_SECONDS = 30 * 24 * 3600
+"""After which a traced network goes that nobody loaded, when another one is made."""
 _FORMAT = 2
 """Of the traced outputs: one more where `PyramidEncoder.forward` gives others."""
 
@@ -154,7 +159,9 @@ def _trace(encoder: PyramidEncoder, folder: Path, openvino: Any) -> Path:
     path = folder / f"{_fingerprint(encoder)}-{openvino.__version__.partition('-')[0]}.xml"
     weights = path.with_suffix(".bin")
     if path.exists() and weights.exists():
+        os.utime(path)
         return path
+    _remove_unused(folder)
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -176,6 +183,15 @@ def _trace(encoder: PyramidEncoder, folder: Path, openvino: Any) -> Path:
     write_atomically(path, beside.read_text(encoding="utf-8"))
     beside.unlink()
     return path
+
+
+def _remove_unused(folder: Path) -> None:
+    """Every version of a model has a traced network, of some 20 MB; what nobody needs any more can be made again."""
+    for path in folder.glob("*.xml"):
+        with suppress(OSError):  # another process does the same
+            if path.stat().st_mtime < time.time() - _KEPT_SECONDS:
+                path.unlink()
+                path.with_suffix(".bin").unlink()
 
 
 def _fingerprint(encoder: PyramidEncoder) -> str:
