@@ -131,7 +131,7 @@ class Settings(BaseSettings):
     max_request_bytes: Count = Field(1 << 30, description="largest request; Label Studio sends all tasks in one")
     max_request_tasks: Count = Field(100_000, description="most tasks in one request")
     max_labels: Count = Field(2000, description="most classes in a labelling configuration")
-    batch_size: Count = Field(4, description="images per model batch")
+    batch_size: Count = Field(4, description="images per model batch; on a CPU they are answered side by side")
     min_area: Number = Field(0, description="pixels below which a part of a mask is left out; 0: none is")
     min_width: Amount = Field(
         0.0, description="pixels: parts nowhere as wide as this (slivers) are left out; 0: none is"

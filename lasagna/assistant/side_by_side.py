@@ -34,7 +34,12 @@ def side_by_side(run: Callable[[int], Result], count: int) -> list[Result]:
         return [run(i) for i in range(count)]
     pool = _pool(threads, cores // threads, cores)
     futures = [pool.submit(run, i) for i in range(count)]
-    wait(futures)
+    try:
+        wait(futures)
+    finally:  # a signal (a job that takes too long) ends the waiting, and must not leave them running
+        for future in futures:
+            future.cancel()
+        wait(futures)
     return [future.result() for future in futures]
 
 

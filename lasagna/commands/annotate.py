@@ -91,7 +91,9 @@ could be started, 130 interrupted."""
               help="Use what `lasagna learn` learnt from corrected photos.")  # fmt: skip
 @click.option("--corrected", type=click.Path(path_type=Path, exists=True), metavar="PATH",
               help="Learn from these corrected photos first; what they can be: lasagna learn --help.")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(min=1), help="Images per model batch.  [default: 4]")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), help="Images per model batch; on a CPU side by side.  [default: 4]"
+)
 @click.option("--threshold", type=click.FloatRange(0, 1, min_open=True, max_open=True),
               help="Probability from which a class is present.  [default: as calibrated]")  # fmt: skip
 @click.option("--guess-unknown", is_flag=True, default=None,

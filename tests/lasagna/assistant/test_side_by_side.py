@@ -1,6 +1,7 @@
 """Photos of a batch side by side: what one by one gives, with the cores shared out, and nothing left running."""
 
 import multiprocessing
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -59,6 +60,30 @@ def test_nothing_runs_any_more_when_one_has_failed(cores: int) -> None:
         side_by_side(run, 6)
     assert sorted(ended) == [0, 3, 4, 5]
     assert side_by_side(lambda i: i, 6) == list(range(6))
+
+
+def test_a_signal_leaves_nothing_running(cores: int) -> None:
+    begun: list[int] = []
+    ended: list[int] = []
+
+    def run(number: int) -> None:
+        begun.append(number)
+        time.sleep(0.3)
+        ended.append(number)
+
+    def too_long(*_: object) -> None:
+        raise TimeoutError("too long")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(TimeoutError):
+            side_by_side(run, 50)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert sorted(ended) == sorted(begun)
+    assert len(begun) < 50
 
 
 def test_several_callers_at_once(cores: int) -> None:
