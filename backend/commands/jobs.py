@@ -158,6 +158,8 @@ def _training_in_words(known: dict[str, str]) -> str:
     if known["state"] == "idle":
         if not known.get("outcome"):
             return f"not trained yet{changed}"
+        if known["outcome"] == "refused":
+            return f"no fine-tune: {known.get('summary', '')}{changed}"
         version = f" {known['version']}" if known.get("version") else ""
         return f"last fine-tune {known['outcome']}{version}: {known.get('summary', '')}{changed}"
     if known["state"] == "queued":

@@ -96,12 +96,17 @@ def _ask_for_fine_tune(project: str, server: str, again: bool, redis_url: str | 
     from backend.commands.redis import open_store, redis_in_words
     from backend.loop.trainings import Trainings
     from backend.queue.living_workers import living_workers
-    from lasagna.settings import Settings
+    from backend.registry.abilities import why_not_trained
+    from backend.registry.registry import Registry
+    from lasagna.settings import Settings, registry_folder
 
     settings = Settings.load(redis_url=redis_url)
     store = open_store(settings)
     with redis_in_words():
-        Trainings(store).ask(find_project(settings, store, project, server), again=again)
+        uid = find_project(settings, store, project, server)
+        if refused := why_not_trained(uid, Registry(registry_folder(settings)), store):
+            raise ConfigError(refused)
+        Trainings(store).ask(uid, again=again)
     click.echo(f"asked for a fine-tune of project {project}; `lasagna jobs` shows how far it is")
     if not living_workers(store, "train"):
         raise ConfigError("no training process is running: the wish is noted, start `lasagna worker`")

@@ -14,6 +14,7 @@ import requests
 from backend.doctor.case import Case, Check, NotAskedError, cause
 from backend.instant.taught import TaughtNames
 from backend.queue.provenance import Provenance
+from backend.registry.abilities import why_not_trained
 from backend.registry.registry import Registry
 from backend.studio.client import LabelStudio, LabelStudioError, connection_fault
 from backend.studio.project_id import is_of, number_of, project_uid
@@ -126,6 +127,8 @@ def _backend(case: Case) -> str:
             closed = taught.is_closed(case.version)
             words = unknown_in_words(without_question(case.version), names, closed)
             case.note("note-closed-list" if closed else "note-unknown", words=words)
+    if case.has_redis and (words := why_not_trained(case.uid, Registry(registry_folder(case.settings)), case.store)):
+        case.note("note-not-trained", words=words)
     return f"{url} is connected, and serves {case.version}"
 
 

@@ -243,6 +243,13 @@ TROUBLES: dict[str, Trouble] = {
         'switch "Start model training on annotation submission" off under Settings > Model',
         is_note=True,
     ),
+    "note-not-trained": Trouble(
+        "backend",
+        "another maker's model serves the project: nothing that asks for a fine-tune starts one",
+        "{words}",
+        "nothing, where that is meant; `lasagna models rollback` takes a project's own model back",
+        is_note=True,
+    ),
     "note-deadline": Trouble(
         "backend",
         "LASAGNA_PREDICT_DEADLINE is longer than gateways and Label Studio wait",

@@ -10,6 +10,8 @@ and starts jobs. What always holds:
   and may have been missed.
 - A job's folder (`backend.loop.job`) is the truth about it: one without `end.json` is taken up again at the next
   start, also when Redis has forgotten it.
+- A project that another maker's model serves is not fine-tuned: no job begins, whatever asks. It is said in the log
+  once, and as the outcome "refused"; its corrections are counted on.
 """
 
 import json
@@ -34,10 +36,12 @@ from backend.instant.policy import learns_at_once
 from backend.queue import jobs
 from backend.queue.counters import Meter
 from backend.queue.store import KEEP_WORK, PREFIX, TRAINING, Store
+from backend.registry.abilities import why_not_trained
 from backend.registry.known_projects import KnownProjects
 from backend.registry.records import project_key, project_number
+from backend.registry.registry import Registry
 from backend.studio.project_id import is_project_name, made_at, number_of
-from lasagna.errors import ConfigError, LasagnaError, in_words
+from lasagna.errors import ConfigError, LasagnaError, RegistryError, in_words
 from lasagna.files import write_atomically
 from lasagna.settings import Settings
 
@@ -45,7 +49,8 @@ logger = logging.getLogger(__name__)
 
 ASKED = "TRAIN"
 """The action of the event by which `lasagna train --project` asks for a fine-tune."""
-_STARTED = "START_TRAINING"
+STARTED = "START_TRAINING"
+"""The action of Label Studio's "Start Training"."""
 CHANGES = {
     "ANNOTATION_CREATED",
     "ANNOTATIONS_CREATED",
@@ -149,8 +154,9 @@ class Trainings:
     """What is known of each project's fine-tunes, in Redis.
 
     The hash `lasagna:training:P`, of the project with the uid P, has `state` ("queued", "running", "idle"), `job`,
-    `reason`, `again`, progress (`stage`, `step`, `steps`, `left`) and how the last one ended (`outcome`, `summary`,
-    `version`, `ended`); the set `lasagna:training:P:changed` has the tasks that were corrected since.
+    `reason`, `again`, progress (`stage`, `step`, `steps`, `left`) and how the last one ended or why none began
+    (`outcome`, `summary`, `version`, `ended`); the set `lasagna:training:P:changed` has the tasks that were corrected
+    since.
 
     Every method raises `redis.RedisError` where Redis is gone.
     """
@@ -320,7 +326,7 @@ class Triggers:
 
     def _handle(self, event: Mapping[str, str], project: str) -> None:
         action, policy = event.get("action", ""), self._policy(project)
-        if action == ASKED or (action == _STARTED and policy.by_button):
+        if action == ASKED or (action == STARTED and policy.by_button):
             self.request(project, "asked for" if action == ASKED else "Start training", again=bool(event.get("again")))
         elif action in CHANGES:
             tasks = [str(task) for task in json.loads(event.get("tasks") or "[]")]
@@ -413,10 +419,24 @@ class Triggers:
             known = self.trainings.of(project)
             if known["state"] == "queued":
                 return
+            if known["state"] == "idle" and (words := self._why_not(project)):
+                self._refuse(project, known, words)
+                return
             if known["state"] == "running":
                 self.trainings.note(project, again=reason)
                 return
             self._enqueue(project, new_job(self._registry, project, reason, again=again), reason)
+
+    def _why_not(self, project: str) -> str:
+        try:
+            return why_not_trained(project, Registry(self._registry), self._store)
+        except RegistryError:  # the job says it
+            return ""
+
+    def _refuse(self, project: str, known: Mapping[str, str], words: str) -> None:
+        if (known.get("outcome"), known.get("summary")) != ("refused", words):  # said once
+            logger.warning("project %s: no fine-tune: %s", number_of(project), words)
+        self.trainings.note(project, outcome="refused", summary=words, version="", ended=f"{time.time():.0f}")
 
     def resume(self) -> None:
         """Queues what an earlier process left. Called before any job runs."""

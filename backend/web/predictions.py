@@ -17,11 +17,12 @@ from backend.instant.changes import EVERYTHING, Changes
 from backend.instant.heads import ProjectHeads
 from backend.instant.policy import learns_at_once
 from backend.instant.taught import TaughtNames
-from backend.loop.trainings import CHANGES, Policy
+from backend.loop.trainings import CHANGES, STARTED, Policy
 from backend.queue.jobs import enqueue_click, enqueue_works
 from backend.queue.provenance import Provenance
 from backend.queue.store import GUESS_UNKNOWN, THRESHOLDS, Project, Registration, Store, Work
 from backend.queue.works import task_number, work_of
+from backend.registry.abilities import cannot, why_not_trained
 from backend.registry.known_projects import KnownProjects
 from backend.registry.label_histories import LabelHistories
 from backend.registry.registry import Registry
@@ -29,9 +30,7 @@ from backend.registry.takeover import take_over
 from backend.studio.address import normalise_url
 from backend.studio.data_fields import check_names
 from backend.studio.project_id import made_at, number_of, uid_of_event
-from lasagna.checkpoint.architectures import BUILT_IN, OURS, model_type
 from lasagna.checkpoint.folder import checkpoint_version, shipped_checkpoints
-from lasagna.contract.model import Abilities
 from lasagna.errors import CheckpointError, ConfigError, ImageError, RegistryError, ServiceError
 from lasagna.files import parse_json
 from lasagna.labels.configuration import LabelConfig, parse_label_config
@@ -221,15 +220,19 @@ class Predictor:
         if learns_at_once(self.settings, known):
             self.changes.note(project, [EVERYTHING])  # what was annotated before it was connected
         version = self.asked_version(project, plan)
-        cannot = self._cannot(project)
-        return SetUp(version, not_served, plan.by_people, tuple(self.unknown_labels(project, plan, version)), cannot)
+        lacks = tuple(self.unknown_labels(project, plan, version))
+        return SetUp(version, not_served, plan.by_people, lacks, cannot(project, self.registry, self.store))
 
-    def _cannot(self, project: str) -> tuple[str, ...]:
-        """What the model of a project cannot do: as its kind says, else as the worker said of its own."""
-        champion = self.registry.champion(project)
-        if champion is not None and (kind := model_type(champion.checkpoint)) != OURS:
-            return Abilities().missing if kind in BUILT_IN else ()
-        return tuple((self.store.model() or {}).get("cannot", ()))
+    def refuses_training(self, event: Mapping[str, str]) -> str:
+        """Why Label Studio's "Start Training" starts nothing, in words; "" where it starts one, or it is no such event.
+
+        Raises:
+            RegistryError: As `model_version`.
+        """
+        if event.get("action") != STARTED or not event.get("project"):
+            return ""
+        found = [why_not_trained(uid, self.registry, self.store) for uid in self.projects_of(event["project"])]
+        return found[0] if found and all(found) else ""
 
     def unknown_labels(self, project: str, plan: LabelConfig, version: str) -> list[str]:
         """The labels of a project that a version cannot be asked for, as far as is known on this machine."""

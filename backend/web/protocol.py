@@ -16,7 +16,7 @@ from backend.studio.project_id import check_project_name, number_of, uid_of_even
 from backend.web.health import Health
 from backend.web.predictions import Predictor
 from backend.web.readiness import readiness
-from lasagna.errors import ConfigError
+from lasagna.errors import ConfigError, RegistryError
 from lasagna.logs import logged
 from lasagna.settings import Settings
 
@@ -141,9 +141,14 @@ class Protocol:
             self._store.record_event(event)
             self._predictor.project_updated(body.get("project"))
             self._predictor.corrected(event)
+            if refused := self._predictor.refuses_training(event):
+                g.said = f"{action}: no fine-tune"
+                return {"status": "ok", "refused": refused}, 201
         except redis.RedisError as error:
             # an error would only delay the annotator: Label Studio does not send an event again
             logger.warning("event %s is not noted: Redis is gone (%s)", action, error)
+        except RegistryError as error:
+            logger.warning("event %s: %s", action, error)
         return {"status": "ok"}, 201
 
     def versions(self) -> dict[str, Any]:

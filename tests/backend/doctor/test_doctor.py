@@ -428,6 +428,16 @@ def a_label_that_a_closed_list_lacks(world: World) -> Case:
     return world.case(project, REGISTRY=str(registry.folder))
 
 
+@row("note-not-trained", "It is another maker's model, and is not fine-tuned here. Corrections stay in")
+def a_model_that_is_not_fine_tuned(world: World) -> Case:
+    folder = write_model("clipseg", world.folder / "clipseg")
+    project, registry, _ = with_registry(world)
+    uid = project_uid(world.api.project(project))
+    version = registry.add(folder, project=uid, parent="", snapshot="", metrics={}, name="clipseg")
+    registry.promote(uid, version.id, "")
+    return world.case(project, REGISTRY=str(registry.folder))
+
+
 @row("webhook-dotless", "takes none for the host name '2130706433'", "Enter a valid URL")
 def a_name_without_a_dot(world: World) -> Case:
     # 127.0.0.1 as one number: a name without a dot that every machine resolves

@@ -17,8 +17,13 @@ from backend.instant.heads import ProjectHeads
 from backend.loop.trainings import Policy, Trainings, Triggers, new_job, unfinished_jobs
 from backend.queue.jobs import queue
 from backend.queue.store import Project, Store
+from backend.registry.abilities import cannot, why_not_trained
+from backend.registry.registry import Registry
 from backend.studio.project_id import project_uid
 from backend.web.predictions import parse_parameters
+from lab.bench.peer_models import write_model
+from lasagna.commands.cli import main
+from lasagna.contract.model import Abilities
 from lasagna.errors import ConfigError, ServiceError
 from lasagna.instant.store import HeadStore
 from lasagna.settings import Settings
@@ -30,6 +35,7 @@ class Loop:
     """The web process's webhook, and the one who decides, without its thread."""
 
     def __init__(self, folder: Path, settings: Settings, store: Store) -> None:
+        settings = settings.replaced(registry=str(folder))
         self.folder, self.store, self.settings = folder, store, settings
         self.client = create_app(settings).test_client()
         self.missed: set[int] = set()
@@ -346,6 +352,76 @@ def test_the_command(loop: Loop, redis_db: str) -> None:
     assert loop.state()["state"] == "queued"
     assert json.loads((loop.folder / "jobs" / loop.jobs()[0] / "job.json").read_text())["again"] is True
     assert Trainings(loop.store).overview()[PROJECT]["reason"] == "asked for"
+
+
+# --- a model that is not fine-tuned -----------------------------------------------------------------------------------
+
+
+def serve_foreign(loop: Loop, tmp_path: Path) -> str:
+    """Lets a CLIPSeg serve the project, as `lasagna models serve` does; returns its version."""
+    registry = Registry(loop.folder)
+    folder = write_model("clipseg", tmp_path / "clipseg")
+    version = registry.add(folder, project=PROJECT, parent="", snapshot="", metrics={}).id
+    registry.promote(PROJECT, version, "")
+    return version
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["of the project", "of the worker"])
+def test_nothing_starts_a_fine_tune_of_another_makers_model(
+    loop: Loop, tmp_path: Path, own: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if own:
+        version = "clipseg-1"
+        loop.store.publish_model({"version": version, "name": "clipseg", "cannot": Abilities().missing})
+    else:
+        version = serve_foreign(loop, tmp_path)
+    ways: dict[str, Callable[[], object]] = {
+        "corrections": lambda: loop.submit(1, 2, 3),
+        "another correction": lambda: loop.submit(4),
+        "the button": lambda: loop.event("START_TRAINING"),
+        "asked for": lambda: loop.triggers.trainings.ask(PROJECT),
+        "missed": loop.triggers.catch_up,
+    }
+    loop.missed = {5}
+    for way, begin in ways.items():
+        begin()
+        known = loop.state()
+        assert (loop.jobs(), known["state"], known["outcome"]) == ([], "idle", "refused"), way
+        assert version in known["summary"], way
+    assert known["changed"] == "5", "corrections are kept"
+    said = [one for one in caplog.records if "no fine-tune" in one.message]
+    assert len(said) == 1
+    assert "lasagna models serve 3 nano" in said[0].message
+    answer = loop.client.post("/webhook", json={"action": "START_TRAINING", "project": {"id": 3}})
+    assert (answer.status_code, version in answer.json["refused"]) == (201, True)
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("LASAGNA_REGISTRY", str(loop.folder))
+    redis_url = loop.settings.redis_url
+    shown = CliRunner().invoke(main, ["jobs", "--redis-url", redis_url]).output
+    assert f"no fine-tune: {version} serves the project" in shown
+    refused = CliRunner().invoke(main, ["train", "--project", "3", "--redis-url", redis_url])
+    assert (refused.exit_code, version in refused.output) == (2, True)
+
+
+def test_corrections_that_waited_are_trained_on_once_lasagna_serves(loop: Loop, tmp_path: Path) -> None:
+    serve_foreign(loop, tmp_path)
+    loop.store.publish_model({"version": "nano-1", "name": "nano", "cannot": ["answer questions in words"]})
+    loop.submit(1, 2, 3)
+    assert loop.state()["outcome"] == "refused"
+    Registry(loop.folder).rollback(PROJECT, "by hand")
+    loop.submit(4)
+    assert (loop.state()["state"], loop.state()["reason"]) == ("queued", "4 corrections")
+
+
+def test_what_a_worker_of_another_maker_cannot_is_not_said_of_a_project_that_lasagna_serves(
+    loop: Loop, random_checkpoint: Path
+) -> None:
+    loop.store.publish_model({"version": "clipseg-1", "name": "clipseg", "cannot": Abilities().missing})
+    registry = Registry(loop.folder)
+    version = registry.add(random_checkpoint, project=PROJECT, parent="", snapshot="", metrics={}).id
+    registry.promote(PROJECT, version, "")
+    assert cannot(PROJECT, registry, loop.store) == ()
+    assert why_not_trained(PROJECT, registry, loop.store) == ""
 
 
 def test_the_command_without_a_project_takes_a_recipe() -> None:

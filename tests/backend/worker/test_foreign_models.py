@@ -110,4 +110,5 @@ def test_through_the_real_queue(processes: Backend, stub: StubLabelStudio, tmp_p
     assert [entry["model_version"] for entry in answer["results"]] == [asked(version)] * 3
     words = wait_until(lambda: in_words(predicting_workers(store), store), 10, "the worker")
     assert words.startswith(f"1 with the model {version}; it cannot answer clicks")
+    assert (store.model() or {})["about"][0] == f"{version}: licence apache-2.0"
     store.redis.close()

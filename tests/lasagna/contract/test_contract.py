@@ -1,6 +1,7 @@
 """Every model keeps the contract, and what does not is found."""
 
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +14,12 @@ from click.testing import CliRunner
 from lab.bench.peer_models import KINDS, write_model
 from lasagna import ClassAnswer, Lasagna, Segmentation
 from lasagna.assistant.inputs import as_array, check_batch
+from lasagna.checkpoint.folder import Calibration, write_calibration
 from lasagna.commands.cli import main
 from lasagna.contract.check import broken
 from lasagna.contract.model import Abilities, ClassListModel
 from lasagna.errors import CheckpointError, ConfigError
-from lasagna.models.loading import load_model
+from lasagna.models.loading import about, is_calibrated, load_model
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -116,9 +118,21 @@ def test_options_of_lasagna_are_refused(registered: Path) -> None:
 
 def test_licence_and_what_is_missing_are_said_at_load(tmp_path: Path) -> None:
     said: list[str] = []
-    load_model(write_model("clipseg", tmp_path / "clipseg"), device="cpu", say=said.append)
+    folder = write_model("clipseg", tmp_path / "clipseg")
+    load_model(folder, device="cpu", say=said.append)
     assert said[0].endswith(": licence apache-2.0")
     assert "cannot answer clicks and boxes, answer questions in words" in said[1]
+    assert "is not calibrated" in said[2]
+    assert "`lasagna calibrate RECIPE --model FOLDER`" in said[2]
+    write_calibration(folder, Calibration())
+    assert not [line for line in about(load_model(folder, device="cpu")) if "calibrated" in line]
+
+
+def test_lasagna_needs_no_calibration_to_say_what_is_absent(random_checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(random_checkpoint, tmp_path / "plain")
+    (folder / "calibration.json").unlink()
+    model = load_model(folder, device="cpu")
+    assert (is_calibrated(model), [line for line in about(model) if "calibrated" in line]) == (False, [])
 
 
 def test_what_is_of_lasagna_alone_says_so(registered: Path) -> None:
