@@ -40,6 +40,7 @@ from backend.registry.abilities import why_not_trained
 from backend.registry.known_projects import KnownProjects
 from backend.registry.records import project_key, project_number
 from backend.registry.registry import Registry
+from backend.studio.client import LabelStudioError
 from backend.studio.project_id import is_project_name, made_at, number_of
 from lasagna.errors import ConfigError, LasagnaError, RegistryError, in_words
 from lasagna.files import write_atomically
@@ -246,6 +247,7 @@ class Triggers:
         self._lock = threading.RLock()  # a job ends in another thread than that of the events
         self._schedules: dict[str, CronJob] = {}
         self._unscheduled: set[str] = set()
+        self._unasked: dict[str, str] = {}  # why projects could not be asked what was missed
         self._tries: dict[str, int] = {}  # of the event at hand
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="triggers", daemon=True)
@@ -371,7 +373,7 @@ class Triggers:
             projects: Uids; None: all that are known.
 
         Returns:
-            Those that could not be asked.
+            Those that could not be asked, and may be later: not those that Label Studio does not have any more.
         """
         unasked: list[str] = []
         if self._changed is None:
@@ -386,9 +388,13 @@ class Triggers:
             except redis.RedisError:
                 raise
             except Exception as error:  # one project's Label Studio, which may be anything
-                logger.warning("project %s: what was corrected meanwhile is not known: %s", number, error)
-                unasked.append(uid)
+                is_gone = isinstance(error, LabelStudioError) and error.status == 404
+                level = logging.DEBUG if self._unasked.get(uid) == str(error) else logging.WARNING  # said once
+                logger.log(level, "project %s: what was corrected meanwhile is not known: %s", number, error)
+                self._unasked[uid] = str(error)
+                unasked += [] if is_gone else [uid]
                 continue
+            self._unasked.pop(uid, None)
             count = self.trainings.add_changes(uid, [str(task) for task in missed])
             if missed:
                 logger.info("project %s: %d tasks were corrected since the last snapshot", number, len(missed))

@@ -19,6 +19,7 @@ from backend.queue.jobs import queue
 from backend.queue.store import Project, Store
 from backend.registry.abilities import cannot, why_not_trained
 from backend.registry.registry import Registry
+from backend.studio.client import LabelStudioError
 from backend.studio.project_id import project_uid
 from backend.web.predictions import parse_parameters
 from lab.bench.peer_models import write_model
@@ -280,6 +281,20 @@ def test_a_project_that_cannot_be_asked_stops_nothing(loop: Loop) -> None:
     assert Triggers(loop.settings, loop.store, loop.folder, gone).catch_up() == [PROJECT]
     loop.submit(1, 2, 3)
     assert loop.state()["state"] == "queued"
+
+
+@pytest.mark.parametrize(("status", "again"), [(404, []), (401, [PROJECT]), (None, [PROJECT])])
+def test_a_deleted_project_is_not_asked_again_and_why_is_said_once(
+    loop: Loop, status: int | None, again: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuses(project: str) -> set[int]:
+        raise LabelStudioError(f"Label Studio answered {status}", status)
+
+    triggers = Triggers(loop.settings, loop.store, loop.folder, refuses)
+    assert triggers.catch_up() == again
+    assert triggers.catch_up(again) == again
+    assert triggers.catch_up(again) == again
+    assert [one.levelname for one in caplog.records if "is not known" in one.message].count("WARNING") == 1
 
 
 def test_a_project_that_could_not_be_asked_is_asked_again(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
