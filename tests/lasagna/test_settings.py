@@ -180,7 +180,8 @@ def test_a_process_does_not_start_with_a_bad_setting(command: str) -> None:
     assert ended.returncode == 2
     assert (
         ended.stderr
-        == "error: LASAGNA_BATCH_SIZE='0' cannot be used: give a whole number, 1 or more (images per model batch)\n"
+        == "error: LASAGNA_BATCH_SIZE='0' cannot be used: give a whole number, 1 or more (images per model "
+        "batch; on a CPU they are answered side by side)\n"
     )
 
 
