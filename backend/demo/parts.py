@@ -162,7 +162,7 @@ class Demo:
 
         Projects of earlier demos in which nobody annotated anything are removed.
         """
-        with self._step(f"Project with {len(photos)} photos"):
+        with self._step(f"Project with {len(photos)} photo{'s' * (len(photos) != 1)}"):
             for project in self.api.projects(TITLE):
                 if not project.get("total_annotations_number"):
                     self.api.delete_project(project["id"])

@@ -5,9 +5,14 @@ from typing import Any
 
 import pytest
 import requests
+from click.testing import CliRunner
 
+from backend.loop.trainings import Trainings
+from backend.queue.store import Store, connect
+from backend.studio.project_id import project_uid
 from lab.bench.peer_models import write_model
 from lasagna.checkpoint.folder import Calibration, write_calibration
+from lasagna.commands.cli import main
 from lasagna.labels.classes import make_label_config
 from lasagna.masks.segmentation import ClassQuery
 
@@ -49,3 +54,24 @@ def test_one_project_answered_by_each(
         assert len(said) >= 1
     page = requests.get(f"{backend.url}/status", timeout=30).text
     assert ("not in its list: kitchen. Draw it by hand." in " ".join(page.split())) == (kind == "eomt")
+
+
+def test_start_training_of_another_makers_model_is_refused_in_words(
+    label_studio: Any, start_backend: Any, photos: dict[str, Path], eventually: Any, tmp_path: Path
+) -> None:
+    """The real button: nothing is trained, it is said where one looks, and Label Studio goes on asking."""
+    backend, api = start_backend(model_of("clipseg", tmp_path / "clipseg")), label_studio.api()
+    project = api.create_project("Start training", make_label_config([ClassQuery(name) for name in LABELS]))
+    connection = api.connect_backend(project, backend.url)
+    api.start_training(connection)
+    store = Store(connect(backend.redis_url))
+    trainings, uid = Trainings(store), project_uid(api.project(project))
+    found = eventually(lambda: (known := trainings.of(uid)).get("outcome") and known, 120, "the refusal")
+    assert (found["outcome"], found["state"]) == ("refused", "idle")
+    assert found["summary"].startswith(f"{backend.model_version} serves the project. It is another maker's model")
+    shown = CliRunner().invoke(main, ["jobs", "--redis-url", backend.redis_url])
+    assert f"no fine-tune: {backend.model_version} serves the project" in " ".join(shown.output.split())
+    [task] = api.upload(project, [photos["person"]])
+    api.open_task(project, task)
+    eventually(lambda: api.predictions(task), 120, "a prediction after the refusal")
+    store.redis.close()

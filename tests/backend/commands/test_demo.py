@@ -101,6 +101,7 @@ def test_a_model_of_another_maker(run, photos, tmp_path, kind, unknown, calibrat
     assert (photo["unknown"], len(photo["present"]) + photo["absent"]) == (unknown, 2 - len(unknown))
     listed = "does not have in its list 'kitchen': not drawn, and no absence. Draw it by hand"
     assert (listed in words) == bool(unknown)
+    assert "Project with 1 photo (" in words
     assert "licence apache-2.0" in words
     assert "cannot answer clicks and boxes" in words
     assert ("is not calibrated: a class is present where" in words) != calibrated
