@@ -96,6 +96,23 @@ class TestPage:
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
         assert client.get(f"/gate/{champion.id}").text == "<h1>the gate's page</h1>"
 
+    @pytest.mark.parametrize(
+        ("ended", "words"),
+        [
+            ({"outcome": "refused", "summary": f"{NASTY} is not fine-tuned"}, "is not fine-tuned; 2 corrected since"),
+            ({"outcome": "candidate", "summary": "worse"}, "<small>last one candidate; 2 corrected since</small>"),
+        ],
+    )
+    def test_how_the_last_fine_tune_ended(
+        self, client: FlaskClient, works: list[str], store: Store, ended: dict[str, str], words: str
+    ) -> None:
+        trainings = Trainings(store)
+        trainings.note(PROJECT, state="idle", **ended)
+        trainings.add_changes(PROJECT, ["1", "2"])
+        page = client.get("/status").text
+        assert words in page
+        assert "<script" not in page
+
     def test_predictions_that_are_outdated(self, client: FlaskClient, store: Store) -> None:
         """By what was delivered, without asking Label Studio; a task that is annotated or gone counts no more."""
         store.publish_model({"version": "tiny-1"})
