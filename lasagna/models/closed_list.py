@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from lasagna.checkpoint.closed_lists import closed_names
 from lasagna.checkpoint.vocabulary import load_vocabulary
 from lasagna.masks.segmentation import ClassQuery, Mask
 from lasagna.masks.splitting import fill, parts_of
-from lasagna.models.foreign import EncodedPhoto, ForeignModel, Parts, Said, load_network, read_folder
+from lasagna.models.foreign import EncodedPhoto, ForeignModel, Parts, Said, blocks, load_network, read_folder
 
 _NETWORKS = {
     "eomt": "EomtForUniversalSegmentation",
@@ -33,6 +34,10 @@ _NETWORKS = {
 
 _LOGITS = ("masks_queries_logits", "class_queries_logits")
 """What transformers' post-processing reads of an output."""
+_MASK2FORMER_SIZE = (384, 384)
+"""To which Mask2Former's semantic post-processing brings masks of queries, whatever the photo."""
+_AT_ONCE = 8
+"""Classes whose scores are brought to the photo's size together: those of a long list would take gigabytes."""
 
 
 def load(folder: Path, *, device: str = "auto", dtype: str = "auto") -> "ClosedList":
@@ -120,16 +125,34 @@ class ClosedList(ForeignModel):
         """(H, W): the number of each pixel's class."""
         for name in _LOGITS:
             setattr(found, name, getattr(found, name).float())
-        if getattr(self.processor, "do_pad", False) and hasattr(self.processor, "unpad_image"):
-            # EoMT's semantic post-processing is for photos in patches; one that was padded is cut to its content first.
+        kind, masks = self.network.config.model_type, found.masks_queries_logits
+        if kind == "eomt":
             height = self.processor.size["shortest_edge"]
-            width = self.processor.size["longest_edge"] or height
-            masks = torch.nn.functional.interpolate(found.masks_queries_logits, size=(height, width), mode="bilinear")
-            classes = found.class_queries_logits.softmax(-1)[..., :-1]
-            scores = torch.einsum("bqc,bqhw->bchw", classes, masks.sigmoid())
-            return self.processor.unpad_image(scores, [size], self.processor.size)[0].argmax(0)
-        read: Tensor = self.processor.post_process_semantic_segmentation(found, target_sizes=[size])[0]
-        return read
+            masks = F.interpolate(masks, size=(height, self.processor.size["longest_edge"] or height), mode="bilinear")
+        elif kind == "mask2former":
+            masks = F.interpolate(masks, size=_MASK2FORMER_SIZE, mode="bilinear", align_corners=False)
+        shares = found.class_queries_logits.softmax(-1)[..., :-1]
+        scores = torch.einsum("bqc,bqhw->bchw", shares, masks.sigmoid())
+        best = torch.full(size, -1.0, device=scores.device)
+        classes = torch.zeros(size, dtype=torch.int64, device=scores.device)
+        for part in blocks(scores.shape[1], _AT_ONCE):
+            value, number = self._large(scores[:, part], size, getattr(found, "patch_offsets", None)).max(0)
+            better = value > best
+            best[better] = value[better]
+            classes[better] = number[better] + part.start
+        return classes
+
+    def _large(self, scores: Tensor, size: tuple[int, int], patches: Any) -> Tensor:
+        """Scores of some classes (B, C, h, w) to (C, H, W), as the semantic post-processing of each kind does it."""
+        kind = self.network.config.model_type
+        if kind == "eomt" and self.processor.do_pad:
+            content: Tensor = self.processor.unpad_image(scores, [size], self.processor.size)[0]
+            return content
+        if kind == "eomt" and patches:
+            whole: Tensor = self.processor.merge_image_patches(scores, patches, [size], self.processor.size)[0]
+            return whole
+        smooth = kind == "oneformer"
+        return F.interpolate(scores, size=size, mode="bilinear", align_corners=False, antialias=smooth)[0]
 
     def _say(
         self,

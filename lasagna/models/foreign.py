@@ -227,15 +227,44 @@ class ForeignModel(ClassListModel):
         return found
 
 
+class LargeMasks:
+    """Masks of an image's size, of maps that come one after the other: maps of a hundred names of a large photo would
+    take gigabytes at once, their masks a quarter of it.
+
+    Args:
+        size: (height, width) of the image.
+        even: What a pixel's value must be above to be in a mask.
+        exclusive: Whether a pixel is in the mask of its highest value alone; of equal ones, the first.
+    """
+
+    def __init__(self, size: tuple[int, int], even: float, exclusive: bool) -> None:
+        self._even, self._count = even, 0
+        self._masks: list[Mask] = []
+        self._best = torch.full(size, even) if exclusive else None
+        self._owner = torch.full(size if exclusive else (0,), -1, dtype=torch.int32)
+
+    def add(self, values: Tensor) -> None:
+        """The next map, float32 (H, W), on the CPU."""
+        if self._best is None:
+            self._masks.append((values > self._even).numpy())
+        else:
+            self._owner[values > self._best] = self._count
+            torch.maximum(self._best, values, out=self._best)
+        self._count += 1
+
+    def masks(self) -> list[Mask]:
+        """bool (H, W) of each map, in their order."""
+        if self._best is None:
+            return self._masks
+        return [(self._owner == number).numpy() for number in range(self._count)]
+
+
 def masks_of_logits(logits: Tensor, size: tuple[int, int], exclusive: bool) -> tuple[list[Mask], list[float | None]]:
     """(M, h, w) logits of a whole image, without padding, to masks of its size and their stability."""
-    if not len(logits):
-        return [], []
-    large = F.interpolate(logits.float()[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-    masks = large > 0
-    if exclusive:
-        masks &= torch.zeros_like(masks).scatter_(0, large.argmax(0, keepdim=True), True)
-    return [mask.numpy() for mask in masks.cpu()], [*mask_stability(logits).tolist()]
+    large = LargeMasks(size, 0.0, exclusive)
+    for row in logits.float()[:, None, None]:
+        large.add(F.interpolate(row, size=size, mode="bilinear", align_corners=False)[0, 0].cpu())
+    return large.masks(), [*mask_stability(logits).tolist()] if len(logits) else []
 
 
 def blocks(count: int, size: int) -> list[slice]:

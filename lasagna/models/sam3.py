@@ -31,7 +31,16 @@ from lasagna.files import parse_json
 from lasagna.labels.kinds import kind_of
 from lasagna.masks.segmentation import Mask
 from lasagna.models.closed_list import log_odds
-from lasagna.models.foreign import EncodedPhoto, ForeignModel, Parts, Said, blocks, load_network, read_folder
+from lasagna.models.foreign import (
+    EncodedPhoto,
+    ForeignModel,
+    LargeMasks,
+    Parts,
+    Said,
+    blocks,
+    load_network,
+    read_folder,
+)
 from lasagna.models.sam3_clicks import Clicks
 
 TEXT_TOKENS = 32
@@ -139,7 +148,7 @@ class Sam3(ForeignModel):
     ) -> Said:
         concepts, vision = self._kept_texts(texts, self._concepts), self._vision(photo.features)
         margins: list[Tensor] = []
-        drawn: list[_Drawn] = []
+        drawn = _Drawn(photo.size, exclusive)
         for part in blocks(len(texts), block):
             features, mask = (torch.stack(values) for values in zip(*concepts[part], strict=True))
             of_queries, states = self.detect(vision, features, mask)
@@ -153,12 +162,12 @@ class Sam3(ForeignModel):
             for row, number in zip(torch.isin(rows, present).nonzero()[:, 0].tolist(), present.tolist(), strict=True):
                 text, scores = texts[part.start + number], of_queries[number].cpu()
                 if kind_of(text) == "stuff" and text not in apart:
-                    drawn.append(_drawn_stuff(semantic[row].float(), photo.size))
+                    drawn.add_stuff(semantic[row].float())
                     continue
                 kept = (scores >= level[number]).nonzero()[:, 0]
                 kept = kept[scores[kept].argsort(descending=True, stable=True)]
-                drawn.append(_drawn_things(logits[row, kept].float(), scores[kept], photo.size, text in apart))
-        return _said(torch.cat(margins), drawn, exclusive)
+                drawn.add_things(logits[row, kept].float(), scores[kept], text in apart)
+        return drawn.said(torch.cat(margins))
 
     def detect(self, vision: Any, text: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The detector alone, as `Sam3Model.forward` runs it without boxes.
@@ -207,41 +216,54 @@ class Sam3(ForeignModel):
         return found.pred_masks, found.semantic_seg
 
 
-@dataclass
 class _Drawn:
-    """A present name, drawn.
+    """The present names of a photo, drawn one after the other.
 
-    Attributes:
-        map: float32 (H, W), on the CPU: probability of each pixel.
-        stability: As of `ClassAnswer`.
-        parts: Its objects, where they are wanted.
+    Args:
+        size: (height, width) of the photo.
+        exclusive: Whether a pixel belongs to at most one name.
     """
 
-    map: Tensor
-    stability: float
-    parts: Parts | None = None
+    def __init__(self, size: tuple[int, int], exclusive: bool) -> None:
+        self._size, self._exclusive = size, exclusive
+        self._masks = LargeMasks(size, 0.5, exclusive)
+        self._stability: list[float | None] = []
+        self._parts: list[Parts | None] = []
 
+    def add_stuff(self, logits: Tensor) -> None:
+        """By the semantic head's (1, h, w) logits."""
+        self._add(_large(logits, self._size), logits, None)
 
-def _drawn_stuff(logits: Tensor, size: tuple[int, int]) -> _Drawn:
-    """By the semantic head's (1, h, w) logits."""
-    return _Drawn(_large(logits, size), float(mask_stability(logits)[0]))
+    def add_things(self, logits: Tensor, scores: Tensor, apart: bool) -> None:
+        """By the kept queries, the best first: (K, h, w) logits and the log-odds of their scores (K,), which are
+        objects where `apart`.
 
+        One query after the other, so that many objects of a large photo take the memory of one.
+        """
+        best = torch.zeros(self._size)
+        numbers = np.zeros(self._size if apart else (0, 0), np.uint16)
+        margins: list[float] = []
+        for row, score in zip(logits, scores.tolist(), strict=True):
+            large = _large(row[None], self._size)
+            torch.maximum(best, large, out=best)
+            if apart:
+                _add(numbers, (large > 0.5).numpy(), margins, score)
+        parts = Parts(numbers, torch.tensor(margins)) if apart else None
+        self._add(best, logits.amax(0, keepdim=True), parts)
 
-def _drawn_things(logits: Tensor, scores: Tensor, size: tuple[int, int], apart: bool) -> _Drawn:
-    """By the kept queries, the best first: (K, h, w) logits and the log-odds of their scores (K,).
+    def _add(self, large: Tensor, logits: Tensor, parts: Parts | None) -> None:
+        self._masks.add(large)
+        self._stability.append(float(mask_stability(logits)[0]))
+        self._parts.append(parts)
 
-    One query after the other, so that many objects of a large photo take the memory of one.
-    """
-    best = torch.zeros(size)
-    numbers = np.zeros(size, np.uint16)
-    margins: list[float] = []
-    for row, score in zip(logits, scores.tolist(), strict=True):
-        large = _large(row[None], size)
-        best = torch.maximum(best, large)
-        if apart:
-            _add(numbers, (large > 0.5).numpy(), margins, score)
-    stability = float(mask_stability(logits.amax(0, keepdim=True))[0])
-    return _Drawn(best, stability, Parts(numbers, torch.tensor(margins)) if apart else None)
+    def said(self, margins: Tensor) -> Said:
+        """What is said of all names with these margins, of which the present ones were drawn."""
+        masks = self._masks.masks()
+        if self._exclusive:  # objects lie inside
+            for mask, parts in zip(masks, self._parts, strict=True):
+                if parts is not None:
+                    parts.numbers[~mask] = 0
+        return Said(margins, masks, self._stability, self._parts)
 
 
 def _add(numbers: NDArray[np.uint16], mask: Mask, margins: list[float], score: float) -> None:
@@ -260,17 +282,3 @@ def _large(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """(1, h, w) logits to probabilities (H, W) on the CPU."""
     large = F.interpolate(logits[None].sigmoid(), size=size, mode="bilinear", align_corners=False)
     return large[0, 0].cpu()
-
-
-def _said(margins: Tensor, drawn: Sequence[_Drawn], exclusive: bool) -> Said:
-    """Probability maps to masks, and objects inside them."""
-    maps = torch.stack([one.map for one in drawn]) if drawn else torch.zeros(0, 1, 1)
-    inside = maps > 0.5
-    if exclusive and drawn:
-        inside &= torch.zeros_like(inside).scatter_(0, maps.argmax(0, keepdim=True), True)
-    masks = [mask.numpy() for mask in inside]
-    parts = [
-        None if one.parts is None else replace(one.parts, numbers=np.where(mask, one.parts.numbers, np.uint16(0)))
-        for one, mask in zip(drawn, masks, strict=True)
-    ]
-    return Said(margins, masks, [one.stability for one in drawn], parts)
