@@ -49,6 +49,7 @@ Examples:
   lasagna evaluate --model my-checkpoint --data photos --limit 50 --out report.json
   lasagna evaluate --data msrc --pictures msrc.html --shown 12
   lasagna evaluate --data coco_things --objects --pictures objects.html
+  lasagna evaluate --data coco_things --objects --pictures objects.html --no-photos
   lasagna evaluate --data coco_panoptic --chunk-sizes N,N/2,N/3,N/4,1
   lasagna evaluate lab/paper/evaluations/nano.yaml --document docs/lab/results.md
 """
@@ -89,6 +90,8 @@ Examples:
 @click.option("--pictures", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.html",
               help="Write a page of photos, annotation and answer: best, middle and worst by rank.")  # fmt: skip
 @click.option("--shown", default=10, show_default=True, type=click.IntRange(1), help="Photos on that page.")
+@click.option("--no-photos", is_flag=True,
+              help="Leave photos and annotation out of that page, where they may not be passed on.")  # fmt: skip
 @click.option("--objects", is_flag=True,
               help="Score how objects are told apart (PQ, SQ, RQ, AP50), with the connected parts of the same masks "
                    "beside it; of sets with instances/ (docs/data.md). Pictures are of objects, too.")  # fmt: skip
@@ -111,6 +114,7 @@ def evaluate(
     out: Path | None,
     pictures: Path | None,
     shown: int,
+    no_photos: bool,
     objects: bool,
     document: Path | None,
 ) -> None:
@@ -132,6 +136,8 @@ def evaluate(
         raise click.UsageError("give a suite file, with --document if you like, or --data and no --document")
     if chunk_size and chunk_sizes:
         raise click.UsageError("--chunk-size is for one evaluation, --chunk-sizes for a table of several; give one")
+    if no_photos and pictures is None:
+        raise click.UsageError("--no-photos is of the page that --pictures writes; give both")
     if pictures and chunk_sizes:
         raise click.UsageError("--pictures is of one evaluation, --chunk-sizes a table of several; give one")
     if objects and (others or chunk_sizes):
@@ -156,9 +162,9 @@ def evaluate(
     model = load_model(model_name or "nano", device=device, dtype=dtype, say=lambda line: click.echo(line, err=True))
     report = _described(model, model_name or "nano", source, options, chunk_size)
     if objects:
-        failures = _measure_objects(model, source, options, chunk_size, report, pictures, shown)
+        failures = _measure_objects(model, source, options, chunk_size, report, pictures, shown, not no_photos)
     else:
-        failures = _measure(model, source, options, chunk_size, chunk_sizes, report, pictures, shown)
+        failures = _measure(model, source, options, chunk_size, chunk_sizes, report, pictures, shown, not no_photos)
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
@@ -220,6 +226,7 @@ def _measure(
     report: dict[str, Any],
     pictures: Path | None,
     shown: int,
+    photos: bool,
 ) -> dict[str, str]:
     """Adds the figures to the report, and writes the page of pictures; returns what could not be scored."""
     total = len(spread(len(source), options["limit"])) * len(chunk_sizes or (None,))
@@ -233,7 +240,7 @@ def _measure(
         if pictures is not None:
             asked = {key: options[key] for key in ("threshold", "guess_unknown")}
             asked |= {"exclusive": True, "chunk_size": chunk_size}
-            write_pictures(pictures, model, model.version, source, result.photo_iou, shown, **asked)
+            write_pictures(pictures, model, model.version, source, result.photo_iou, shown, photos, **asked)
         return result.failures
 
 
@@ -245,11 +252,12 @@ def _measure_objects(
     report: dict[str, Any],
     pictures: Path | None,
     shown: int,
+    photos: bool,
 ) -> dict[str, str]:
     """Adds the figures of objects to the report, and writes the page; returns what could not be scored."""
     from training.evaluation.evaluate_objects import ObjectPictures, evaluate_objects
 
-    page = None if pictures is None else ObjectPictures(shown)
+    page = None if pictures is None else ObjectPictures(shown, photos)
     asked = {key: options[key] for key in ("limit", "batch_size", "threshold", "guess_unknown")}
     total = len(spread(len(source), options["limit"]))
     with progress_bar(Console(stderr=True, markup=False), f"{source.name} {source.split}", total) as advance:

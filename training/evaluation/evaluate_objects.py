@@ -24,7 +24,7 @@ from training.data.sources.folder import Folder
 from training.data.sources.instances import InstanceMaps, Instances
 from training.data.spread import spread
 from training.evaluation.objects import ObjectScores
-from training.evaluation.samples import sample_for_page
+from training.evaluation.samples import blank, sample_for_page
 from training.evaluation.scoring import read_batches
 
 PARTS, TOLD = "connected parts", "told apart"
@@ -144,10 +144,11 @@ class ObjectPictures:
 
     Args:
         shown: Photos on the page.
+        photos: Whether photos and annotation are on it; else only the objects that were answered, on white.
     """
 
-    def __init__(self, shown: int) -> None:
-        self._shown = shown
+    def __init__(self, shown: int, photos: bool = True) -> None:
+        self._shown, self._photos = shown, photos
         self._kept: list[tuple[int, str, dict[str, Any]]] = []
 
     def __call__(self, image_id: str, image: Any, instances: Instances, answers: dict[str, Segmentation]) -> None:
@@ -155,13 +156,16 @@ class ObjectPictures:
         count = int((np.bincount(instances.numbers.reshape(-1))[1:] > 0).sum())
         if len(self._kept) == self._shown and count <= self._kept[-1][0]:
             return
-        annotated = Objects.of_numbers(instances.numbers, [1.0] * len(instances.classes))
-        columns = [("annotation", _all_objects(answers[TOLD].size, [annotated]))]
+        columns = []
+        if self._photos:
+            annotated = Objects.of_numbers(instances.numbers, [1.0] * len(instances.classes))
+            columns.append(("annotation", _all_objects(answers[TOLD].size, [annotated])))
         for way, answer in answers.items():
             told = [one.objects for one in answer.classes if one.objects is not None]
             columns.append((f"{way}, {sum(map(len, told))} objects", _all_objects(answer.size, told)))
         note = f"{count} objects: {', '.join(dict.fromkeys(instances.classes))}"
-        sample = {**sample_for_page(image_id, image, columns, note), "bare": True}  # colours only tell objects apart
+        shown = image if self._photos else blank(image)
+        sample = {**sample_for_page(image_id, shown, columns, note), "bare": True}  # colours only tell objects apart
         self._kept.append((count, image_id, sample))
         self._kept = sorted(self._kept, key=lambda one: (-one[0], one[1]))[: self._shown]
 

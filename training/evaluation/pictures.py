@@ -12,7 +12,7 @@ from lasagna.contract.model import ClassListAnswerer
 from lasagna.files import write_atomically
 from lasagna.pages import page_environment
 from training.data.sources import Source
-from training.evaluation.samples import sample_for_page, truth_to_segmentation
+from training.evaluation.samples import blank, sample_for_page, truth_to_segmentation
 from training.evaluation.scoring import PhotoScore, read_photo
 
 
@@ -48,6 +48,7 @@ def write_pictures(
     source: Source,
     found: Mapping[str, float],
     count: int,
+    photos: bool = True,
     **options: Any,
 ) -> None:
     """Asks the model once more about the chosen photos, and writes the page: one file that needs no other.
@@ -57,6 +58,7 @@ def write_pictures(
         source: What was scored.
         found: Image id -> `photo_iou`.
         count: Photos on the page.
+        photos: Whether photos and annotation are on it; else only the answers, on white.
         options: Of `segment_batch`, as they were scored.
     """
     chosen = choose_by_rank(found, count)
@@ -70,9 +72,10 @@ def write_pictures(
             record = source[places[image_id]]
             image, truth = read_photo(record)
             [answer] = model.segment_batch([image], [record.classes], **options)
-            columns = [("annotation", truth_to_segmentation(truth, record.classes)), ("answer", answer)]
+            columns = [("annotation", truth_to_segmentation(truth, record.classes))] if photos else []
+            columns.append(("answer", answer))
             note = f"mean IoU {found[image_id]:.3f}, number {rank[image_id]} of {len(found)}"
-            samples.append(sample_for_page(image_id, image, columns, note))
+            samples.append(sample_for_page(image_id, image if photos else blank(image), columns, note))
         if samples:
             groups.append((heading, samples))
     facts = f"{len(rank)} photos were scored and ranked by their mean IoU; a class that is drawn and is not there is 0."

@@ -23,6 +23,13 @@ def truth_to_segmentation(truth: LabelMap, classes: Sequence[str]) -> Segmentati
     return Segmentation((truth.shape[1], truth.shape[2]), tuple(answers))
 
 
+def blank(image: "Image.Image") -> "Image.Image":
+    """White, of the size of a photo: for a page whose photos may not be passed on."""
+    from PIL import Image
+
+    return Image.new("RGB", image.size, "white")
+
+
 def sample_for_page(
     name: str,
     image: "Image.Image",

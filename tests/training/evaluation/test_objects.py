@@ -1,6 +1,9 @@
 """Panoptic quality against torchmetrics', the rules for void and crowds, average precision, and the command."""
 
+import base64
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +164,22 @@ def test_the_ways_are_scored_on_the_same_answers(data: Path, tmp_path: Path) -> 
     assert page.count("<article") == 1
 
 
+def test_a_page_without_photos_has_nothing_of_the_data(data: Path, tmp_path: Path) -> None:
+    pages = {}
+    for photos in (True, False):
+        pictures = ObjectPictures(1, photos)
+        evaluate_objects(Told(), Folder(data, "val"), on_photo=pictures)
+        pictures.write(tmp_path / "page.html", "Objects")
+        pages[photos] = (tmp_path / "page.html").read_text()
+    with_photo, without = (re.findall(r"data:image/jpeg;base64,([^)]+)", pages[photos]) for photos in (True, False))
+    assert "--columns: 2" in pages[False]
+    assert "annotation" not in pages[False]
+    assert "told apart, 2 objects" in pages[False]
+    assert with_photo != without
+    white = np.asarray(Image.open(io.BytesIO(base64.b64decode(without[0]))))
+    assert (white == 255).all()
+
+
 def test_a_map_that_does_not_fit_fails_alone(data: Path) -> None:
     Image.fromarray(np.zeros((5, 5), np.uint16)).save(data / "instances" / "b.png")
     result = evaluate_objects(Told(), Folder(data, "val"))
@@ -190,5 +209,6 @@ def test_the_command(data: Path, tmp_path: Path) -> None:
     table = CliRunner().invoke(evaluate, arguments, env={"COLUMNS": "140"})
     assert "connected parts" in table.stdout
     assert "AP50" in table.stdout
-    refused = CliRunner().invoke(evaluate, [*arguments, "--chunk-sizes", "N"])
-    assert refused.exit_code == 2
+    for options in (["--chunk-sizes", "N"], ["--no-photos"]):
+        refused = CliRunner().invoke(evaluate, [*arguments, *options])
+        assert refused.exit_code == 2

@@ -53,6 +53,10 @@ def test_a_page_of_real_photos(shared_data: Path, tmp_path: Path) -> None:
     assert ious == sorted(ious, reverse=True)
     assert len(set(ious)) == 3
     assert 'src="http' not in text
+    result = CliRunner().invoke(evaluate, [*options, "--no-photos"])
+    assert result.exit_code == 0, result.output
+    assert "annotation" not in page.read_text()
+    assert page.read_text().count('<article class="sample"') == 3
 
 
 def test_a_folder_that_is_not_there_is_said_before_the_work(shared_data: Path, tmp_path: Path) -> None:
