@@ -1,7 +1,7 @@
 """The photos of a batch side by side, each on its share of a processor's cores.
 
 What a photo is asked after its encoder is many small products of matrices. Two cores that share each of them wait for
-one another most of the time; two cores that have a photo each do not (`lasagna bench threads`).
+one another most of the time; two cores that have a photo each do not (docs/lab/log.md).
 
 What always holds: results are in order, and those of one photo after the other; nothing runs any more when a call
 returns or raises; within a share nothing is shared out again; a process that was forked starts threads of its own.
@@ -10,7 +10,7 @@ returns or raises; within a share nothing is shared out again; a process that wa
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -20,6 +20,8 @@ Result = TypeVar("Result")
 _making = threading.Lock()
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 """By threads, and cores of each."""
+_thread = threading.local()
+"""`shares` in the threads of a pool."""
 
 
 def side_by_side(run: Callable[[int], Result], count: int) -> list[Result]:
@@ -30,11 +32,13 @@ def side_by_side(run: Callable[[int], Result], count: int) -> list[Result]:
     """
     cores = torch.get_num_threads()
     threads = min(count, cores)
-    if threads < 2:
+    if threads < 2 or getattr(_thread, "shares", False):
         return [run(i) for i in range(count)]
     pool = _pool(threads, cores // threads, cores)
-    futures = [pool.submit(run, i) for i in range(count)]
+    futures: list[Future[Result]] = []
     try:
+        for i in range(count):
+            futures.append(pool.submit(run, i))
         wait(futures)
     finally:  # a signal (a job that takes too long) ends the waiting, and must not leave them running
         for future in futures:
@@ -49,10 +53,16 @@ def _pool(threads: int, each: int, cores: int) -> ThreadPoolExecutor:
         if (threads, each) not in _pools:
             ready = threading.Barrier(threads + 1)
             pool = ThreadPoolExecutor(threads, "photo", initializer=_compute_with, initargs=(each,))
-            for _ in range(threads):
-                pool.submit(ready.wait)
-            ready.wait()
-            torch.set_num_threads(cores)  # the number that a thread takes which is new to torch
+            try:
+                for _ in range(threads):
+                    pool.submit(ready.wait)
+                ready.wait()
+            except BaseException:  # a signal: no thread must wait for the others for ever
+                ready.abort()
+                pool.shutdown(wait=False)
+                raise
+            finally:
+                torch.set_num_threads(cores)  # the number that a thread takes which is new to torch
             _pools[threads, each] = pool
         return _pools[threads, each]
 
@@ -61,6 +71,7 @@ def _compute_with(cores: int) -> None:
     """Sets this thread's number; torch keeps one for each thread from the first time that it is asked for it."""
     torch.get_num_threads()
     torch.set_num_threads(cores)
+    _thread.shares = True
 
 
 def _after_fork() -> None:
