@@ -18,10 +18,6 @@ PYRAMID_STATISTICS = [127.5] * 3, [127.5] * 3
 """Channel means and standard deviations on the 0-255 scale, of timm's EfficientNet-Lite."""
 
 
-_STRIDES = (2, 4, 8, 16, 32)
-"""Of the backbone's stages."""
-
-
 def _normalise(image: NDArray[np.uint8], mean: list[float], std: list[float]) -> Tensor:
     pixels = torch.tensor(np.ascontiguousarray(image)).permute(2, 0, 1).float()
     return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
@@ -112,16 +108,15 @@ class PyramidEncoder(nn.Module):
             embedding=self.embedding_out(x16),
             pixel_embedding=None if self.pixel_out is None else self.pixel_out(x8),
             skips=None if self.skip8 is None or self.skip4 is None else (self.skip8(x8), self.skip4(f4)),
-            stages=None if self.training else _pooled(features),
+            stages=None if self.training else self._pooled(features),
         )
 
-
-def _pooled(stages: list[Tensor]) -> tuple[Tensor, ...]:
-    """The backbone's stages, finest first; one that is finer than stride 4 as its means, then its maxima, there."""
-    found: list[Tensor] = []
-    for stage, stride in zip(stages, _STRIDES, strict=True):
-        if stride < 4:
-            found += [F.avg_pool2d(stage, 4 // stride), F.max_pool2d(stage, 4 // stride)]
-        else:
-            found.append(stage)
-    return tuple(found)
+    def _pooled(self, stages: list[Tensor]) -> tuple[Tensor, ...]:
+        """The backbone's stages, finest first; one that is finer than stride 4 as its means, then its maxima, there."""
+        found: list[Tensor] = []
+        for stage, facts in zip(stages, self.backbone.feature_info, strict=True):
+            if (stride := int(facts["reduction"])) < 4:
+                found += [F.avg_pool2d(stage, 4 // stride), F.max_pool2d(stage, 4 // stride)]
+            else:
+                found.append(stage)
+        return tuple(found)

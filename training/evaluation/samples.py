@@ -3,14 +3,13 @@
 import base64
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL import Image
 
 from lasagna.annotate.gallery import image_to_thumbnail, make_card
 from lasagna.masks.segmentation import ClassAnswer, Segmentation
 from training.data.records import LabelMap
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 def truth_to_segmentation(truth: LabelMap, classes: Sequence[str]) -> Segmentation:
@@ -23,16 +22,14 @@ def truth_to_segmentation(truth: LabelMap, classes: Sequence[str]) -> Segmentati
     return Segmentation((truth.shape[1], truth.shape[2]), tuple(answers))
 
 
-def blank(image: "Image.Image") -> "Image.Image":
+def blank(image: Image.Image) -> Image.Image:
     """White, of the size of a photo: for a page whose photos may not be passed on."""
-    from PIL import Image
-
     return Image.new("RGB", image.size, "white")
 
 
 def sample_for_page(
     name: str,
-    image: "Image.Image",
+    image: Image.Image,
     columns: Sequence[tuple[str, Segmentation]],
     note: str,
     tone: str = "soft",
